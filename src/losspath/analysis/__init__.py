@@ -1,0 +1,1 @@
+"""Numbers about a path: interpolation, step sizes, distances between methods."""

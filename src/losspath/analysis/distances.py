@@ -1,0 +1,60 @@
+"""How far apart two methods' parameters are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from losspath.geometry.grid import Grid
+from losspath.geometry.plane import Plane
+from losspath.methods import PathGeometry, SampledPCA
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DistanceMap:
+    """The distance in parameter space between ``sampled`` and ``sampled-pca`` (thesis Fig. 6.8).
+
+    Attributes:
+        x: (n,) coordinates of the grid's columns.
+        y: (m,) coordinates of its rows.
+        distance: (m, n) ‖θ_sampled(g) − θ_sampled-pca(g)‖₂ = (1 − w(g))·‖r_q‖ at each point, for
+            its nearest state q.
+        path: (T, 2) the states' coordinates.
+        explained_variance_ratio: (2,) the share of the path's variance along x and y.
+    """
+
+    x: Floats
+    y: Floats
+    distance: Floats
+    path: Floats
+    explained_variance_ratio: Floats
+
+
+def distance_map(
+    plane: Plane,
+    resolution: int = 19,
+    *,
+    grid: Grid | None = None,
+    method: SampledPCA | None = None,
+) -> DistanceMap:
+    """Maps how far ``sampled-pca`` moves each point's parameters away from ``sampled``.
+
+    Needs no model and no states, as both differ by a share of one residual.
+
+    Args:
+        plane: the path's plane.
+        resolution: grid lines an axis; see `Grid.around`.
+        grid: the grid, instead of `resolution`.
+        method: the rule for ``sampled-pca``, with its default options when not given.
+    """
+    grid = grid or Grid.around(plane.path, resolution)
+    method = method or SampledPCA()
+    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
+    nearest = geometry.nearest(grid.points)
+    share = 1.0 - method.state_weights(grid.points, nearest, geometry)
+    distance = (share * plane.residual_norms[nearest]).reshape(grid.shape)
+    return DistanceMap(grid.x, grid.y, distance, plane.path, plane.explained_variance_ratio)

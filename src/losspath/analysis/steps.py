@@ -1,0 +1,111 @@
+"""The size of the steps that training took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from losspath.errors import ArgumentError, PathError
+from losspath.files import load_archive, save_archive
+from losspath.geometry.pca import blocks
+from losspath.recording.trajectory import StateSequence, as_path
+
+Floats = npt.NDArray[np.float64]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StepSizes:
+    """Sizes of the steps between a path's states.
+
+    Attributes:
+        sizes: (T−1,) s_t = ‖θ_{t+1} − θ_t‖₂; NaN or infinite where a state is not finite.
+        steps: (T,) the number of optimiser steps taken before each state. Where it grows by more
+            than one, states were left out, and the size is of several steps together.
+        losses: (T−1,) the recorded loss at each state but the last; NaN where there is none.
+        provenance: where the numbers come from, as JSON values.
+    """
+
+    sizes: Floats
+    steps: npt.NDArray[np.int64]
+    losses: Floats
+    provenance: dict[str, Any]
+
+    def binned(self, bins: int = 100) -> tuple[Floats, Floats, Floats]:
+        """Means over equal bins of successive steps.
+
+        Args:
+            bins: how many, 100 in the thesis; a path with fewer steps has a bin for each. Bins
+                differ in length by one step at most.
+
+        Returns:
+            (bins,) arrays: the middle of each bin in optimiser steps, the mean size, and the mean
+            loss.
+        """
+        if bins < 1:
+            raise ArgumentError(f"expected at least one bin, got {bins}")
+        count = len(self.sizes)
+        edges = np.linspace(0, count, min(bins, count) + 1).round().astype(int)
+        widths = np.diff(edges)
+        middles = (self.steps[edges[:-1]] + self.steps[edges[1:]]) / 2
+        means = [
+            np.add.reduceat(values, edges[:-1]) / widths for values in (self.sizes, self.losses)
+        ]
+        return middles, means[0], means[1]
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Saves the sizes as ``.npz``."""
+        arrays = {"sizes": self.sizes, "steps": self.steps, "losses": self.losses}
+        save_archive(Path(path), "step sizes", FORMAT_VERSION, arrays, self.provenance)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> StepSizes:
+        """Loads what `save` wrote.
+
+        Raises:
+            StoreError: there is no such file, or it is damaged.
+        """
+        arrays, provenance = load_archive(Path(path), "step sizes", FORMAT_VERSION)
+        return cls(**arrays, provenance=provenance)
+
+
+def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
+    """Measures the size of every step of a path.
+
+    Args:
+        path: the recorded path, or an array (T, P) of states; T ≥ 2.
+
+    Returns:
+        The sizes, with the recorded losses.
+
+    Raises:
+        PathError: fewer than two states.
+    """
+    recorded = as_path(path)
+    count = len(recorded)
+    if count < 2:
+        raise PathError("a path of one state has no steps; record at least one")
+    sizes = np.empty(count - 1)
+    last: torch.Tensor | None = None
+    for start, rows in blocks(recorded, 2 * recorded.dtype.itemsize + 8):
+        if last is not None:
+            sizes[start - 1] = _norm(rows[:1] - last)[0]
+        if len(rows) > 1:
+            sizes[start : start + len(rows) - 1] = _norm(rows[1:] - rows[:-1])
+        last = rows[-1:].clone()
+    losses = getattr(recorded, "losses", np.full(count - 1, np.nan))
+    steps = getattr(recorded, "steps", np.arange(count))
+    provenance = {"path_digest": recorded.digest, "states": count}
+    return StepSizes(sizes, np.asarray(steps), np.asarray(losses, np.float64), provenance)
+
+
+def _norm(differences: torch.Tensor) -> Floats:
+    norms: Floats = torch.linalg.vector_norm(differences, dim=1, dtype=torch.float64).numpy()
+    return norms

@@ -1,0 +1,1 @@
+"""Losses of many parameter vectors on fixed data."""

@@ -1,0 +1,97 @@
+"""Finished evaluations, kept as they come, so that a stopped computation goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import xxhash
+
+from losspath.errors import DamagedError, StoreError, wrap_os_errors
+from losspath.evaluation.objective import Evaluation
+from losspath.files import acquire_lock
+
+Progress = Callable[[int, int], None]
+
+
+class Journal:
+    """An append-only file of evaluations by number, for one computation at a time.
+
+    The first line holds the key of the computation, each further line one evaluation and a check.
+    A last line that was cut off is dropped; any other damage is refused.
+
+    Args:
+        path: the file; made if it does not exist.
+        key: a digest of everything that the evaluations depend on.
+
+    Raises:
+        StoreError: the file belongs to another computation, or cannot be written.
+        DamagedError: a line is not what was written.
+        BusyError: another process is at it.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path = path
+        self.done: dict[int, Evaluation] = {}
+        self._lock = acquire_lock(path.with_name(path.name + ".lock"), str(path))
+        try:
+            with wrap_os_errors(f"write {path}"):
+                self._file = path.open("a+b", buffering=0)
+                self._load(key)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _load(self, key: str) -> None:
+        self._file.seek(0)
+        raw = self._file.read()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if len(whole) < len(raw):
+            self._file.truncate(len(whole))
+        lines = whole.splitlines()
+        if not lines:
+            self._append(["key", key])
+            return
+        if self._parse(lines[0]) != ["key", key]:
+            raise StoreError(
+                f"{self.path} holds points of another computation (other states, samples, method "
+                "or grid); remove it or choose another checkpoint"
+            )
+        for line in lines[1:]:
+            number, loss, accuracy = self._parse(line)
+            self.done[int(number)] = Evaluation(loss, accuracy)
+
+    def _parse(self, line: bytes) -> list[Any]:
+        try:
+            values: list[Any]
+            *values, check = json.loads(line)
+            if check == xxhash.xxh3_64_hexdigest(json.dumps(values).encode()):
+                return values
+        except (ValueError, TypeError):
+            pass
+        raise DamagedError(f"{self.path} is damaged; remove it to compute its points again")
+
+    def _append(self, values: list[object]) -> None:
+        check = xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
+        with wrap_os_errors(f"write {self.path}"):
+            self._file.write(json.dumps([*values, check]).encode() + b"\n")
+
+    def add(self, number: int, evaluation: Evaluation) -> None:
+        """Keeps one evaluation."""
+        self._append([number, evaluation.loss, evaluation.accuracy])
+        self.done[number] = evaluation
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._lock.release()

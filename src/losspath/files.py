@@ -1,0 +1,205 @@
+"""Small files that are either whole or absent: JSON documents and NumPy archives with a digest.
+
+Everything is written aside, synced and then moved into place, and carries a digest of its own
+content, so that a reader sees the old file, the new one, or a clear error. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from losspath.errors import BusyError, DamagedError, StoreError, wrap_os_errors
+
+Array = npt.NDArray[Any]
+
+
+def digest_of(*parts: object) -> str:
+    """A 128-bit XXH3 digest of arrays (dtype, shape and bytes) and JSON values, as 32 hex digits.
+
+    It detects accidents, not forgery: XXH3 is not a cryptographic hash.
+    """
+    hasher = xxhash.xxh3_128()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            hasher.update(f"array {part.dtype.str} {part.shape}\n".encode())
+            hasher.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        else:
+            hasher.update(f"value {canonical_json(part)}\n".encode())
+    return hasher.hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of a JSON value that digests are taken of."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    """Replaces numbers that JSON lacks (NaN, infinities) by their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes renames and new names in a directory survive a power failure."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file aside with `write`, syncs it, and moves it into place.
+
+    Raises:
+        StoreError: the disk is full, the directory is read-only, or the like.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with wrap_os_errors(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def write_document(path: Path, content: Mapping[str, object]) -> None:
+    """Writes a JSON document that carries a digest of its content."""
+    plain = _plain(content)
+    assert isinstance(plain, dict)
+    text = json.dumps({**plain, "digest": digest_of(plain)}, indent=1, ensure_ascii=False)
+    write_atomically(path, lambda file: file.write(text.encode() + b"\n"))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Reads what `write_document` wrote, without the digest.
+
+    Raises:
+        StoreError: the file cannot be read.
+        DamagedError: its bytes are not what was written.
+    """
+    with wrap_os_errors(f"read {path}"):
+        raw = path.read_bytes()
+    try:
+        content = json.loads(raw)
+        if isinstance(content, dict) and content.pop("digest", None) == digest_of(content):
+            return content
+    except (ValueError, RecursionError):
+        pass
+    raise DamagedError(f"{path} is damaged: its content does not match its digest")
+
+
+def save_archive(
+    path: Path,
+    kind: str,
+    version: int,
+    arrays: Mapping[str, Array],
+    provenance: Mapping[str, object],
+) -> None:
+    """Saves arrays and their provenance as ``.npz`` that opens without pickle.
+
+    Args:
+        path: file to write, replaced whole if it exists.
+        kind: what the file holds, such as "surface"; checked when it is loaded.
+        version: version of the layout, stored as ``format_version``.
+        arrays: the arrays by name.
+        provenance: JSON values that say where the arrays come from.
+    """
+    members: dict[str, Any] = {
+        **arrays,
+        "kind": np.array(kind),
+        "format_version": np.array(version),
+        "provenance": np.array(canonical_json(provenance)),
+    }
+    members["digest"] = np.array(_digest_of_members(members))
+    write_atomically(path, lambda file: np.savez(file, **members))
+
+
+def _digest_of_members(members: Mapping[str, Array]) -> str:
+    return digest_of(*(item for pair in sorted(members.items()) for item in pair))
+
+
+def load_archive(path: Path, kind: str, version: int) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Loads what `save_archive` wrote: the arrays and the provenance.
+
+    Raises:
+        StoreError: the file is missing, of another kind, or of another version.
+        DamagedError: its bytes are not what was written.
+    """
+    with wrap_os_errors(f"read {path}"):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                members: dict[str, Array] = {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            raise StoreError(f"there is no file {path}") from None
+        except OSError:
+            raise
+        except Exception as cause:  # a damaged archive can fail in any of its parsers
+            raise DamagedError(f"{path} is damaged or is not a saved {kind}: {cause}") from cause
+    found = members.pop("digest", None)
+    if found is None or "kind" not in members or "format_version" not in members:
+        raise StoreError(f"{path} is not a file that losspath saved")
+    if str(found) != _digest_of_members(members):
+        raise DamagedError(f"{path} is damaged: its content does not match its digest")
+    if str(members.pop("kind")) != kind:
+        raise StoreError(f"{path} holds something else than a {kind}")
+    if int(members.pop("format_version")) != version:
+        raise StoreError(
+            f"{path} is in another version of the {kind} format than {version}, which this "
+            "version of losspath reads; compute it again or use the version that wrote it"
+        )
+    return members, json.loads(str(members.pop("provenance")))
+
+
+@contextmanager
+def only_writer(path: Path, what: str) -> Iterator[None]:
+    """Holds a lock file for as long as the block runs; it dies with the process.
+
+    Raises:
+        BusyError: another process holds it.
+        StoreError: the lock file cannot be made.
+    """
+    lock = acquire_lock(path, what)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def acquire_lock(path: Path, what: str) -> filelock.BaseFileLock:
+    """Takes the lock file at once or raises `BusyError`; the caller releases it."""
+    with wrap_os_errors(f"lock {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise BusyError(
+                f"another process is writing {what}; wait for it to end, or stop it"
+            ) from None
+        return lock

@@ -1,0 +1,83 @@
+"""The parameters at points of a plane: θ(g) = θ̄ + U g + Σ_i w_i(g) r_i."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from losspath.geometry.plane import Plane
+from losspath.recording.trajectory import StateSequence
+
+Floats = npt.NDArray[np.float64]
+
+_GROUP_BYTES = 192 << 20  # of parameters, in float64, blended in one pass over the path
+_BLOCK_BYTES = 64 << 20  # of states read at a time
+
+
+def group_size(plane: Plane) -> int:
+    """How many points are blended in one pass over the path."""
+    return max(1, _GROUP_BYTES // (8 * len(plane.origin)))
+
+
+def blend(
+    path: StateSequence, plane: Plane, places: npt.ArrayLike, weights: npt.ArrayLike
+) -> Iterator[npt.NDArray[np.float64]]:
+    """Streams the parameters of points in one pass over the states that have a weight.
+
+    Blends the states, takes the part outside the plane (which for weights w is Σ_i w_i r_i, and
+    in float64 is orthogonal to the plane to rounding), and adds the point in the plane. So every
+    result projects exactly onto its place, whatever the weights.
+
+    Args:
+        path: T states of P numbers.
+        plane: the path's plane.
+        places: (G, k) coordinates in the plane. G is bounded by the memory for G·P numbers; see
+            `group_size`.
+        weights: (G, T), one row for each point.
+
+    Yields:
+        For each point in order, its parameters (P,) in float64.
+    """
+    places = np.asarray(places, np.float64)
+    sums = torch.from_numpy(np.asarray(weights, np.float64))
+    basis = torch.from_numpy(plane.basis)
+    origin = torch.from_numpy(plane.origin)
+    states = _weighted_sums(path, sums)
+    shares = sums.sum(dim=1)
+    for number, place in enumerate(torch.from_numpy(places)):
+        outside = states[number] - shares[number] * origin
+        # Twice, as one subtraction leaves the rounding of a large in-plane part behind.
+        for _ in range(2):
+            outside -= basis @ (basis.T @ outside)
+        yield (origin + basis @ place + outside).numpy()
+
+
+def _weighted_sums(path: StateSequence, weights: torch.Tensor) -> torch.Tensor:
+    """Σ_i w_i θ_i for each row of weights, reading only states that some row gives a weight."""
+    sums = torch.zeros(len(weights), path.parameter_count, dtype=torch.float64)
+    most = max(1, _BLOCK_BYTES // (4 * path.parameter_count))
+    product = torch.empty(sums.shape, dtype=torch.from_numpy(np.empty(0, path.dtype)).dtype)
+    used = torch.nonzero((weights != 0).any(dim=0)).reshape(-1).numpy()
+    buffer = np.empty((min(most, len(path)), path.parameter_count), path.dtype)
+    for start, stop in _runs(used, most):
+        rows = torch.from_numpy(path.read(start, stop, buffer[: stop - start]))
+        part = weights[:, start:stop]
+        touched = torch.nonzero((part != 0).any(dim=1)).reshape(-1)
+        if len(touched) == len(weights):
+            torch.mm(part.to(rows.dtype), rows, out=product)
+            sums += product
+        else:
+            sums[touched] += part[touched].to(rows.dtype) @ rows
+    return sums
+
+
+def _runs(indices: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges that cover increasing indices, without gaps inside, of at most `most`."""
+    if len(indices) == 0:
+        return
+    for run in np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1):
+        for start in range(int(run[0]), int(run[-1]) + 1, most):
+            yield start, min(start + most, int(run[-1]) + 1)

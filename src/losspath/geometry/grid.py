@@ -1,0 +1,108 @@
+"""The grid of points in a path's plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from losspath.errors import ArgumentError
+
+Floats = npt.NDArray[np.float64]
+
+# Lines closer than this, relative to the box, are one line.
+_SAME = 1e-9
+# An axis along which the path extends less than this, relative to the other, has no width of its
+# own to draw.
+_FLAT = 1e-9
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A rectangular grid.
+
+    Attributes:
+        x: (n,) increasing coordinates of the vertical lines.
+        y: (m,) increasing coordinates of the horizontal lines.
+        center: (2,) the middle of the path's bounding box.
+    """
+
+    x: Floats
+    y: Floats
+    center: Floats
+
+    def __post_init__(self) -> None:
+        for name, values in (("x", self.x), ("y", self.y)):
+            if np.ndim(values) != 1 or len(values) == 0 or not np.isfinite(values).all():
+                raise ArgumentError(f"expected grid.{name} as a list of finite numbers")
+            if np.any(np.diff(values) <= 0):
+                raise ArgumentError(f"expected grid.{name} to increase strictly")
+
+    @property
+    def points(self) -> Floats:
+        """(m·n, 2): every point, row by row (y outer, x inner), as a surface (m, n) is stored."""
+        x, y = np.meshgrid(self.x, self.y)
+        return np.stack([x.reshape(-1), y.reshape(-1)], axis=1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n): lines along y, lines along x."""
+        return len(self.y), len(self.x)
+
+    @classmethod
+    def around(cls, path: npt.ArrayLike, resolution: int = 19, margin: float = 0.6) -> Grid:
+        """The grid around a path: even lines over its bounding box, and the start's and end's.
+
+        Args:
+            path: (T, 2) coordinates of the states.
+            resolution: lines an axis, at least 3: ``resolution − 2`` even ones, then one through
+                the start and one through the end. Lines that coincide are one, so an axis can
+                have fewer. 19 in the thesis.
+            margin: half-width of the grid as a share of the box's width; 0.6 in the thesis, which
+                leaves a tenth of the box on each side.
+
+        Returns:
+            The grid. An axis along which the path does not move gets the other axis's width.
+
+        Raises:
+            ArgumentError: resolution < 3, margin ≤ 0, or coordinates that are not finite.
+        """
+        coordinates = np.asarray(path, np.float64)
+        if coordinates.ndim != 2 or coordinates.shape[1] != 2 or len(coordinates) == 0:
+            raise ArgumentError(f"expected path coordinates (T, 2), got {coordinates.shape}")
+        if not np.isfinite(coordinates).all():
+            raise ArgumentError("expected finite path coordinates")
+        if resolution < 3:
+            raise ArgumentError(
+                f"expected a resolution of at least 3 (one even line, the start's and the "
+                f"end's), got {resolution}"
+            )
+        if not margin > 0:
+            raise ArgumentError(f"expected a margin > 0, got {margin}")
+        low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+        width = high - low
+        if not width.max() > 0:
+            width = np.ones(2)
+        width = np.where(width > _FLAT * width.max(), width, width.max())
+        center = (low + high) / 2
+        ends = coordinates[[0, -1]]
+        x, y = (
+            _lines(center[axis], margin * width[axis], resolution - 2, ends[:, axis])
+            for axis in (0, 1)
+        )
+        return cls(x, y, center)
+
+
+def _lines(center: float, half_width: float, count: int, through: Floats) -> Floats:
+    if count == 1:
+        even = np.array([center])
+    else:
+        even = np.linspace(center - half_width, center + half_width, count)
+    # The path's own lines come first, so that a line they share with the even ones is exactly
+    # theirs: the start and the end are grid points, not neighbours of grid points.
+    lines: list[float] = []
+    for line in (*through.tolist(), *even.tolist()):
+        if all(abs(line - other) > _SAME * half_width for other in lines):
+            lines.append(line)
+    return np.array(sorted(lines))

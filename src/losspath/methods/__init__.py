@@ -1,0 +1,43 @@
+"""Surface methods: rules that say which states a grid point is blended from.
+
+A grid point g in the plane gets the parameters θ(g) = θ̄ + U g + Σ_i w_i(g) r_i, with the states'
+residuals r_i off the plane. The methods differ in the weights w alone.
+"""
+
+from __future__ import annotations
+
+from losspath.errors import ArgumentError
+from losspath.methods.averaged import Averaged, AveragedND
+from losspath.methods.pca import PCA
+from losspath.methods.rule import Method, PathGeometry
+from losspath.methods.sampled import Sampled
+from losspath.methods.sampled_pca import SampledPCA
+
+__all__ = [
+    "METHODS",
+    "PCA",
+    "Averaged",
+    "AveragedND",
+    "Method",
+    "PathGeometry",
+    "Sampled",
+    "SampledPCA",
+    "method_named",
+]
+
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (PCA, Sampled, SampledPCA, Averaged, AveragedND)
+}
+
+
+def method_named(method: str | Method) -> Method:
+    """A method as given, or by its name with its default options.
+
+    Raises:
+        ArgumentError: no method has this name.
+    """
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise ArgumentError(f"expected a method among {', '.join(METHODS)}, got {method!r}")
+    return METHODS[method]()

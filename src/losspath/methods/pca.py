@@ -1,0 +1,48 @@
+"""The plane itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from losspath.methods.rule import Floats, Method, PathGeometry
+
+
+@dataclass(frozen=True)
+class PCA(Method):
+    """The loss on the principal plane: w = 0, thesis eq. 6.1.
+
+    What is drawn is the plane through the mean of the states; the states themselves lie off it by
+    their residuals, so their losses differ from the ground they are drawn on.
+
+    Args:
+        literal: what the thesis's program drew: the plane through the average of the four extreme
+            states (smallest and largest coordinate on each axis), drawn at the middle of the
+            path's box. That average projects elsewhere, so the picture is displaced.
+    """
+
+    name: ClassVar[str] = "pca"
+    literal: bool = False
+
+    def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
+        """(G, T): zeros, or a quarter for each of the four extreme states."""
+        weights = np.zeros((len(points), len(geometry.path)))
+        if self.literal:
+            for extreme in _extremes(geometry):
+                weights[:, extreme] += 0.25
+        return weights
+
+    def places(self, points: Floats, weights: Floats, geometry: PathGeometry) -> Floats:
+        """(G, 2): the points, or in the literal variant the points displaced."""
+        if not self.literal:
+            return points
+        average = geometry.path[_extremes(geometry)].mean(axis=0)
+        displaced: Floats = points - geometry.center + average
+        return displaced
+
+
+def _extremes(geometry: PathGeometry) -> list[int]:
+    low, high = geometry.path.argmin(axis=0), geometry.path.argmax(axis=0)
+    return [int(low[0]), int(high[0]), int(low[1]), int(high[1])]

@@ -1,0 +1,27 @@
+"""The plane moved to the nearest state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from losspath.methods.rule import Floats, Method, PathGeometry
+
+
+@dataclass(frozen=True)
+class Sampled(Method):
+    """The plane through the nearest state: w = 1 at that state, thesis eq. 6.2.
+
+    Exact on the path. Where the nearest state changes, the surface jumps; of states equally near,
+    the earliest counts.
+    """
+
+    name: ClassVar[str] = "sampled"
+
+    def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
+        """(G, T): one 1 in each row."""
+        weights = np.zeros((len(points), len(geometry.path)))
+        weights[np.arange(len(points)), geometry.nearest(points)] = 1.0
+        return weights

@@ -1,0 +1,77 @@
+"""From the nearest state to the plane through the mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import Delaunay, QhullError
+
+from losspath.errors import ArgumentError
+from losspath.methods.rule import Floats, Method, PathGeometry
+
+
+@dataclass(frozen=True)
+class SampledPCA(Method):
+    """Between the nearest state q and the plane, thesis eq. 6.3 and 6.4.
+
+    On the centre's side of the path, w = d_C / (d_C + d_P) at q, with d_P = ‖g − p_q‖ and
+    d_C = ‖g − c‖ for the centre c of the path's box: 1 on the path, 0 at the centre. Behind the
+    path, and where both distances are 0, w = 1.
+
+    Args:
+        side: what counts as the centre's side:
+            "centre": (g − p_q)·(c − p_q) ≥ 0. Mirroring an axis mirrors the surface.
+            "hull": g lies in the convex hull of the path ("within a convex area of the path" in
+            the thesis's text).
+            "sign": g and c lie on the same side of q along the second axis (as in the thesis's
+            program, with a rule for the sign of a principal direction, which is arbitrary).
+    """
+
+    name: ClassVar[str] = "sampled-pca"
+    side: Literal["centre", "hull", "sign"] = "centre"
+
+    def __post_init__(self) -> None:
+        if self.side not in ("centre", "hull", "sign"):
+            raise ArgumentError(f'expected side="centre", "hull" or "sign", got {self.side!r}')
+
+    def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
+        """(G, T): at most one weight in each row, between 0 and 1."""
+        nearest = geometry.nearest(points)
+        weights = np.zeros((len(points), len(geometry.path)))
+        weights[np.arange(len(points)), nearest] = self.state_weights(points, nearest, geometry)
+        return weights
+
+    def state_weights(
+        self, points: Floats, nearest: npt.NDArray[np.intp], geometry: PathGeometry
+    ) -> Floats:
+        """(G,): the weight of each point's nearest state."""
+        state = geometry.path[nearest]
+        to_state = np.linalg.norm(points - state, axis=1)
+        to_center = np.linalg.norm(points - geometry.center, axis=1)
+        total = to_state + to_center
+        share = np.divide(to_center, total, out=np.ones(len(points)), where=total > 0)
+        weights: Floats = np.where(self._inside(points, state, geometry), share, 1.0)
+        return weights
+
+    def _inside(
+        self, points: Floats, state: Floats, geometry: PathGeometry
+    ) -> npt.NDArray[np.bool_]:
+        if self.side == "hull":
+            return _in_hull(points, geometry.path)
+        if self.side == "sign":
+            product = (points[:, 1] - state[:, 1]) * (geometry.center[1] - state[:, 1])
+        else:
+            product = np.sum((points - state) * (geometry.center - state), axis=1)
+        inside: npt.NDArray[np.bool_] = product >= 0
+        return inside
+
+
+def _in_hull(points: Floats, path: Floats) -> npt.NDArray[np.bool_]:
+    try:
+        inside: npt.NDArray[np.bool_] = Delaunay(path).find_simplex(points) >= 0
+    except QhullError:  # a path on a line has no inside
+        inside = np.zeros(len(points), bool)
+    return inside

@@ -1,0 +1,1 @@
+"""The reference networks, data sets and training: ordinary users of the public interface."""

@@ -1,0 +1,284 @@
+"""The loss surface around a path: what it is, and the one function that computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import losspath
+from losspath.errors import ArgumentError, ModelError
+from losspath.evaluation.journal import Journal, Progress
+from losspath.evaluation.objective import Evaluation, Objective
+from losspath.files import digest_of, load_archive, save_archive
+from losspath.geometry.blend import blend, group_size
+from losspath.geometry.grid import Grid
+from losspath.geometry.plane import Plane, fit_plane
+from losspath.methods import Method, PathGeometry, method_named
+from losspath.recording.trajectory import StateSequence, as_path
+
+Floats = npt.NDArray[np.float64]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StateLosses:
+    """Losses of some states themselves, by the surface's own objective.
+
+    Attributes:
+        index: (k,) which states of the path.
+        loss: (k,) their losses.
+    """
+
+    index: npt.NDArray[np.int64]
+    loss: Floats
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Losses on a grid in the plane of a path.
+
+    Attributes:
+        x: (n,) coordinates of the grid's columns, in the parameters' unit.
+        y: (m,) coordinates of its rows.
+        loss: (m, n) the loss at (x[j], y[i]) in ``loss[i, j]``; NaN where the loss is NaN or was
+            not evaluated.
+        accuracy: (m, n), or None where the objective has none.
+        evaluated: (m, n) bool: which points were evaluated.
+        path: (T, 2) the states' coordinates.
+        explained_variance_ratio: (2,) the share of the path's variance along x and y.
+        states: losses of some states of the path, the first and the last among them.
+        provenance: what the surface was computed from and how, as JSON values.
+    """
+
+    x: Floats
+    y: Floats
+    loss: Floats
+    accuracy: Floats | None
+    evaluated: npt.NDArray[np.bool_]
+    path: Floats
+    explained_variance_ratio: Floats
+    states: StateLosses
+    provenance: dict[str, Any]
+
+    @property
+    def initial_loss(self) -> float:
+        """The loss of the first state."""
+        return float(self.states.loss[0])
+
+    @property
+    def description(self) -> str:
+        """The method and its options, as figures name them."""
+        return str(self.provenance.get("description", "surface"))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Saves the surface as ``.npz``, which ``numpy.load(path, allow_pickle=False)`` opens.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "x": self.x,
+            "y": self.y,
+            "loss": self.loss,
+            "evaluated": self.evaluated,
+            "path": self.path,
+            "explained_variance_ratio": self.explained_variance_ratio,
+            "state_index": self.states.index,
+            "state_loss": self.states.loss,
+        }
+        if self.accuracy is not None:
+            arrays["accuracy"] = self.accuracy
+        save_archive(Path(path), "surface", FORMAT_VERSION, arrays, self.provenance)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Surface:
+        """Loads what `save` wrote.
+
+        Raises:
+            StoreError: there is no such file, it is something else, or of another version.
+            DamagedError: its bytes are not what was written.
+        """
+        arrays, provenance = load_archive(Path(path), "surface", FORMAT_VERSION)
+        states = StateLosses(arrays.pop("state_index"), arrays.pop("state_loss"))
+        accuracy = arrays.pop("accuracy", None)
+        return cls(**arrays, accuracy=accuracy, states=states, provenance=provenance)
+
+
+def compute_surface(
+    path: StateSequence | npt.ArrayLike,
+    objective: Objective,
+    method: str | Method = "averaged",
+    resolution: int = 19,
+    *,
+    plane: Plane | None = None,
+    grid: Grid | None = None,
+    states: int | StateLosses = 25,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Surface:
+    """Computes the loss surface around a path.
+
+    Every grid point g gets the parameters θ(g) = θ̄ + U g + Σ_i w_i(g) r_i, which project exactly
+    onto g; the method is the rule for the weights.
+
+    Args:
+        path: the recorded path, or an array (T, P) of states.
+        objective: the loss.
+        method: "pca", "sampled", "sampled-pca", "averaged" or "averaged-nd" for their default
+            options, or one of the rules in `losspath.methods`.
+        resolution: grid lines an axis, at least 3; see `Grid.around`. 19 in the thesis.
+        plane: the path's plane; fitted when not given.
+        grid: where to evaluate, instead of `resolution`.
+        states: how many states along the path are evaluated themselves (first and last among
+            them, evenly by arc length in the plane), or their losses from an earlier call.
+        checkpoint: a file that keeps every point as it is done, so that a stopped call goes on;
+            without it nothing is kept.
+        progress: called with (points done, points in all).
+
+    Returns:
+        The surface.
+
+    Raises:
+        PathError: the path has no plane (one state, constant, not finite).
+        ModelError: the path is of another network than the objective's model.
+        ArgumentError: an unknown method, or a resolution below 3.
+        StoreError: the checkpoint belongs to another computation or cannot be written.
+    """
+    method = method_named(method)
+    recorded = as_path(path)
+    check_same_network(recorded, objective)
+    plane = plane or fit_plane(recorded)
+    _check_plane(plane, recorded)
+    grid = grid or Grid.around(plane.path, resolution)
+    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
+    method = method.resolve(geometry)
+    key = surface_key(objective, method, plane, grid)
+    if not isinstance(states, StateLosses):
+        states = evaluate_states(recorded, objective, spread_states(plane.path, states))
+    losses = np.full(len(grid.points), np.nan)
+    accuracies = np.full(len(grid.points), np.nan)
+    with Journal(Path(checkpoint), key) if checkpoint else nullcontext() as journal:
+        points = _evaluations(recorded, objective, method, plane, grid, geometry, journal)
+        for done, (number, evaluation) in enumerate(points, 1):
+            losses[number] = evaluation.loss
+            accuracies[number] = np.nan if evaluation.accuracy is None else evaluation.accuracy
+            if progress:
+                progress(done, len(losses))
+    return Surface(
+        x=grid.x,
+        y=grid.y,
+        loss=losses.reshape(grid.shape),
+        accuracy=None if np.isnan(accuracies).all() else accuracies.reshape(grid.shape),
+        evaluated=np.ones(grid.shape, bool),
+        path=plane.path,
+        explained_variance_ratio=plane.explained_variance_ratio,
+        states=states,
+        provenance=_provenance(objective, method, plane, key),
+    )
+
+
+def check_same_network(path: StateSequence, objective: Objective) -> None:
+    """Raises `ModelError` unless the path's states are of the objective's model."""
+    layout = getattr(path, "layout", None)
+    if layout is not None:
+        layout.check_same(objective.layout, "the recorded path", "the objective's model")
+    elif path.parameter_count != objective.parameter_count:
+        raise ModelError(
+            f"the path has states of {path.parameter_count:,} numbers, the objective's model "
+            f"{objective.parameter_count:,} parameters"
+        )
+
+
+def _check_plane(plane: Plane, path: StateSequence) -> None:
+    if plane.path.shape[1] != 2:
+        raise ArgumentError(f"expected a plane of 2 components, got {plane.path.shape[1]}")
+    if plane.path_digest != path.digest:
+        raise ArgumentError("the plane was fitted to other states than the path's")
+
+
+def surface_key(objective: Objective, method: Method, plane: Plane, grid: Grid) -> str:
+    """A digest of everything that a surface's losses depend on."""
+    return digest_of(
+        FORMAT_VERSION,
+        plane.path_digest,
+        plane.origin,
+        plane.basis,
+        objective.samples_digest,
+        [objective.name, objective.batch_size, objective.layout.to_json()],
+        method.to_json(),
+        grid.x,
+        grid.y,
+        grid.center,
+    )
+
+
+def spread_states(path: Floats, count: int) -> npt.NDArray[np.int64]:
+    """Indices of at most `count` states, evenly by arc length, the first and last among them."""
+    if count < 2:
+        raise ArgumentError(f"expected at least 2 states to evaluate, got {count}")
+    lengths = np.linalg.norm(np.diff(path, axis=0), axis=1)
+    along = np.concatenate([[0.0], np.cumsum(lengths)])
+    wanted = np.linspace(0.0, along[-1], count)
+    nearest = np.abs(along[None, :] - wanted[:, None]).argmin(axis=1)
+    return np.unique([0, *nearest.tolist(), len(path) - 1]).astype(np.int64)
+
+
+def evaluate_states(
+    path: StateSequence, objective: Objective, index: npt.NDArray[np.int64]
+) -> StateLosses:
+    """The losses of states themselves."""
+    losses = [objective(path.read(int(i), int(i) + 1)[0]).loss for i in index]
+    return StateLosses(index, np.array(losses))
+
+
+def _evaluations(
+    path: StateSequence,
+    objective: Objective,
+    method: Method,
+    plane: Plane,
+    grid: Grid,
+    geometry: PathGeometry,
+    journal: Journal | None,
+) -> Iterator[tuple[int, Evaluation]]:
+    """Every grid point's evaluation, those that the journal has first."""
+    done = dict(journal.done) if journal else {}
+    yield from done.items()
+    points = grid.points
+    # Groups never depend on what is done: a matrix product may round differently for another
+    # number of rows, and a surface that was stopped must equal one that was not.
+    size = min(group_size(plane), max(1, (64 << 20) // (8 * len(path))))
+    for first in range(0, len(points), size):
+        group = points[first : first + size]
+        if all(first + i in done for i in range(len(group))):
+            continue
+        weights = method.weights(group, geometry)
+        places = method.places(group, weights, geometry)
+        for number, parameters in enumerate(blend(path, plane, places, weights), first):
+            if number not in done:
+                evaluation = objective(parameters)
+                if journal:
+                    journal.add(number, evaluation)
+                yield number, evaluation
+
+
+def _provenance(objective: Objective, method: Method, plane: Plane, key: str) -> dict[str, Any]:
+    return {
+        "losspath": losspath.__version__,
+        "key": key,
+        "method": method.to_json(),
+        "description": method.describe(),
+        "path_digest": plane.path_digest,
+        "states": len(plane.path),
+        "parameters": len(plane.origin),
+        "plane_residual": plane.residual,
+        "plane_gap": plane.gap,
+        **objective.provenance,
+    }
