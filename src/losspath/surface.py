@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import RegularGridInterpolator
 
 import losspath
 from losspath.errors import ArgumentError, ModelError
@@ -77,6 +78,40 @@ class Surface:
     def description(self) -> str:
         """The method and its options, as figures name them."""
         return str(self.provenance.get("description", "surface"))
+
+    def at(self, points: npt.ArrayLike) -> Floats:
+        """Reads the surface between its grid points, bilinearly.
+
+        Args:
+            points: (k, 2) coordinates in the plane.
+
+        Returns:
+            (k,) losses; NaN outside the grid and beside a point that has no finite loss.
+
+        Raises:
+            ArgumentError: points of another shape, or a grid of a single line.
+        """
+        places = np.asarray(points, np.float64)
+        if places.ndim != 2 or places.shape[1] != 2:
+            raise ArgumentError(f"expected points of shape (k, 2), got {places.shape}")
+        if min(self.loss.shape) < 2:
+            raise ArgumentError(f"expected a grid of 2 × 2 points or more, got {self.loss.shape}")
+        known = np.where(self.evaluated & np.isfinite(self.loss), self.loss, np.nan)
+        read = RegularGridInterpolator((self.y, self.x), known, bounds_error=False)
+        losses: Floats = read(places[:, ::-1])
+        return losses
+
+    @property
+    def state_errors(self) -> Floats:
+        """(k,): |ground − own loss| / |own loss| at each of `states`; NaN where either is unknown.
+
+        How far the picture can be trusted on the path: the ground is read bilinearly, so the
+        spacing of the grid has its share in it.
+        """
+        own = np.where(np.isfinite(self.states.loss), self.states.loss, np.nan)
+        ground = self.at(self.path[self.states.index])
+        errors: Floats = np.abs(ground - own) / np.maximum(np.abs(own), np.finfo(float).tiny)
+        return errors
 
     def save(self, path: str | PathLike[str]) -> None:
         """Saves the surface as ``.npz``, which ``numpy.load(path, allow_pickle=False)`` opens.

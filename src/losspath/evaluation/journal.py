@@ -55,24 +55,14 @@ class Journal:
         if not lines:
             self._append(["key", key])
             return
-        if self._parse(lines[0]) != ["key", key]:
+        if _parse(self.path, lines[0]) != ["key", key]:
             raise StoreError(
                 f"{self.path} holds points of another computation (other states, samples, method "
                 "or grid); remove it or choose another checkpoint"
             )
         for line in lines[1:]:
-            number, loss, accuracy = self._parse(line)
+            number, loss, accuracy = _parse(self.path, line)
             self.done[int(number)] = Evaluation(loss, accuracy)
-
-    def _parse(self, line: bytes) -> list[Any]:
-        try:
-            values: list[Any]
-            *values, check = json.loads(line)
-            if check == xxhash.xxh3_64_hexdigest(json.dumps(values).encode()):
-                return values
-        except (ValueError, TypeError):
-            pass
-        raise DamagedError(f"{self.path} is damaged; remove it to compute its points again")
 
     def _append(self, values: list[object]) -> None:
         check = xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
@@ -95,3 +85,26 @@ class Journal:
     ) -> None:
         self._file.close()
         self._lock.release()
+
+
+def _parse(path: Path, line: bytes) -> list[Any]:
+    try:
+        values: list[Any]
+        *values, check = json.loads(line)
+        if check == xxhash.xxh3_64_hexdigest(json.dumps(values).encode()):
+            return values
+    except (ValueError, TypeError):
+        pass
+    raise DamagedError(f"{path} is damaged; remove it to compute its points again")
+
+
+def is_readable(path: Path) -> bool:
+    """Whether every whole line of a journal is what was written."""
+    with wrap_os_errors(f"read {path}"):
+        raw = path.read_bytes()
+    try:
+        for line in raw[: raw.rfind(b"\n") + 1].splitlines():
+            _parse(path, line)
+    except DamagedError:
+        return False
+    return True

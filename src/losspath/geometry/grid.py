@@ -105,4 +105,6 @@ def _lines(center: float, half_width: float, count: int, through: Floats) -> Flo
     for line in (*through.tolist(), *even.tolist()):
         if all(abs(line - other) > _SAME * half_width for other in lines):
             lines.append(line)
+    if len(lines) == 1:  # a single line has no width to draw
+        lines += [center - half_width, center + half_width]
     return np.array(sorted(lines))

@@ -106,4 +106,6 @@ def _arc_lengths(path: Floats) -> Floats:
     lengths[:-1] += steps / 2
     lengths[1:] += steps / 2
     # States that stand for no length at all still have to share the weight of a point.
-    return np.maximum(lengths, 1e-12 * max(lengths.max(), np.finfo(float).tiny))
+    floor = 1e-12 * max(float(lengths.max()), float(np.finfo(float).tiny))
+    floored: Floats = np.maximum(lengths, floor)
+    return floored

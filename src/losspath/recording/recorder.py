@@ -34,10 +34,10 @@ from losspath.recording import store
 Existing = Literal["error", "resume", "overwrite"]
 
 # Three buffers go round: one being filled, one waiting, one being written. Together with the copy
-# of the last state (``every`` > 1) they stay under 64 MiB.
+# of the last state (``every`` > 1) they stay within 64 MiB. They are this large because every time
+# that the writer wakes it takes the interpreter, and a core, from the training for a moment.
 _BUFFERS = 3
 _BUFFER_BYTES = 16 << 20
-_PREFERRED_BYTES = 4 << 20
 # States are made durable at least this often (seconds): what a crash can cost of a slow training.
 _COMMIT_SECONDS = 2.0
 
@@ -48,6 +48,7 @@ class _Piece:
 
     numbers: torch.Tensor | None
     steps: list[int] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     commit: bool = False
     closed: bool = False
@@ -125,7 +126,7 @@ class Recorder:
         self._step = int(contents.records["step"][-1]) if len(contents.records) else 0
         self._step = max(self._step, len(contents.losses))
         self._stored = int(contents.records["step"][-1]) if len(contents.records) else -1
-        self._writer_thread = _WriterThread(self.directory, contents, self._header)
+        self._writer_thread = _WriterThread(self.directory, contents)
         self._begin_buffers()
         if self._stored < 0:
             self._store_state()
@@ -265,37 +266,57 @@ class Recorder:
     def _begin_buffers(self) -> None:
         dtype = getattr(torch, self._header.dtype)
         row_bytes = self._header.row_bytes
-        rows = max(1, _PREFERRED_BYTES // row_bytes)
-        # A row that is larger than a buffer goes through in pieces.
-        numbers = min(rows * row_bytes, _BUFFER_BYTES) // dtype.itemsize
+        # Whole rows; a row that is larger than a buffer goes through in pieces.
+        whole = _BUFFER_BYTES // row_bytes * row_bytes
+        numbers = (whole or _BUFFER_BYTES) // dtype.itemsize
         for _ in range(_BUFFERS):
             self._writer_thread.free.put(torch.empty(numbers, dtype=dtype))
         self._buffer = self._writer_thread.free.get()
-        self._filled = 0
+        self._filled = self._row_begin = 0
         self._steps: list[int] = []
+        self._digests: list[int] = []
         self._losses: list[float] = []
+        self._hasher = xxhash.xxh3_64()
         self._submitted = time.monotonic()
         keep_copy = self._header.every > 1 and row_bytes <= _BUFFER_BYTES
         self._last = torch.empty(self._header.layout.row_size, dtype=dtype) if keep_copy else None
         self._version = self._state.version()
 
     def _store_state(self) -> None:
-        size = self._header.layout.row_size
-        if size <= len(self._buffer):
-            if self._filled + size > len(self._buffer):
-                self._submit()
-            self._state.read_into(self._buffer[self._filled : self._filled + size])
-            self._filled += size
+        if self._header.layout.row_size <= len(self._buffer):
+            self._state.read_into(self._take_row())
         else:
             for tensor in self._state.tensors():
                 self._store_piecewise(tensor)
-        self._stored = self._step
+        self._end_row()
+
+    def _take_row(self) -> torch.Tensor:
+        """The place of the next row in the buffer."""
+        size = self._header.layout.row_size
+        if self._filled + size > len(self._buffer):
+            self._submit()
+        self._row_begin = self._filled
+        self._filled += size
+        return self._buffer[self._row_begin : self._filled]
+
+    def _end_row(self) -> None:
+        # Hashed here, where the row is still in the processor's cache.
+        if self._filled > self._row_begin:
+            self._hash(self._buffer[self._row_begin : self._filled])
+        self._digests.append(self._hasher.intdigest())
+        self._hasher.reset()
+        self._row_begin = self._filled
         self._steps.append(self._step)
+        self._stored = self._step
+
+    def _hash(self, numbers: torch.Tensor) -> None:
+        self._hasher.update(numbers.numpy().view(np.uint8).data)
 
     def _store_piecewise(self, tensor: torch.Tensor) -> None:
         done = 0
         while done < len(tensor):
             if self._filled == len(self._buffer):
+                self._hash(self._buffer[self._row_begin :])
                 self._submit()
             count = min(len(tensor) - done, len(self._buffer) - self._filled)
             place = self._buffer[self._filled : self._filled + count]
@@ -305,23 +326,20 @@ class Recorder:
 
     def _submit(self, commit: bool = False, closed: bool = False) -> None:
         numbers = self._buffer[: self._filled] if self._filled else None
-        self._writer_thread.put(_Piece(numbers, self._steps, self._losses, commit, closed))
-        self._steps, self._losses = [], []
+        piece = _Piece(numbers, self._steps, self._digests, self._losses, commit, closed)
+        self._writer_thread.put(piece)
+        self._steps, self._digests, self._losses = [], [], []
         self._submitted = time.monotonic()
         if numbers is not None:
             self._buffer = self._writer_thread.take_free()
-            self._filled = 0
+            self._filled = self._row_begin = 0
 
     def _store_last_state(self) -> None:
         if self._stored == self._step:
             return
         if self._last is not None:
-            size = len(self._last)
-            if self._filled + size > len(self._buffer):
-                self._submit()
-            self._buffer[self._filled : self._filled + size] = self._last
-            self._filled += size
-            self._steps.append(self._step)
+            self._take_row().copy_(self._last)
+            self._end_row()
         elif self._version == self._state.version():
             # Too large to keep a copy of, so it is taken from the model, if that has not changed.
             self._store_state()
@@ -346,14 +364,11 @@ class Recorder:
 class _WriterThread:
     """Writes pieces in order; keeps its first error for the training thread to find."""
 
-    def __init__(self, directory: Path, contents: store.Contents, header: store.Header) -> None:
+    def __init__(self, directory: Path, contents: store.Contents) -> None:
         self.free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
         self.error: BaseException | None = None
         self._pieces: queue.SimpleQueue[_Piece | threading.Event | None] = queue.SimpleQueue()
         self._writer = store.Writer(directory, contents)
-        self._row_bytes = header.row_bytes
-        self._hasher = xxhash.xxh3_64()
-        self._hashed = 0
         self._digests: list[int] = []
         self._steps: list[int] = []
         self._losses: list[float] = []
@@ -403,23 +418,12 @@ class _WriterThread:
         if piece.numbers is not None:
             rows = piece.numbers.numpy().view(np.uint8).data
             self._writer.write_rows(rows)
-            self._hash(rows)
         self._steps += piece.steps
+        self._digests += piece.digests
         self._losses += piece.losses
         if piece.commit and (self._steps or self._losses or piece.closed):
             self._writer.commit(self._steps, self._digests, self._losses, piece.closed)
             self._steps, self._digests, self._losses = [], [], []
-
-    def _hash(self, rows: memoryview) -> None:
-        while rows:
-            part = rows[: self._row_bytes - self._hashed]
-            self._hasher.update(part)
-            self._hashed += len(part)
-            rows = rows[len(part) :]
-            if self._hashed == self._row_bytes:
-                self._digests.append(self._hasher.intdigest())
-                self._hasher.reset()
-                self._hashed = 0
 
 
 def _prepare_directory(directory: Path, existing: Existing) -> None:

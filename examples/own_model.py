@@ -1,0 +1,38 @@
+"""Record a training loop of one's own and draw its loss surface.
+
+    python examples/own_model.py
+
+Trains a small network on two interleaving half-moons and writes runs/moons and moons.png.
+"""
+
+import torch
+from sklearn.datasets import make_moons
+from torch import nn
+
+import losspath
+
+torch.manual_seed(0)
+points, classes = make_moons(1000, noise=0.15, random_state=0)
+inputs, targets = torch.from_numpy(points).float(), torch.from_numpy(classes)
+loader = torch.utils.data.DataLoader(
+    torch.utils.data.TensorDataset(inputs, targets), batch_size=50, shuffle=True
+)
+model = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+loss_fn = nn.CrossEntropyLoss()
+
+with losspath.Recorder("runs/moons", model, existing="overwrite") as recorder:
+    for _ in range(20):
+        for x, y in loader:
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            recorder.record(loss)
+
+path = losspath.Trajectory("runs/moons")
+objective = losspath.Objective(model, inputs, targets, loss_fn)
+surface = losspath.compute_surface(path, objective, method="averaged", resolution=19)
+surface.save("runs/moons/surface.npz")
+losspath.plot_surface(surface).savefig("moons.png", dpi=200)
+print("moons.png")  # noqa: T201

@@ -1,0 +1,5 @@
+"""``python -m losspath``: the command line."""
+
+from losspath.cli import main
+
+main()

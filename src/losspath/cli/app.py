@@ -1,0 +1,286 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="losspath",
+    help="Record a PyTorch training run and see the loss surface around the path it took.",
+    epilog="Every command resumes: what is computed is not computed again. "
+    "--debug, anywhere, shows the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+class Extension(StrEnum):
+    """Formats of figures."""
+
+    PNG = "png"
+    PDF = "pdf"
+    SVG = "svg"
+
+
+class Optimizer(StrEnum):
+    """Optimisers of the reference training."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a recorded run.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where the data set's files are, or are downloaded to.", metavar="DIR"),
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="Where results and figures go; by default under RUN.", metavar="DIR"
+    ),
+]
+Figure = Annotated[
+    Path | None,
+    typer.Option(help="Where the figure goes; .png, .pdf or .svg.", metavar="FILE"),
+]
+Format = Annotated[Extension, typer.Option("--format", help="Format of figures without --figure.")]
+ObjectiveSource = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        metavar="FILE.py:FUNCTION",
+        help="For a run that your own loop recorded: a function that returns its "
+        "losspath.Objective.",
+    ),
+]
+States = Annotated[
+    str | None,
+    typer.Option(metavar="START:STOP[:STEP]", help="Take only these states of the path."),
+]
+
+
+@app.callback()
+def _main() -> None:
+    """Loads nothing: help must be quick."""
+
+
+@app.command(epilog="Example: losspath demo --out /tmp/demo")
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path(
+        "losspath-demo"
+    ),
+) -> None:
+    """Do the whole job on scikit-learn's digits: train, record, and draw every figure."""
+    from losspath.cli.demo import run_demo
+
+    run_demo(out)
+
+
+@app.command(
+    epilog="Example: losspath train --network lenet5 --data mnist --epochs 13 --out runs/lenet5"
+)
+def train(
+    network: Annotated[
+        str, typer.Option(help="lenet5, modified-lenet, tiny-cnn, tiny-nn or vgg.")
+    ] = "lenet5",
+    data: Annotated[
+        str, typer.Option(help="digits, mnist, cifar10, cifar100 or images:DIR (folder or zip).")
+    ] = "digits",
+    data_dir: DataDir = None,
+    optimizer: Annotated[Optimizer, typer.Option(help="The optimiser.")] = Optimizer.SGD,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01,
+    momentum: Annotated[float, typer.Option(help="Momentum of SGD.")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 0.0,
+    dropout: Annotated[
+        float, typer.Option(help="Dropout before the first fully connected layer.")
+    ] = 0.0,
+    epochs: Annotated[int, typer.Option(help="Epochs in all; may grow later.")] = 13,
+    batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of parameters, sample order and dropout.")] = 0,
+    record_every: Annotated[int, typer.Option(help="Record a state every so many steps.")] = 1,
+    device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = Device.AUTO,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="The run's directory; by default runs/PARAMETERS."),
+    ] = None,
+) -> None:
+    """Train a reference network and record its path; or go on with a run that was stopped."""
+    from losspath.cli.train import run_training
+    from losspath.reference.training import TrainingConfig
+
+    config = TrainingConfig(
+        network=network,
+        data=data,
+        optimizer=optimizer.value,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        dropout=dropout,
+        batch_size=batch_size,
+        seed=seed,
+        record_every=record_every,
+    )
+    run_training(config, out or Path("runs") / config.directory_name, epochs, data_dir, device)
+
+
+@app.command(epilog="Example: losspath info runs/lenet5 --json")
+def info(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a run holds: states, parameters, losses, accuracy, size, results."""
+    from losspath.cli.info import describe, print_description
+
+    description = describe(run)
+    if as_json:
+        typer.echo(json.dumps(description, indent=2))
+    else:
+        print_description(description)
+
+
+@app.command(
+    epilog="Examples: losspath surface runs/lenet5 --method all; "
+    "losspath surface runs/lenet5 --method averaged --temperature auto --resolution 31"
+)
+def surface(
+    run: RunArgument,
+    method: Annotated[
+        str,
+        typer.Option(help="pca, sampled, sampled-pca, averaged, averaged-nd or all."),
+    ] = "averaged",
+    resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
+    samples: Annotated[int, typer.Option(help="Training samples that the loss is over.")] = 10_000,
+    temperature: Annotated[
+        str | None,
+        typer.Option(help="Of averaged and averaged-nd: a number, or auto.", show_default="1.0"),
+    ] = None,
+    arc_length: Annotated[
+        bool | None,
+        typer.Option("--arc-length", help="Of averaged and averaged-nd: weigh states by length."),
+    ] = None,
+    side: Annotated[
+        str | None,
+        typer.Option(help="Of sampled-pca: centre, hull or sign.", show_default="centre"),
+    ] = None,
+    literal: Annotated[
+        bool | None,
+        typer.Option("--literal", help="Of pca, averaged, averaged-nd: as the thesis drew it."),
+    ] = None,
+    states: States = None,
+    data_dir: DataDir = None,
+    objective: ObjectiveSource = None,
+    out: OutDir = None,
+    figure: Figure = None,
+    format_: Format = Extension.PNG,
+) -> None:
+    """Compute and draw the loss surface around a run's path."""
+    from losspath.cli import jobs
+    from losspath.cli.runs import Run
+
+    options = {
+        "temperature": _temperature(temperature),
+        "arc_length": arc_length,
+        "side": side,
+        "literal": literal,
+    }
+    jobs.check_figure(figure)
+    methods = jobs.make_methods(method, options)
+    recorded = Run(run, data_dir, objective, states, out)
+    surfaces, plane = jobs.compute_surfaces(recorded, methods, resolution, samples)
+    jobs.draw_surfaces(recorded, surfaces, plane, figure, format_.value)
+
+
+def _temperature(text: str | None) -> float | str | None:
+    from losspath.errors import ArgumentError
+
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ArgumentError(f'expected --temperature as a number or "auto", got {text!r}') from None
+
+
+@app.command(epilog="Example: losspath interpolate runs/lenet5 --from 0 --to last")
+def interpolate(
+    run: RunArgument,
+    from_: Annotated[
+        str, typer.Option("--from", metavar="STATE", help="A state's number, first or last.")
+    ] = "first",
+    to: Annotated[
+        str, typer.Option("--to", metavar="STATE", help="A state's number, first or last.")
+    ] = "last",
+    points: Annotated[int, typer.Option(help="Positions along the line, in [−0.1, 1.1].")] = 13,
+    data_dir: DataDir = None,
+    objective: ObjectiveSource = None,
+    out: OutDir = None,
+    figure: Figure = None,
+    format_: Format = Extension.PNG,
+) -> None:
+    """Draw validation loss and accuracy between two states: the whole model and every layer."""
+    from losspath.cli import jobs
+    from losspath.cli.runs import Run
+
+    jobs.check_figure(figure)
+    recorded = Run(run, data_dir, objective, None, out)
+    count = len(recorded.path)
+    ends = _state(from_, count), _state(to, count)
+    result = jobs.compute_interpolation(recorded, *ends, points)
+    jobs.draw_interpolation(recorded, result, figure, format_.value)
+
+
+def _state(text: str, count: int) -> int:
+    from losspath.errors import ArgumentError
+
+    names = {"first": 0, "last": count - 1}
+    try:
+        index = names[text] if text in names else int(text)
+    except ValueError:
+        index = count
+    if not -count <= index < count:
+        raise ArgumentError(
+            f'expected a state as a number from 0 to {count - 1}, "first" or "last", got {text!r}'
+        )
+    return index % count
+
+
+@app.command(epilog="Example: losspath steps runs/sgd runs/adam --figure steps.pdf")
+def steps(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One run or several.")],
+    bins: Annotated[int, typer.Option(help="Means over so many equal parts of a run.")] = 100,
+    out: OutDir = None,
+    figure: Figure = None,
+    format_: Format = Extension.PNG,
+) -> None:
+    """Draw the size of the steps that training took, with the training loss."""
+    from losspath.cli import jobs
+    from losspath.cli.runs import Run
+
+    jobs.check_figure(figure)
+    recorded = [Run(directory, out=out) for directory in dict.fromkeys(runs)]
+    results = [jobs.compute_steps(run) for run in recorded]
+    jobs.draw_steps(recorded, results, bins, figure, format_.value)
+
+
+@app.command(epilog="Example: losspath repair runs/lenet5")
+def repair(run: RunArgument) -> None:
+    """Cut a damaged run back to its last good state, and say what is lost."""
+    from losspath.cli.repair import repair_run
+
+    repair_run(run)

@@ -1,0 +1,89 @@
+"""The command that shows what a run holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from losspath.cli.console import out, say
+from losspath.cli.runs import RESULTS
+from losspath.errors import StoreError
+from losspath.files import canonical_json
+from losspath.recording.trajectory import Trajectory
+
+
+def describe(directory: Path) -> dict[str, Any]:
+    """A run as JSON values.
+
+    Raises:
+        StoreError: there is no run, or it is damaged.
+    """
+    from losspath.reference.training import read_history
+
+    path = Trajectory(directory)
+    losses = path.all_losses
+    try:
+        history = read_history(directory)
+    except StoreError:
+        history = []
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    return {
+        "directory": str(directory),
+        "states": len(path),
+        "parameters": path.parameter_count,
+        "buffers": path.layout.row_size - path.parameter_count,
+        "dtype": str(path.dtype),
+        "steps": int(path.steps[-1]),
+        "every": path.every,
+        "closed": path.closed,
+        "tail_bytes": path.tail_bytes,
+        "digest": path.digest,
+        "bytes": sum(file.stat().st_size for file in files),
+        "first_loss": _number(losses[0]) if len(losses) else None,
+        "last_loss": _number(losses[-1]) if len(losses) else None,
+        "non_finite_losses": int(np.sum(~np.isfinite(losses))),
+        "training": path.metadata.get("training"),
+        "history": history,
+        "layers": [
+            {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype}
+            for entry in path.layout.parameters
+        ],
+        "results": sorted(file.name for file in (directory / RESULTS).glob("*.npz")),
+    }
+
+
+def _number(value: float) -> float | str:
+    return float(value) if np.isfinite(value) else str(float(value))
+
+
+def print_description(description: dict[str, Any]) -> None:
+    """Prints a run for people."""
+    from losspath.cli.train import describe_epoch
+
+    d = description
+    every = "" if d["every"] == 1 else f", one every {d['every']} steps"
+    say(f"{d['directory']}: {d['states']:,} states of {d['parameters']:,} parameters{every}")
+    say(
+        f"  {d['steps']:,} steps; {d['bytes'] / 1e6:,.1f} MB; "
+        + ("complete" if d["closed"] else "not closed: being recorded, or cut off")
+    )
+    if d["tail_bytes"]:
+        say(f"  {d['tail_bytes']:,} bytes of an unfinished write, which readers ignore")
+    if d["non_finite_losses"]:
+        say(f"  {d['non_finite_losses']:,} losses are not finite")
+    if d["first_loss"] is not None:
+        say(f"  batch loss {d['first_loss']} at the first step, {d['last_loss']} at the last")
+    if d["training"]:
+        shown = {k: v for k, v in d["training"].items() if k != "data_digest"}
+        say(f"  {canonical_json(shown)}")
+    if d["history"]:
+        say(f"  {describe_epoch(d['history'][-1])}")
+    table = Table("parameter", "shape", "dtype", box=None, pad_edge=True)
+    for layer in d["layers"]:
+        table.add_row(layer["name"], " × ".join(map(str, layer["shape"])), layer["dtype"])
+    out.print(table)
+    for name in d["results"]:
+        say(f"  {RESULTS}/{name}")

@@ -1,0 +1,224 @@
+"""What the commands do, once they are parsed. Each result is kept under a key of its causes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from losspath.analysis.distances import distance_map
+from losspath.analysis.interpolation import Interpolation, interpolate
+from losspath.analysis.steps import StepSizes, step_sizes
+from losspath.cli.console import progress_bar, say_file
+from losspath.cli.runs import Run
+from losspath.errors import ArgumentError
+from losspath.evaluation.objective import Objective
+from losspath.files import digest_of, load_archive, save_archive
+from losspath.geometry.grid import Grid
+from losspath.geometry.plane import Plane
+from losspath.methods import METHODS, Method, PathGeometry
+from losspath.surface import (
+    StateLosses,
+    Surface,
+    compute_surface,
+    evaluate_states,
+    spread_states,
+    surface_key,
+)
+
+
+def make_methods(name: str, options: dict[str, Any]) -> list[Method]:
+    """The methods that a name and the options given on the command line stand for.
+
+    Raises:
+        ArgumentError: no such method, or an option that the method does not have.
+    """
+    if name != "all" and name not in METHODS:
+        raise ArgumentError(f"expected --method {'|'.join([*METHODS, 'all'])}, got {name!r}")
+    given = {key: value for key, value in options.items() if value is not None}
+    methods = []
+    for kind in METHODS.values() if name == "all" else [METHODS[name]]:
+        fields = {field.name for field in dataclasses.fields(kind)}
+        unknown = given.keys() - fields
+        if unknown and name != "all":
+            option = "--" + sorted(unknown)[0].replace("_", "-")
+            raise ArgumentError(f"{option} is not an option of the method {name!r}")
+        methods.append(kind(**{key: given[key] for key in given.keys() & fields}))
+    return methods
+
+
+def check_figure(figure: Path | None) -> None:
+    """Refuses a figure in a format that cannot be written, before anything is computed.
+
+    Raises:
+        ArgumentError: another extension than .png, .pdf or .svg.
+    """
+    if figure is not None and figure.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ArgumentError(f"expected --figure as a .png, .pdf or .svg file, got {figure}")
+
+
+def compute_surfaces(
+    run: Run, methods: Sequence[Method], resolution: int, samples: int
+) -> tuple[list[Surface], Plane]:
+    """The surfaces of a run by several methods, each computed once and kept."""
+    objective = run.training_objective(samples)
+    if hasattr(run.path, "layout"):
+        run.path.layout.check_same(objective.layout, str(run.directory), "the objective's model")
+    plane = run.plane()
+    grid = Grid.around(plane.path, resolution)
+    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
+    states: StateLosses | None = None
+    surfaces = []
+    for method in methods:
+        key = surface_key(objective, method.resolve(geometry), plane, grid)
+        file = run.results / f"surface-{method.name}-{key[:12]}.npz"
+        if file.exists():
+            surface = Surface.load(file)
+            if surface.provenance["key"] == key:
+                surfaces.append(surface)
+                say_file(f"{surface.description} (already computed)", file)
+                continue
+        states = states or _state_losses(run, objective, plane)
+        checkpoint = file.with_suffix(".points")
+        with progress_bar(method.name) as progress:
+            surface = compute_surface(
+                run.path,
+                objective,
+                method,
+                plane=plane,
+                grid=grid,
+                states=states,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+        surface = dataclasses.replace(surface, provenance={**surface.provenance, "run": run.title})
+        surface.save(file)
+        _forget(checkpoint)
+        say_file(surface.description, file)
+        surfaces.append(surface)
+    return surfaces, plane
+
+
+def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
+    key = digest_of(run.path.digest, plane.path, objective.samples_digest, objective.name)
+    file = run.results / f"states-{key[:12]}.npz"
+    if file.exists():
+        arrays, provenance = load_archive(file, "state losses", 1)
+        if provenance["key"] == key:
+            return StateLosses(arrays["index"], arrays["loss"])
+    states = evaluate_states(run.path, objective, spread_states(plane.path, 25))
+    save_archive(
+        file, "state losses", 1, {"index": states.index, "loss": states.loss}, {"key": key}
+    )
+    return states
+
+
+def _forget(checkpoint: Path) -> None:
+    """Removes a checkpoint whose result has been saved."""
+    checkpoint.unlink(missing_ok=True)
+    checkpoint.with_name(checkpoint.name + ".lock").unlink(missing_ok=True)
+
+
+def draw_surfaces(
+    run: Run, surfaces: Sequence[Surface], plane: Plane, figure: Path | None, extension: str
+) -> None:
+    """Draws each surface, and several side by side on one scale."""
+    from losspath.figures import plot_surface, plot_surfaces, save_figure
+
+    if len(surfaces) == 1 or figure is None:
+        for surface in surfaces:
+            name = f"surface-{surface.provenance['method']['name']}-{_short(surface)}"
+            target = figure or run.figures / f"{name}.{extension}"
+            drawn = plot_surface(surface, title=f"{run.title}: {surface.description}")
+            say_file("figure", save_figure(drawn, target))
+    if len(surfaces) > 1:
+        grid = Grid(surfaces[0].x, surfaces[0].y, Grid.around(plane.path, 3).center)
+        distance = distance_map(plane, grid=grid)
+        key = digest_of([surface.provenance["key"] for surface in surfaces])[:8]
+        target = figure or run.figures / f"surfaces-{key}.{extension}"
+        drawn = plot_surfaces(surfaces, distance=distance, title=run.title)
+        say_file("figure", save_figure(drawn, target))
+
+
+def _short(surface: Surface) -> str:
+    rows, columns = surface.loss.shape
+    return f"{columns}x{rows}-{surface.provenance['samples']}-{surface.provenance['key'][:8]}"
+
+
+def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interpolation:
+    """The interpolation between two states of a run, computed once and kept."""
+    from losspath.analysis.interpolation import default_alphas
+
+    objective = run.validation_objective()
+    count = len(run.path)
+    key = digest_of(run.path.digest, objective.samples_digest, objective.name, [start, end, points])
+    file = run.results / f"interpolation-{key[:12]}.npz"
+    if file.exists():
+        say_file("interpolation (already computed)", file)
+        return Interpolation.load(file)
+    checkpoint = file.with_suffix(".points")
+    with progress_bar("interpolation") as progress:
+        result = interpolate(
+            run.path,
+            objective,
+            start,
+            end,
+            alphas=default_alphas(points),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+    steps = np.asarray(getattr(run.path, "steps", np.arange(count)))
+    ends = {"from_step": int(steps[start]), "to_step": int(steps[end]), "run": run.title}
+    result = dataclasses.replace(result, provenance={**result.provenance, **ends})
+    result.save(file)
+    _forget(checkpoint)
+    say_file("interpolation", file)
+    return result
+
+
+def draw_interpolation(
+    run: Run, result: Interpolation, figure: Path | None, extension: str
+) -> None:
+    """Draws an interpolation."""
+    from losspath.figures import plot_interpolation, save_figure
+
+    key = result.provenance["key"][:8]
+    target = figure or run.figures / f"interpolation-{key}.{extension}"
+    say_file("figure", save_figure(plot_interpolation(result, title=run.title), target))
+
+
+def compute_steps(run: Run) -> StepSizes:
+    """The step sizes of a run, computed once and kept."""
+    file = run.results / f"steps-{run.path.digest[:12]}.npz"
+    if file.exists():
+        result = StepSizes.load(file)
+        if result.provenance["path_digest"] == run.path.digest:
+            say_file("step sizes (already computed)", file)
+            return result
+    result = step_sizes(run.path)
+    result.save(file)
+    say_file("step sizes", file)
+    return result
+
+
+def draw_steps(
+    runs: Sequence[Run],
+    results: Sequence[StepSizes],
+    bins: int,
+    figure: Path | None,
+    extension: str,
+) -> None:
+    """Draws the step sizes of one run, or of several in one figure."""
+    from losspath.figures import plot_step_sizes, save_figure
+
+    titles = [run.title for run in runs]
+    if len(set(titles)) < len(titles):  # runs that differ in their directory alone
+        titles = [f"{run.title} ({run.directory})" for run in runs]
+    named = dict(zip(titles, results, strict=True))
+    key = digest_of([result.provenance["path_digest"] for result in results], bins)[:8]
+    target = figure or runs[0].figures / f"steps-{key}.{extension}"
+    title = titles[0] if len(runs) == 1 else None
+    say_file("figure", save_figure(plot_step_sizes(named, bins=bins, title=title), target))

@@ -1,0 +1,170 @@
+"""A run as the command line sees it: its path, its network and its data."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from losspath.cli.console import say
+from losspath.errors import ArgumentError, RunError
+from losspath.recording.trajectory import StateSequence, Trajectory
+
+if TYPE_CHECKING:
+    from losspath.evaluation.objective import Objective
+    from losspath.geometry.plane import Plane
+    from losspath.reference.datasets import Dataset
+
+RESULTS = "results"
+FIGURES = "figures"
+
+
+@dataclass
+class Run:
+    """A recorded run and what its commands need.
+
+    Attributes:
+        directory: the run.
+        data_dir: where to look for the data; None for where training found them.
+        objective_source: FILE.py:FUNCTION that returns an `Objective`, for runs of one's own.
+        states: which states to take, as START:STOP:STEP.
+        out: where results go; None for under the run.
+    """
+
+    directory: Path
+    data_dir: Path | None = None
+    objective_source: str | None = None
+    states: str | None = None
+    out: Path | None = None
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """The whole recorded path."""
+        return Trajectory(self.directory)
+
+    @cached_property
+    def path(self) -> StateSequence:
+        """The states that were asked for."""
+        if self.states is None:
+            return self.trajectory
+        try:
+            numbers = [int(part) if part else None for part in self.states.split(":")]
+        except ValueError:
+            numbers = []
+        if not 2 <= len(numbers) <= 3:
+            raise ArgumentError(
+                f"expected --states as START:STOP or START:STOP:STEP, got {self.states!r}"
+            )
+        start, stop, step = [*numbers, None][:3]
+        return self.trajectory.window(start or 0, stop, step or 1)
+
+    @property
+    def results(self) -> Path:
+        """Where results go."""
+        return (self.out or self.directory) / RESULTS
+
+    @property
+    def figures(self) -> Path:
+        """Where figures go."""
+        return (self.out or self.directory) / FIGURES
+
+    @property
+    def title(self) -> str:
+        """The run as figures name it."""
+        from losspath.reference.training import training_config
+
+        try:
+            return training_config(self.directory).title
+        except RunError:
+            return self.directory.resolve().name
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data that the run was trained on."""
+        from losspath.reference.datasets import load_dataset
+        from losspath.reference.training import training_config, training_identity
+
+        config = training_config(self.directory)
+        remembered = self.trajectory.metadata.get("data_dir")
+        dataset = load_dataset(config.data, self.data_dir or remembered)
+        if dataset.digest != training_identity(self.directory).get("data_digest"):
+            raise RunError(
+                f"the data named {config.data!r} are not those that {self.directory} was trained "
+                "on; look at --data-dir"
+            )
+        return dataset
+
+    def training_objective(self, samples: int) -> Objective:
+        """The loss on the first samples of the fixed permutation of the training set."""
+        if self.objective_source is not None:
+            return _own_objective(self.objective_source)
+        from losspath.reference.datasets import sample_indices
+
+        available = len(self.dataset.train_targets)
+        chosen = sample_indices(samples, available)
+        if len(chosen) < samples:
+            say(f"the training set has {available:,} samples, fewer than {samples:,}: all are used")
+        return self._objective(self.dataset.train_inputs, self.dataset.train_targets, chosen)
+
+    def validation_objective(self) -> Objective:
+        """The loss on the whole validation set."""
+        if self.objective_source is not None:
+            return _own_objective(self.objective_source)
+        return self._objective(self.dataset.test_inputs, self.dataset.test_targets, slice(None))
+
+    def _objective(self, inputs: object, targets: object, chosen: object) -> Objective:
+        import torch
+
+        from losspath.reference.networks import build_network
+        from losspath.reference.training import classification_objective, training_config
+
+        assert isinstance(inputs, torch.Tensor)
+        assert isinstance(targets, torch.Tensor)
+        assert isinstance(chosen, (torch.Tensor, slice))
+        config = training_config(self.directory)
+        model = build_network(
+            config.network, self.dataset.channels, len(self.dataset.classes), config.dropout
+        )
+        if torch.cuda.is_available():
+            model = model.to("cuda")
+        return classification_objective(model, inputs[chosen], targets[chosen])
+
+    def plane(self) -> Plane:
+        """The path's plane, computed once and kept with the results."""
+        from losspath.geometry.plane import Plane, fit_plane
+
+        file = self.results / f"plane-{self.path.digest[:12]}.npz"
+        if file.exists():
+            plane = Plane.load(file)
+            if plane.path_digest == self.path.digest:
+                return plane
+        say(f"fitting the plane of {len(self.path):,} states")
+        plane = fit_plane(self.path)
+        plane.save(file)
+        return plane
+
+
+def _own_objective(source: str) -> Objective:
+    from losspath.evaluation.objective import Objective
+
+    name, _, function = source.rpartition(":")
+    file = Path(name)
+    if not function or file.suffix != ".py":
+        raise ArgumentError(f"expected --objective as FILE.py:FUNCTION, got {source!r}")
+    if not file.is_file():
+        raise ArgumentError(f"there is no file {file} to take --objective from")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise ArgumentError(f"{file} has no function {function!r}")
+    objective = getattr(module, function)()
+    if not isinstance(objective, Objective):
+        raise ArgumentError(
+            f"expected {source} to return a losspath.Objective, got {type(objective).__name__}"
+        )
+    return objective

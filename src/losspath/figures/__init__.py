@@ -1,0 +1,22 @@
+"""Figures (matplotlib) of surfaces, interpolations and step sizes.
+
+Every function returns a `matplotlib.figure.Figure` that no global state knows of, in the width of a
+paper's column (3.5 inches) or page (7.2). Those that take ``axes`` draw into them instead, so that
+figures can be composed. Colour maps are perceptually uniform, lines take the colours of Okabe and
+Ito, and line styles are a second cue.
+"""
+
+from losspath.figures.curves import plot_interpolation, plot_step_sizes
+from losspath.figures.scale import LossScale
+from losspath.figures.style import save_figure
+from losspath.figures.surfaces import plot_distance_map, plot_surface, plot_surfaces
+
+__all__ = [
+    "LossScale",
+    "plot_distance_map",
+    "plot_interpolation",
+    "plot_step_sizes",
+    "plot_surface",
+    "plot_surfaces",
+    "save_figure",
+]

@@ -1,0 +1,198 @@
+"""Pictures of interpolations and step sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from losspath.analysis.interpolation import WHOLE_MODEL, Interpolation
+from losspath.analysis.steps import StepSizes
+from losspath.errors import ArgumentError
+from losspath.figures.style import (
+    COLUMN,
+    PAGE,
+    SMALL,
+    add_caption,
+    add_title,
+    line_style,
+    new_figure,
+    tidy,
+)
+
+Floats = npt.NDArray[np.float64]
+
+# More layers than this are coloured by depth, as no legend of theirs could be read.
+_LEGEND_LAYERS = 12
+# A range of losses wider than this is drawn on a logarithmic axis.
+_LOGARITHMIC = 100.0
+
+
+def plot_interpolation(interpolation: Interpolation, *, title: str | None = None) -> Figure:
+    """Draws loss, and accuracy if there is one, along the line between two states.
+
+    The whole model is the thick black curve; each layer's curve moves that layer alone, with all
+    the others where they are at α = 1.
+
+    Args:
+        interpolation: the curves.
+        title: over the figure.
+
+    Returns:
+        A figure as wide as a column.
+    """
+    accuracy = interpolation.accuracy
+    panels = 1 if accuracy is None else 2
+    layers = [name for name in interpolation.names if name != WHOLE_MODEL]
+    figure = new_figure(COLUMN, 1.3 + 1.75 * panels + 0.13 * min(len(layers), _LEGEND_LAYERS) / 2)
+    all_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    loss = str(interpolation.provenance.get("loss", ""))
+    _draw_curves(all_axes[0], interpolation, interpolation.loss)
+    all_axes[0].set_ylabel(f"loss ({loss})" if loss else "loss")
+    finite = interpolation.loss[np.isfinite(interpolation.loss)]
+    if len(finite) and finite.min() > 0 and finite.max() > _LOGARITHMIC * finite.min():
+        all_axes[0].set_yscale("log")
+    if accuracy is not None:
+        _draw_curves(all_axes[1], interpolation, accuracy)
+        all_axes[1].set_ylabel("accuracy")
+        all_axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    first, last = (_state_name(interpolation, end) for end in ("from", "to"))
+    all_axes[-1].set_xlabel(f"α, from {first} (0) to {last} (1)")
+    for axes in all_axes:
+        tidy(axes)
+    _add_layer_legend(figure, list(all_axes), interpolation, len(layers))
+    samples = interpolation.provenance.get("samples")
+    add_title(figure, title)
+    add_caption(
+        figure,
+        "A layer's curve moves that layer alone; the others stay where they are at α = 1."
+        + (f" {samples:,} samples." if samples else ""),
+    )
+    return figure
+
+
+def _state_name(interpolation: Interpolation, end: str) -> str:
+    step = interpolation.provenance.get(f"{end}_step")
+    if step is not None:
+        return f"step {step:,}"
+    return f"state {interpolation.provenance.get(end, '')}".strip()
+
+
+def _is_by_depth(layers: int) -> bool:
+    return layers > _LEGEND_LAYERS
+
+
+def _draw_curves(axes: Axes, interpolation: Interpolation, values: Floats) -> None:
+    for end in (0.0, 1.0):
+        axes.axvline(end, color="#bbbbbb", lw=0.6, zorder=0)
+    layers = sum(name != WHOLE_MODEL for name in interpolation.names)
+    number = 0
+    style: dict[str, Any]
+    for name, curve in zip(interpolation.names, values, strict=True):
+        if name == WHOLE_MODEL:
+            style = {"color": "black", "lw": 2.0, "zorder": 3}
+        elif _is_by_depth(layers):
+            color = mpl.colormaps["viridis"](number / (layers - 1))
+            style = {"color": color, "lw": 0.8}
+        else:
+            style = {**line_style(number), "lw": 1.2}
+        number += name != WHOLE_MODEL
+        axes.plot(interpolation.alpha, curve, marker="." if name == WHOLE_MODEL else "", **style)
+
+
+def _add_layer_legend(
+    figure: Figure, axes: list[Axes], interpolation: Interpolation, layers: int
+) -> None:
+    handles = [Line2D([], [], color="black", lw=2.0, marker=".", label=WHOLE_MODEL)]
+    if _is_by_depth(layers):
+        mappable = ScalarMappable(Normalize(1, layers), "viridis")
+        bar = figure.colorbar(mappable, ax=axes, aspect=40, pad=0.02)
+        bar.set_label("layer, from the input to the output", fontsize=SMALL)
+        bar.ax.tick_params(labelsize=SMALL)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    else:
+        names = [name for name in interpolation.names if name != WHOLE_MODEL]
+        handles += [
+            Line2D([], [], lw=1.2, label=name, **line_style(number))  # type: ignore[arg-type]
+            for number, name in enumerate(names)
+        ]
+    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, ncols=3, frameon=False)
+
+
+def plot_step_sizes(
+    runs: StepSizes | Mapping[str, StepSizes], *, bins: int = 100, title: str | None = None
+) -> Figure:
+    """Draws the size of the steps over training, and the training loss on a second axis.
+
+    Args:
+        runs: one run, or several by the names that the legend gives them.
+        bins: means over so many equal parts of each run; 100 in the thesis.
+        title: over the figure.
+
+    Returns:
+        A figure, as wide as a column for one run and as a page for several.
+
+    Raises:
+        ArgumentError: no run, or fewer than one bin.
+    """
+    named = {"": runs} if isinstance(runs, StepSizes) else dict(runs)
+    if not named:
+        raise ArgumentError("expected at least one run to draw the step sizes of")
+    single = len(named) == 1
+    height = 2.7 if single else 3.0 + 0.14 * len(named)
+    figure = new_figure(COLUMN if single else PAGE, height)
+    axes = figure.add_subplot()
+    losses = axes.twinx()
+    axes.set_zorder(losses.get_zorder() + 1)  # the sizes are what the figure is about
+    axes.patch.set_visible(False)
+    for number, sizes in enumerate(named.values()):
+        middles, means, mean_losses = sizes.binned(bins)
+        marker = "." if len(middles) == 1 else ""
+        color = line_style(number)["color"]
+        dashes = line_style(number)["linestyle"]
+        axes.plot(middles, means, color=color, ls=dashes, lw=1.4, marker=marker)
+        other = {"color": "#888888"} if single else {"color": color, "alpha": 0.55}
+        losses.plot(middles, mean_losses, lw=0.8, ls=(0, (1, 1)), marker=marker, **other)
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel(_size_label(list(named.values())))
+    losses.set_ylabel("training loss (batch)")
+    axes.set_ylim(bottom=0.0)
+    for each in (axes, losses):
+        tidy(each)
+    _add_run_legend(figure, named)
+    add_title(figure, title)
+    shown = min(bins, *(len(sizes.sizes) for sizes in named.values()))
+    add_caption(figure, f"Means over {shown} equal parts of {'the' if single else 'each'} run.")
+    return figure
+
+
+def _size_label(runs: list[StepSizes]) -> str:
+    strides = {int(stride) for sizes in runs for stride in np.diff(sizes.steps)[:-1]}
+    if strides <= {1}:
+        return "size of a step, ‖θₜ₊₁ − θₜ‖"
+    several = f"{max(strides)} steps" if len(strides) == 1 else "several steps"
+    return f"distance over {several}, ‖θₜ₊ₖ − θₜ‖"
+
+
+def _add_run_legend(figure: Figure, named: Mapping[str, StepSizes]) -> None:
+    single = len(named) == 1
+    gray = "#888888" if single else "#333333"
+    handles = [
+        Line2D([], [], color=line_style(0)["color"] if single else gray, lw=1.4, label="step size"),
+        Line2D([], [], color=gray, lw=0.8, ls=(0, (1, 1)), label="training loss, right axis"),
+    ]
+    if not single:
+        handles += [
+            Line2D([], [], lw=1.4, label=name, **line_style(number))  # type: ignore[arg-type]
+            for number, name in enumerate(named)
+        ]
+    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, ncols=2, frameon=False)

@@ -1,0 +1,101 @@
+"""What all figures share: sizes, colours, captions, and how they are saved."""
+
+from __future__ import annotations
+
+import textwrap
+from os import PathLike
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from losspath.errors import ArgumentError
+from losspath.files import write_atomically
+
+COLUMN = 3.5
+"""Width of a paper's column in inches."""
+
+PAGE = 7.2
+"""Width of a page in inches."""
+
+TEXT = 8.0
+SMALL = 7.0
+
+FORMATS = (".png", ".pdf", ".svg")
+
+# M. Okabe and K. Ito, "Color universal design", 2008: told apart by the colour-blind too. Their
+# yellow is left out, being too pale for a line on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+LINES = ("-", "--", "-.", ":")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of a size in inches, laid out so that nothing overlaps."""
+    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+
+
+def line_style(number: int) -> dict[str, str]:
+    """Colour and dashes of the line with this number; different for the first 28."""
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "linestyle": LINES[number // len(COLORS) % len(LINES)],
+    }
+
+
+def tidy(axes: Axes) -> None:
+    """Sizes of text and ticks, set on the axes so that no global setting is touched."""
+    axes.tick_params(labelsize=SMALL, width=0.6, length=2.5)
+    axes.xaxis.label.set_fontsize(TEXT)
+    axes.yaxis.label.set_fontsize(TEXT)
+    axes.xaxis.get_offset_text().set_fontsize(SMALL)
+    axes.yaxis.get_offset_text().set_fontsize(SMALL)
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.6)
+
+
+def add_title(figure: Figure, title: str | None) -> None:
+    """A title over the whole figure, broken to its width."""
+    if title:
+        figure.suptitle(_wrapped(figure, title, TEXT), fontsize=TEXT)
+
+
+def add_caption(figure: Figure, text: str) -> None:
+    """A caption under the whole figure, broken to its width."""
+    figure.supxlabel(
+        _wrapped(figure, text, SMALL), x=0.02, ha="left", fontsize=SMALL, color="#333333"
+    )
+
+
+def _wrapped(figure: Figure, text: str, size: float) -> str:
+    # A letter of the default font is half as wide as it is high, on average.
+    letters = int(figure.get_figwidth() * 0.95 * 72 / (0.53 * size))
+    return textwrap.fill(text, letters)
+
+
+def save_figure(figure: Figure, path: str | PathLike[str]) -> Path:
+    """Writes a figure whole or not at all; equal figures give equal files.
+
+    Args:
+        figure: the figure.
+        path: a .png (300 dots an inch), .pdf or .svg file; its directory is made.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: another extension.
+        StoreError: the file cannot be written.
+    """
+    target = Path(path)
+    kind = target.suffix.lower()
+    if kind not in FORMATS:
+        raise ArgumentError(f"expected a figure as a .png, .pdf or .svg file, got {target}")
+    date = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}[kind]
+    # Text stays text in a PDF, where it can be searched and edited.
+    with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "losspath"}):
+        write_atomically(
+            target,
+            lambda file: figure.savefig(file, format=kind[1:], dpi=300, metadata=date),
+        )
+    return target

@@ -1,0 +1,365 @@
+"""Pictures of loss surfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.patheffects as effects
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+
+from losspath.analysis.distances import DistanceMap
+from losspath.errors import ArgumentError
+from losspath.figures.scale import LossScale
+from losspath.figures.style import (
+    COLUMN,
+    PAGE,
+    SMALL,
+    TEXT,
+    add_caption,
+    add_title,
+    new_figure,
+    tidy,
+)
+from losspath.surface import Surface
+
+Floats = npt.NDArray[np.float64]
+
+_NOTHING = "#f2f2f2"  # where there is nothing to draw
+# A plane whose sides differ by more than this is not drawn to one scale: it would be a strip.
+_STRIP = 2.5
+
+
+def plot_surface(
+    surface: Surface,
+    *,
+    axes: Axes | None = None,
+    title: str | None = None,
+    scale: LossScale | None = None,
+) -> Figure:
+    """Draws a loss surface with the path on it.
+
+    Filled contours show the loss, up to 1.5 times the initial loss; the dots on the path are
+    states in the colour of *their own* loss, so that where a dot stands out, the ground is wrong.
+    Points without a finite loss are crossed, points not evaluated are blank.
+
+    Args:
+        surface: the surface.
+        axes: axes to draw into, without colour bar, legend and caption; a new figure if None.
+        title: over the figure; by default the surface's run, if it has one, and method.
+        scale: from loss to colour; by default the surface's own. Give the same to surfaces that
+            are compared: `LossScale.of` takes several.
+
+    Returns:
+        The figure, `axes`'s own if given.
+
+    Raises:
+        ArgumentError: the surface has fewer than two lines along an axis.
+    """
+    scale = scale or LossScale.of([surface])
+    shown = title if title is not None else _title(surface)
+    if axes is not None:
+        _draw_surface(axes, surface, scale)
+        axes.set_title(shown, fontsize=TEXT)
+        return _figure_of(axes)
+    equal = _is_equal(surface.x, surface.y)
+    figure = new_figure(COLUMN, 3.9)
+    axes = figure.add_subplot()
+    _draw_surface(axes, surface, scale)
+    _add_loss_bar(figure, [axes], scale, str(surface.provenance.get("loss", "")))
+    figure.legend(
+        handles=_legend([surface]), loc="outside lower left", fontsize=SMALL, ncols=2, frameon=False
+    )
+    add_title(figure, shown)
+    add_caption(figure, describe_surface(surface) + ("" if equal else " " + _UNEQUAL))
+    return figure
+
+
+_UNEQUAL = "The axes are not to one scale."
+
+
+def plot_surfaces(
+    surfaces: Sequence[Surface],
+    *,
+    distance: DistanceMap | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draws surfaces of one path side by side, on one colour scale.
+
+    Args:
+        surfaces: at least one.
+        distance: also draw this map, on a scale of its own.
+        title: over the figure.
+
+    Returns:
+        A figure as wide as a page.
+
+    Raises:
+        ArgumentError: no surface, or one with fewer than two lines along an axis.
+    """
+    if not surfaces:
+        raise ArgumentError("expected at least one surface to draw")
+    scale = LossScale.of(surfaces)
+    count = len(surfaces) + (distance is not None)
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = new_figure(PAGE, 0.9 + 2.15 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = grid.reshape(-1)
+    for axes, surface in zip(panels, surfaces, strict=False):
+        _draw_surface(axes, surface, scale)
+        axes.set_title(surface.description, fontsize=TEXT)
+    used = list(panels[: len(surfaces)])
+    loss = str(surfaces[0].provenance.get("loss", ""))
+    _add_loss_bar(figure, used, scale, loss, location="left" if distance is not None else "right")
+    if distance is not None:
+        axes = panels[len(surfaces)]
+        image = _draw_distance(axes, distance)
+        axes.set_title("‖sampled − sampled-pca‖", fontsize=TEXT)
+        _add_distance_bar(figure, axes, image, location="right")
+    for axes in panels[count:]:
+        axes.remove()
+    for axes in panels[:count]:
+        axes.label_outer()
+    figure.legend(
+        handles=_legend(surfaces), loc="outside lower left", fontsize=SMALL, ncols=5, frameon=False
+    )
+    add_title(figure, title)
+    equal = _is_equal(surfaces[0].x, surfaces[0].y)
+    add_caption(figure, _common(surfaces) + ("" if equal else " " + _UNEQUAL))
+    return figure
+
+
+def plot_distance_map(
+    distance: DistanceMap, *, axes: Axes | None = None, title: str | None = None
+) -> Figure:
+    """Draws how far apart ``sampled`` and ``sampled-pca`` are (thesis Fig. 6.8).
+
+    Args:
+        distance: the map.
+        axes: axes to draw into, without a colour bar; a new figure if None.
+        title: over the figure.
+
+    Returns:
+        The figure.
+    """
+    shown = title or "Distance of sampled-pca from sampled"
+    if axes is not None:
+        _draw_distance(axes, distance)
+        axes.set_title(shown, fontsize=TEXT)
+        return _figure_of(axes)
+    figure = new_figure(COLUMN, 3.3)
+    axes = figure.add_subplot()
+    _add_distance_bar(figure, axes, _draw_distance(axes, distance), location="right")
+    figure.legend(
+        handles=_legend([]), loc="outside lower left", fontsize=SMALL, ncols=3, frameon=False
+    )
+    add_title(figure, shown)
+    return figure
+
+
+def describe_surface(surface: Surface) -> str:
+    """The caption of a surface: how it was made, and how far it fits the states on it."""
+    rows, columns = surface.loss.shape
+    parts = [f"{columns} × {rows} points"]
+    samples = surface.provenance.get("samples")
+    parts += [f"{samples:,} samples"] if samples else []
+    parts += [f"{int(surface.evaluated.sum()):,} evaluated"] if not surface.evaluated.all() else []
+    text = ", ".join(parts) + "."
+    errors = surface.state_errors
+    if np.isfinite(errors).any():
+        text += (
+            f" Ground against the states' own loss: median {np.nanmedian(errors):.0%}, "
+            f"at most {np.nanmax(errors):.0%} off."
+        )
+    return text
+
+
+def _common(surfaces: Sequence[Surface]) -> str:
+    first = surfaces[0]
+    rows, columns = first.loss.shape
+    samples = first.provenance.get("samples")
+    made = f"{columns} × {rows} points" + (f", {samples:,} samples" if samples else "") + "."
+    medians = []
+    for surface in surfaces:
+        errors = surface.state_errors
+        if np.isfinite(errors).any():
+            name = surface.provenance.get("method", {}).get("name", "surface")
+            medians.append(f"{name} {np.nanmedian(errors):.0%}")
+    if not medians:
+        return made
+    return f"{made} Ground against the states' own loss, median: {', '.join(medians)}."
+
+
+def _title(surface: Surface) -> str:
+    run = surface.provenance.get("run")
+    return f"{run}: {surface.description}" if run else surface.description
+
+
+def _is_equal(x: Floats, y: Floats) -> bool:
+    width, height = float(np.ptp(x)), float(np.ptp(y))
+    return max(width, height) <= _STRIP * min(width, height)
+
+
+def _draw_surface(axes: Axes, surface: Surface, scale: LossScale) -> None:
+    _check_grid(surface.x, surface.y)
+    axes.set_facecolor(_NOTHING)
+    finite = np.isfinite(surface.loss) & surface.evaluated
+    loss = np.ma.masked_array(surface.loss, ~finite)
+    if finite.any():
+        axes.contourf(
+            surface.x,
+            surface.y,
+            loss,
+            levels=scale.levels,
+            norm=scale.norm,
+            cmap=scale.cmap,
+            extend="max" if scale.clipped else "neither",
+        )
+        _add_lines(axes, surface, loss, scale)
+    bad = surface.evaluated & ~np.isfinite(surface.loss)
+    if bad.any():
+        row, column = np.nonzero(bad)
+        axes.plot(surface.x[column], surface.y[row], "x", color="#555555", ms=3, mew=0.7)
+    _draw_path(axes, surface.path)
+    index = surface.states.index
+    own = np.ma.masked_invalid(surface.states.loss)
+    style: dict[str, Any] = {
+        "norm": scale.norm,
+        "cmap": scale.cmap,
+        "edgecolors": "black",
+        "zorder": 5,
+        "clip_on": False,
+        "plotnonfinite": True,
+    }
+    x, y = surface.path[index].T
+    axes.scatter(x[1:-1], y[1:-1], c=own[1:-1], s=12, linewidths=0.6, **style)
+    axes.scatter(x[:1], y[:1], c=own[:1], s=34, marker="s", linewidths=0.9, **style)
+    axes.scatter(x[-1:], y[-1:], c=own[-1:], s=80, marker="*", linewidths=0.8, **style)
+    _label_plane(axes, surface.x, surface.y, surface.explained_variance_ratio)
+
+
+def _check_grid(x: Floats, y: Floats) -> None:
+    if len(x) < 2 or len(y) < 2:
+        raise ArgumentError(
+            f"expected a surface with at least two lines along each axis to draw, got {len(x)} "
+            f"along x and {len(y)} along y"
+        )
+
+
+def _add_lines(axes: Axes, surface: Surface, loss: Any, scale: LossScale) -> None:
+    """A few thin contour lines with labels, at round losses."""
+    levels = _round_levels(scale)
+    levels = levels[(levels > loss.min()) & (levels < min(scale.high, loss.max()))]
+    if len(levels) == 0:
+        return
+    lines = axes.contour(
+        surface.x, surface.y, loss, levels=levels, colors="white", linewidths=0.5, alpha=0.7
+    )
+    axes.clabel(lines, levels=levels[::2], fontsize=5.5, fmt="%.3g", inline_spacing=2)
+
+
+def _round_levels(scale: LossScale) -> Floats:
+    if scale.logarithmic:
+        locator = LogLocator(subs=(1.0, 2.0, 5.0))
+        levels = np.asarray(locator.tick_values(scale.low, scale.high), float)
+    else:
+        levels = np.asarray(MaxNLocator(7).tick_values(scale.low, scale.high), float)
+    return levels
+
+
+def _draw_path(axes: Axes, path: Floats) -> None:
+    # White on black: seen on every colour of the ground.
+    (line,) = axes.plot(path[:, 0], path[:, 1], color="white", lw=0.8, zorder=4, clip_on=False)
+    line.set_path_effects([effects.withStroke(linewidth=1.8, foreground="black")])
+
+
+def _label_plane(axes: Axes, x: Floats, y: Floats, ratio: Floats) -> None:
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
+    axes.set_xlabel(f"component 1 ({ratio[0]:.1%} of variance)")
+    axes.set_ylabel(f"component 2 ({ratio[1]:.1%} of variance)")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if _is_equal(x, y):
+        axes.set_aspect("equal", adjustable="box")
+    tidy(axes)
+
+
+def _add_loss_bar(
+    figure: Figure, axes: list[Axes], scale: LossScale, loss: str, location: str = "right"
+) -> None:
+    mappable = ScalarMappable(scale.norm, scale.cmap)
+    bar = figure.colorbar(
+        mappable,
+        ax=axes,
+        location=location,
+        extend="max" if scale.clipped else "neither",
+        aspect=30,
+        pad=0.02,
+    )
+    label = f"loss ({loss})" if loss else "loss"
+    if scale.clipped:
+        label += f"; grey: over {scale.high:.3g}, {scale.limit}"
+    _tidy_bar(bar, label, scale.logarithmic)
+
+
+def _tidy_bar(bar: Colorbar, label: str, logarithmic: bool) -> None:
+    bar.set_label(label, fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2.5, which="major")
+    bar.ax.tick_params(width=0.4, length=1.5, which="minor")
+    bar.outline.set_linewidth(0.6)
+    if logarithmic:
+        bar.locator = LogLocator(subs=(1.0, 2.0, 5.0))
+        bar.formatter = ScalarFormatter()
+        bar.minorformatter = NullFormatter()
+        bar.update_ticks()
+
+
+def _draw_distance(axes: Axes, distance: DistanceMap) -> Any:
+    _check_grid(distance.x, distance.y)
+    image = axes.pcolormesh(
+        distance.x, distance.y, distance.distance, cmap="magma", shading="nearest", vmin=0.0
+    )
+    _draw_path(axes, distance.path)
+    axes.plot(*distance.path[0], "s", color="white", mec="black", ms=5, zorder=5, clip_on=False)
+    axes.plot(*distance.path[-1], "*", color="white", mec="black", ms=9, zorder=5, clip_on=False)
+    _label_plane(axes, distance.x, distance.y, distance.explained_variance_ratio)
+    return image
+
+
+def _add_distance_bar(figure: Figure, axes: Axes, image: Any, location: str) -> None:
+    bar = figure.colorbar(image, ax=axes, location=location, aspect=25, pad=0.02)
+    _tidy_bar(bar, "distance in parameter space", logarithmic=False)
+
+
+def _legend(surfaces: Sequence[Surface]) -> list[Line2D | Patch]:
+    black: dict[str, Any] = {"color": "white", "mec": "black", "lw": 0}
+    entries: list[Line2D | Patch] = [
+        Line2D([], [], color="black", lw=1.5, label="path"),
+        Line2D([], [], marker="s", ms=5, label="start", **black),
+        Line2D([], [], marker="*", ms=9, label="end", **black),
+    ]
+    if surfaces:
+        dots = "states, in the colour of their own loss"
+        entries.append(Line2D([], [], marker="o", ms=3.5, label=dots, **black))
+    if any((s.evaluated & ~np.isfinite(s.loss)).any() for s in surfaces):
+        cross = Line2D([], [], marker="x", color="#555555", lw=0, ms=3, label="loss not finite")
+        entries.append(cross)
+    if not all(s.evaluated.all() for s in surfaces):
+        entries.append(Patch(facecolor=_NOTHING, edgecolor="#999999", label="not evaluated"))
+    return entries
+
+
+def _figure_of(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return figure

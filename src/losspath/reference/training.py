@@ -1,0 +1,422 @@
+"""Training the reference networks: deterministic, recorded, and exact to resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from losspath.errors import ArgumentError, RunError, StoreError
+from losspath.evaluation.objective import Objective
+from losspath.files import only_writer, read_document, write_document
+from losspath.parameters import flatten_parameters
+from losspath.recording import store
+from losspath.recording.recorder import Recorder
+from losspath.reference.checkpoints import Checkpoint, load_latest_checkpoint, save_checkpoint
+from losspath.reference.datasets import Dataset
+from losspath.reference.networks import TITLES, build_network
+
+HISTORY = "history.json"
+CHECKPOINT_SECONDS = 60.0  # what a kill can cost of a long epoch
+
+Row = dict[str, float | int | None]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What a training depends on. Two runs with equal configurations are the same run.
+
+    Attributes:
+        network: one of `losspath.reference.networks.NETWORKS`.
+        data: name of the data set, as `losspath.reference.datasets.load_dataset` takes it.
+        optimizer: "sgd" or "adam".
+        lr: learning rate; 0.01 in the thesis for both.
+        momentum: of SGD.
+        weight_decay: the L2 penalty that the optimiser adds.
+        dropout: probability of dropping a feature before the first fully connected layer; 0.5 in
+            the thesis where it is used.
+        batch_size: 64 in the thesis.
+        seed: of the initial parameters, the order of samples and dropout.
+        record_every: a state is recorded at every so many steps.
+    """
+
+    network: str = "lenet5"
+    data: str = "digits"
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+    batch_size: int = 64
+    seed: int = 0
+    record_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("sgd", "adam"):
+            raise ArgumentError(f'expected optimizer "sgd" or "adam", got {self.optimizer!r}')
+        if self.momentum and self.optimizer != "sgd":
+            raise ArgumentError("momentum is an option of sgd; adam has its own")
+        for name, low in (("lr", 0.0), ("momentum", 0.0), ("weight_decay", 0.0)):
+            if not low <= getattr(self, name) < float("inf"):
+                raise ArgumentError(f"expected {name} ≥ 0, got {getattr(self, name)}")
+        for name in ("batch_size", "record_every"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"expected {name} ≥ 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ArgumentError(f"expected dropout in [0, 1), got {self.dropout}")
+        if not 0 <= self.seed < 2**63:
+            raise ArgumentError(f"expected a seed from 0 to 2^63 − 1, got {self.seed}")
+
+    @property
+    def directory_name(self) -> str:
+        """A directory name made of the parameters, without those at "off"."""
+        data = self.data.replace(":", "-").replace("/", "_").strip("_.-")
+        parts = [self.network, data, self.optimizer, f"lr{self.lr:g}"]
+        for name, value in (
+            ("momentum", self.momentum),
+            ("decay", self.weight_decay),
+            ("dropout", self.dropout),
+        ):
+            parts += [f"{name}{value:g}"] if value else []
+        parts += [f"batch{self.batch_size}", f"seed{self.seed}"]
+        parts += [f"every{self.record_every}"] if self.record_every > 1 else []
+        return "-".join(parts)
+
+    @property
+    def title(self) -> str:
+        """The run as figures name it."""
+        extras = [
+            f"{name} {value:g}"
+            for name, value in (
+                ("momentum", self.momentum),
+                ("weight decay", self.weight_decay),
+                ("dropout", self.dropout),
+            )
+            if value
+        ]
+        network = TITLES.get(self.network, self.network)
+        data = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(
+            self.data, Path(self.data).name
+        )
+        optimizer = {"sgd": "SGD", "adam": "Adam"}[self.optimizer]
+        return ", ".join([f"{network} on {data}", f"{optimizer} lr {self.lr:g}", *extras])
+
+
+@dataclass
+class _Loop:
+    """Where a training stands."""
+
+    epoch: int  # epochs finished
+    batch: int  # batches done in the epoch that is under way
+    step: int
+    seconds: float  # spent on that epoch's batches
+    history: list[Row]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` returns: the history, and whether there was anything left to do."""
+
+    directory: Path
+    history: list[Row]
+    resumed_at: int
+    was_done: bool
+
+
+def train(
+    config: TrainingConfig,
+    dataset: Dataset,
+    directory: str | Path,
+    epochs: int,
+    *,
+    data_dir: str | None = None,
+    device: str = "cpu",
+    checkpoint_seconds: float | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[Row], None] | None = None,
+) -> Trained:
+    """Trains a reference network and records every step, or goes on where a run was stopped.
+
+    The same configuration and seed give the same path, byte for byte, on one machine with one
+    thread count and version of torch; also when the run is killed at any moment and started again.
+
+    Args:
+        config: what the run depends on.
+        dataset: the data that `config.data` names.
+        directory: the run; made if it does not exist.
+        epochs: how many epochs in all; may grow in a later call.
+        data_dir: where the data came from, kept with the run so that later commands find them.
+        device: "cpu" or "cuda"; a run goes on exactly on the device that it began on.
+        checkpoint_seconds: the longest time between checkpoints, 60 by default; every epoch ends
+            with one.
+        on_step: called with (steps taken, steps in all).
+        on_epoch: called with each new row of the history.
+
+    Returns:
+        The history: training and validation loss and accuracy before the first step and after
+        every epoch.
+
+    Raises:
+        RunError: the directory holds a run of another configuration, or of more epochs.
+        BusyError: another process is training there.
+        StoreError: something cannot be written, or is damaged.
+    """
+    if epochs < 0:
+        raise ArgumentError(f"expected epochs ≥ 0, got {epochs}")
+    directory = Path(directory)
+    with only_writer(directory / ".train.lock", f"to {directory}"):
+        training = _Training(config, dataset, directory, torch.device(device))
+        training.epochs = epochs
+        if checkpoint_seconds is not None:
+            training.checkpoint_seconds = checkpoint_seconds
+        training.metadata = {"training": training.identity, "data_dir": data_dir}
+        return training.run(on_step, on_epoch)
+
+
+class _Training:
+    def __init__(
+        self, config: TrainingConfig, dataset: Dataset, directory: Path, device: torch.device
+    ) -> None:
+        self.config, self.directory = config, directory
+        self.identity = {**dataclasses.asdict(config), "data_digest": dataset.digest}
+        self.recorded = _recorded_steps(directory, self.identity)
+        self.device = _prepare_device(device)
+        self.model = build_network(
+            config.network, dataset.channels, len(dataset.classes), config.dropout, config.seed
+        ).to(self.device)
+        self.optimizer = _optimizer(config, self.model)
+        self.shuffle = torch.Generator().manual_seed(config.seed)
+        self.shuffle_before = self.shuffle.get_state()
+        self.noise = torch.Generator(self.device).manual_seed(config.seed).get_state()
+        self.loop = _Loop(epoch=0, batch=0, step=0, seconds=0.0, history=[])
+        self.inputs = dataset.train_inputs.to(self.device)
+        self.targets = dataset.train_targets.to(self.device)
+        self.batches = -(-len(self.targets) // config.batch_size)
+        self.objectives = {
+            "training": classification_objective(self.model, self.inputs, self.targets),
+            "validation": classification_objective(
+                self.model, dataset.test_inputs, dataset.test_targets
+            ),
+        }
+        self.epochs = 0
+        self.checkpoint_seconds = CHECKPOINT_SECONDS
+        self.metadata: dict[str, Any] = {}
+
+    def run(
+        self,
+        on_step: Callable[[int, int], None] | None,
+        on_epoch: Callable[[Row], None] | None,
+    ) -> Trained:
+        checkpoint = load_latest_checkpoint(self.directory, self.recorded or 0)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if self.loop.epoch > self.epochs:
+            raise RunError(
+                f"{self.directory} was trained for {self.loop.epoch} epochs and {self.epochs} are "
+                "asked for; epochs may only grow"
+            )
+        resumed_at = self.loop.step
+        done = self.loop.epoch == self.epochs and _is_closed(self.directory)
+        if not done:
+            if self.loop.history:
+                # A kill between a checkpoint and the history leaves the history a row short.
+                write_document(self.directory / HISTORY, {"history": self.loop.history})
+            with (
+                Recorder(
+                    self.directory,
+                    self.model,
+                    every=self.config.record_every,
+                    existing="resume",
+                    step=None if self.recorded is None else self.loop.step,
+                    metadata=self.metadata,
+                ) as recorder,
+                self._own_noise(),
+            ):
+                if not self.loop.history:
+                    self._evaluate(recorder, on_epoch)
+                while self.loop.epoch < self.epochs:
+                    self._run_epoch(recorder, on_step)
+                    self._evaluate(recorder, on_epoch)
+        return Trained(self.directory, self.loop.history, resumed_at, done)
+
+    def _run_epoch(self, recorder: Recorder, on_step: Callable[[int, int], None] | None) -> None:
+        loop, size = self.loop, self.config.batch_size
+        self.shuffle_before = self.shuffle.get_state()
+        order = torch.randperm(len(self.targets), generator=self.shuffle).to(self.device)
+        self.model.train()
+        saved = time.monotonic()
+        while loop.batch < self.batches:
+            began = time.perf_counter()
+            chosen = order[loop.batch * size : (loop.batch + 1) * size]
+            loss = F.cross_entropy(self.model(self.inputs[chosen]), self.targets[chosen])
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            recorder.record(loss)
+            loop.batch += 1
+            loop.step += 1
+            loop.seconds += time.perf_counter() - began
+            if on_step:
+                on_step(loop.step, self.epochs * self.batches)
+            if time.monotonic() - saved > self.checkpoint_seconds and loop.batch < self.batches:
+                self._save(recorder)
+                saved = time.monotonic()
+        loop.epoch, loop.batch = loop.epoch + 1, 0
+        self.shuffle_before = self.shuffle.get_state()
+
+    def _evaluate(self, recorder: Recorder, on_epoch: Callable[[Row], None] | None) -> None:
+        loop = self.loop
+        row: Row = {"epoch": loop.epoch, "step": loop.step}
+        parameters = flatten_parameters(self.model)
+        for name, objective in self.objectives.items():
+            evaluation = objective(parameters)
+            row |= {f"{name}_loss": evaluation.loss, f"{name}_accuracy": evaluation.accuracy}
+        row["seconds"] = round(loop.seconds, 3)
+        loop.seconds = 0.0
+        loop.history.append(row)
+        self._save(recorder)
+        write_document(self.directory / HISTORY, {"history": loop.history})
+        if on_epoch:
+            on_epoch(row)
+
+    @contextmanager
+    def _own_noise(self) -> Iterator[None]:
+        """Dropout draws from torch's global generator: ours inside, the caller's afterwards."""
+        cuda = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if cuda else []):
+            if cuda:
+                torch.cuda.set_rng_state(self.noise, self.device)
+            else:
+                torch.set_rng_state(self.noise)
+            yield
+
+    def _noise_now(self) -> torch.Tensor:
+        if self.device.type == "cuda":
+            return torch.cuda.get_rng_state(self.device)
+        return torch.get_rng_state()
+
+    def _save(self, recorder: Recorder) -> None:
+        recorder.flush()  # a checkpoint must never be ahead of the states
+        save_checkpoint(
+            self.directory,
+            Checkpoint(
+                step=self.loop.step,
+                model=self.model.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                generators={"shuffle": self.shuffle_before, "noise": self._noise_now()},
+                progress=dataclasses.asdict(self.loop),
+            ),
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.shuffle.set_state(checkpoint.generators["shuffle"])
+        self.noise = checkpoint.generators["noise"]
+        self.loop = _Loop(**checkpoint.progress)
+
+
+def classification_objective(
+    model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor
+) -> Objective:
+    """The mean cross-entropy of a model, which runs of `train` are evaluated by."""
+    return Objective(model, inputs, targets, F.cross_entropy, name="cross-entropy")
+
+
+def training_identity(directory: Path) -> dict[str, Any]:
+    """Configuration and data digest of a run that `train` made.
+
+    Raises:
+        RunError: the directory holds a trajectory that was recorded otherwise.
+        StoreError: it holds none, or is damaged.
+    """
+    identity = store.read_header(directory).metadata.get("training")
+    if not isinstance(identity, dict):
+        raise RunError(
+            f"{directory} was recorded by a training loop of your own, so its network and data are "
+            "not known here; pass --objective FILE.py:FUNCTION, or use losspath.compute_surface "
+            "and losspath.interpolate in Python"
+        )
+    return identity
+
+
+def training_config(directory: Path) -> TrainingConfig:
+    """The configuration of a run that `train` made."""
+    identity = training_identity(directory)
+    fields = {field.name for field in dataclasses.fields(TrainingConfig)}
+    return TrainingConfig(**{name: identity[name] for name in fields if name in identity})
+
+
+def _recorded_steps(directory: Path, identity: dict[str, Any]) -> int | None:
+    """Steps recorded in a directory so far; None if it holds no trajectory."""
+    if not store.exists(directory):
+        foreign = [p.name for p in directory.iterdir() if p.name not in _OWN_NAMES]
+        if foreign and not any((directory / name).exists() for name in store.DATA_FILES):
+            raise RunError(
+                f"{directory} exists and holds no run but {foreign[0]}; choose another directory"
+            )
+        return None
+    before = training_identity(directory)
+    for name, value in identity.items():
+        if before.get(name) != value:
+            shown = "--" + name.replace("_", "-")
+            if name == "data_digest":
+                raise RunError(
+                    f"{directory} was trained on other data named {before.get('data')!r} than "
+                    "these; look at --data-dir"
+                )
+            raise RunError(
+                f"{directory} holds a run with {shown} {before.get(name)} and {shown} {value} is "
+                "asked for; only --epochs may grow: choose another directory (--out)"
+            )
+    return len(store.read_contents(directory, store.read_header(directory)).losses)
+
+
+_OWN_NAMES = {".train.lock", ".lock"}
+
+
+def _prepare_device(device: torch.device) -> torch.device:
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ArgumentError("this machine has no GPU that torch can use; train on the CPU")
+        # Without these, cuDNN may sum in another order at every run.
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def _is_closed(directory: Path) -> bool:
+    if not store.exists(directory):
+        return False
+    return store.read_contents(directory, store.read_header(directory)).closed
+
+
+def _optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def read_history(directory: Path) -> list[Row]:
+    """The history of a run: one row before the first step and one after each epoch.
+
+    Raises:
+        StoreError: there is none yet, or it is damaged.
+    """
+    if not (directory / HISTORY).exists():
+        raise StoreError(f"{directory} has no training history yet")
+    history: list[Row] = read_document(directory / HISTORY)["history"]
+    return history

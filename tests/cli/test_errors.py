@@ -1,0 +1,266 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import losspath
+from losspath.cli import main
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs the command line, expects an error, and returns its one line."""
+
+    def fails(*arguments, code=1):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        err = capsys.readouterr().err
+        assert end.value.code == code
+        lines = [line for line in err.splitlines() if not line.startswith("losspath: note:")]
+        assert len(lines) == 1
+        assert lines[0].startswith("losspath: error: ")
+        return lines[0]
+
+    return fails
+
+
+def test_missing_data_say_which_files_go_where(fails, tmp_path, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    line = fails("train", "--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "run")
+    assert "train-images-idx3-ubyte" in line
+    assert str(tmp_path) in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("train", "--network", "lenet6"), "lenet5"),
+        (("train", "--data", "minst"), "mnist"),
+        (("train", "--data", "images:/no/such/dir"), "/no/such/dir"),
+        (("train", "--lr", "-1"), "lr"),
+        (("train", "--epochs", "-1"), "epochs"),
+        (("train", "--batch-size", "0"), "batch_size"),
+        (("train", "--dropout", "1.5"), "dropout"),
+        (("train", "--device", "cuda"), "GPU"),
+    ],
+)
+def test_unknown_names_and_bad_numbers_of_train(fails, tmp_path, arguments, says):
+    if says == "GPU" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert says in fails(*arguments, "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--optimizer", "lion"),
+        ("train", "--lr", "fast"),
+        ("nothing",),
+        ("surface",),
+        ("info", "run", "--yaml"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(fails, arguments):
+    assert "--help" in fails(*arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--method", "average"), "sampled-pca"),
+        (("--resolution", "1"), "at least 3"),
+        (("--resolution", "2"), "at least 3"),
+        (("--samples", "0"), "sample"),
+        (("--samples", "-5"), "sample"),
+        (("--temperature", "hot"), "temperature"),
+        (("--temperature", "0"), "temperature"),
+        (("--temperature", "-1"), "temperature"),
+        (("--temperature", "nan"), "temperature"),
+        (("--method", "pca", "--temperature", "2"), "--temperature is not an option"),
+        (("--method", "sampled-pca", "--side", "left"), "side"),
+        (("--states", "5"), "START:STOP"),
+        (("--states", "a:b"), "START:STOP"),
+        (("--states", "40:30"), "window"),
+        (("--states", "::-1"), "window"),
+        (("--figure", "picture.gif"), "png"),
+        (("--data-dir", "/no/such/place", "--objective", "none.py:f"), "none.py"),
+    ],
+)
+def test_wrong_options_of_surface(fails, run, options, says):
+    assert says in fails("surface", run, "--resolution", "3", "--samples", "50", *options)
+
+
+@pytest.mark.parametrize("command", ["info", "surface", "interpolate", "steps", "repair"])
+def test_no_run_where_one_is_expected(fails, command, tmp_path):
+    assert "no such directory" in fails(command, tmp_path / "none")
+    assert "no recorded trajectory" in fails(command, tmp_path)
+    (tmp_path / "file").write_text("x")
+    assert "no recorded trajectory" in fails(command, tmp_path / "file")
+
+
+def test_a_file_where_the_run_should_go(fails, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in fails("train", "--out", tmp_path / "file", "--epochs", "1")
+    assert "directory" in fails("train", "--out", tmp_path / "file" / "run", "--epochs", "1")
+
+
+def record(directory, states, losses=None):
+    model = torch.nn.Linear(2, 1)
+    with losspath.Recorder(directory, model) as recorder:
+        for number, state in enumerate(states[1:]):
+            with torch.no_grad():
+                model.weight.copy_(torch.tensor([state]))
+            recorder.record(losses[number] if losses else 1.0)
+
+
+def test_a_path_of_one_state(fails, tmp_path):
+    record(tmp_path / "run", [[0.0, 0.0]])
+    (tmp_path / "o.py").write_text(OBJECTIVE)
+    objective = ("--objective", f"{tmp_path / 'o.py'}:make")
+    assert "one state" in fails("surface", tmp_path / "run", *objective)
+    assert "one state" in fails("steps", tmp_path / "run")
+
+
+OBJECTIVE = """
+import torch, losspath
+
+def make():
+    x = torch.arange(20.0).reshape(10, 2) / 20
+    loss = torch.nn.functional.mse_loss
+    return losspath.Objective(torch.nn.Linear(2, 1), x, x.sum(1, keepdim=True), loss)
+"""
+
+
+def test_a_path_of_two_states_has_a_surface(tmp_path, capsys):
+    record(tmp_path / "run", [[0.0, 0.0], [1.0, 1.0]])
+    (tmp_path / "o.py").write_text(OBJECTIVE)
+    for method in ("pca", "sampled", "sampled-pca", "averaged", "averaged-nd"):
+        with pytest.raises(SystemExit) as end:
+            main(
+                [
+                    *("surface", str(tmp_path / "run"), "--method", method, "--resolution", "4"),
+                    *("--objective", f"{tmp_path / 'o.py'}:make"),
+                ]
+            )
+        assert end.value.code == 0
+    for file in (tmp_path / "run" / "results").glob("surface-*.npz"):
+        surface = losspath.Surface.load(file)
+        assert surface.explained_variance_ratio.tolist() == [1.0, 0.0]
+        assert np.isfinite(surface.loss).all()
+        assert surface.y.ptp() if hasattr(surface.y, "ptp") else np.ptp(surface.y) > 0
+
+
+def test_a_constant_path(fails, tmp_path):
+    model = torch.nn.Linear(2, 1)
+    with losspath.Recorder(tmp_path / "run", model) as recorder:
+        for _ in range(3):
+            recorder.record(0.0)
+    (tmp_path / "o.py").write_text(OBJECTIVE)
+    line = fails("surface", tmp_path / "run", "--objective", f"{tmp_path / 'o.py'}:make")
+    assert "the same" in line
+    assert "learning rate" in line
+
+
+def test_nan_losses_are_kept_and_shown(tmp_path, capsys):
+    record(tmp_path / "run", [[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]], [float("nan"), 1.0])
+    for command in ("steps", "info"):
+        with pytest.raises(SystemExit) as end:
+            main([command, str(tmp_path / "run")])
+        assert end.value.code == 0
+    assert "1 losses are not finite" in capsys.readouterr().out
+
+
+def test_a_run_of_other_data(fails, run, tmp_path, monkeypatch):
+    import losspath.reference.datasets as datasets
+
+    original = datasets.load_dataset
+
+    def other(*arguments, **options):
+        import dataclasses
+
+        data = original(*arguments, **options)
+        return dataclasses.replace(data, train_targets=data.train_targets.flip(0))
+
+    monkeypatch.setattr(datasets, "load_dataset", other)
+    assert "not those that" in fails("surface", run, "--samples", "10")
+
+
+def test_no_traceback_without_debug(run):
+    command = [sys.executable, "-m", "losspath", "surface", str(run), "--resolution", "1"]
+    plain = subprocess.run(command, capture_output=True, text=True)
+    assert plain.returncode == 1
+    assert "Traceback" not in plain.stderr
+    debugged = subprocess.run([*command, "--debug"], capture_output=True, text=True)
+    assert debugged.returncode == 1
+    assert "Traceback" in debugged.stderr
+
+
+def test_a_defect_of_ours_is_named_as_one(fails, run, monkeypatch):
+    import losspath.cli.info
+
+    monkeypatch.setattr(losspath.cli.info, "describe", lambda run: 1 / 0)
+    line = fails("info", run)
+    assert "ZeroDivisionError" in line
+    assert "--debug" in line
+
+
+def test_a_read_only_directory(server, run, tmp_path):
+    files = [run, *run.iterdir()]
+    for path in files:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    tmp_path.chmod(0o555)
+    try:
+        before = {path: path.stat().st_mtime_ns for path in files}
+        status, output = server.run("info", run, powerless=True)
+        assert status == 0, output
+        assert "47 states" in output
+        small = ("--resolution", "3", "--samples", "50")
+        for arguments in (
+            ("surface", run, *small),
+            ("interpolate", run, "--points", "3"),
+            ("steps", run),
+            ("train", "--network", "tiny-cnn", "--lr", "0.05", "--epochs", "3", "--out", run),
+            ("train", "--network", "tiny-cnn", "--out", tmp_path / "new"),
+            ("repair", run),
+        ):
+            status, output = server.run(*arguments, powerless=True)
+            assert status == 1, output
+            assert output.splitlines()[-1].startswith("losspath: error: cannot"), output
+            assert "Permission denied" in output
+            assert "Traceback" not in output
+        assert {path: path.stat().st_mtime_ns for path in files} == before
+    finally:
+        tmp_path.chmod(0o755)
+        for path in files:
+            path.chmod(0o755)
+
+
+@pytest.mark.parametrize("limit", [0, 3000, 20_000, 100_000])
+def test_a_full_disk_while_training(server, tmp_path, limit):
+    run = tmp_path / "run"
+    arguments = ("train", "--network", "tiny-cnn", "--epochs", "20", "--out", run)
+    status, output = server.run(*arguments, file_limit=limit)
+    assert status == 1, output
+    last = output.splitlines()[-1]
+    assert last.startswith("losspath: error: ")
+    assert "File too large" in last
+    assert "Traceback" not in output
+    status, output = server.run(*arguments)  # there is room again
+    assert status == 0, output
+    server.run(*arguments[:-1], tmp_path / "whole")
+    for name in ("states.bin", "records.bin", "losses.bin"):
+        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_full_disk_while_drawing(server, run):
+    arguments = ("surface", run, "--resolution", "4", "--samples", "50")
+    for limit in (0, 200, 2000, 15_000):
+        status, output = server.run(*arguments, file_limit=limit)
+        assert status == 1, output
+        assert "File too large" in output.splitlines()[-1]
+    status, output = server.run(*arguments)
+    assert status == 0, output

@@ -1,0 +1,35 @@
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from killing import Server
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Runs the command line in children that can be killed."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """A small run of `losspath train`; tests get copies of it (`run`)."""
+    from losspath.reference.datasets import load_dataset
+    from losspath.reference.training import TrainingConfig, train
+
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    config = TrainingConfig(network="tiny-cnn", data="digits", lr=0.05)
+    train(config, load_dataset("digits"), directory, epochs=2)
+    return directory
+
+
+@pytest.fixture
+def run(trained_run, tmp_path):
+    """A copy of a small run, to do anything with."""
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
