@@ -195,7 +195,7 @@ def compute_surface(
     grid = grid or Grid.around(plane.path, resolution)
     geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
     method = method.resolve(geometry)
-    key = surface_key(objective, method, plane, grid)
+    key = surface_key(recorded, objective, method, plane, grid)
     if not isinstance(states, StateLosses):
         states = evaluate_states(recorded, objective, spread_states(plane.path, states))
     losses = np.full(len(grid.points), np.nan)
@@ -239,20 +239,35 @@ def _check_plane(plane: Plane, path: StateSequence) -> None:
         raise ArgumentError("the plane was fitted to other states than the path's")
 
 
-def surface_key(objective: Objective, method: Method, plane: Plane, grid: Grid) -> str:
-    """A digest of everything that a surface's losses depend on."""
+def surface_key(
+    path: StateSequence, objective: Objective, method: Method, plane: Plane, grid: Grid
+) -> str:
+    """A digest of everything that a surface's losses depend on.
+
+    Args:
+        path: the states; the first and the last are evaluated, to tell objectives apart.
+        objective: the loss.
+        method: the rule, resolved.
+        plane: the path's plane.
+        grid: the points.
+    """
     return digest_of(
         FORMAT_VERSION,
         plane.path_digest,
         plane.origin,
         plane.basis,
-        objective.samples_digest,
-        [objective.name, objective.batch_size, objective.layout.to_json()],
+        objective.fingerprint(ends_of(path)),
         method.to_json(),
         grid.x,
         grid.y,
         grid.center,
     )
+
+
+def ends_of(path: StateSequence) -> npt.NDArray[Any]:
+    """(2, P): the first state and the last."""
+    count = len(path)
+    return np.concatenate([path.read(0, 1), path.read(count - 1, count)])
 
 
 def spread_states(path: Floats, count: int) -> npt.NDArray[np.int64]:

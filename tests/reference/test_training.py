@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from losspath import Trajectory
 from losspath.errors import ArgumentError, LosspathError, RunError
 from losspath.reference.checkpoints import load_latest_checkpoint
+from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import load_dataset
 from losspath.reference.networks import build_network
-from losspath.reference.training import TrainingConfig, read_history, train, training_config
+from losspath.reference.training import read_history, train, training_config
 
 DATA_FILES = ("states.bin", "records.bin", "losses.bin")
 CONFIG = TrainingConfig(network="tiny-cnn", data="digits", lr=0.05)

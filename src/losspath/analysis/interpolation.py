@@ -130,7 +130,7 @@ def interpolate(
                 chosen[entry.place] = True
     loss = np.full((len(parts), len(positions)), np.nan)
     accuracy = loss.copy()
-    key = _key(recorded, objective, (start, end), positions, list(parts))
+    key = interpolation_key(recorded, objective, (start, end), positions, layers)
     with Journal(Path(checkpoint), key) if checkpoint else nullcontext() as journal:
         for number in range(loss.size):
             row, column = divmod(number, len(positions))
@@ -176,19 +176,28 @@ def _between(first: Floats, second: Floats, alpha: float, chosen: npt.NDArray[np
     return blended
 
 
-def _key(
+def interpolation_key(
     path: StateSequence,
     objective: Objective,
     ends: tuple[int, int],
     positions: Floats,
-    names: list[str],
+    layers: bool = True,
 ) -> str:
+    """A digest of everything that an interpolation's losses depend on.
+
+    Args:
+        path: the states.
+        objective: the loss; it is evaluated at both ends, to tell objectives apart.
+        ends: indices of the two states.
+        positions: (A,) positions along the line.
+        layers: whether each layer is evaluated alone too.
+    """
+    states = np.stack([_state(path, index) for index in ends])
     return digest_of(
         FORMAT_VERSION,
         path.digest,
         [index % len(path) for index in ends],
         positions,
-        names,
-        objective.samples_digest,
-        [objective.name, objective.batch_size, objective.layout.to_json()],
+        layers,
+        objective.fingerprint(states),
     )

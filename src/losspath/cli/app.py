@@ -122,7 +122,7 @@ def train(
 ) -> None:
     """Train a reference network and record its path; or go on with a run that was stopped."""
     from losspath.cli.train import run_training
-    from losspath.reference.training import TrainingConfig
+    from losspath.reference.config import TrainingConfig
 
     config = TrainingConfig(
         network=network,

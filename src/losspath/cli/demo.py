@@ -9,7 +9,7 @@ from losspath.cli import jobs
 from losspath.cli.console import say
 from losspath.cli.runs import FIGURES, Run
 from losspath.cli.train import run_training
-from losspath.reference.training import TrainingConfig
+from losspath.reference.config import TrainingConfig
 
 _EPOCHS = 30
 _RESOLUTION = 13

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from losspath.analysis.distances import distance_map
-from losspath.analysis.interpolation import Interpolation, interpolate
+from losspath.analysis.interpolation import (
+    Interpolation,
+    default_alphas,
+    interpolate,
+    interpolation_key,
+)
 from losspath.analysis.steps import StepSizes, step_sizes
 from losspath.cli.console import progress_bar, say_file
 from losspath.cli.runs import Run
@@ -23,7 +28,9 @@ from losspath.methods import METHODS, Method, PathGeometry
 from losspath.surface import (
     StateLosses,
     Surface,
+    check_same_network,
     compute_surface,
+    ends_of,
     evaluate_states,
     spread_states,
     surface_key,
@@ -65,15 +72,14 @@ def compute_surfaces(
 ) -> tuple[list[Surface], Plane]:
     """The surfaces of a run by several methods, each computed once and kept."""
     objective = run.training_objective(samples)
-    if hasattr(run.path, "layout"):
-        run.path.layout.check_same(objective.layout, str(run.directory), "the objective's model")
+    check_same_network(run.path, objective)
     plane = run.plane()
     grid = Grid.around(plane.path, resolution)
     geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
     states: StateLosses | None = None
     surfaces = []
     for method in methods:
-        key = surface_key(objective, method.resolve(geometry), plane, grid)
+        key = surface_key(run.path, objective, method.resolve(geometry), plane, grid)
         file = run.results / f"surface-{method.name}-{key[:12]}.npz"
         if file.exists():
             surface = Surface.load(file)
@@ -103,7 +109,7 @@ def compute_surfaces(
 
 
 def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
-    key = digest_of(run.path.digest, plane.path, objective.samples_digest, objective.name)
+    key = digest_of(run.path.digest, plane.path, objective.fingerprint(ends_of(run.path)))
     file = run.results / f"states-{key[:12]}.npz"
     if file.exists():
         arrays, provenance = load_archive(file, "state losses", 1)
@@ -150,15 +156,17 @@ def _short(surface: Surface) -> str:
 
 def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interpolation:
     """The interpolation between two states of a run, computed once and kept."""
-    from losspath.analysis.interpolation import default_alphas
-
     objective = run.validation_objective()
     count = len(run.path)
-    key = digest_of(run.path.digest, objective.samples_digest, objective.name, [start, end, points])
+    alphas = default_alphas(points)
+    check_same_network(run.path, objective)
+    key = interpolation_key(run.path, objective, (start, end), alphas)
     file = run.results / f"interpolation-{key[:12]}.npz"
     if file.exists():
-        say_file("interpolation (already computed)", file)
-        return Interpolation.load(file)
+        result = Interpolation.load(file)
+        if result.provenance["key"] == key:
+            say_file("interpolation (already computed)", file)
+            return result
     checkpoint = file.with_suffix(".points")
     with progress_bar("interpolation") as progress:
         result = interpolate(
@@ -166,7 +174,7 @@ def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interp
             objective,
             start,
             end,
-            alphas=default_alphas(points),
+            alphas=alphas,
             checkpoint=checkpoint,
             progress=progress,
         )

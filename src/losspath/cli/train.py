@@ -6,8 +6,9 @@ from pathlib import Path
 
 from losspath.cli.console import progress_bar, say, say_file
 from losspath.errors import RunError
+from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import load_dataset
-from losspath.reference.training import Row, Trained, TrainingConfig, train
+from losspath.reference.training import Row, Trained, train
 
 
 def run_training(

@@ -124,6 +124,24 @@ class Objective:
             "torch": str(torch.__version__),
         }
 
+    def fingerprint(self, parameters: npt.NDArray[Any]) -> list[object]:
+        """What tells this objective from another at these parameters, as JSON values.
+
+        Samples, layout and name do not say what the model computes between them, nor what a loss
+        function of one's own does; its values do.
+
+        Args:
+            parameters: (P,) or (k, P) parameter vectors to evaluate.
+        """
+        values = [self(vector) for vector in np.atleast_2d(parameters)]
+        return [
+            self.samples_digest,
+            self.name,
+            self.batch_size,
+            self.layout.to_json(),
+            [[value.loss, value.accuracy] for value in values],
+        ]
+
     def __call__(self, parameters: npt.NDArray[Any] | torch.Tensor) -> Evaluation:
         """Evaluates one parameter vector.
 

@@ -22,7 +22,7 @@ from losspath.figures.style import (
     COLUMN,
     PAGE,
     SMALL,
-    add_caption,
+    add_footer,
     add_title,
     line_style,
     new_figure,
@@ -53,7 +53,7 @@ def plot_interpolation(interpolation: Interpolation, *, title: str | None = None
     accuracy = interpolation.accuracy
     panels = 1 if accuracy is None else 2
     layers = [name for name in interpolation.names if name != WHOLE_MODEL]
-    figure = new_figure(COLUMN, 1.3 + 1.75 * panels + 0.13 * min(len(layers), _LEGEND_LAYERS) / 2)
+    figure = new_figure(COLUMN, 0.5 + 1.65 * panels)
     all_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     loss = str(interpolation.provenance.get("loss", ""))
     _draw_curves(all_axes[0], interpolation, interpolation.loss)
@@ -66,17 +66,15 @@ def plot_interpolation(interpolation: Interpolation, *, title: str | None = None
         all_axes[1].set_ylabel("accuracy")
         all_axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
     first, last = (_state_name(interpolation, end) for end in ("from", "to"))
-    all_axes[-1].set_xlabel(f"α, from {first} (0) to {last} (1)")
+    all_axes[-1].set_xlabel(f"α (0: {first}, 1: {last})")
     for axes in all_axes:
         tidy(axes)
-    _add_layer_legend(figure, list(all_axes), interpolation, len(layers))
     samples = interpolation.provenance.get("samples")
     add_title(figure, title)
-    add_caption(
-        figure,
-        "A layer's curve moves that layer alone; the others stay where they are at α = 1."
-        + (f" {samples:,} samples." if samples else ""),
-    )
+    caption = "A layer's curve moves that layer alone; the others stay where they are at α = 1."
+    if samples:
+        caption += f" {samples:,} samples."
+    add_footer(figure, caption, _layer_legend(figure, list(all_axes), layers), columns=3)
     return figure
 
 
@@ -109,23 +107,20 @@ def _draw_curves(axes: Axes, interpolation: Interpolation, values: Floats) -> No
         axes.plot(interpolation.alpha, curve, marker="." if name == WHOLE_MODEL else "", **style)
 
 
-def _add_layer_legend(
-    figure: Figure, axes: list[Axes], interpolation: Interpolation, layers: int
-) -> None:
-    handles = [Line2D([], [], color="black", lw=2.0, marker=".", label=WHOLE_MODEL)]
-    if _is_by_depth(layers):
-        mappable = ScalarMappable(Normalize(1, layers), "viridis")
+def _layer_legend(figure: Figure, axes: list[Axes], layers: list[str]) -> list[Line2D]:
+    """Entries of the legend; many layers get a colour bar instead, which this adds."""
+    entries = [Line2D([], [], color="black", lw=2.0, marker=".", label=WHOLE_MODEL)]
+    if _is_by_depth(len(layers)):
+        mappable = ScalarMappable(Normalize(1, len(layers)), "viridis")
         bar = figure.colorbar(mappable, ax=axes, aspect=40, pad=0.02)
-        bar.set_label("layer, from the input to the output", fontsize=SMALL)
+        bar.set_label("layer, from the first to the last", fontsize=SMALL)
         bar.ax.tick_params(labelsize=SMALL)
         bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    else:
-        names = [name for name in interpolation.names if name != WHOLE_MODEL]
-        handles += [
-            Line2D([], [], lw=1.2, label=name, **line_style(number))  # type: ignore[arg-type]
-            for number, name in enumerate(names)
-        ]
-    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, ncols=3, frameon=False)
+        return entries
+    for number, name in enumerate(layers):
+        style: dict[str, Any] = line_style(number)
+        entries.append(Line2D([], [], lw=1.2, label=name, **style))
+    return entries
 
 
 def plot_step_sizes(
@@ -148,8 +143,7 @@ def plot_step_sizes(
     if not named:
         raise ArgumentError("expected at least one run to draw the step sizes of")
     single = len(named) == 1
-    height = 2.7 if single else 3.0 + 0.14 * len(named)
-    figure = new_figure(COLUMN if single else PAGE, height)
+    figure = new_figure(COLUMN if single else PAGE, 2.4 if single else 2.8)
     axes = figure.add_subplot()
     losses = axes.twinx()
     axes.set_zorder(losses.get_zorder() + 1)  # the sizes are what the figure is about
@@ -166,33 +160,34 @@ def plot_step_sizes(
     axes.set_ylabel(_size_label(list(named.values())))
     losses.set_ylabel("training loss (batch)")
     axes.set_ylim(bottom=0.0)
+    if losses.dataLim.ymin >= 0:
+        losses.set_ylim(bottom=0.0)
     for each in (axes, losses):
         tidy(each)
-    _add_run_legend(figure, named)
     add_title(figure, title)
-    shown = min(bins, *(len(sizes.sizes) for sizes in named.values()))
-    add_caption(figure, f"Means over {shown} equal parts of {'the' if single else 'each'} run.")
+    shown = min([bins, *(len(sizes.sizes) for sizes in named.values())])
+    caption = f"Means over {shown} equal parts of {'the' if single else 'each'} run."
+    add_footer(figure, caption, _run_legend(named))
     return figure
 
 
 def _size_label(runs: list[StepSizes]) -> str:
     strides = {int(stride) for sizes in runs for stride in np.diff(sizes.steps)[:-1]}
     if strides <= {1}:
-        return "size of a step, ‖θₜ₊₁ − θₜ‖"
+        return r"size of a step, $\|\theta_{t+1}-\theta_t\|$"
     several = f"{max(strides)} steps" if len(strides) == 1 else "several steps"
-    return f"distance over {several}, ‖θₜ₊ₖ − θₜ‖"
+    return rf"distance over {several}, $\|\theta_{{t+k}}-\theta_t\|$"
 
 
-def _add_run_legend(figure: Figure, named: Mapping[str, StepSizes]) -> None:
+def _run_legend(named: Mapping[str, StepSizes]) -> list[Line2D]:
     single = len(named) == 1
-    gray = "#888888" if single else "#333333"
-    handles = [
-        Line2D([], [], color=line_style(0)["color"] if single else gray, lw=1.4, label="step size"),
-        Line2D([], [], color=gray, lw=0.8, ls=(0, (1, 1)), label="training loss, right axis"),
+    size, loss = (line_style(0)["color"], "#888888") if single else ("#333333", "#333333")
+    entries = [
+        Line2D([], [], color=size, lw=1.4, label="step size"),
+        Line2D([], [], color=loss, lw=0.8, ls=(0, (1, 1)), label="training loss, right axis"),
     ]
     if not single:
-        handles += [
-            Line2D([], [], lw=1.4, label=name, **line_style(number))  # type: ignore[arg-type]
-            for number, name in enumerate(named)
-        ]
-    figure.legend(handles=handles, loc="outside lower left", fontsize=SMALL, ncols=2, frameon=False)
+        for number, name in enumerate(named):
+            style: dict[str, Any] = line_style(number)
+            entries.append(Line2D([], [], lw=1.4, label=name, **style))
+    return entries

@@ -45,7 +45,8 @@ class LossScale:
         """The scale that shows these surfaces, and the states' own losses on them.
 
         From the smallest finite loss to the largest, but to no more than 1.5 times the initial
-        loss where that is positive; logarithmic where the range is wider than a factor of 12.
+        loss where that is positive and some of the ground is below it; logarithmic where the
+        range is wider than a factor of 12.
         """
         parts = [part.reshape(-1) for s in surfaces for part in (s.loss, s.states.loss)]
         values = np.concatenate(parts)
@@ -54,7 +55,8 @@ class LossScale:
             return cls(0.0, 1.0, False, False)
         low, high = float(finite.min()), float(finite.max())
         limit = CLIP * surfaces[0].initial_loss
-        clipped = bool(np.isfinite(limit) and low < limit < high and limit > 0)
+        ground = min(_least(surface.loss) for surface in surfaces)
+        clipped = bool(limit > 0 and ground < limit < high)
         if clipped:
             high = limit
         if not high - low > 1e-9 * max(abs(high), abs(low)):
@@ -82,5 +84,10 @@ class LossScale:
 
     @property
     def cmap(self) -> Colormap:
-        """Viridis; what is over the scale is a grey that viridis has not."""
-        return mpl.colormaps["viridis"].with_extremes(over="#d9d9d9")
+        """Viridis; over the scale and not finite are a grey and a white that viridis has not."""
+        return mpl.colormaps["viridis"].with_extremes(over="#d9d9d9", bad="white")
+
+
+def _least(losses: Floats) -> float:
+    """The smallest finite loss; infinite if there is none."""
+    return float(np.min(losses, where=np.isfinite(losses), initial=np.inf))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from losspath.errors import ArgumentError
 from losspath.files import write_atomically
@@ -60,11 +63,37 @@ def add_title(figure: Figure, title: str | None) -> None:
         figure.suptitle(_wrapped(figure, title, TEXT), fontsize=TEXT)
 
 
-def add_caption(figure: Figure, text: str) -> None:
-    """A caption under the whole figure, broken to its width."""
-    figure.supxlabel(
-        _wrapped(figure, text, SMALL), x=0.02, ha="left", fontsize=SMALL, color="#333333"
+def add_footer(
+    figure: Figure, caption: str, handles: Sequence[Artist] = (), columns: int = 2
+) -> None:
+    """A legend and a caption under the figure, which grows by their height."""
+    text = _wrapped(figure, caption, SMALL)
+    caption_height = (text.count("\n") + 1) * SMALL * 1.3 / 72 + 0.06
+    rows = -(-len(handles) // columns)
+    legend_height = rows * SMALL * 1.75 / 72
+    footer = caption_height + legend_height
+    height = figure.get_figheight() + footer
+    figure.set_figheight(height)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(rect=(0.0, footer / height, 1.0, 1.0 - footer / height))
+    left = 0.06 / figure.get_figwidth()
+    figure.text(
+        left, 0.05 / height, text, fontsize=SMALL, color="#333333", va="bottom", linespacing=1.2
     )
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(0.0, footer / height),
+            borderaxespad=0.0,
+            borderpad=0.3,
+            labelspacing=0.35,
+            columnspacing=1.2,
+            fontsize=SMALL,
+            ncols=columns,
+            frameon=False,
+        )
 
 
 def _wrapped(figure: Figure, text: str, size: float) -> str:

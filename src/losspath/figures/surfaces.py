@@ -14,7 +14,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from losspath.analysis.distances import DistanceMap
 from losspath.errors import ArgumentError
@@ -24,7 +24,7 @@ from losspath.figures.style import (
     PAGE,
     SMALL,
     TEXT,
-    add_caption,
+    add_footer,
     add_title,
     new_figure,
     tidy,
@@ -71,15 +71,13 @@ def plot_surface(
         axes.set_title(shown, fontsize=TEXT)
         return _figure_of(axes)
     equal = _is_equal(surface.x, surface.y)
-    figure = new_figure(COLUMN, 3.9)
+    figure = new_figure(COLUMN, 3.2)
     axes = figure.add_subplot()
-    _draw_surface(axes, surface, scale)
+    _draw_surface(axes, surface, scale, labels=True)
     _add_loss_bar(figure, [axes], scale, str(surface.provenance.get("loss", "")))
-    figure.legend(
-        handles=_legend([surface]), loc="outside lower left", fontsize=SMALL, ncols=2, frameon=False
-    )
     add_title(figure, shown)
-    add_caption(figure, describe_surface(surface) + ("" if equal else " " + _UNEQUAL))
+    caption = describe_surface(surface) + ("" if equal else " " + _UNEQUAL)
+    add_footer(figure, caption, _legend([surface]))
     return figure
 
 
@@ -111,7 +109,7 @@ def plot_surfaces(
     count = len(surfaces) + (distance is not None)
     columns = min(count, 3)
     rows = -(-count // columns)
-    figure = new_figure(PAGE, 0.9 + 2.15 * rows)
+    figure = new_figure(PAGE, 1.0 + 2.15 * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = grid.reshape(-1)
     for axes, surface in zip(panels, surfaces, strict=False):
@@ -119,7 +117,7 @@ def plot_surfaces(
         axes.set_title(surface.description, fontsize=TEXT)
     used = list(panels[: len(surfaces)])
     loss = str(surfaces[0].provenance.get("loss", ""))
-    _add_loss_bar(figure, used, scale, loss, location="left" if distance is not None else "right")
+    _add_loss_bar(figure, used, scale, loss, location="bottom")
     if distance is not None:
         axes = panels[len(surfaces)]
         image = _draw_distance(axes, distance)
@@ -129,12 +127,10 @@ def plot_surfaces(
         axes.remove()
     for axes in panels[:count]:
         axes.label_outer()
-    figure.legend(
-        handles=_legend(surfaces), loc="outside lower left", fontsize=SMALL, ncols=5, frameon=False
-    )
     add_title(figure, title)
     equal = _is_equal(surfaces[0].x, surfaces[0].y)
-    add_caption(figure, _common(surfaces) + ("" if equal else " " + _UNEQUAL))
+    caption = _common(surfaces) + ("" if equal else " " + _UNEQUAL)
+    add_footer(figure, caption, _legend(surfaces), columns=6)
     return figure
 
 
@@ -159,10 +155,9 @@ def plot_distance_map(
     figure = new_figure(COLUMN, 3.3)
     axes = figure.add_subplot()
     _add_distance_bar(figure, axes, _draw_distance(axes, distance), location="right")
-    figure.legend(
-        handles=_legend([]), loc="outside lower left", fontsize=SMALL, ncols=3, frameon=False
-    )
     add_title(figure, shown)
+    rows, columns = distance.distance.shape
+    add_footer(figure, f"{columns} × {rows} points.", _legend([]), columns=3)
     return figure
 
 
@@ -209,7 +204,7 @@ def _is_equal(x: Floats, y: Floats) -> bool:
     return max(width, height) <= _STRIP * min(width, height)
 
 
-def _draw_surface(axes: Axes, surface: Surface, scale: LossScale) -> None:
+def _draw_surface(axes: Axes, surface: Surface, scale: LossScale, labels: bool = False) -> None:
     _check_grid(surface.x, surface.y)
     axes.set_facecolor(_NOTHING)
     finite = np.isfinite(surface.loss) & surface.evaluated
@@ -224,24 +219,26 @@ def _draw_surface(axes: Axes, surface: Surface, scale: LossScale) -> None:
             cmap=scale.cmap,
             extend="max" if scale.clipped else "neither",
         )
-        _add_lines(axes, surface, loss, scale)
+        _add_lines(axes, surface, loss, scale, labels)
     bad = surface.evaluated & ~np.isfinite(surface.loss)
     if bad.any():
         row, column = np.nonzero(bad)
         axes.plot(surface.x[column], surface.y[row], "x", color="#555555", ms=3, mew=0.7)
-    _draw_path(axes, surface.path)
+    clip = _draw_path(axes, surface.x, surface.y, surface.path)
     index = surface.states.index
-    own = np.ma.masked_invalid(surface.states.loss)
+    own = np.where(np.isfinite(surface.states.loss), surface.states.loss, np.nan)
     style: dict[str, Any] = {
         "norm": scale.norm,
         "cmap": scale.cmap,
         "edgecolors": "black",
         "zorder": 5,
-        "clip_on": False,
+        "clip_on": clip,
         "plotnonfinite": True,
     }
     x, y = surface.path[index].T
     axes.scatter(x[1:-1], y[1:-1], c=own[1:-1], s=12, linewidths=0.6, **style)
+    # A white rim, so that the ends are found on dark ground too.
+    style["path_effects"] = [effects.withStroke(linewidth=2.2, foreground="white")]
     axes.scatter(x[:1], y[:1], c=own[:1], s=34, marker="s", linewidths=0.9, **style)
     axes.scatter(x[-1:], y[-1:], c=own[-1:], s=80, marker="*", linewidths=0.8, **style)
     _label_plane(axes, surface.x, surface.y, surface.explained_variance_ratio)
@@ -255,8 +252,8 @@ def _check_grid(x: Floats, y: Floats) -> None:
         )
 
 
-def _add_lines(axes: Axes, surface: Surface, loss: Any, scale: LossScale) -> None:
-    """A few thin contour lines with labels, at round losses."""
+def _add_lines(axes: Axes, surface: Surface, loss: Any, scale: LossScale, labels: bool) -> None:
+    """A few thin contour lines at round losses, every other one with its loss."""
     levels = _round_levels(scale)
     levels = levels[(levels > loss.min()) & (levels < min(scale.high, loss.max()))]
     if len(levels) == 0:
@@ -264,7 +261,10 @@ def _add_lines(axes: Axes, surface: Surface, loss: Any, scale: LossScale) -> Non
     lines = axes.contour(
         surface.x, surface.y, loss, levels=levels, colors="white", linewidths=0.5, alpha=0.7
     )
-    axes.clabel(lines, levels=levels[::2], fontsize=5.5, fmt="%.3g", inline_spacing=2)
+    if labels:
+        shown = axes.clabel(lines, levels=levels[::2], fontsize=6, fmt="%.3g", inline_spacing=2)
+        for text in shown:
+            text.set_clip_on(True)
 
 
 def _round_levels(scale: LossScale) -> Floats:
@@ -276,17 +276,23 @@ def _round_levels(scale: LossScale) -> Floats:
     return levels
 
 
-def _draw_path(axes: Axes, path: Floats) -> None:
-    # White on black: seen on every colour of the ground.
-    (line,) = axes.plot(path[:, 0], path[:, 1], color="white", lw=0.8, zorder=4, clip_on=False)
+def _draw_path(axes: Axes, x: Floats, y: Floats, path: Floats) -> bool:
+    """Draws the path; returns whether it leaves the grid, so that it has to be clipped."""
+    low, high = path.min(axis=0), path.max(axis=0)
+    inside = x[0] <= low[0] and high[0] <= x[-1] and y[0] <= low[1] and high[1] <= y[-1]
+    # White on black: seen on every colour of the ground. A path that touches the border of its
+    # grid is drawn over it, or half of its ends would be missing.
+    (line,) = axes.plot(path[:, 0], path[:, 1], color="white", lw=0.8, zorder=4)
     line.set_path_effects([effects.withStroke(linewidth=1.8, foreground="black")])
+    line.set_clip_on(not inside)
+    return not inside
 
 
 def _label_plane(axes: Axes, x: Floats, y: Floats, ratio: Floats) -> None:
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
-    axes.set_xlabel(f"component 1 ({ratio[0]:.1%} of variance)")
-    axes.set_ylabel(f"component 2 ({ratio[1]:.1%} of variance)")
+    axes.set_xlabel(f"PC 1 ({ratio[0]:.1%} of variance)")
+    axes.set_ylabel(f"PC 2 ({ratio[1]:.1%} of variance)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if _is_equal(x, y):
@@ -303,7 +309,7 @@ def _add_loss_bar(
         ax=axes,
         location=location,
         extend="max" if scale.clipped else "neither",
-        aspect=30,
+        aspect=30 if location == "right" else 60,
         pad=0.02,
     )
     label = f"loss ({loss})" if loss else "loss"
@@ -319,7 +325,7 @@ def _tidy_bar(bar: Colorbar, label: str, logarithmic: bool) -> None:
     bar.outline.set_linewidth(0.6)
     if logarithmic:
         bar.locator = LogLocator(subs=(1.0, 2.0, 5.0))
-        bar.formatter = ScalarFormatter()
+        bar.formatter = FuncFormatter(lambda loss, _: f"{loss:g}")
         bar.minorformatter = NullFormatter()
         bar.update_ticks()
 
@@ -329,9 +335,10 @@ def _draw_distance(axes: Axes, distance: DistanceMap) -> Any:
     image = axes.pcolormesh(
         distance.x, distance.y, distance.distance, cmap="magma", shading="nearest", vmin=0.0
     )
-    _draw_path(axes, distance.path)
-    axes.plot(*distance.path[0], "s", color="white", mec="black", ms=5, zorder=5, clip_on=False)
-    axes.plot(*distance.path[-1], "*", color="white", mec="black", ms=9, zorder=5, clip_on=False)
+    clip = _draw_path(axes, distance.x, distance.y, distance.path)
+    ends: dict[str, Any] = {"color": "white", "mec": "black", "zorder": 5, "clip_on": clip}
+    axes.plot(*distance.path[0], "s", ms=5, **ends)
+    axes.plot(*distance.path[-1], "*", ms=9, **ends)
     _label_plane(axes, distance.x, distance.y, distance.explained_variance_ratio)
     return image
 

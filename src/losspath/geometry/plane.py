@@ -53,7 +53,7 @@ class Plane:
     @property
     def explained_variance_ratio(self) -> Floats:
         """(k,) the share of the path's variance along each axis."""
-        return self.explained_variance / self.total_variance
+        return np.minimum(self.explained_variance / self.total_variance, 1.0)
 
     def project(self, states: npt.ArrayLike) -> Floats:
         """Coordinates (…, k) of states (…, P) in the plane."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import queue
 import shutil
-import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -30,6 +27,7 @@ from losspath.errors import (
 from losspath.files import acquire_lock
 from losspath.parameters import Layout, StateReader
 from losspath.recording import store
+from losspath.recording.writing import Piece, WriterThread
 
 Existing = Literal["error", "resume", "overwrite"]
 
@@ -40,18 +38,6 @@ _BUFFERS = 3
 _BUFFER_BYTES = 16 << 20
 # States are made durable at least this often (seconds): what a crash can cost of a slow training.
 _COMMIT_SECONDS = 2.0
-
-
-@dataclass
-class _Piece:
-    """What the training thread hands to the writer: bytes of rows, and what to commit."""
-
-    numbers: torch.Tensor | None
-    steps: list[int] = field(default_factory=list)
-    digests: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    commit: bool = False
-    closed: bool = False
 
 
 class Recorder:
@@ -126,7 +112,7 @@ class Recorder:
         self._step = int(contents.records["step"][-1]) if len(contents.records) else 0
         self._step = max(self._step, len(contents.losses))
         self._stored = int(contents.records["step"][-1]) if len(contents.records) else -1
-        self._writer_thread = _WriterThread(self.directory, contents)
+        self._writer_thread = WriterThread(self.directory, contents)
         self._begin_buffers()
         if self._stored < 0:
             self._store_state()
@@ -209,6 +195,8 @@ class Recorder:
             with wrap_os_errors(f"overwrite {self.directory}"):
                 for name in (store.META, *store.DATA_FILES):
                     (self.directory / name).unlink(missing_ok=True)
+        elif existing == "error" and store.exists(self.directory):
+            _refuse_existing(self.directory)  # another recorder was here before the lock was ours
         if not store.exists(self.directory):
             if step:
                 raise StoreError(f"expected {step} recorded steps in {self.directory}, found none")
@@ -326,7 +314,7 @@ class Recorder:
 
     def _submit(self, commit: bool = False, closed: bool = False) -> None:
         numbers = self._buffer[: self._filled] if self._filled else None
-        piece = _Piece(numbers, self._steps, self._digests, self._losses, commit, closed)
+        piece = Piece(numbers, self._steps, self._digests, self._losses, commit, closed)
         self._writer_thread.put(piece)
         self._steps, self._digests, self._losses = [], [], []
         self._submitted = time.monotonic()
@@ -361,82 +349,21 @@ class Recorder:
             raise StoreError("the recorder is closed")
 
 
-class _WriterThread:
-    """Writes pieces in order; keeps its first error for the training thread to find."""
-
-    def __init__(self, directory: Path, contents: store.Contents) -> None:
-        self.free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
-        self.error: BaseException | None = None
-        self._pieces: queue.SimpleQueue[_Piece | threading.Event | None] = queue.SimpleQueue()
-        self._writer = store.Writer(directory, contents)
-        self._digests: list[int] = []
-        self._steps: list[int] = []
-        self._losses: list[float] = []
-        self._thread = threading.Thread(target=self._run, name="losspath-writer", daemon=True)
-        self._thread.start()
-
-    def put(self, piece: _Piece) -> None:
-        self._pieces.put(piece)
-
-    def take_free(self) -> torch.Tensor:
-        """Waits for a buffer; this is where a disk slower than the training holds it back."""
-        return self.free.get()
-
-    def wait(self) -> None:
-        reached = threading.Event()
-        self._pieces.put(reached)
-        reached.wait()
-        self._raise()
-
-    def stop(self) -> None:
-        self._pieces.put(None)
-        self._thread.join()
-        self._writer.close()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self.error is not None:
-            raise StoreError(f"recording stopped: {self.error}") from self.error
-
-    def _run(self) -> None:
-        while (piece := self._pieces.get()) is not None:
-            if isinstance(piece, threading.Event):
-                piece.set()
-                continue
-            try:
-                # After an error nothing more may be written: rows would be missing in between.
-                if self.error is None:
-                    self._write(piece)
-            except BaseException as error:
-                self.error = error
-            finally:
-                if piece.numbers is not None:
-                    base = piece.numbers._base
-                    self.free.put(piece.numbers if base is None else base)
-
-    def _write(self, piece: _Piece) -> None:
-        if piece.numbers is not None:
-            rows = piece.numbers.numpy().view(np.uint8).data
-            self._writer.write_rows(rows)
-        self._steps += piece.steps
-        self._digests += piece.digests
-        self._losses += piece.losses
-        if piece.commit and (self._steps or self._losses or piece.closed):
-            self._writer.commit(self._steps, self._digests, self._losses, piece.closed)
-            self._steps, self._digests, self._losses = [], [], []
-
-
 def _prepare_directory(directory: Path, existing: Existing) -> None:
     with wrap_os_errors(f"write {directory}"):
         if existing == "error" and directory.exists() and any(directory.iterdir()):
-            raise ExistsError(
-                f"{directory} exists and is not empty; choose another directory, or pass "
-                'existing="resume" to go on recording in it or existing="overwrite" to replace '
-                "the trajectory in it"
-            )
+            _refuse_existing(directory)
         directory.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(directory).free == 0:
             raise StoreError(f"cannot write {directory}: the disk is full")
+
+
+def _refuse_existing(directory: Path) -> NoReturn:
+    raise ExistsError(
+        f"{directory} exists and is not empty; choose another directory, or pass "
+        'existing="resume" to go on recording in it or existing="overwrite" to replace the '
+        "trajectory in it"
+    )
 
 
 def _kept(

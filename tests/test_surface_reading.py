@@ -1,0 +1,61 @@
+"""Reading a surface between its grid points."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from losspath import Surface
+from losspath.errors import ArgumentError
+from losspath.surface import StateLosses
+
+
+def make(loss, x=(-1.0, 0.0, 2.0), y=(0.0, 0.5, 1.0, 3.0), own=(1.0, 1.0)):
+    x, y = np.array(x), np.array(y)
+    values = loss(*np.meshgrid(x, y)) + np.zeros((len(y), len(x)))
+    path = np.array([[-0.5, 0.25], [0.3, 0.9], [1.5, 2.0]])
+    states = StateLosses(np.array([0, 2]), np.array(own))
+    evaluated = np.ones(values.shape, bool)
+    return Surface(x, y, values, None, evaluated, path, np.array([0.9, 0.1]), states, {})
+
+
+coefficients = st.floats(-10, 10)
+
+
+@given(
+    coefficients, coefficients, coefficients, hnp.arrays(float, (5, 2), elements=st.floats(0, 1))
+)
+@settings(deadline=None, max_examples=50)
+def test_an_affine_loss_is_read_exactly(a, b, c, unit):
+    points = np.array([-1.0, 0.0]) + unit * [3.0, 3.0]
+    read = make(lambda x, y: a + b * x + c * y).at(points)
+    np.testing.assert_allclose(read, a + points @ [b, c], atol=1e-12)
+
+
+def test_grid_points_give_their_own_loss():
+    surface = make(lambda x, y: np.sin(5 * x) + y**2)
+    x, y = np.meshgrid(surface.x, surface.y)
+    read = surface.at(np.stack([x.ravel(), y.ravel()], 1)).reshape(x.shape)
+    np.testing.assert_array_equal(read, surface.loss)
+
+
+def test_outside_and_beside_unknown_losses_nothing_is_known():
+    surface = make(lambda x, y: x + y)
+    surface.loss[3, 2] = np.inf
+    surface.evaluated[0, 0] = False
+    read = surface.at([[-1.1, 1.0], [0.0, 3.1], [1.0, 2.0], [-0.5, 0.25], [1.0, 0.7]])
+    np.testing.assert_array_equal(np.isnan(read), [True, True, True, True, False])
+
+
+def test_state_errors_are_relative_to_the_states_own_loss():
+    surface = make(lambda x, y: x + y + 2, own=(1.75, 11.0))
+    np.testing.assert_allclose(surface.state_errors, [0.0, 5.5 / 11])
+    assert np.isnan(make(lambda x, y: x, own=(np.nan, 1.0)).state_errors).tolist() == [True, False]
+
+
+def test_wrong_points_are_refused():
+    with pytest.raises(ArgumentError, match=r"\(k, 2\)"):
+        make(lambda x, y: x).at([1.0, 2.0])
+    with pytest.raises(ArgumentError, match="2 × 2"):
+        make(lambda x, y: x, x=(0.0,)).at([[0.0, 0.0]])
