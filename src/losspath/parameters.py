@@ -259,7 +259,7 @@ def unflatten(vector: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
         value = vector[entry.place].view(entry.shape)
         dtype = getattr(torch, entry.dtype)
         if dtype.is_complex:
-            value = torch.view_as_complex(value)
+            value = torch.complex(value[..., 0], value[..., 1])  # a view needs an even offset
         tensors[entry.name] = value.to(dtype)
     return tensors
 

@@ -171,8 +171,12 @@ def _state(path: StateSequence, index: int) -> Floats:
 
 
 def _between(first: Floats, second: Floats, alpha: float, chosen: npt.NDArray[np.bool_]) -> Floats:
-    # (1−α)·a + α·b rather than a + α·(b−a): exact at both ends.
-    blended: Floats = np.where(chosen, (1 - alpha) * first + alpha * second, second)
+    # The ends as they are: 0·∞ must not spoil one where the other is not finite.
+    if alpha in (0.0, 1.0):
+        blend = second if alpha else first
+    else:
+        blend = (1 - alpha) * first + alpha * second
+    blended: Floats = np.where(chosen, blend, second)
     return blended
 
 

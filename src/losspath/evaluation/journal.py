@@ -40,9 +40,14 @@ class Journal:
         try:
             with wrap_os_errors(f"write {path}"):
                 self._file = path.open("a+b", buffering=0)
-                self._load(key)
         except BaseException:
             self._lock.release()
+            raise
+        try:
+            with wrap_os_errors(f"write {path}"):
+                self._load(key)
+        except BaseException:
+            self.close()
             raise
 
     def _load(self, key: str) -> None:
@@ -57,8 +62,8 @@ class Journal:
             return
         if _parse(self.path, lines[0]) != ["key", key]:
             raise StoreError(
-                f"{self.path} holds points of another computation (other states, samples, method "
-                "or grid); remove it or choose another checkpoint"
+                f"{self.path} holds points of another computation (other states, samples, model, "
+                "loss, method, grid or number of threads); remove it or choose another checkpoint"
             )
         for line in lines[1:]:
             number, loss, accuracy = _parse(self.path, line)
@@ -74,6 +79,11 @@ class Journal:
         self._append([number, evaluation.loss, evaluation.accuracy])
         self.done[number] = evaluation
 
+    def close(self) -> None:
+        """Closes the file and lets others have it."""
+        self._file.close()
+        self._lock.release()
+
     def __enter__(self) -> Journal:
         return self
 
@@ -83,8 +93,7 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._lock.release()
+        self.close()
 
 
 def _parse(path: Path, line: bytes) -> list[Any]:

@@ -109,7 +109,8 @@ class Objective:
     @cached_property
     def samples_digest(self) -> str:
         """Identifies the data."""
-        return digest_of(_bytes_of(self._inputs), _bytes_of(self._targets))
+        parts = [(str(data.dtype), _bytes_of(data)) for data in (self._inputs, self._targets)]
+        return digest_of(*(item for part in parts for item in part))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -151,6 +152,8 @@ class Objective:
         Raises:
             ModelError: the vector has another length than the model has parameters.
         """
+        if isinstance(parameters, np.ndarray):
+            parameters = np.require(parameters, requirements=["C", "W"])
         vector = torch.as_tensor(parameters)
         if vector.shape != (self.parameter_count,):
             raise ModelError(
@@ -158,10 +161,11 @@ class Objective:
                 f"{tuple(vector.shape)}"
             )
         with _undisturbed(self.model), torch.no_grad():
-            state = self._state(vector)
+            parameters_by_name = self._stage(vector)
             total, weight, correct, answers = 0.0, 0.0, 0, 0
             for start in range(0, len(self), self.batch_size):
-                outputs, targets = self._forward(state, slice(start, start + self.batch_size))
+                samples = slice(start, start + self.batch_size)
+                outputs, targets = self._forward(parameters_by_name, samples)
                 batch_total, batch_weight = self._loss(outputs, targets)
                 total += batch_total
                 weight += batch_weight
@@ -173,30 +177,39 @@ class Objective:
             accuracy=correct / answers if answers else None,
         )
 
-    def _state(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _stage(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Parameters by name, on the model's device."""
         wide = any(entry.dtype in ("float64", "complex128") for entry in self.layout.entries)
-        staged = vector.to(self._device, torch.float64 if wide else torch.float32)
-        # Clones, so that a model that changes its buffers even in evaluation mode changes copies.
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        return {**unflatten(staged, self.layout), **buffers}
+        dtype = torch.float64 if wide else torch.float32
+        # A copy, as a layer may change its weights in place (an embedding with max_norm).
+        return unflatten(vector.to(self._device, dtype, copy=True), self.layout)
 
-    def _forward(self, state: dict[str, torch.Tensor], samples: slice) -> tuple[Any, torch.Tensor]:
-        outputs = torch.func.functional_call(self.model, state, (self._inputs[samples],))
-        return outputs, self._targets[samples]
+    def _forward(
+        self, parameters: dict[str, torch.Tensor], samples: slice | torch.Tensor
+    ) -> tuple[Any, torch.Tensor]:
+        # Clones for each batch, so that a model that changes its buffers even in evaluation mode,
+        # or its input, changes copies, and no batch sees what another did.
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        inputs, targets = self._inputs[samples].clone(), self._targets[samples].clone()
+        state = {**parameters, **buffers}
+        return torch.func.functional_call(self.model, state, (inputs,)), targets
 
     def _loss(self, outputs: Any, targets: torch.Tensor) -> tuple[float, float]:
         """The sum of the losses and the weight to divide it by."""
+        if isinstance(outputs, torch.Tensor) and outputs.dtype in (torch.float16, torch.bfloat16):
+            outputs = outputs.float()
         result = self.loss_fn(outputs, targets)
-        if isinstance(result, (tuple, list)) and len(result) == 2:
-            return float(result[0]), float(result[1])
         if isinstance(result, torch.Tensor) and result.numel() != 1:
             raise ObjectiveError(
                 f"expected loss_fn to return one mean or a pair (sum, weight), got a tensor of "
                 f"shape {tuple(result.shape)}; take its mean"
             )
         try:
+            if isinstance(result, (tuple, list)):
+                total, weight = result
+                return float(total), float(weight)
             return float(result) * len(targets), float(len(targets))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise ObjectiveError(
                 "expected loss_fn to return one mean or a pair (sum, weight), got "
                 f"{type(result).__name__}"
@@ -204,12 +217,13 @@ class Objective:
 
     def _check(self) -> None:
         count = min(len(self), self.batch_size)
-        whole, third = slice(0, count), slice(0, max(1, count // 3))
-        rest = slice(third.stop, count)
+        # Samples from all over the data, which may be sorted.
+        spread = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long()
+        third = max(1, count // 3)
         with _undisturbed(self.model), torch.no_grad():
-            vector = torch.from_numpy(flatten_parameters(self.model))
-            first, targets = self._forward(self._state(vector), whole)
-            second, _ = self._forward(self._state(vector), whole)
+            state = self._stage(torch.from_numpy(flatten_parameters(self.model)))
+            first, targets = self._forward(state, spread)
+            second, _ = self._forward(state, spread)
             one, two = self._loss(first, targets), self._loss(second, targets)
             if not _same(one[0], two[0], self._tolerance) or _outputs_differ(
                 first, second, self._tolerance
@@ -221,11 +235,13 @@ class Objective:
                 )
             if count < 2:
                 return
-            parts = [self._forward(self._state(vector), part) for part in (third, rest)]
-            sums = [self._loss(*part) for part in parts]
-            if isinstance(first, torch.Tensor):
-                divided = [self._loss(first[part], targets[part]) for part in (third, rest)]
-                self._check_mean(one, divided, "loss")
+            parts = spread[:third], spread[third:]
+            sums = [self._loss(*self._forward(state, part)) for part in parts]
+            if isinstance(first, torch.Tensor) and first.shape[:1] == targets.shape[:1]:
+                # One by one: a mean with weights of its own hides in large parts.
+                few = torch.linspace(0, count - 1, min(count, 64), dtype=torch.float64).long()
+                singles = [self._loss(first[i : i + 1], targets[i : i + 1]) for i in few.tolist()]
+                self._check_mean(self._loss(first[few], targets[few]), singles, "loss")
         self._check_mean(one, sums, "batch")
 
     def _check_mean(
@@ -258,7 +274,8 @@ def _stage(
     values: torch.Tensor | npt.NDArray[Any], what: str, device: torch.device
 ) -> torch.Tensor:
     if isinstance(values, np.ndarray):
-        values = torch.from_numpy(values)
+        # torch takes neither read-only arrays nor negative strides.
+        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
     if not isinstance(values, torch.Tensor):
         raise ArgumentError(f"expected {what} as a tensor or array, got {type(values).__name__}")
     if values.dim() == 0:
