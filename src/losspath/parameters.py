@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 
 from losspath.errors import DamagedError, ModelError
 
@@ -203,9 +204,20 @@ class StateReader:
         self._tensors = [tensor for _, tensor, _ in _tensors(self._model)]
         # Every place of the module tree where a tensor or module could be exchanged for another.
         self._links: list[tuple[Mapping[str, object], str, object]] = []
+        self._tables: list[tuple[Mapping[str, object], int]] = []
+        self._forms = [(tensor.shape, tensor.dtype) for tensor in self._tensors]
         for module in self._model.modules():
             for table in (module._parameters, module._buffers, module._modules):
                 self._links += [(table, name, value) for name, value in table.items()]
+                self._tables.append((table, len(table)))
+
+    def _is_as_found(self) -> bool:
+        # `tensor.data = other` and `model.double()` keep the parameter and change its form.
+        return (
+            all(table.get(name) is value for table, name, value in self._links)
+            and all(len(table) == count for table, count in self._tables)
+            and self._forms == [(tensor.shape, tensor.dtype) for tensor in self._tensors]
+        )
 
     def tensors(self) -> list[torch.Tensor]:
         """The tensors of a row in order, detached and one-dimensional, on their device.
@@ -213,7 +225,7 @@ class StateReader:
         Raises:
             ModelError: the model is no longer the network that the layout describes.
         """
-        if not all(table.get(name) is value for table, name, value in self._links):
+        if not self._is_as_found():
             now = Layout.of(self._model, dtype="float64", allow_complex=True)
             if now != self._layout:
                 raise ModelError(
@@ -227,16 +239,28 @@ class StateReader:
             flat.append((torch.view_as_real(value) if value.is_complex() else value).reshape(-1))
         return flat
 
-    def read_into(self, row: torch.Tensor) -> None:
+    def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
-        tensors = self.tensors()
+        tensors = self.tensors() if tensors is None else tensors
         if any(t.device.type != "cpu" or t.dtype != row.dtype for t in tensors):
             tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
         torch.cat(tensors, out=row)
 
-    def version(self) -> tuple[int, ...]:
-        """Changes whenever a tensor is changed in place, as torch counts it."""
-        return tuple(tensor._version for tensor in self._tensors)
+    def version(self) -> list[tuple[int, int]]:
+        """Changes whenever a tensor is changed in place, as torch counts it, or its memory is.
+
+        Costs nothing that grows with the size of the tensors.
+        """
+        return [(tensor._version, tensor.data_ptr()) for tensor in self._tensors]
+
+    def digest(self, dtype: torch.dtype) -> int:
+        """The XXH3-64 of the bytes that a row of this state has, without making the row."""
+        hasher = xxhash.xxh3_64()
+        for tensor in self.tensors():
+            for part in tensor.split(1 << 20):  # type: ignore[no-untyped-call]
+                numbers = part.to(device="cpu", dtype=dtype).contiguous()
+                hasher.update(numbers.numpy().view(np.uint8).data)
+        return hasher.intdigest()
 
 
 def flatten_parameters(model: torch.nn.Module) -> npt.NDArray[Any]:
@@ -245,10 +269,11 @@ def flatten_parameters(model: torch.nn.Module) -> npt.NDArray[Any]:
     Float32, or float64 if any parameter is float64; half precisions widen exactly.
     """
     layout = Layout.of(model, dtype="float64", allow_complex=True)
-    wide = any(entry.dtype in ("float64", "complex128") for entry in layout.entries)
-    row = torch.empty(layout.row_size, dtype=torch.float64 if wide else torch.float32)
-    StateReader(model, layout).read_into(row)
-    flat: npt.NDArray[Any] = row[: layout.parameter_count].numpy()
+    wide = any(entry.dtype in ("float64", "complex128") for entry in layout.parameters)
+    row = torch.empty(layout.parameter_count, dtype=torch.float64 if wide else torch.float32)
+    reader = StateReader(model, layout)
+    reader.read_into(row, reader.tensors()[: len(layout.parameters)])
+    flat: npt.NDArray[Any] = row.numpy()
     return flat
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,19 +16,16 @@ import xxhash
 
 from losspath.errors import (
     ArgumentError,
-    ExistsError,
     LosspathError,
     LosspathWarning,
     ModelError,
     StoreError,
-    wrap_os_errors,
 )
-from losspath.files import acquire_lock
+from losspath.files import acquire_lock, canonical_json
 from losspath.parameters import Layout, StateReader
 from losspath.recording import store
+from losspath.recording.opening import Existing, open_store, prepare_directory
 from losspath.recording.writing import Piece, WriterThread
-
-Existing = Literal["error", "resume", "overwrite"]
 
 # Three buffers go round: one being filled, one waiting, one being written. Together with the copy
 # of the last state (``every`` > 1) they stay within 64 MiB. They are this large because every time
@@ -98,24 +94,27 @@ class Recorder:
             )
         if dtype not in ("float32", "float64"):
             raise ArgumentError(f'expected dtype="float32" or "float64", got {dtype!r}')
+        if step is not None and existing != "resume":
+            raise ArgumentError(f'step goes with existing="resume", got existing={existing!r}')
         self.directory = Path(directory)
         layout = Layout.of(model, dtype, allow_complex)
         self._state = StateReader(model, layout)
         self._header = store.Header(layout, dtype, every, dict(metadata or {}))
-        _prepare_directory(self.directory, existing)
+        _check_metadata(self._header.metadata)
+        prepare_directory(self.directory, existing)
         self._lock = acquire_lock(self.directory / ".lock", f"to {self.directory}")
         try:
-            contents = self._open(existing, step)
+            contents = open_store(self.directory, self._header, self._state, existing, step)
+            self._writer_thread = WriterThread(self.directory, contents)
         except BaseException:
             self._lock.release()
             raise
         self._step = int(contents.records["step"][-1]) if len(contents.records) else 0
         self._step = max(self._step, len(contents.losses))
         self._stored = int(contents.records["step"][-1]) if len(contents.records) else -1
-        self._writer_thread = WriterThread(self.directory, contents)
         self._begin_buffers()
         if self._stored < 0:
-            self._store_state()
+            self._store_state(self._state.tensors())
             self._submit(commit=True)
 
     @property
@@ -136,15 +135,15 @@ class Recorder:
                 closed.
         """
         self._check_open()
-        self._losses.append(_as_float(loss))
+        # Whatever can be refused is refused here, before anything is changed.
+        value, tensors = _as_float(loss), self._state.tensors()
+        self._losses.append(value)
         self._step += 1
         if self._step % self._header.every == 0:
-            self._store_state()
-        elif self._last is not None:
-            self._state.read_into(self._last)
+            self._store_state(tensors)
         else:
-            self._version = self._state.version()
-        if time.monotonic() - self._submitted > _COMMIT_SECONDS:
+            self._keep_last(tensors)
+        if time.monotonic() - self._committed > _COMMIT_SECONDS:
             self._submit(commit=True)
 
     def flush(self) -> None:
@@ -165,10 +164,13 @@ class Recorder:
         """
         if self._lock.is_locked:
             try:
-                if self._writer_thread.error is None:
-                    self._store_last_state()
-                    self._submit(commit=True, closed=True)
-                self._writer_thread.stop()
+                try:
+                    if self._writer_thread.error is None:
+                        self._store_last_state()
+                finally:
+                    if self._writer_thread.error is None:
+                        self._submit(commit=True, closed=True)
+                    self._writer_thread.stop()
             finally:
                 self._lock.release()
 
@@ -188,67 +190,6 @@ class Recorder:
             if error is None:
                 raise
 
-    # -- opening ------------------------------------------------------------------------------
-
-    def _open(self, existing: Existing, step: int | None) -> store.Contents:
-        if existing == "overwrite":
-            with wrap_os_errors(f"overwrite {self.directory}"):
-                for name in (store.META, *store.DATA_FILES):
-                    (self.directory / name).unlink(missing_ok=True)
-        elif existing == "error" and store.exists(self.directory):
-            _refuse_existing(self.directory)  # another recorder was here before the lock was ours
-        if not store.exists(self.directory):
-            if step:
-                raise StoreError(f"expected {step} recorded steps in {self.directory}, found none")
-            store.write_header(self.directory, self._header)
-        written = store.read_header(self.directory)
-        self._check_header(written)
-        contents = store.read_contents(self.directory, written)
-        states, losses = _kept(contents, self._header.every, step, self.directory)
-        if contents.tail or (states, losses) != (len(contents.records), len(contents.losses)):
-            if contents.tail:
-                warnings.warn(
-                    f"{self.directory}: cut off {sum(contents.tail.values()):,} bytes of an "
-                    "unfinished write",
-                    LosspathWarning,
-                    stacklevel=4,
-                )
-            resumed_at = contents.records[states - 1] if states else None
-            contents = store.cut_back(self.directory, contents, states, losses)
-        else:
-            resumed_at = contents.records[-1] if states else None
-        if resumed_at is not None:
-            self._check_state(resumed_at, step)
-        return contents
-
-    def _check_header(self, written: store.Header) -> None:
-        mine = self._header
-        mine.layout.check_same(written.layout, "the model", str(self.directory))
-        differences = [
-            f"{name} was {old!r} and is now {new!r}"
-            for name, old, new in [
-                ("dtype", written.dtype, mine.dtype),
-                ("every", written.every, mine.every),
-                ("the list of buffers", written.layout.row_size, mine.layout.row_size),
-            ]
-            if old != new
-        ]
-        if differences:
-            raise StoreError(f"cannot go on recording in {self.directory}: {differences[0]}")
-
-    def _check_state(self, record: np.void, step: int | None) -> None:
-        """The model must be where the recording goes on, or the path would have a break in it."""
-        if step is not None and int(record["step"]) != step:
-            return  # that step's state was not stored (every > 1), so there is nothing to compare
-        row = torch.empty(self._header.layout.row_size, dtype=getattr(torch, self._header.dtype))
-        self._state.read_into(row)
-        if store.row_digest(row.numpy()) != int(record["digest"]):
-            raise ModelError(
-                f"the model is not in the state that was recorded at step {int(record['step'])} "
-                f"of {self.directory}; load that state (or your checkpoint of it) first, or pass "
-                "the step of the checkpoint that you loaded"
-            )
-
     # -- the training thread's side -------------------------------------------------------------
 
     def _begin_buffers(self) -> None:
@@ -265,16 +206,24 @@ class Recorder:
         self._digests: list[int] = []
         self._losses: list[float] = []
         self._hasher = xxhash.xxh3_64()
-        self._submitted = time.monotonic()
+        self._committed = time.monotonic()
         keep_copy = self._header.every > 1 and row_bytes <= _BUFFER_BYTES
         self._last = torch.empty(self._header.layout.row_size, dtype=dtype) if keep_copy else None
-        self._version = self._state.version()
+        if self._header.every > 1:
+            self._keep_last(self._state.tensors())
 
-    def _store_state(self) -> None:
-        if self._header.layout.row_size <= len(self._buffer):
-            self._state.read_into(self._take_row())
+    def _keep_last(self, tensors: list[torch.Tensor]) -> None:
+        """Keeps the state in case it is the last one; of a large one, what tells if it changes."""
+        if self._last is not None:
+            self._state.read_into(self._last, tensors)
         else:
-            for tensor in self._state.tensors():
+            self._version = self._state.version()
+
+    def _store_state(self, tensors: list[torch.Tensor]) -> None:
+        if self._header.layout.row_size <= len(self._buffer):
+            self._state.read_into(self._take_row(), tensors)
+        else:
+            for tensor in tensors:
                 self._store_piecewise(tensor)
         self._end_row()
 
@@ -317,7 +266,8 @@ class Recorder:
         piece = Piece(numbers, self._steps, self._digests, self._losses, commit, closed)
         self._writer_thread.put(piece)
         self._steps, self._digests, self._losses = [], [], []
-        self._submitted = time.monotonic()
+        if commit:
+            self._committed = time.monotonic()
         if numbers is not None:
             self._buffer = self._writer_thread.take_free()
             self._filled = self._row_begin = 0
@@ -328,9 +278,8 @@ class Recorder:
         if self._last is not None:
             self._take_row().copy_(self._last)
             self._end_row()
-        elif self._version == self._state.version():
-            # Too large to keep a copy of, so it is taken from the model, if that has not changed.
-            self._store_state()
+        elif (tensors := self._unchanged()) is not None:
+            self._store_state(tensors)
         else:
             warnings.warn(
                 f"{self.directory}: the state at the last step, {self._step}, was not stored, as "
@@ -338,6 +287,14 @@ class Recorder:
                 LosspathWarning,
                 stacklevel=4,
             )
+
+    def _unchanged(self) -> list[torch.Tensor] | None:
+        """The model's state, if it is still the last one: too large to keep a copy of."""
+        try:
+            tensors = self._state.tensors()
+        except ModelError:
+            return None
+        return tensors if self._state.version() == self._version else None
 
     def _check_open(self) -> None:
         if self._writer_thread.error is not None:
@@ -349,40 +306,11 @@ class Recorder:
             raise StoreError("the recorder is closed")
 
 
-def _prepare_directory(directory: Path, existing: Existing) -> None:
-    with wrap_os_errors(f"write {directory}"):
-        if existing == "error" and directory.exists() and any(directory.iterdir()):
-            _refuse_existing(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(directory).free == 0:
-            raise StoreError(f"cannot write {directory}: the disk is full")
-
-
-def _refuse_existing(directory: Path) -> NoReturn:
-    raise ExistsError(
-        f"{directory} exists and is not empty; choose another directory, or pass "
-        'existing="resume" to go on recording in it or existing="overwrite" to replace the '
-        "trajectory in it"
-    )
-
-
-def _kept(
-    contents: store.Contents, every: int, step: int | None, directory: Path
-) -> tuple[int, int]:
-    """How many states and losses stay when recording goes on."""
-    steps = contents.records["step"]
-    losses = len(contents.losses)
-    if step is not None:
-        if step > losses or step < 0:
-            raise StoreError(
-                f"expected at least {step} recorded steps in {directory}, found {losses}"
-            )
-        losses = step
-    states = int(np.searchsorted(steps, losses, side="right"))
-    # A last state between two multiples of `every` would not be there had the run not stopped.
-    if states and steps[states - 1] % every and (step is not None or states == len(steps)):
-        states -= 1
-    return states, losses
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    try:
+        canonical_json(metadata).encode()
+    except (TypeError, ValueError, RecursionError) as cause:
+        raise ArgumentError(f"expected metadata of JSON values: {cause}") from None
 
 
 def _as_float(loss: float | torch.Tensor) -> float:
@@ -395,8 +323,10 @@ def _as_float(loss: float | torch.Tensor) -> float:
             )
         return float(loss.item())
     try:
+        if isinstance(loss, (str, bytes, bytearray)) or np.iscomplexobj(loss):
+            raise TypeError
         return float(loss)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ArgumentError(
             f"expected the loss as a float or a tensor of one number, got {type(loss).__name__}"
         ) from None

@@ -116,6 +116,7 @@ class Trajectory:
     def steps(self) -> npt.NDArray[np.int64]:
         """(T,): the number of optimiser steps taken before each state."""
         steps: npt.NDArray[np.int64] = self._contents.records["step"].astype(np.int64)
+        steps.flags.writeable = False
         return steps
 
     @property
@@ -134,6 +135,7 @@ class Trajectory:
         The last state has none.
         """
         losses: npt.NDArray[np.float64] = self._contents.losses[self.steps[:-1]]
+        losses.flags.writeable = False
         return losses
 
     @cached_property
@@ -183,6 +185,11 @@ class Trajectory:
         if not 0 <= start <= stop <= len(self):
             raise ArgumentError(f"expected 0 ≤ start ≤ stop ≤ {len(self)}, got {start} and {stop}")
         count = self.parameter_count
+        if out is not None and (out.shape, out.dtype) != ((stop - start, count), self.dtype):
+            raise ArgumentError(
+                f"expected an array {(stop - start, count)} of {self.dtype} to read into, "
+                f"got {out.shape} of {out.dtype}"
+            )
         if out is None:
             out = np.empty((stop - start, count), self._header.row_dtype)
         if self.layout.row_size == count and out.flags.c_contiguous:
@@ -226,6 +233,8 @@ class Trajectory:
         Returns:
             A path that `compute_surface` and the others take like this one.
         """
+        if stride < 1:
+            raise ArgumentError(f"expected stride ≥ 1, got {stride}")
         return Window(self, range(*slice(start, stop, stride).indices(len(self))))
 
     def load_into(self, model: torch.nn.Module, index: int) -> None:

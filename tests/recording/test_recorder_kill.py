@@ -1,0 +1,86 @@
+"""Recordings that are killed at any moment."""
+
+import os
+import random
+import signal
+import time
+import traceback
+import warnings
+
+import pytest
+import torch
+from walks import ALL_FILES, assert_prefix, contents, model_at, network, record, truth, walk
+
+from losspath import Recorder, Trajectory
+from losspath.errors import LosspathWarning, StoreError
+from losspath.recording import recorder as recorder_module
+
+STEPS = 800
+
+
+def record_in_child(directory, every, commit_seconds, buffer_bytes):
+    """Goes on from the last recorded state in a child process; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        warnings.simplefilter("ignore", LosspathWarning)
+        torch.set_num_threads(1)  # threads of the parent are not in the child
+        recorder_module._COMMIT_SECONDS = commit_seconds
+        recorder_module._BUFFER_BYTES = buffer_bytes
+        model, step = last_state(directory)
+        with Recorder(directory, model, every=every, existing="resume", step=step) as recorder:
+            walk(recorder, model, STEPS)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def last_state(directory):
+    """The model at the last recorded state, buffers and all, and its step."""
+    model = network()
+    try:
+        path = Trajectory(directory)
+    except StoreError:  # killed before the first state was durable
+        return model, None
+    step = int(path.steps[-1])
+    path.load_into(model, len(path) - 1)
+    with torch.no_grad():
+        expected = model_at(step)
+        for buffer, value in zip(model.buffers(), expected.buffers(), strict=True):
+            buffer.copy_(value)
+    return model, step
+
+
+@pytest.mark.parametrize(
+    ("every", "commit_seconds", "buffer_bytes"),
+    [(1, 0.0, 300), (1, 0.005, 50), (7, 0.001, 1 << 20)],
+)
+def test_a_recording_killed_anywhere_equals_one_that_was_not(
+    tmp_path, every, commit_seconds, buffer_bytes
+):
+    record(tmp_path / "whole", STEPS, every=every)
+    rows = truth(STEPS)
+    run = tmp_path / "run"
+    moments, kills, lengths = random.Random(every), 0, []
+    for attempt in range(60):
+        pid = record_in_child(run, every, commit_seconds, buffer_bytes)
+        time.sleep(moments.uniform(0.0, 0.05 + 0.03 * attempt))  # ever longer, so that it ends
+        os.kill(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if (run / ALL_FILES[0]).exists() and (run / "index.jsonl").stat().st_size:
+            lengths.append(len(assert_prefix(run, rows, every=every)))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        kills += 1
+    else:
+        pytest.fail("never finished")
+    assert kills >= 3
+    assert len(set(lengths)) >= 3  # kills fell into the recording
+    assert lengths == sorted(lengths)  # what is durable stays
+    assert contents(run) == contents(tmp_path / "whole")
+    assert Trajectory(run).digest == Trajectory(tmp_path / "whole").digest
+    assert Trajectory(run).closed

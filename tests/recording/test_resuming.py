@@ -1,0 +1,329 @@
+"""Directories that already hold something: refused, gone on in, or replaced."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from walks import (
+    ALL_FILES,
+    advance,
+    assert_prefix,
+    contents,
+    loss_at,
+    model_at,
+    network,
+    record,
+    row,
+    stored_rows,
+    truth,
+    walk,
+)
+
+from losspath import Recorder, Trajectory
+from losspath.errors import (
+    ArgumentError,
+    BusyError,
+    DamagedError,
+    ExistsError,
+    LosspathError,
+    ModelError,
+    StoreError,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of ten steps."""
+    record(tmp_path / "run", 10)
+    return tmp_path / "run"
+
+
+def test_an_existing_directory_is_refused_unless_one_says_what_to_do(run, tmp_path):
+    before = contents(run, ALL_FILES)
+    with pytest.raises(ExistsError, match=r'existing="resume".*existing="overwrite"'):
+        Recorder(run, network())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError):
+        Recorder(tmp_path / "other", network())
+    assert contents(run, ALL_FILES) == before
+    assert [file.name for file in (tmp_path / "other").iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_directory_is_as_good_as_none(tmp_path):
+    (tmp_path / "run").mkdir()
+    record(tmp_path / "run", 2)
+    assert_prefix(tmp_path / "run", truth(2), count=3)
+
+
+def test_existing_takes_three_words(tmp_path):
+    with pytest.raises(ArgumentError, match="existing"):
+        Recorder(tmp_path / "run", network(), existing="append")
+
+
+def test_a_file_in_the_way_is_an_error_of_the_package(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    for existing in ("error", "resume", "overwrite"):
+        with pytest.raises(StoreError):
+            Recorder(tmp_path / "run", network(), existing=existing)
+
+
+# --------------------------------------------------------------------------------------------------
+# Resuming
+
+
+@pytest.mark.parametrize("every", [1, 3, 4])
+@pytest.mark.parametrize("stops", [[0], [5], [6], [9], [1, 2, 3, 4], [4, 8, 9, 10]])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, every, stops):
+    record(tmp_path / "whole", 12, every=every)
+    for stop in [*stops, 12]:
+        begun = (tmp_path / "run").exists()
+        model = network()
+        if begun:
+            path = Trajectory(tmp_path / "run")
+            assert path.closed
+            model = model_at(path.steps[-1])
+        record(tmp_path / "run", stop, model, every=every, existing="resume")
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert Trajectory(tmp_path / "run").digest == Trajectory(tmp_path / "whole").digest
+
+
+@pytest.mark.parametrize("every", [1, 3, 4])
+@pytest.mark.parametrize("step", [0, 2, 3, 6, 10])
+def test_step_cuts_back_to_a_checkpoint_and_goes_on(tmp_path, every, step):
+    record(tmp_path / "whole", 12, every=every)
+    record(tmp_path / "run", 10, every=every)
+    model = model_at(step)
+    with Recorder(tmp_path / "run", model, every=every, existing="resume", step=step) as recorder:
+        assert recorder.steps == step
+        walk(recorder, model, 12)
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("step", [0, 3, 7, 10, None])
+def test_resuming_without_a_step_more_ends_at_that_step(tmp_path, every, step):
+    record(tmp_path / "run", 10, every=every)
+    expected = 10 if step is None else step
+    record(tmp_path / "run", 0, model_at(expected), every=every, existing="resume", step=step)
+    path = assert_prefix(tmp_path / "run", truth(10), every=every)
+    assert path.steps[-1] == len(path.all_losses) == expected
+    np.testing.assert_array_equal(stored_rows(tmp_path / "run")[-1], truth(10)[expected])
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize(("step", "model_step"), [(None, 9), (None, 0), (3, 10), (6, 5), (10, 6)])
+def test_a_model_in_another_state_is_refused_and_nothing_is_cut(tmp_path, every, step, model_step):
+    run = tmp_path / "run"
+    record(run, 10, every=every)
+    before = contents(run, ALL_FILES)
+    with pytest.raises(ModelError, match="not in the state"):
+        Recorder(run, model_at(model_step), every=every, existing="resume", step=step)
+    assert contents(run, ALL_FILES) == before
+    # The refused call holds no lock.
+    record(run, 11, model_at(10), every=every, existing="resume")
+
+
+def test_a_buffer_in_another_state_is_refused(run):
+    model = model_at(10)
+    model[1].running_var += 1
+    with pytest.raises(ModelError, match="not in the state"):
+        Recorder(run, model, existing="resume")
+
+
+def test_a_run_that_lost_its_writer_goes_on_at_its_last_state(tmp_path):
+    # Losses are durable before the state at every=3 is: they are recorded again with it.
+    record(tmp_path / "whole", 12, every=3)
+    model = network()
+    recorder = Recorder(tmp_path / "run", model, every=3)
+    walk(recorder, model, 8)
+    recorder.flush()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ALL_FILES:
+        (copy / name).write_bytes((tmp_path / "run" / name).read_bytes())
+    recorder.close()
+    path = Trajectory(copy)
+    assert (path.steps[-1], len(path.all_losses), path.closed) == (6, 8, False)
+    model = model_at(6)
+    with Recorder(copy, model, every=3, existing="resume") as recorder:
+        assert recorder.steps == 6
+        walk(recorder, model, 12)
+    assert contents(copy) == contents(tmp_path / "whole")
+
+
+def wider(model):
+    model[0] = torch.nn.Linear(2, 4)
+    return model
+
+
+def renamed(model):
+    return torch.nn.Sequential(*model[:2], torch.nn.Sequential(model[2]))
+
+
+def without_statistics(model):
+    model[1] = torch.nn.BatchNorm1d(3, track_running_stats=False)
+    return model
+
+
+@pytest.mark.parametrize("change", [wider, renamed])
+def test_another_network_is_refused(run, change):
+    before = contents(run, ALL_FILES)
+    with pytest.raises(ModelError, match="not of the same network"):
+        Recorder(run, change(model_at(10)), existing="resume")
+    assert contents(run, ALL_FILES) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "named"),
+    [
+        (model_at(10), {"every": 2}, "every"),
+        (model_at(10), {"dtype": "float64"}, "dtype"),
+        (without_statistics(model_at(10)), {}, "buffers"),
+    ],
+)
+def test_another_way_of_recording_is_refused(run, model, options, named):
+    before = contents(run, ALL_FILES)
+    with pytest.raises(StoreError, match=named):
+        Recorder(run, model, existing="resume", **options)
+    assert contents(run, ALL_FILES) == before
+
+
+@pytest.mark.parametrize("step", [11, -1])
+def test_a_step_that_was_not_recorded_is_refused(run, step):
+    before = contents(run, ALL_FILES)
+    with pytest.raises(LosspathError):
+        Recorder(run, model_at(10), existing="resume", step=step)
+    assert contents(run, ALL_FILES) == before
+
+
+def test_a_step_of_a_run_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="found none"):
+        Recorder(tmp_path / "run", network(), existing="resume", step=3)
+
+
+def test_resuming_where_nothing_is_begins(tmp_path):
+    record(tmp_path / "run", 3, existing="resume")
+    assert_prefix(tmp_path / "run", truth(3), count=4)
+
+
+def test_metadata_is_kept(tmp_path):
+    metadata = {"lr": 1e-5, "name": "ü", "nested": {"list": [1, None, True]}}
+    record(tmp_path / "run", 1, metadata=metadata)
+    record(tmp_path / "run", 2, model_at(1), existing="resume")
+    assert Trajectory(tmp_path / "run").metadata == metadata
+
+
+def test_a_run_whose_header_was_lost_is_not_begun_anew(run):
+    # What the index vouches for is still there: it must not be emptied by who wants to go on.
+    (run / "trajectory.json").unlink()
+    before = contents(run)
+    with pytest.raises(StoreError):
+        Recorder(run, model_at(10), existing="resume")
+    assert contents(run) == before
+
+
+# --------------------------------------------------------------------------------------------------
+# Overwriting
+
+
+def test_overwriting_replaces_the_trajectory_and_leaves_other_files_alone(run):
+    (run / "notes.txt").write_text("mine")
+    (run / "results").mkdir()
+    (run / "results" / "old.npz").write_bytes(b"old")
+    model = network(seed=1)
+    first = row(model)
+    record(run, 3, model, existing="overwrite", every=2)
+    path = Trajectory(run)
+    assert (path.steps.tolist(), path.every) == ([0, 2, 3], 2)
+    np.testing.assert_array_equal(stored_rows(run)[0], first)
+    assert (run / "notes.txt").read_text() == "mine"
+    assert (run / "results" / "old.npz").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        (network().double(), {}),
+        (torch.nn.ReLU(), {}),
+        (network(), {"every": 0}),
+        (network(), {"dtype": "float16"}),
+        (network(), {"step": 3}),
+        (network(), {"metadata": {"device": torch.device("cpu")}}),
+        (network(), {"metadata": {"name": "\ud800"}}),
+    ],
+    ids=["model", "no parameters", "every", "dtype", "step", "metadata", "surrogate"],
+)
+def test_what_is_refused_has_overwritten_nothing(run, model, options):
+    before = contents(run, ALL_FILES)
+    with pytest.raises(LosspathError):
+        Recorder(run, model, existing="overwrite", **options)
+    assert contents(run, ALL_FILES) == before
+
+
+def test_metadata_that_is_not_json_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(ArgumentError, match="metadata"):
+        Recorder(tmp_path / "run", network(), metadata={"path": Path("data")})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_run_can_be_overwritten_but_not_gone_on_with(run):
+    (run / "trajectory.json").write_text("{}")
+    with pytest.raises(DamagedError):
+        Recorder(run, model_at(10), existing="resume")
+    record(run, 2, existing="overwrite")
+    assert_prefix(run, truth(2), count=3)
+
+
+# --------------------------------------------------------------------------------------------------
+# One writer
+
+
+@pytest.mark.parametrize("existing", ["resume", "overwrite"])
+def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path, existing):
+    model = network()
+    with Recorder(tmp_path / "run", model) as recorder:
+        walk(recorder, model, 3)
+        recorder.flush()
+        with pytest.raises(BusyError, match="another process is writing"):
+            Recorder(tmp_path / "run", model_at(3), existing=existing)
+        walk(recorder, model, 6)
+    assert_prefix(tmp_path / "run", truth(6), count=7)
+    record(tmp_path / "run", 7, model, existing="resume")
+
+
+HOLDER = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from walks import network, walk
+from losspath import Recorder
+model = network()
+recorder = Recorder(sys.argv[1], model)
+walk(recorder, model, 5)
+recorder.flush()
+print("flushed", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    run = tmp_path / "run"
+    arguments = [sys.executable, "-c", HOLDER, str(run), str(Path(__file__).parent)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "flushed\n"
+            with pytest.raises(BusyError):
+                Recorder(run, model_at(5), existing="resume")
+            assert_prefix(run, truth(5), count=6)  # readers need no lock
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+    model = model_at(5)
+    with Recorder(run, model, existing="resume") as recorder:
+        advance(model, 5)
+        recorder.record(loss_at(5))
+    assert_prefix(run, truth(6), count=7)

@@ -1,0 +1,311 @@
+"""Flat vectors and models: there and back without a change."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from losspath.errors import DamagedError, ModelError
+from losspath.parameters import (
+    Layout,
+    StateReader,
+    flatten_parameters,
+    load_parameters,
+    unflatten,
+)
+
+NARROW = [torch.float32, torch.float16, torch.bfloat16, torch.complex64]
+WIDE = [*NARROW, torch.float64, torch.complex128]
+
+shapes = st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=5)
+
+
+def model_of(tensors):
+    """A model with a tree of modules, a parameter of each tensor in one of them."""
+    model = torch.nn.Module()
+    model.child = torch.nn.Module()
+    for index, tensor in enumerate(tensors):
+        owner = model if index % 2 else model.child
+        owner.register_parameter(f"p{index}", torch.nn.Parameter(tensor))
+    return model
+
+
+@st.composite
+def models(draw, dtypes=WIDE):
+    chosen = draw(shapes)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    tensors = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(
+            draw(st.sampled_from(dtypes))
+        )
+        for shape in [*chosen, [2]]
+    ]
+    return model_of(tensors)
+
+
+def state(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        assert torch.equal(one[name], other[name])
+
+
+def zeroed(model):
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    return model
+
+
+@settings(deadline=None, max_examples=80)
+@given(models())
+def test_flattened_and_loaded_is_the_same(model):
+    before = state(model)
+    vector = flatten_parameters(model)
+    wide = any(p.dtype in (torch.float64, torch.complex128) for p in model.parameters())
+    assert vector.dtype == (np.float64 if wide else np.float32)
+    assert vector.shape == (
+        sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters()),
+    )
+    load_parameters(zeroed(model), vector)
+    assert_same(state(model), before)
+
+
+@settings(deadline=None, max_examples=80)
+@given(models())
+def test_unflattened_is_every_parameter_by_name(model):
+    layout = Layout.of(model, "float64", allow_complex=True)
+    vector = torch.from_numpy(flatten_parameters(model))
+    assert_same(unflatten(vector, layout), state(model))
+
+
+@settings(deadline=None, max_examples=80)
+@given(models(), st.integers(0, 3))
+def test_a_layout_survives_json(model, buffers):
+    for index in range(buffers):
+        model.register_buffer(f"b{index}", torch.zeros(index, 2))
+    layout = Layout.of(model, "float64", allow_complex=True)
+    again = Layout.from_json(json.loads(json.dumps(layout.to_json())))
+    assert again == layout
+    assert again.row_size == layout.parameter_count + sum(2 * i for i in range(buffers))
+    ends = [entry.place.stop for entry in layout.entries]
+    assert [entry.offset for entry in layout.entries] == [0, *ends[:-1]]
+    assert ends[-1] == layout.row_size
+
+
+def test_the_order_is_that_of_named_parameters():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    expected = torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy()
+    np.testing.assert_array_equal(flatten_parameters(model), expected)
+    names = [entry.name for entry in Layout.of(model).parameters]
+    assert names == [name for name, _ in model.named_parameters()]
+
+
+def test_a_flat_vector_shares_no_memory_with_the_model():
+    model = torch.nn.Linear(3, 2)
+    vector = flatten_parameters(model)
+    kept = vector.copy()
+    zeroed(model)
+    np.testing.assert_array_equal(vector, kept)
+    load_parameters(model, vector)
+    zeroed(model)
+    np.testing.assert_array_equal(vector, kept)
+    load_parameters(model, vector)
+    vector[:] = 9
+    np.testing.assert_array_equal(flatten_parameters(model), kept)
+
+
+def test_unflattened_tensors_are_views():
+    layout = Layout.of(torch.nn.Linear(3, 2))
+    vector = torch.arange(8.0)
+    unflatten(vector, layout)["bias"][0] = 99
+    assert vector[6] == 99
+
+
+def test_loading_leaves_the_tensors_their_identity_and_their_gradients():
+    model = torch.nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    model(torch.ones(1, 2)).sum().backward()
+    before = {name: (p, p.data_ptr(), p.grad) for name, p in model.named_parameters()}
+    load_parameters(model, np.arange(6, dtype=np.float32))
+    for name, p in model.named_parameters():
+        assert before[name] == (p, p.data_ptr(), p.grad)
+        assert p.is_leaf
+    assert (model.weight.requires_grad, model.bias.requires_grad) == (True, False)
+
+
+def test_tied_parameters_are_loaded_once():
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)
+    )
+    model[1].weight = model[0].weight
+    vector = np.arange(4, dtype=np.float32)
+    load_parameters(model, vector)
+    np.testing.assert_array_equal(flatten_parameters(model), vector)
+    assert model[1].weight is model[0].weight
+
+
+@pytest.mark.parametrize("vector", [np.arange(6.0)[::-1], np.arange(12, dtype=np.float32)[::2]])
+def test_vectors_that_are_strided_or_read_only_are_loaded(vector):
+    model = torch.nn.Linear(2, 2)
+    vector.flags.writeable = False
+    load_parameters(model, vector)
+    np.testing.assert_array_equal(flatten_parameters(model), vector)
+
+
+@pytest.mark.parametrize("shape", [(5,), (7,), (0,), (6, 1), (2, 3), ()])
+def test_a_vector_of_another_shape_is_refused(shape):
+    model = torch.nn.Linear(2, 2)
+    before = state(model)
+    with pytest.raises(ModelError, match="expected a vector of 6 parameters"):
+        load_parameters(model, np.zeros(shape, np.float32))
+    assert_same(state(model), before)
+
+
+def test_float64_buffers_do_not_widen_the_parameters():
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("statistics", torch.zeros(2, dtype=torch.float64))
+    assert flatten_parameters(model).dtype == np.float32
+
+
+# --------------------------------------------------------------------------------------------------
+# Layouts
+
+
+def test_integer_buffers_have_no_place_and_complex_ones_have_two():
+    model = torch.nn.Linear(2, 1)
+    model.register_buffer("count", torch.zeros(3, dtype=torch.int64))
+    model.register_buffer("mask", torch.zeros(3, dtype=torch.bool))
+    model.register_buffer("wave", torch.zeros(3, dtype=torch.complex64), persistent=False)
+    model.register_buffer("none", None)
+    layout = Layout.of(model, allow_complex=True)
+    assert [(e.name, e.shape, e.kind) for e in layout.entries[2:]] == [("wave", (3, 2), "buffer")]
+    with pytest.raises(ModelError, match="wave"):
+        Layout.of(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "message"),
+    [
+        (torch.float64, "float32", 'pass dtype="float64"'),
+        (torch.int32, "float32", "only floating-point parameters"),
+        (torch.int64, "float64", "only floating-point parameters"),
+    ],
+)
+def test_what_rows_do_not_hold_exactly_is_refused(dtype, rows, message):
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.zeros(2, dtype=dtype), requires_grad=False)
+    with pytest.raises(ModelError, match=message):
+        Layout.of(model, rows)
+
+
+def test_complex128_needs_both_permissions():
+    model = torch.nn.Linear(2, 1, dtype=torch.complex128)
+    with pytest.raises(ModelError, match="allow_complex"):
+        Layout.of(model, "float64")
+    with pytest.raises(ModelError, match="complex128"):
+        Layout.of(model, allow_complex=True)
+    assert Layout.of(model, "float64", allow_complex=True).parameter_count == 6
+
+
+def test_lazy_parameters_and_buffers_are_refused_until_they_have_seen_data():
+    model = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.LazyBatchNorm1d())
+    with pytest.raises(ModelError, match=r"0\.weight has no shape yet"):
+        Layout.of(model)
+    model[0](torch.zeros(2, 4))
+    with pytest.raises(ModelError, match=r"1\.\w+ has no shape yet"):
+        Layout.of(model)
+    model(torch.zeros(2, 4))
+    assert Layout.of(model).parameter_count == 4 * 3 + 3 + 3 + 3
+
+
+def test_layers_are_the_modules_that_own_parameters():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.BatchNorm1d(2))
+    model.scale = torch.nn.Parameter(torch.ones(()))
+    layers = Layout.of(model).layers
+    assert {name: [e.name for e in entries] for name, entries in layers.items()} == {
+        "": ["scale"],
+        "0": ["0.weight", "0.bias"],
+        "2": ["2.weight", "2.bias"],
+    }
+
+
+def test_the_first_difference_between_networks_is_named():
+    one = Layout.of(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)))
+    other = Layout.of(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1000)))
+    one.check_same(one, "this", "that")
+    with pytest.raises(ModelError) as error:
+        one.check_same(other, "this", "that")
+    assert str(error.value) == (
+        "this and that are not of the same network: parameter 2 is 1.weight [1, 3] in this "
+        "(13 numbers in all) and 1.weight [1000, 3] in that (4,009)"
+    )
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_parameter_that_one_network_lacks_is_absent(swap):
+    pair = [Layout.of(torch.nn.Linear(2, 3)), Layout.of(torch.nn.Linear(2, 3, bias=False))]
+    one, other = pair[::-1] if swap else pair
+    with pytest.raises(ModelError, match=r"parameter 1 is .*absent in") as error:
+        one.check_same(other, "this", "that")
+    assert ("absent in this" in str(error.value)) == swap
+
+
+def test_buffers_and_dtypes_do_not_make_another_network():
+    plain, half = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3).half()
+    half.register_buffer("extra", torch.zeros(2))
+    Layout.of(plain).check_same(Layout.of(half), "this", "that")
+
+
+ROW = {"name": "w", "shape": [2], "dtype": "float32", "kind": "parameter"}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        [{**ROW, "kind": "other"}],
+        [{**ROW, "shape": [2, -1]}],
+        [{**ROW, "shape": ["a"]}],
+        [{**ROW, "shape": 2}],
+        [{key: value for key, value in ROW.items() if key != "name"}],
+        [None],
+        None,
+        3,
+    ],
+)
+def test_a_table_that_is_none_is_damage(table):
+    with pytest.raises(DamagedError, match="layout table"):
+        Layout.from_json(table)
+
+
+# --------------------------------------------------------------------------------------------------
+# Reading again and again
+
+
+def test_a_reader_follows_a_replaced_parameter_and_counts_changes_in_place():
+    model = torch.nn.Linear(2, 2)
+    reader = StateReader(model, Layout.of(model))
+    row = torch.zeros(6)
+    version = reader.version()
+    assert reader.version() == version
+    zeroed(model)
+    assert reader.version() != version
+    model.weight = torch.nn.Parameter(torch.full((2, 2), 3.0))
+    reader.read_into(row)
+    assert row.tolist() == [3.0] * 4 + [0.0] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_reader_fills_a_part_of_a_buffer_and_no_more(dtype):
+    model = torch.nn.Linear(2, 2)
+    buffer = torch.full((10,), 9, dtype=dtype)
+    StateReader(model, Layout.of(model)).read_into(buffer[2:8])
+    np.testing.assert_array_equal(buffer[2:8], flatten_parameters(model))
+    assert buffer[[0, 1, 8, 9]].tolist() == [9] * 4
