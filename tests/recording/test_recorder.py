@@ -152,7 +152,7 @@ def test_every_below_one_is_refused(tmp_path, every):
 
 
 @pytest.mark.parametrize("every", [1, 3])
-@pytest.mark.parametrize("buffer_bytes", [4, 20, 28 * 4 - 4, 28 * 4, 28 * 4 + 4, 28 * 4 * 3])
+@pytest.mark.parametrize("buffer_bytes", [4, 20, 29 * 4 - 4, 29 * 4, 29 * 4 + 4, 29 * 4 * 3])
 def test_rows_in_pieces_are_the_rows(tmp_path, monkeypatch, buffer_bytes, every):
     record(tmp_path / "whole", 7, every=every)
     monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", buffer_bytes)

@@ -107,7 +107,7 @@ def test_nothing_is_written_after_an_error(tmp_path, disk):
 
 def test_what_waits_behind_an_error_is_not_written(tmp_path, monkeypatch):
     # The disk fails once and has room again for the states that are already handed over.
-    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 28 * 4)
+    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 29 * 4)
     monkeypatch.setattr(recorder_module, "_COMMIT_SECONDS", 0.0)
     gate, failures = threading.Event(), [OSError(errno.ENOSPC, "full")]
     model = network()
@@ -179,7 +179,7 @@ def test_a_full_disk_at_the_first_state(tmp_path, disk, every):
 
 
 def test_a_slow_disk_makes_record_wait(tmp_path, monkeypatch):
-    row_bytes = 28 * 4
+    row_bytes = 29 * 4
     monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 2 * row_bytes)
     gate, original = threading.Event(), store.Writer.write_rows
     monkeypatch.setattr(
@@ -204,7 +204,7 @@ def test_a_slow_disk_makes_record_wait(tmp_path, monkeypatch):
 
 def test_states_are_made_durable_also_when_buffers_fill_quickly(tmp_path, monkeypatch):
     # A buffer for every two states: were its hand-over taken for a commit, none would follow.
-    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 2 * 28 * 4)
+    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 2 * 29 * 4)
     real, ahead = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
     model = network()

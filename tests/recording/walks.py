@@ -15,7 +15,7 @@ ALL_FILES = ("trajectory.json", *DATA_FILES, "index.jsonl")
 
 
 def network(seed=0):
-    """Parameters (22) and floating-point buffers (6), and an integer buffer between them."""
+    """Parameters (23) and floating-point buffers (6), and an integer buffer between them."""
     torch.manual_seed(seed)
     return torch.nn.Sequential(
         torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2, bias=True)
