@@ -103,7 +103,7 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
     losses = getattr(recorded, "losses", np.full(count - 1, np.nan))
     steps = getattr(recorded, "steps", np.arange(count))
     provenance = {"path_digest": recorded.digest, "states": count}
-    return StepSizes(sizes, np.asarray(steps), np.asarray(losses, np.float64), provenance)
+    return StepSizes(sizes, np.array(steps), np.array(losses, np.float64), provenance)
 
 
 def _norm(differences: torch.Tensor) -> Floats:

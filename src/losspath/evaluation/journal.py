@@ -54,13 +54,11 @@ class Journal:
         self._file.seek(0)
         raw = self._file.read()
         whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) < len(raw):
-            self._file.truncate(len(whole))
         lines = whole.splitlines()
-        if not lines:
-            self._append(["key", key])
-            return
-        if _parse(self.path, lines[0]) != ["key", key]:
+        # Nothing is cut off before it is known that this is a journal.
+        if not lines and not _line(["key", key]).startswith(raw):
+            _parse(self.path, raw)
+        if lines and _parse(self.path, lines[0]) != ["key", key]:
             raise StoreError(
                 f"{self.path} holds points of another computation (other states, samples, model, "
                 "loss, method, grid or number of threads); remove it or choose another checkpoint"
@@ -68,11 +66,14 @@ class Journal:
         for line in lines[1:]:
             number, loss, accuracy = _parse(self.path, line)
             self.done[int(number)] = Evaluation(loss, accuracy)
+        if len(whole) < len(raw):
+            self._file.truncate(len(whole))
+        if not lines:
+            self._append(["key", key])
 
     def _append(self, values: list[object]) -> None:
-        check = xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
         with wrap_os_errors(f"write {self.path}"):
-            self._file.write(json.dumps([*values, check]).encode() + b"\n")
+            self._file.write(_line(values))
 
     def add(self, number: int, evaluation: Evaluation) -> None:
         """Keeps one evaluation."""
@@ -94,6 +95,11 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _line(values: list[object]) -> bytes:
+    check = xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
+    return json.dumps([*values, check]).encode() + b"\n"
 
 
 def _parse(path: Path, line: bytes) -> list[Any]:

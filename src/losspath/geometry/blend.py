@@ -45,33 +45,38 @@ def blend(
     sums = torch.from_numpy(np.asarray(weights, np.float64))
     basis = torch.from_numpy(plane.basis)
     origin = torch.from_numpy(plane.origin)
-    states = _weighted_sums(path, sums)
-    shares = sums.sum(dim=1)
+    deviations = _weighted_sums(path, sums, origin)
     for number, place in enumerate(torch.from_numpy(places)):
-        outside = states[number] - shares[number] * origin
+        outside = deviations[number]
         # Twice, as one subtraction leaves the rounding of a large in-plane part behind.
         for _ in range(2):
             outside -= basis @ (basis.T @ outside)
         yield (origin + basis @ place + outside).numpy()
 
 
-def _weighted_sums(path: StateSequence, weights: torch.Tensor) -> torch.Tensor:
-    """Σ_i w_i θ_i for each row of weights, reading only states that some row gives a weight."""
+def _weighted_sums(
+    path: StateSequence, weights: torch.Tensor, origin: torch.Tensor
+) -> torch.Tensor:
+    """Σ_i w_i (θ_i − θ̄) for each row of weights, reading only states that some row weighs."""
     sums = torch.zeros(len(weights), path.parameter_count, dtype=torch.float64)
     most = max(1, _BLOCK_BYTES // (4 * path.parameter_count))
     product = torch.empty(sums.shape, dtype=torch.from_numpy(np.empty(0, path.dtype)).dtype)
+    # Differences first: sums in the states' precision must not round by an offset they share.
+    near = origin.to(product.dtype)
+    shares = torch.zeros(len(weights), 1, dtype=torch.float64)
     used = torch.nonzero((weights != 0).any(dim=0)).reshape(-1).numpy()
     buffer = np.empty((min(most, len(path)), path.parameter_count), path.dtype)
     for start, stop in _runs(used, most):
         rows = torch.from_numpy(path.read(start, stop, buffer[: stop - start]))
         part = weights[:, start:stop]
-        touched = torch.nonzero((part != 0).any(dim=1)).reshape(-1)
-        if len(touched) == len(weights):
-            torch.mm(part.to(rows.dtype), rows, out=product)
+        if int(torch.count_nonzero(part)) > len(weights):
+            torch.mm(part.to(rows.dtype), rows.sub_(near), out=product)
             sums += product
-        else:
-            sums[touched] += part[touched].to(rows.dtype) @ rows
-    return sums
+            shares += part.sum(dim=1, keepdim=True)
+        else:  # about one state each: exactly that state
+            touched = torch.nonzero((part != 0).any(dim=1)).reshape(-1)
+            sums[touched] += part[touched] @ (rows.double() - origin)
+    return sums.addcmul_(shares, near.double() - origin)
 
 
 def _runs(indices: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:

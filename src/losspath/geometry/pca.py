@@ -96,7 +96,9 @@ def first_pass(path: StateSequence, components: int, seed: int) -> Moments:
     noise = np.random.default_rng(seed).standard_normal((2, count))
     mix = np.stack([*waves, *noise], axis=1)
     mix -= mix.mean(axis=0)
-    mix /= np.linalg.norm(mix, axis=0)
+    lengths = np.linalg.norm(mix, axis=0)
+    # On a path of few states, some waves are constant or zero.
+    mix = mix[:, lengths > 1e-6] / lengths[lengths > 1e-6]
     reference = torch.from_numpy(path.read(0, 1)[0]).double()
     total = torch.zeros(path.parameter_count, dtype=torch.float64)
     start = torch.zeros(path.parameter_count, mix.shape[1], dtype=torch.float64)
@@ -125,8 +127,9 @@ def first_pass(path: StateSequence, components: int, seed: int) -> Moments:
 
 
 def _refuse_non_finite(rows: torch.Tensor, first: int) -> None:
-    bad = torch.nonzero(~torch.isfinite(rows).all(dim=1)).reshape(-1)
-    number = first + int(bad[0]) if len(bad) else first
+    sizes = torch.linalg.vector_norm(rows, dim=1)
+    bad = torch.nonzero(~torch.isfinite(sizes)).reshape(-1)
+    number = first + int(bad[0] if len(bad) else sizes.argmax())
     raise PathError(
         f"state {number} of the path has parameters that are not finite or too large to square; "
         f"draw the states before it: path.window(stop={number}), or on the command line "
@@ -164,7 +167,8 @@ def _complete(basis: Floats, components: int) -> Floats:
     while basis.shape[1] < components:
         along = np.sum(basis**2, axis=1)
         axis = np.zeros(len(basis))
-        axis[int(along.argmin())] = 1.0
+        # Least to rounding, which must not choose between equals.
+        axis[int(np.argmax(along <= along.min() + 1e-12))] = 1.0
         for _ in range(2):
             axis -= basis @ (basis.T @ axis)
         basis = np.column_stack([basis, axis / np.linalg.norm(axis)])

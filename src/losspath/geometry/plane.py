@@ -145,12 +145,19 @@ def fit_plane(
         raise PathError("a path of one state has no plane; record at least one step")
     moments = pca.first_pass(states, components, seed)
     axes = pca.principal_axes(states, moments, components, tolerance)
+    if axes.determined == 0:
+        raise PathError(
+            "the states differ by less than rounding makes: nothing moved, so there is no plane to "
+            "draw; check the learning rate"
+        )
     final = pca.project_all(states, moments.mean, axes.basis)
-    basis, coordinates = _fix_signs(axes.basis, final.coordinates)
+    # Along an axis that was completed the path has no extent, whatever rounding says.
+    coordinates = final.coordinates
     coordinates[:, axes.determined :] = 0.0
+    basis, coordinates = _fix_signs(axes.basis, coordinates)
     variance = np.sum(coordinates**2, axis=0) / (len(states) - 1)
     gap = axes.gap
-    residual = final.residual if axes.determined else 0.0
+    residual = final.residual
     if gap < _GAP:
         warnings.warn(
             f"components {components} and {components + 1} explain nearly the same variance "

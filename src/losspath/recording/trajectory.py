@@ -234,7 +234,7 @@ class Trajectory:
             A path that `compute_surface` and the others take like this one.
         """
         if stride < 1:
-            raise ArgumentError(f"expected stride ≥ 1, got {stride}")
+            raise ArgumentError(f"expected a window with a stride ≥ 1, got {stride}")
         return Window(self, range(*slice(start, stop, stride).indices(len(self))))
 
     def load_into(self, model: torch.nn.Module, index: int) -> None:
@@ -323,7 +323,9 @@ class ArrayPath:
             raise PathError(f"expected states of shape (T, P), got {array.shape}")
         if not np.issubdtype(array.dtype, np.floating):
             raise PathError(f"expected states of a floating-point dtype, got {array.dtype}")
-        self._states = np.ascontiguousarray(array)
+        # Half precisions widen exactly; torch lacks other byte orders and long doubles.
+        single = np.dtype(np.float32) if array.dtype.itemsize <= 4 else np.dtype(np.float64)
+        self._states = np.ascontiguousarray(array, single)
 
     def __len__(self) -> int:
         return len(self._states)
@@ -360,5 +362,6 @@ def as_path(path: StateSequence | npt.ArrayLike) -> StateSequence:
     if isinstance(path, StateSequence):
         return path
     if isinstance(path, torch.Tensor):
-        return ArrayPath(path.detach().cpu().numpy())
+        narrow = path.is_floating_point() and path.element_size() < 4
+        return ArrayPath((path.float() if narrow else path).detach().cpu().numpy())
     return ArrayPath(path)
