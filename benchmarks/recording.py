@@ -1,9 +1,9 @@
-"""What recording adds to a training step: LeNet-5, batches of 64, paired epochs.
+"""What recording adds to a training step: LeNet-5, batches of 64, paired stretches of steps.
 
-    python benchmarks/recording.py [--pairs 9] [--steps 938] [--every 1]
+    python benchmarks/recording.py [--pairs 150] [--steps 40] [--network lenet5]
 
-Epochs with and without a recorder alternate in one process, so that whatever else the machine does
-falls on both; the printed overhead is the median of the differences within pairs.
+Stretches with and without recording alternate in one loop, so that whatever else the machine does
+falls on both; the printed overhead is the median of the differences within pairs, with quartiles.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from losspath.reference.networks import build_network
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=938)
+    parser.add_argument("--pairs", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=40, help="of a stretch")
     parser.add_argument("--network", default="lenet5")
     parser.add_argument("--directory", type=Path, default=None, help="on the disk to measure")
     options = parser.parse_args()
@@ -33,7 +33,7 @@ def main() -> None:
     inputs = torch.randn(64 * options.steps, 1, 32, 32)
     targets = torch.randint(0, 10, (64 * options.steps,))
 
-    def epoch(record):
+    def stretch(record):
         began = time.perf_counter()
         for step in range(options.steps):
             batch = slice(64 * step, 64 * step + 64)
@@ -44,33 +44,35 @@ def main() -> None:
             record(loss)
         return 1e3 * (time.perf_counter() - began) / options.steps
 
-    epoch(lambda loss: None)
-    plain, recorded, sizes = [], [], []
-    for pair in range(options.pairs):
-        directory = Path(tempfile.mkdtemp(dir=options.directory))
-        # Every other pair the other way round, so that a drift of the machine cancels.
-        for with_recorder in (pair % 2 == 0, pair % 2 == 1):
-            if with_recorder:
-                with losspath.Recorder(directory, model) as recorder:
-                    recorded.append(epoch(recorder.record))
-            else:
-                plain.append(epoch(lambda loss: None))
-        total = sum(file.stat().st_size for file in directory.iterdir())
-        sizes.append(total / (options.steps + 1))
-        shutil.rmtree(directory)
+    stretch(lambda loss: None)
+    directory = Path(tempfile.mkdtemp(dir=options.directory))
+    plain, recorded = [], []
+    with losspath.Recorder(directory, model) as recorder:
+        stretch(recorder.record)
+        for pair in range(options.pairs):
+            # Every other pair the other way round, so that a drift of the machine cancels.
+            for recording in (pair % 2 == 0, pair % 2 == 1):
+                if recording:
+                    recorded.append(stretch(recorder.record))
+                else:
+                    plain.append(stretch(lambda loss: None))
+    states = (options.pairs + 1) * options.steps + 1
+    size = sum(file.stat().st_size for file in directory.iterdir()) / states
+    shutil.rmtree(directory)
     count = sum(parameter.numel() for parameter in model.parameters())
-    differences = sorted(b - a for a, b in zip(plain, recorded, strict=True))
-    print(f"{options.network}, {count:,} parameters, {options.steps} steps, {options.pairs} pairs")
-    print(f"plain step      median {statistics.median(plain):.3f} ms  ({_range(plain)})")
-    print(f"recorded step   median {statistics.median(recorded):.3f} ms  ({_range(recorded)})")
+    differences = [b - a for a, b in zip(plain, recorded, strict=True)]
     print(
-        f"added           median {statistics.median(differences):.3f} ms  ({_range(differences)})"
+        f"{options.network}, {count:,} parameters, {options.pairs} pairs of {options.steps} steps"
     )
-    print(f"bytes a state   {sizes[0]:,.0f} = {sizes[0] / (4 * count):.4f} × 4P")
+    print(f"plain step      {_quartiles(plain)}")
+    print(f"recorded step   {_quartiles(recorded)}")
+    print(f"added           {_quartiles(differences)}")
+    print(f"bytes a state   {size:,.0f} = {size / (4 * count):.4f} × 4P")
 
 
-def _range(values):
-    return f"{min(values):.3f} … {max(values):.3f}"
+def _quartiles(values):
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"median {middle:.3f} ms  (quartiles {low:.3f} … {high:.3f})"
 
 
 if __name__ == "__main__":

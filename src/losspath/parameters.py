@@ -6,8 +6,10 @@ followed by the floating-point buffers. The `Layout` is the table of what lies w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -41,10 +43,10 @@ class Entry:
     kind: Kind
     offset: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many numbers it takes."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def place(self) -> slice:
@@ -86,17 +88,17 @@ class Layout:
             raise ModelError(f"expected a model with parameters, got {type(model).__name__} with 0")
         return layout
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[Entry, ...]:
         """The entries of parameters."""
         return tuple(entry for entry in self.entries if entry.kind == "parameter")
 
-    @property
+    @cached_property
     def parameter_count(self) -> int:
         """P: how many numbers the parameters take, which come first in a row."""
         return sum(entry.size for entry in self.parameters)
 
-    @property
+    @cached_property
     def row_size(self) -> int:
         """How many numbers a row has, buffers included."""
         return sum(entry.size for entry in self.entries)
@@ -205,18 +207,21 @@ class StateReader:
         # Every place of the module tree where a tensor or module could be exchanged for another.
         self._links: list[tuple[Mapping[str, object], str, object]] = []
         self._tables: list[tuple[Mapping[str, object], int]] = []
-        self._forms = [(tensor.shape, tensor.dtype) for tensor in self._tensors]
         for module in self._model.modules():
             for table in (module._parameters, module._buffers, module._modules):
                 self._links += [(table, name, value) for name, value in table.items()]
                 self._tables.append((table, len(table)))
+        self._forms = [_form(tensor) for tensor in self._tensors]
+        # Contiguous tensors are read through the same views every time.
+        self._views = [_flat(tensor) for tensor in self._tensors]
+        self._are_views = all(tensor.is_contiguous() for tensor in self._tensors)
 
     def _is_as_found(self) -> bool:
         # `tensor.data = other` and `model.double()` keep the parameter and change its form.
         return (
             all(table.get(name) is value for table, name, value in self._links)
             and all(len(table) == count for table, count in self._tables)
-            and self._forms == [(tensor.shape, tensor.dtype) for tensor in self._tensors]
+            and self._forms == [_form(tensor) for tensor in self._tensors]
         )
 
     def tensors(self) -> list[torch.Tensor]:
@@ -233,16 +238,12 @@ class StateReader:
                     "the recording began with; begin another recording for the changed model"
                 )
             self._find()
-        flat = []
-        for tensor in self._tensors:
-            value = tensor.detach()
-            flat.append((torch.view_as_real(value) if value.is_complex() else value).reshape(-1))
-        return flat
+        return self._views if self._are_views else [_flat(tensor) for tensor in self._tensors]
 
     def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
         tensors = self.tensors() if tensors is None else tensors
-        if any(t.device.type != "cpu" or t.dtype != row.dtype for t in tensors):
+        if any(t.dtype != row.dtype or t.device != row.device for t in tensors):
             tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
         torch.cat(tensors, out=row)
 
@@ -261,6 +262,15 @@ class StateReader:
                 numbers = part.to(device="cpu", dtype=dtype).contiguous()
                 hasher.update(numbers.numpy().view(np.uint8).data)
         return hasher.intdigest()
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    value = tensor.detach()
+    return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1)
+
+
+def _form(tensor: torch.Tensor) -> tuple[int, torch.Size, torch.dtype]:
+    return tensor.data_ptr(), tensor.shape, tensor.dtype
 
 
 def flatten_parameters(model: torch.nn.Module) -> npt.NDArray[Any]:
