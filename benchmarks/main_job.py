@@ -154,7 +154,7 @@ def losses_table(out: Path) -> list[str]:
     return rows
 
 
-def write_page(out: Path, report: Path, times: dict) -> None:
+def write_page(out: Path, report: Path, data_dir: Path, times: dict) -> None:
     import torch
 
     lines = [
@@ -196,8 +196,8 @@ def write_page(out: Path, report: Path, times: dict) -> None:
     for network in NETWORKS:
         lines += [entry["command"] for entry in times[network].values()]
     text = "\n".join([*lines, "```", ""])
-    for path, shown in ((str(out), "runs"), (str(report), "docs/results")):
-        text = text.replace(path, shown)
+    for path, shown in ((out, "runs"), (report, "docs/results"), (data_dir, "DIR")):
+        text = text.replace(str(path), shown)
     (report / "README.md").write_text(text)
 
 
@@ -223,7 +223,7 @@ def main() -> None:
     runs = [options.out / network for network in NETWORKS]
     command = [sys.executable, "-m", "losspath", "steps", *map(str, runs), "--figure", str(both)]
     subprocess.run(command, check=True)
-    write_page(options.out, options.report, times)
+    write_page(options.out, options.report, options.data_dir, times)
     print(f"report: {options.report / 'README.md'}")
 
 

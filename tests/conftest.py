@@ -9,8 +9,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from killing import Server
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Nothing is read from or left in the user's cache; children inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
-def server():
+def server(_own_cache):
     """Runs the command line in children that can be killed."""
     server = Server()
     yield server

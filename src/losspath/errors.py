@@ -43,6 +43,10 @@ class ObjectiveError(LosspathError):
     """A loss over a model and data is not well defined."""
 
 
+class UnsupportedError(LosspathError):
+    """A model's forward pass cannot be recorded as a graph of calls; the message says why."""
+
+
 class PathError(LosspathError, ValueError):
     """A path has no plane: too few states, a constant path, or states that are not finite."""
 

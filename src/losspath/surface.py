@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from scipy.interpolate import RegularGridInterpolator
 
 import losspath
 from losspath.errors import ArgumentError, ModelError
+from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Journal, Progress
 from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.points import Affine, Points, Rows
 from losspath.files import digest_of, load_archive, save_archive
-from losspath.geometry.blend import blend, group_size
+from losspath.geometry.blend import blend
+from losspath.geometry.blend import group_size as blend_size
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, fit_plane
 from losspath.methods import Method, PathGeometry, method_named
@@ -198,11 +202,14 @@ def compute_surface(
     key = surface_key(recorded, objective, method, plane, grid)
     if not isinstance(states, StateLosses):
         states = evaluate_states(recorded, objective, spread_states(plane.path, states))
+    engine = Engine(objective)
     losses = np.full(len(grid.points), np.nan)
     accuracies = np.full(len(grid.points), np.nan)
     with Journal(Path(checkpoint), key) if checkpoint else nullcontext() as journal:
-        points = _evaluations(recorded, objective, method, plane, grid, geometry, journal)
-        for done, (number, evaluation) in enumerate(points, 1):
+        known = journal.done if journal else ()
+        groups = _points(recorded, method, plane, grid, geometry, engine.group_size, known)
+        evaluations = _evaluations(groups, len(losses), engine, journal)
+        for done, (number, evaluation) in enumerate(evaluations, 1):
             losses[number] = evaluation.loss
             accuracies[number] = np.nan if evaluation.accuracy is None else evaluation.accuracy
             if progress:
@@ -216,7 +223,7 @@ def compute_surface(
         path=plane.path,
         explained_variance_ratio=plane.explained_variance_ratio,
         states=states,
-        provenance=_provenance(objective, method, plane, key),
+        provenance=_provenance(objective, method, plane, key) | {"evaluation": engine.notes},
     )
 
 
@@ -285,38 +292,68 @@ def evaluate_states(
     path: StateSequence, objective: Objective, index: npt.NDArray[np.int64]
 ) -> StateLosses:
     """The losses of states themselves."""
-    losses = [objective(path.read(int(i), int(i) + 1)[0]).loss for i in index]
+    engine = Engine(objective)
+    losses: list[float] = []
+    for start in range(0, len(index), engine.group_size):
+        group = index[start : start + engine.group_size].tolist()
+        states = np.concatenate([path.read(i, i + 1) for i in group])
+        for finished in engine.evaluate(Rows(states), total=len(index)):
+            losses += [evaluation.loss for _, evaluation in finished]
     return StateLosses(index, np.array(losses))
 
 
 def _evaluations(
-    path: StateSequence,
-    objective: Objective,
-    method: Method,
-    plane: Plane,
-    grid: Grid,
-    geometry: PathGeometry,
-    journal: Journal | None,
+    points: Iterator[tuple[int, Points]], total: int, engine: Engine, journal: Journal | None
 ) -> Iterator[tuple[int, Evaluation]]:
     """Every grid point's evaluation, those that the journal has first."""
     done = dict(journal.done) if journal else {}
     yield from done.items()
-    points = grid.points
     # Groups never depend on what is done: a matrix product may round differently for another
     # number of rows, and a surface that was stopped must equal one that was not.
-    size = min(group_size(plane), max(1, (64 << 20) // (8 * len(path))))
-    for first in range(0, len(points), size):
-        group = points[first : first + size]
+    for first, group in points:
         if all(first + i in done for i in range(len(group))):
             continue
-        weights = method.weights(group, geometry)
-        places = method.places(group, weights, geometry)
-        for number, parameters in enumerate(blend(path, plane, places, weights), first):
-            if number not in done:
-                evaluation = objective(parameters)
+        known = {number - first for number in done}
+        for finished in engine.evaluate(group, total, known):
+            found = [(first + number, evaluation) for number, evaluation in finished]
+            for number, evaluation in found:
                 if journal:
                     journal.add(number, evaluation)
-                yield number, evaluation
+            yield from found
+
+
+def _points(
+    path: StateSequence,
+    method: Method,
+    plane: Plane,
+    grid: Grid,
+    geometry: PathGeometry,
+    group: int,
+    done: Collection[int],
+) -> Iterator[tuple[int, Points]]:
+    """The parameters at the grid points, in groups, each with the number of its first point."""
+    points = grid.points
+    # As many as are blended in one pass over the path, in whole groups.
+    size = min(blend_size(plane), max(1, (64 << 20) // (8 * len(path))))
+    size = max(1, size // group) * group
+    origin: Floats | None = None
+    for first in range(0, len(points), size):
+        part = points[first : first + size]
+        if all(first + i in done for i in range(len(part))):
+            continue
+        if method.is_flat and origin is None:
+            weights = method.weights(part[:1], geometry)
+            (origin,) = blend(path, plane, np.zeros((1, 2)), weights)
+        if origin is not None:
+            places = method.places(part, np.empty((0, 0)), geometry)
+            for start in range(0, len(part), group):
+                chosen = places[start : start + group]
+                yield first + start, Affine(origin, plane.basis.T, chosen)
+            continue
+        weights = method.weights(part, geometry)
+        blended = blend(path, plane, method.places(part, weights, geometry), weights)
+        for start in range(0, len(part), group):
+            yield first + start, Rows(np.stack(list(islice(blended, group))))
 
 
 def _provenance(objective: Objective, method: Method, plane: Plane, key: str) -> dict[str, Any]:

@@ -116,6 +116,20 @@ def test_the_surface_is_that_of_the_library(call, run):
     )
 
 
+def test_explain_says_how_points_were_evaluated(call, run, monkeypatch):
+    from losspath.evaluation import engine
+
+    _, out, _ = call("surface", run, *SMALL, "--explain")
+    assert "averaged (temperature 1): the plain loop, as there was little to do" in out
+    monkeypatch.setattr(engine, "_SMALL", 0)
+    _, out, _ = call("surface", run, *SMALL, "--method", "pca", "--explain")
+    assert "pca: points on a plane or line: batches of" in out
+    assert "same input at every point: conv1.weight" in out
+    _, out, _ = call("surface", run, *SMALL, "--method", "pca", "--explain")
+    assert "already computed" in out
+    assert "pca: points on a plane or line: batches of" in out
+
+
 def test_fewer_samples_than_asked_are_all_taken_and_said_so(call, run):
     code, out, _ = call("surface", run, "--resolution", "3", "--samples", "99999")
     assert code == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 import losspath
 from losspath.errors import ArgumentError
+from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Journal, Progress
-from losspath.evaluation.objective import Objective
+from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.points import Affine
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface import check_same_network
@@ -131,20 +133,24 @@ def interpolate(
     loss = np.full((len(parts), len(positions)), np.nan)
     accuracy = loss.copy()
     key = interpolation_key(recorded, objective, (start, end), positions, layers)
+    engine = Engine(objective)
+    count = 0
     with Journal(Path(checkpoint), key) if checkpoint else nullcontext() as journal:
-        for number in range(loss.size):
-            row, column = divmod(number, len(positions))
-            evaluation = journal.done.get(number) if journal else None
-            if evaluation is None:
-                chosen = list(parts.values())[row]
-                evaluation = objective(_between(first, second, positions[column], chosen))
-                if journal:
-                    journal.add(number, evaluation)
-            loss[row, column] = evaluation.loss
-            if evaluation.accuracy is not None:
-                accuracy[row, column] = evaluation.accuracy
-            if progress:
-                progress(number + 1, loss.size)
+        done = dict(journal.done) if journal else {}
+        for row, chosen in enumerate(parts.values()):
+            offset = row * len(positions)
+            known = {number - offset: done[number] for number in done}
+            line = _Line(first, second, positions, chosen)
+            for finished in line.evaluations(engine, known):
+                for column, evaluation in finished:
+                    if journal and offset + column not in done:
+                        journal.add(offset + column, evaluation)
+                    loss[row, column] = evaluation.loss
+                    if evaluation.accuracy is not None:
+                        accuracy[row, column] = evaluation.accuracy
+                    count += 1
+                    if progress:
+                        progress(count, loss.size)
     return Interpolation(
         alpha=positions,
         names=tuple(parts),
@@ -170,14 +176,49 @@ def _state(path: StateSequence, index: int) -> Floats:
     return state
 
 
-def _between(first: Floats, second: Floats, alpha: float, chosen: npt.NDArray[np.bool_]) -> Floats:
-    # The ends as they are: 0·∞ must not spoil one where the other is not finite.
-    if alpha in (0.0, 1.0):
-        blend = second if alpha else first
-    else:
-        blend = (1 - alpha) * first + alpha * second
-    blended: Floats = np.where(chosen, blend, second)
-    return blended
+@dataclass(frozen=True)
+class _Line:
+    """Points with θ_a + α (θ_b − θ_a) where `chosen`, and θ_b elsewhere."""
+
+    first: Floats
+    second: Floats
+    positions: Floats
+    chosen: npt.NDArray[np.bool_]
+
+    def evaluations(
+        self, engine: Engine, done: Mapping[int, Evaluation]
+    ) -> Iterator[list[tuple[int, Evaluation]]]:
+        """Each position's evaluation, as many as are finished together, those in `done` first."""
+        known = [(column, done[column]) for column in range(len(self.positions)) if column in done]
+        if known:
+            yield known
+        taken = set(done)
+        difference = np.where(self.chosen, self.first - self.second, 0.0)
+        finite = bool(np.isfinite(difference).all() and np.isfinite(self.second).all())
+        for column, alpha in enumerate(self.positions.tolist()):
+            # The states themselves by the plain loop, so that they are what others have of them.
+            if column not in taken and (alpha in (0.0, 1.0) or not finite):
+                yield [(column, engine.objective(self._at(alpha)))]
+                taken.add(column)
+        size = engine.group_size
+        for start in range(0, len(self.positions), size):
+            # From θ_b on, so that parameters that are not chosen are the same all along.
+            along = 1.0 - self.positions[start : start + size]
+            if taken.issuperset(range(start, start + len(along))):
+                continue
+            line = Affine(self.second, difference[None], along[:, None])
+            left = {column - start for column in taken}
+            for finished in engine.evaluate(line, len(self.positions), left):
+                yield [(start + number, evaluation) for number, evaluation in finished]
+
+    def _at(self, alpha: float) -> Floats:
+        # The ends as they are: 0·∞ must not spoil one where the other is not finite.
+        if alpha in (0.0, 1.0):
+            blend = self.second if alpha else self.first
+        else:
+            blend = (1 - alpha) * self.first + alpha * self.second
+        blended: Floats = np.where(self.chosen, blend, self.second)
+        return blended
 
 
 def interpolation_key(

@@ -188,6 +188,9 @@ def surface(
     out: OutDir = None,
     figure: Figure = None,
     format_: Format = Extension.PNG,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say how the points were evaluated, and why so.")
+    ] = False,
 ) -> None:
     """Compute and draw the loss surface around a run's path."""
     from losspath.cli import jobs
@@ -203,6 +206,8 @@ def surface(
     methods = jobs.make_methods(method, options)
     recorded = Run(run, data_dir, objective, states, out)
     surfaces, plane = jobs.compute_surfaces(recorded, methods, resolution, samples)
+    if explain:
+        jobs.explain(surfaces)
     jobs.draw_surfaces(recorded, surfaces, plane, figure, format_.value)
 
 

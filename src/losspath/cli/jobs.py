@@ -17,7 +17,7 @@ from losspath.analysis.interpolation import (
     interpolation_key,
 )
 from losspath.analysis.steps import StepSizes, step_sizes
-from losspath.cli.console import progress_bar, say_file
+from losspath.cli.console import progress_bar, say, say_file
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError
 from losspath.evaluation.objective import Objective
@@ -106,6 +106,16 @@ def compute_surfaces(
         say_file(surface.description, file)
         surfaces.append(surface)
     return surfaces, plane
+
+
+def explain(surfaces: Sequence[Surface]) -> None:
+    """Prints how the points of surfaces were evaluated."""
+    for surface in surfaces:
+        notes = surface.provenance.get("evaluation") or [
+            "the plain loop, as there was little to do"
+        ]
+        for number, note in enumerate(notes):
+            say(f"{surface.description}: {note}" if number == 0 else f"  {note}")
 
 
 def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +35,37 @@ class Evaluation:
 
     loss: float
     accuracy: float | None
+
+    @classmethod
+    def of(cls, counts: Iterable[Count]) -> Evaluation:
+        """The evaluation of samples that were counted in parts."""
+        total, weight, correct, answers = 0.0, 0.0, 0, 0
+        for count in counts:
+            total += count.total
+            weight += count.weight
+            correct += count.correct
+            answers += count.answers
+        return cls(
+            loss=total / weight if weight else float("nan"),
+            accuracy=correct / answers if answers else None,
+        )
+
+
+@dataclass(frozen=True)
+class Count:
+    """What some samples give.
+
+    Attributes:
+        total: the sum of their losses.
+        weight: what to divide it by, with that of the others.
+        correct: how many targets are the class with the largest output.
+        answers: how many targets there are; 0 where there is no accuracy.
+    """
+
+    total: float
+    weight: float
+    correct: int
+    answers: int
 
 
 class Objective:
@@ -160,22 +191,35 @@ class Objective:
                 f"expected a vector of {self.parameter_count:,} parameters, got shape "
                 f"{tuple(vector.shape)}"
             )
-        with _undisturbed(self.model), torch.no_grad():
-            parameters_by_name = self._stage(vector)
-            total, weight, correct, answers = 0.0, 0.0, 0, 0
-            for start in range(0, len(self), self.batch_size):
-                samples = slice(start, start + self.batch_size)
-                outputs, targets = self._forward(parameters_by_name, samples)
-                batch_total, batch_weight = self._loss(outputs, targets)
-                total += batch_total
-                weight += batch_weight
-                right, asked = _count_correct(outputs, targets)
-                correct += right
-                answers += asked
-        return Evaluation(
-            loss=total / weight if weight else float("nan"),
-            accuracy=correct / answers if answers else None,
-        )
+        return self._evaluate(vector, len(self))
+
+    def evaluate_first(self, parameters: npt.NDArray[Any], samples: int) -> Evaluation:
+        """Evaluates one parameter vector on the first samples only."""
+        return self._evaluate(torch.from_numpy(np.array(parameters)), samples)
+
+    def _evaluate(self, vector: torch.Tensor, samples: int) -> Evaluation:
+        with undisturbed(self.model), torch.no_grad():
+            parameters = self._stage(vector)
+            counts = []
+            for start in range(0, samples, self.batch_size):
+                stop = min(start + self.batch_size, samples)
+                outputs, _ = self._forward(parameters, slice(start, stop))
+                counts.append(self.count(outputs, start, stop))
+        return Evaluation.of(counts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model and the data are."""
+        return self._device
+
+    def inputs_of(self, start: int, stop: int) -> torch.Tensor:
+        """The inputs of samples start … stop−1, as they are staged: not to be written to."""
+        return self._inputs[start:stop]
+
+    def count(self, outputs: Any, start: int, stop: int) -> Count:
+        """Loss and right answers of the model's outputs for samples start … stop−1."""
+        targets = self._targets[start:stop].clone()
+        return Count(*self._loss(outputs, targets), *count_correct(outputs, targets))
 
     def _stage(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """Parameters by name, on the model's device."""
@@ -220,7 +264,7 @@ class Objective:
         # Samples from all over the data, which may be sorted.
         spread = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long()
         third = max(1, count // 3)
-        with _undisturbed(self.model), torch.no_grad():
+        with undisturbed(self.model), torch.no_grad():
             state = self._stage(torch.from_numpy(flatten_parameters(self.model)))
             first, targets = self._forward(state, spread)
             second, _ = self._forward(state, spread)
@@ -302,7 +346,7 @@ def _outputs_differ(one: Any, other: Any, tolerance: float) -> bool:
     return not torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def _count_correct(outputs: Any, targets: torch.Tensor) -> tuple[int, int]:
+def count_correct(outputs: Any, targets: torch.Tensor) -> tuple[int, int]:
     """How many targets are the class with the largest output, and how many there are.
 
     For integer targets, and outputs with one more dimension: the second (N, K, …), as in torch's
@@ -323,7 +367,7 @@ def _count_correct(outputs: Any, targets: torch.Tensor) -> tuple[int, int]:
 
 
 @contextmanager
-def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
+def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards every module's mode and all random states as before."""
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})

@@ -24,6 +24,7 @@ class PCA(Method):
     """
 
     name: ClassVar[str] = "pca"
+    is_flat: ClassVar[bool] = True
     literal: bool = False
 
     def weights(self, points: Floats, geometry: PathGeometry) -> Floats:

@@ -45,6 +45,9 @@ class Method(ABC):
     """A rule for the weights of states at a point. Its fields are its options."""
 
     name: ClassVar[str]
+    is_flat: ClassVar[bool] = False
+    """Whether the weights are the same at every point, so that the points lie on a plane, and
+    `places` does not look at them."""
 
     @abstractmethod
     def weights(self, points: Floats, geometry: PathGeometry) -> Floats:

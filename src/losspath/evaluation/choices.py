@@ -1,0 +1,75 @@
+"""What was measured to be quickest, remembered from one process to the next.
+
+A choice decides how sums round. Remembering it makes two runs of one computation on one machine the
+same, bit for bit, which two measurements might not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from losspath.errors import LosspathError
+from losspath.files import read_document, write_document
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How points are evaluated.
+
+    Attributes:
+        batch_size: samples that go through all points before the next ones do.
+        lanes: batches under way at once, each on a thread of its own; 1 leaves threads to torch.
+        share: points whose first layers are computed in one wide call, where the points have
+            nothing else in common; 1 for none.
+        points: points that are evaluated together.
+    """
+
+    batch_size: int
+    lanes: int
+    share: int
+    points: int
+
+    def describe(self) -> str:
+        """The choice in words."""
+        words = f"batches of {self.batch_size} through {self.points} points"
+        words += f", {self.lanes} at a time" if self.lanes > 1 else ""
+        return words + (f", first layers of {self.share} at once" if self.share > 1 else "")
+
+
+_known: dict[str, Choice] = {}
+
+
+def remembered(key: str, measure: Callable[[], Choice]) -> Choice:
+    """The choice made before for a computation, or else a new one, which is remembered.
+
+    Args:
+        key: identifies the computation and the machine.
+        measure: makes the choice.
+    """
+    if key in _known:
+        return _known[key]
+    directory = Path(platformdirs.user_cache_dir("losspath"))
+    file = directory / f"choice-{key[:16]}.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Processes that start together wait for the first one's measurement.
+        with filelock.FileLock(directory / f"choice-{key[:16]}.lock", timeout=60):
+            choice = _load(file) or measure()
+            write_document(file, dataclasses.asdict(choice))
+    except (LosspathError, OSError, filelock.Timeout):
+        choice = measure()  # a cache that cannot be used is no reason to stop
+    _known[key] = choice
+    return choice
+
+
+def _load(file: Path) -> Choice | None:
+    try:
+        return Choice(**read_document(file))
+    except (LosspathError, TypeError):
+        return None

@@ -1,0 +1,218 @@
+"""What of a forward pass is done once for a batch, and what again for every parameter vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from losspath.evaluation.tape import Tape
+
+_CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that sees the same input at every point: linear in its own, changing parameters.
+
+    Attributes:
+        function: torch's linear, convolution or embedding.
+        weight: name of its weight.
+        bias: name of its bias, or None.
+        rest: its further arguments.
+        options: its keyword arguments.
+        axis: the axis of the result along which outputs lie.
+    """
+
+    function: Callable[..., torch.Tensor]
+    weight: str
+    bias: str | None
+    rest: tuple[Any, ...]
+    options: dict[str, Any]
+    axis: int
+
+    def __call__(
+        self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Its result."""
+        if self.function is F.embedding:
+            return self.function(inputs, weight, *self.rest, **self.options)
+        return self.function(inputs, weight, bias, *self.rest, **self.options)
+
+    @property
+    def can_share(self) -> bool:
+        """Whether the weights of several points can go into one wide call."""
+        grouped = self.function in _CONVOLUTIONS and (self.rest[3:4] or (1,))[0] != 1
+        return not grouped and self.function is not F.embedding
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A forward pass in two parts.
+
+    Attributes:
+        shared: what is the same at every point: (inputs, *parameters, *constants) → values.
+        shared_parameters: names of the parameters that it takes; they are the same at every point.
+        shared_constants: the constants that it takes.
+        sites: layers that see the same input at every point; their inputs are the first of the
+            shared values.
+        point: what is left: (*shared values after the sites', *results of sites, *parameters,
+            *constants) → outputs.
+        point_parameters: names of the parameters that it takes.
+        point_constants: the constants that it takes.
+        calls: how many calls are made once a batch, and how many at every point.
+        signature: the forward pass as text.
+    """
+
+    shared: Callable[..., tuple[Any, ...]]
+    shared_parameters: tuple[str, ...]
+    shared_constants: tuple[torch.Tensor, ...]
+    sites: tuple[Site, ...]
+    point: Callable[..., Any]
+    point_parameters: tuple[str, ...]
+    point_constants: tuple[torch.Tensor, ...]
+    calls: tuple[int, int]
+    signature: str
+
+    def describe(self) -> list[str]:
+        """What is shared, one line each."""
+        lines = [f"  {self.calls[0]} calls once a batch, {self.calls[1]} at every point"]
+        sites = ", ".join(site.weight for site in self.sites)
+        return lines + ([f"  same input at every point: {sites}"] if sites else [])
+
+
+def make_plan(tape: Tape, changing: Collection[str], with_sites: bool = True) -> Plan:
+    """Splits a recorded forward pass.
+
+    Args:
+        tape: the pass.
+        changing: names of the parameters that differ between points.
+        with_sites: treat layers that see the same input at every point apart.
+    """
+    fixed = _fixed_nodes(tape, changing)
+    nodes = [node for node in tape.graph.nodes if node.op == "call_function"]
+    sites = {
+        node: site
+        for node in nodes
+        if with_sites and node not in fixed and (site := _site(node, fixed, tape, changing))
+    }
+    output = next(node for node in tape.graph.nodes if node.op == "output")
+    left = [node for node in nodes if node not in fixed and node not in sites]
+    needed: dict[fx.Node, None] = {}
+    for node in (*left, output):
+        needed.update(dict.fromkeys(node.all_input_nodes))
+    held = {**tape.parameters, **tape.constants}
+    carried = [n for n in needed if n in fixed and n not in held]
+    inputs = [node.args[0] for node in sites]
+    shared = _Part(tape)
+    shared.copy([node for node in nodes if node in fixed])
+    shared.end(tuple(inputs + carried), first=[tape.input])
+    point = _Part(tape)
+    point.know([*carried, *sites])
+    point.copy(left)
+    point.end(output.args[0], first=[*carried, *sites])
+    return Plan(
+        shared=shared.function,
+        shared_parameters=shared.parameters,
+        shared_constants=shared.constants,
+        sites=tuple(sites.values()),
+        point=point.function,
+        point_parameters=point.parameters,
+        point_constants=point.constants,
+        calls=(sum(node in fixed for node in nodes), len(left)),
+        signature=str(tape.graph),
+    )
+
+
+def _fixed_nodes(tape: Tape, changing: Collection[str]) -> set[fx.Node]:
+    """Nodes that do not depend on a changing parameter."""
+    fixed: set[fx.Node] = set()
+    for node in tape.graph.nodes:
+        if node.op == "placeholder":
+            if tape.parameters.get(node, "") not in changing:
+                fixed.add(node)
+        elif node.op == "call_function" and all(n in fixed for n in node.all_input_nodes):
+            fixed.add(node)
+    return fixed
+
+
+def _site(node: fx.Node, fixed: set[fx.Node], tape: Tape, changing: Collection[str]) -> Site | None:
+    function: Any = node.target
+    convolution = function in _CONVOLUTIONS
+    if not (convolution or node.target in (F.linear, F.embedding)):
+        return None
+    if node.target is F.embedding and node.kwargs.get("max_norm") is not None:
+        return None
+    names = ["input", "weight"] if node.target is F.embedding else ["input", "weight", "bias"]
+    if any(name in node.kwargs for name in names[:2]) or len(node.args) < 2:
+        return None
+    inputs: Any = node.args[0]
+    weight: Any = node.args[1]
+    rest = tuple(node.args[len(names) :])
+    options = dict(node.kwargs)
+    bias: Any = options.pop("bias", node.args[2] if len(node.args) > 2 else None)
+    if node.target is F.embedding:
+        bias = None
+    if not isinstance(inputs, fx.Node) or inputs not in fixed:
+        return None
+    if tape.parameters.get(weight, "") not in changing:
+        return None
+    if bias is not None and bias not in tape.parameters:
+        return None
+    return Site(
+        function=function,
+        weight=tape.parameters[weight],
+        bias=None if bias is None else tape.parameters[bias],
+        rest=rest,
+        options=options,
+        axis=1 if convolution else -1,
+    )
+
+
+class _Part:
+    """A graph made of some nodes of a tape; the parameters and constants it needs are found."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self._graph = fx.Graph()
+        self._copies: dict[fx.Node, fx.Node] = {}
+        self._parameters: dict[fx.Node, str] = {}
+        self._constants: dict[fx.Node, torch.Tensor] = {}
+
+    def know(self, nodes: list[fx.Node]) -> None:
+        for node in nodes:
+            self._copies[node] = self._graph.placeholder(node.name)
+
+    def copy(self, nodes: list[fx.Node]) -> None:
+        for node in nodes:
+            self._copies[node] = self._graph.node_copy(node, self._copied)
+
+    def _copied(self, node: fx.Node) -> fx.Node:
+        if node not in self._copies:
+            first = next(iter(self._graph.nodes), None)
+            with self._graph.inserting_before(first):
+                copy = self._graph.placeholder(node.name)
+            self._copies[node] = copy
+            if node in self._tape.parameters:
+                self._parameters[copy] = self._tape.parameters[node]
+            elif node in self._tape.constants:
+                self._constants[copy] = self._tape.constants[node]
+        return self._copies[node]
+
+    def end(self, result: Any, first: list[fx.Node]) -> None:
+        self._graph.output(fx.node.map_arg(result, self._copied))
+        given = [self._copied(node) for node in first]
+        # Placeholders in the order of the arguments: given, parameters, constants.
+        order = [*given, *self._parameters, *self._constants]
+        for node in reversed(order):
+            top = next(iter(self._graph.nodes))
+            if node is not top:
+                top.prepend(node)
+        self._graph.lint()
+        self.function = fx.GraphModule(torch.nn.Module(), self._graph).forward
+        self.parameters = tuple(self._parameters.values())
+        self.constants = tuple(self._constants.values())

@@ -1,0 +1,334 @@
+"""The fast evaluation against the plain loop."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from evaluated_models import KINDS, flat, moved, random_states, sample_case, snapshot
+from torch import nn
+
+from losspath import Objective
+from losspath.errors import LosspathWarning
+from losspath.evaluation import choices, engine, plan, rewrites
+from losspath.evaluation.choices import Choice
+from losspath.evaluation.engine import Engine
+from losspath.evaluation.points import Affine, Rows
+from losspath.reference.networks import NETWORKS, build_network
+
+CHOICES = [
+    Choice(batch_size=5, lanes=1, share=1, points=32),
+    Choice(batch_size=7, lanes=2, share=3, points=4),
+    Choice(batch_size=100, lanes=2, share=4, points=3),
+]
+
+
+@pytest.fixture(autouse=True)
+def always_fast(monkeypatch):
+    """However little there is to do."""
+    monkeypatch.setattr(engine, "_SMALL", 0)
+
+
+@pytest.fixture(params=CHOICES, ids=str)
+def choice(request, monkeypatch):
+    monkeypatch.setattr(choices, "remembered", lambda key, measure: request.param)
+    return request.param
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    monkeypatch.setattr(choices, "remembered", lambda key, measure: CHOICES[1])
+
+
+def objective_of(case):
+    return Objective(case.model, case.inputs, case.targets, case.loss_fn)
+
+
+def plane_around(vector, count=6, scale=0.2):
+    generator = np.random.default_rng(1)
+    directions = scale * generator.standard_normal((2, len(vector)))
+    return Affine(vector, directions, generator.standard_normal((count, 2)))
+
+
+def evaluate(fast, points, **options):
+    found = [each for finished in fast.evaluate(points, **options) for each in finished]
+    assert [number for number, _ in found] == sorted(number for number, _ in found)
+    return [evaluation for _, evaluation in found]
+
+
+def assert_equal_to_the_plain_loop(objective, points, is_fast=True):
+    fast = Engine(objective)
+    found = evaluate(fast, points)
+    assert ("plain loop" in fast.notes[0]) == (not is_fast), fast.notes
+    for evaluation, vector in zip(found, points.vectors(), strict=True):
+        plain = objective(vector)
+        assert evaluation.loss == pytest.approx(plain.loss, rel=1e-5)
+        assert evaluation.accuracy == plain.accuracy
+    return fast
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["plane", "separate"])
+def test_every_kind_of_model(choice, kind, form):
+    case = sample_case(kind)
+    points = plane_around(moved(case, 0.1))
+    points = points if form == "plane" else Rows(points.vectors())
+    special = kind in ("bfloat16", "float16", "complex", "counter")
+    assert_equal_to_the_plain_loop(objective_of(case), points, is_fast=not special)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("form", ["plane", "separate"])
+def test_every_network_of_the_project(choice, network, form):
+    torch.manual_seed(0)
+    model = build_network(network, 1, 10, dropout=0.5)
+    inputs, targets = torch.randn(23, 1, 32, 32), torch.randint(10, (23,))
+    points = plane_around(flat(model), scale=0.01)
+    points = points if form == "plane" else Rows(points.vectors())
+    fast = assert_equal_to_the_plain_loop(
+        Objective(model, inputs, targets, F.cross_entropy), points
+    )
+    first = next(name for name, _ in model.named_parameters())
+    assert f"  same input at every point: {first}" in fast.notes
+
+
+class Residual(nn.Module):
+    """The input is used twice, by a layer and by itself; there is writing in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6, bias=False)
+        self.second = nn.Linear(6, 4)
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x):
+        hidden = self.first(x.view(len(x), -1))
+        hidden.mul_(self.scale).add_(x)
+        return self.second(F.relu(hidden, inplace=True))
+
+
+class Mapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return {"logits": self.inner(x), "other": (x, None)}
+
+
+def summed(outputs, targets):
+    return F.cross_entropy(outputs["logits"], targets, reduction="sum"), len(targets)
+
+
+@pytest.mark.parametrize("form", ["plane", "separate"])
+def test_other_shapes_of_models_and_losses(choice, form):
+    case = sample_case("mlp")
+    for model, loss in ((Residual(), case.loss_fn), (Mapping(), summed)):
+        points = plane_around(flat(model))
+        points = points if form == "plane" else Rows(points.vectors())
+        assert_equal_to_the_plain_loop(Objective(model, case.inputs, case.targets, loss), points)
+
+
+def test_outputs_too_large_to_keep_are_counted_batch_by_batch(choice, monkeypatch):
+    monkeypatch.setattr(engine, "_OUTPUT_BYTES", 0)
+    case = sample_case("conv")
+    assert_equal_to_the_plain_loop(objective_of(case), plane_around(flat(case.model)))
+
+
+def test_losses_that_are_not_finite_stay_so(chosen):
+    case = sample_case("mlp")
+    points = plane_around(flat(case.model), count=5)
+    points.coefficients[1], points.coefficients[3] = 1e38, np.nan
+    objective = objective_of(case)
+    found = evaluate(Engine(objective), points)
+    for evaluation, vector in zip(found, points.vectors(), strict=True):
+        plain = objective(vector)
+        assert np.isnan(evaluation.loss) == np.isnan(plain.loss)
+        assert np.isinf(evaluation.loss) == np.isinf(plain.loss)
+    assert np.isnan(found[3].loss)
+
+
+def test_layers_before_the_one_that_changes_are_computed_once_a_batch(chosen):
+    torch.manual_seed(0)
+    model = build_network("lenet5", 1, 10)
+    objective = Objective(
+        model, torch.randn(14, 1, 32, 32), torch.randint(10, (14,)), F.cross_entropy
+    )
+    vector = flat(model)
+    direction = np.zeros((1, len(vector)))
+    for entry in objective.layout.layers["fc2"]:
+        direction[0, entry.place] = 0.1
+    points = Affine(vector, direction, np.linspace(-1, 1, 4)[:, None])
+    fast = assert_equal_to_the_plain_loop(objective, points)
+    assert "  same input at every point: fc2.weight" in fast.notes
+    # Two convolutions with their pooling, flattening and fc1 before it; ReLU and fc3 after it.
+    assert "  9 calls once a batch, 2 at every point" in fast.notes
+
+
+def test_the_first_layer_is_not_computed_at_every_point(monkeypatch, chosen):
+    case = sample_case("conv")
+    calls = []
+    original = plan.Site.__call__
+
+    def counted(site, *arguments):
+        calls.append(site.weight)
+        return original(site, *arguments)
+
+    objective, points = objective_of(case), plane_around(flat(case.model), count=4)
+    fast = Engine(objective)
+    evaluate(fast, points)
+    monkeypatch.setattr(plan.Site, "__call__", counted)
+    evaluate(fast, points)
+    assert calls == ["0.weight"] * 3 * 4  # origin and two directions, for each of four batches
+    calls.clear()
+    rows = Rows(np.concatenate([points.vectors()] * 2)[:7])
+    evaluate(Engine(objective), rows)
+    assert calls
+    assert len(calls) < 7 * 4 + len(calls) // 2
+
+
+class Branching(nn.Linear):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+class Writing(nn.Linear):
+    def forward(self, x):
+        x = x.clone()
+        x[:, 0] = self.weight[0, 0]
+        return super().forward(x)
+
+
+class Foreign(nn.Linear):
+    def forward(self, x):
+        return super().forward(torch.from_numpy(2 * x.numpy()))
+
+
+class ChangingItsInput(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.mul_(2.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Branching, "reads values"),
+        (Writing, "writes into a tensor"),
+        (Foreign, "reads values"),
+        (ChangingItsInput, "writes into its input"),
+    ],
+)
+def test_what_cannot_be_recorded_takes_the_plain_loop_and_a_note(kind, reason, chosen):
+    case = sample_case("mlp")
+    model = kind(6, 4)
+
+    # One sample a batch, so that the branch depends on nothing but the sample.
+    objective = Objective(model, case.inputs, case.targets, case.loss_fn, batch_size=1)
+    fast = assert_equal_to_the_plain_loop(objective, plane_around(flat(model)), is_fast=False)
+    assert reason in fast.notes[0]
+
+
+def test_a_fast_path_that_is_wrong_is_found_and_not_used(chosen, monkeypatch):
+    model = build_network("tiny-cnn", 1, 10)
+    objective = Objective(
+        model, torch.randn(9, 1, 32, 32), torch.randint(10, (9,)), F.cross_entropy
+    )
+    points = plane_around(flat(model), scale=0.01)
+    plain = [objective(vector) for vector in points.vectors()]
+    monkeypatch.setattr(rewrites, "max_of_slices", lambda values, size: F.avg_pool2d(values, size))
+    with pytest.warns(LosspathWarning, match="differs from the plain loop"):
+        assert evaluate(Engine(objective), points) == plain
+
+
+@pytest.mark.parametrize("kind", ["conv", "attention", "lstm", "counter"])
+def test_nothing_of_the_callers_changes(kind, choice):
+    case = sample_case(kind)
+    case.model.train()
+    objective, points = objective_of(case), plane_around(flat(case.model))
+    before = snapshot(case.model), random_states(), case.inputs.clone()
+    threads = torch.get_num_threads()
+    evaluate(Engine(objective), points)
+    evaluate(Engine(objective), Rows(points.vectors()))
+    assert (snapshot(case.model), random_states()) == before[:2]
+    assert torch.equal(case.inputs, before[2])
+    assert torch.get_num_threads() == threads
+
+
+def test_threads_are_given_back_when_an_evaluation_fails(chosen, monkeypatch):
+    case = sample_case("mlp")
+    objective, points = objective_of(case), plane_around(flat(case.model))
+    fast, threads = Engine(objective), torch.get_num_threads()
+    evaluate(fast, points)
+
+    def fail(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(Objective, "inputs_of", fail)
+    with pytest.raises(MemoryError):
+        evaluate(fast, points)
+    assert torch.get_num_threads() == threads
+
+
+def test_results_do_not_depend_on_what_is_done(choice):
+    case = sample_case("conv")
+    objective, points = objective_of(case), plane_around(flat(case.model), count=11)
+    whole = evaluate(Engine(objective), points)
+    for done in ({0}, {1, 2, 3, 4}, set(range(10)), set(range(11))):
+        found = [e for finished in Engine(objective).evaluate(points, done=done) for e in finished]
+        assert found == [(n, e) for n, e in enumerate(whole) if n not in done]
+
+
+def test_little_work_is_done_by_the_plain_loop_bit_for_bit(monkeypatch):
+    monkeypatch.setattr(engine, "_SMALL", 1e9)
+    case = sample_case("conv")
+    objective, points = objective_of(case), plane_around(flat(case.model))
+    assert evaluate(Engine(objective), points) == [objective(v) for v in points.vectors()]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(choices, "_known", {})
+    return tmp_path / "cache"
+
+
+def test_a_choice_is_measured_once_and_remembered(cache, monkeypatch):
+    measured = []
+
+    def measure():
+        measured.append(None)
+        return dataclasses.replace(CHOICES[0], batch_size=10 * len(measured))
+
+    assert choices.remembered("a" * 32, measure).batch_size == 10
+    assert choices.remembered("a" * 32, measure).batch_size == 10
+    monkeypatch.setattr(choices, "_known", {})  # as in another process
+    assert choices.remembered("a" * 32, measure).batch_size == 10
+    assert choices.remembered("b" * 32, measure).batch_size == 20
+    (file,) = cache.rglob("choice-a*.json")
+    file.write_text("{}")
+    monkeypatch.setattr(choices, "_known", {})
+    assert choices.remembered("a" * 32, measure).batch_size == 30
+
+
+def test_a_cache_that_cannot_be_used_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(choices, "_known", {})
+    assert choices.remembered("c" * 32, lambda: CHOICES[2]) == CHOICES[2]
+
+
+def test_measuring_finds_a_choice_that_works(cache):
+    case = sample_case("conv", count=120)
+    for points in (plane_around(flat(case.model)), Rows(plane_around(flat(case.model)).vectors())):
+        assert_equal_to_the_plain_loop(objective_of(case), points)
+    assert len(list(cache.rglob("choice-*.json"))) == 2
+
+
+def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="directions"):
+        Affine(np.zeros(3), np.zeros((2, 4)), np.zeros((5, 2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Affine(np.zeros(3), np.zeros((2, 3)), np.zeros((5, 2)))

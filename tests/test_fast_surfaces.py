@@ -1,0 +1,93 @@
+"""Surfaces and interpolations by the fast evaluation, against those by the plain loop."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import losspath
+from losspath.evaluation import choices, engine
+from losspath.evaluation.choices import Choice
+from losspath.methods import METHODS, PCA, Averaged
+from losspath.reference.networks import build_network
+
+
+@pytest.fixture(scope="module")
+def walk():
+    """A path of a small network, and its objective."""
+    torch.manual_seed(0)
+    model = build_network("tiny-cnn", 1, 10)
+    inputs, targets = torch.randn(60, 1, 32, 32), torch.randint(10, (60,))
+    objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
+    start = torch.cat([p.detach().reshape(-1) for p in model.parameters()]).numpy()
+    steps = 0.05 * np.random.default_rng(0).standard_normal((12, len(start)))
+    return (start + np.cumsum(steps, axis=0)).astype(np.float32), objective
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr(engine, "_SMALL", 0)
+    chosen = Choice(batch_size=16, lanes=2, share=3, points=5)
+    monkeypatch.setattr(choices, "remembered", lambda key, measure: chosen)
+
+
+@pytest.mark.parametrize("method", [*METHODS, PCA(literal=True), Averaged(literal=True)], ids=str)
+def test_surfaces_equal_those_of_the_plain_loop(walk, fast, monkeypatch, method):
+    path, objective = walk
+    quick = losspath.compute_surface(path, objective, method, resolution=6)
+    monkeypatch.setattr(engine, "_SMALL", 1e99)
+    plain = losspath.compute_surface(path, objective, method, resolution=6)
+    assert "batches of 16" in quick.provenance["evaluation"][0]
+    assert plain.provenance["evaluation"] == []
+    np.testing.assert_allclose(quick.loss, plain.loss, rtol=1e-5)
+    np.testing.assert_array_equal(quick.accuracy, plain.accuracy)
+    np.testing.assert_allclose(quick.states.loss, plain.states.loss, rtol=1e-5)
+    flat = str(method).lower().startswith("pca")
+    assert quick.provenance["evaluation"][0].startswith("points on a plane" if flat else "separate")
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["pca", "averaged"])
+def test_a_fast_surface_that_is_stopped_equals_one_that_is_not(walk, fast, tmp_path, method):
+    path, objective = walk
+    whole = losspath.compute_surface(path, objective, method, resolution=6)
+    checkpoint = tmp_path / "points"
+    for stop_after in (1, 7, 12, 23, 99):
+
+        def stop(done, total, after=stop_after):
+            if done == after:
+                raise Stop
+
+        try:
+            found = losspath.compute_surface(
+                path, objective, method, resolution=6, checkpoint=checkpoint, progress=stop
+            )
+        except Stop:
+            continue
+    np.testing.assert_array_equal(found.loss, whole.loss)
+    np.testing.assert_array_equal(found.accuracy, whole.accuracy)
+
+
+def test_interpolations_equal_those_of_the_plain_loop(walk, fast, monkeypatch, tmp_path):
+    path, objective = walk
+    quick = losspath.interpolate(path, objective, checkpoint=tmp_path / "points")
+    again = losspath.interpolate(path, objective, checkpoint=tmp_path / "points")
+    monkeypatch.setattr(engine, "_SMALL", 1e99)
+    plain = losspath.interpolate(path, objective)
+    np.testing.assert_allclose(quick.loss, plain.loss, rtol=1e-5)
+    np.testing.assert_array_equal(quick.loss, again.loss)
+    for alpha in (0.0, 1.0):
+        column = quick.alpha.tolist().index(alpha)
+        assert quick.loss[0, column] == objective(path[0 if alpha == 0 else -1]).loss
+
+
+def test_interpolating_to_a_state_that_is_not_finite_keeps_what_is(walk, fast):
+    path, objective = walk
+    broken = path.copy()
+    broken[-1, 3] = np.inf
+    curves = losspath.interpolate(broken, objective, layers=False)
+    assert curves.loss[0, curves.alpha.tolist().index(0.0)] == objective(path[0]).loss
+    assert np.isnan(curves.loss[0, -1])
