@@ -33,9 +33,16 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#55
 LINES = ("-", "--", "-.", ":")
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of a size in inches, laid out so that nothing overlaps."""
-    return Figure(figsize=(width, height), dpi=200, layout="constrained")
+def new_figure(width: float, height: float, compressed: bool = False) -> Figure:
+    """A figure of a size in inches, laid out so that nothing overlaps.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        compressed: leave no room between axes that keep their own proportions.
+    """
+    engine = ConstrainedLayoutEngine(compress=compressed)
+    return Figure(figsize=(width, height), dpi=200, layout=engine)
 
 
 def line_style(number: int) -> dict[str, str]:

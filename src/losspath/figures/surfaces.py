@@ -71,7 +71,8 @@ def plot_surface(
         axes.set_title(shown, fontsize=TEXT)
         return _figure_of(axes)
     equal = _is_equal(surface.x, surface.y)
-    figure = new_figure(COLUMN, 3.2)
+    _check_grid(surface.x, surface.y)
+    figure = new_figure(COLUMN, 0.75 + 2.35 * _height(surface.x, surface.y), equal)
     axes = figure.add_subplot()
     _draw_surface(axes, surface, scale, labels=True)
     _add_loss_bar(figure, [axes], scale, str(surface.provenance.get("loss", "")))
@@ -109,7 +110,11 @@ def plot_surfaces(
     count = len(surfaces) + (distance is not None)
     columns = min(count, 3)
     rows = -(-count // columns)
-    figure = new_figure(PAGE, 1.0 + 2.15 * rows)
+    x, y = surfaces[0].x, surfaces[0].y
+    _check_grid(x, y)
+    equal = _is_equal(x, y)
+    height = 0.3 + 5.85 / columns * _height(x, y)
+    figure = new_figure(PAGE, 1.1 + height * rows, equal)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = grid.reshape(-1)
     for axes, surface in zip(panels, surfaces, strict=False):
@@ -127,8 +132,10 @@ def plot_surfaces(
         axes.remove()
     for axes in panels[:count]:
         axes.label_outer()
+        # Small panels have no room for more; the caption says what the share is of.
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_label_text(axis.get_label_text().replace(" of variance", ""))
     add_title(figure, title)
-    equal = _is_equal(surfaces[0].x, surfaces[0].y)
     caption = _common(surfaces) + ("" if equal else " " + _UNEQUAL)
     add_footer(figure, caption, _legend(surfaces), columns=6)
     return figure
@@ -152,7 +159,9 @@ def plot_distance_map(
         _draw_distance(axes, distance)
         axes.set_title(shown, fontsize=TEXT)
         return _figure_of(axes)
-    figure = new_figure(COLUMN, 3.3)
+    _check_grid(distance.x, distance.y)
+    height = 0.75 + 2.35 * _height(distance.x, distance.y)
+    figure = new_figure(COLUMN, height, _is_equal(distance.x, distance.y))
     axes = figure.add_subplot()
     _add_distance_bar(figure, axes, _draw_distance(axes, distance), location="right")
     add_title(figure, shown)
@@ -183,6 +192,7 @@ def _common(surfaces: Sequence[Surface]) -> str:
     rows, columns = first.loss.shape
     samples = first.provenance.get("samples")
     made = f"{columns} × {rows} points" + (f", {samples:,} samples" if samples else "") + "."
+    made += " On the axes, the share of the path's variance."
     medians = []
     for surface in surfaces:
         errors = surface.state_errors
@@ -202,6 +212,11 @@ def _title(surface: Surface) -> str:
 def _is_equal(x: Floats, y: Floats) -> bool:
     width, height = float(np.ptp(x)), float(np.ptp(y))
     return max(width, height) <= _STRIP * min(width, height)
+
+
+def _height(x: Floats, y: Floats) -> float:
+    """Height of a picture of the plane, for a width of 1."""
+    return float(np.ptp(y) / np.ptp(x)) if _is_equal(x, y) else 1.0
 
 
 def _draw_surface(axes: Axes, surface: Surface, scale: LossScale, labels: bool = False) -> None:

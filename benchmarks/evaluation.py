@@ -1,0 +1,107 @@
+"""Seconds a point: the engine against the plain loop at its best batch size, in turns.
+
+    python benchmarks/evaluation.py [--samples 10000] [--rounds 7] [NETWORK ...]
+
+Each round times the plain loop on a point, then the engine on a group of points on a plane and one
+of separate points, so that whatever else the machine does falls on all; printed are the medians and
+the median and quartiles of the ratios within rounds. The share of the limit is the time that the
+machine's best matrix multiplication, measured in the same round, would need for the multiplications
+of a plain forward pass.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import losspath
+from losspath.evaluation.engine import Engine
+from losspath.evaluation.points import Affine, Rows
+from losspath.parameters import flatten_parameters
+from losspath.reference.networks import NETWORKS, build_network
+
+BATCH_SIZES = (25, 50, 100, 250, 1000)
+
+
+def seconds(work) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def matrix_rate() -> float:
+    """Multiplications and additions a second of a large product, best of three."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    return 2 * 1024**3 / min(seconds(lambda: a @ b) for _ in range(3))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", default=list(NETWORKS))
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    print(f"{options.samples:,} samples, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
+    print(
+        f"{'network':15} {'batch':>5} {'plain s':>8} {'plane s':>8} {'ratio':>19} "
+        f"{'separate s':>10} {'ratio':>19} {'plane/limit':>11}"
+    )
+    for network in options.networks:
+        measure(network, options.samples, options.rounds)
+
+
+def measure(network: str, samples: int, rounds: int) -> None:
+    torch.manual_seed(0)
+    model = build_network(network, 1, 10)
+    inputs, targets = torch.randn(samples, 1, 32, 32), torch.randint(10, (samples,))
+    objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
+    vector = flatten_parameters(model).astype(np.float64)
+    generator = np.random.default_rng(0)
+    directions = 0.02 * generator.standard_normal((2, len(vector)))
+    plane = Affine(vector, directions, generator.standard_normal((32, 2)))
+    forms = {"plane": plane, "separate": Rows(plane.vectors())}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs[:10])
+    operations = counter.get_total_flops() / 10 * samples
+    few = losspath.Objective(model, inputs[:1000], targets[:1000], F.cross_entropy)
+
+    def plain_time(batch_size):
+        few.batch_size = batch_size
+        return min(seconds(lambda: few(vector)) for _ in range(2))
+
+    objective.batch_size = min(BATCH_SIZES, key=plain_time)
+    engine = Engine(objective)
+    for points in forms.values():  # measures its choice
+        list(engine.evaluate(points.part(0, 2), 361))
+    times = {"plain": [], **{form: [] for form in forms}}
+    shares = []
+    for _ in range(rounds):
+        rate = matrix_rate()
+        times["plain"].append(seconds(lambda: objective(vector)))
+        for form, points in forms.items():
+            taken = seconds(lambda points=points: list(engine.evaluate(points, 361)))
+            times[form].append(taken / len(points))
+        shares.append(times["plane"][-1] / (operations / max(rate, matrix_rate())))
+    middle = {form: statistics.median(values) for form, values in times.items()}
+    ratios = {}
+    for form in forms:
+        pairs = zip(times["plain"], times[form], strict=True)
+        low, median, high = statistics.quantiles([a / b for a, b in pairs], n=4)
+        ratios[form] = f"{median:5.2f} ({low:.2f}…{high:.2f})"
+    print(
+        f"{network:15} {objective.batch_size:5} {middle['plain']:8.4f} {middle['plane']:8.4f} "
+        f"{ratios['plane']:>19} {middle['separate']:10.4f} {ratios['separate']:>19} "
+        f"{statistics.median(shares):11.2f}",
+        flush=True,
+    )
+    for note in engine.notes:
+        print(f"    {note}")
+
+
+if __name__ == "__main__":
+    main()
