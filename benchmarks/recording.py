@@ -1,6 +1,6 @@
 """What recording adds to a training step: LeNet-5, batches of 64, paired stretches of steps.
 
-    python benchmarks/recording.py [--pairs 150] [--steps 40] [--network lenet5]
+    python benchmarks/recording.py [--pairs 400] [--steps 20] [--network lenet5]
 
 Stretches with and without recording alternate in one loop, so that whatever else the machine does
 falls on both; the printed overhead is the median of the differences within pairs, with quartiles.
@@ -22,8 +22,8 @@ from losspath.reference.networks import build_network
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=150)
-    parser.add_argument("--steps", type=int, default=40, help="of a stretch")
+    parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=20, help="of a stretch")
     parser.add_argument("--network", default="lenet5")
     parser.add_argument("--directory", type=Path, default=None, help="on the disk to measure")
     options = parser.parse_args()

@@ -114,8 +114,9 @@ def fit_plane(
     Args:
         path: T states of P numbers; T ≥ 2, P ≥ components.
         components: k, the number of axes.
-        tolerance: the largest `Plane.residual` to accept, 1e-6 by default: float32 arithmetic
-            cannot be relied on for much less.
+        tolerance: the `Plane.residual` to iterate to, 1e-6 by default: float32 arithmetic cannot
+            be relied on for much less. What is reached is measured again in float64; more than
+            ten times the tolerance is warned of.
         seed: seeds the random part of the iteration's first block.
 
     Returns:
