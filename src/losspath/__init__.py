@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from losspath import methods as methods
+    from losspath.analysis.distances import DistanceMap as DistanceMap
+    from losspath.analysis.distances import distance_map as distance_map
     from losspath.analysis.interpolation import Interpolation as Interpolation
     from losspath.analysis.interpolation import interpolate as interpolate
     from losspath.analysis.steps import StepSizes as StepSizes
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 # Name -> module. Loaded on first use, so that the command line's help does not wait for torch and
 # `import losspath` never loads a drawing library.
 _EXPORTS = {
+    "DistanceMap": "losspath.analysis.distances",
     "Grid": "losspath.geometry.grid",
     "Interpolation": "losspath.analysis.interpolation",
     "LosspathError": "losspath.errors",
@@ -43,6 +46,7 @@ _EXPORTS = {
     "Surface": "losspath.surface",
     "Trajectory": "losspath.recording.trajectory",
     "compute_surface": "losspath.surface",
+    "distance_map": "losspath.analysis.distances",
     "fit_plane": "losspath.geometry.plane",
     "interpolate": "losspath.analysis.interpolation",
     "plot_distance_map": "losspath.figures",

@@ -207,10 +207,14 @@ class StateReader:
         # Every place of the module tree where a tensor or module could be exchanged for another.
         self._links: list[tuple[Mapping[str, object], str, object]] = []
         self._tables: list[tuple[Mapping[str, object], int]] = []
+        self._is_scripted = False
         for module in self._model.modules():
             for table in (module._parameters, module._buffers, module._modules):
-                self._links += [(table, name, value) for name, value in table.items()]
-                self._tables.append((table, len(table)))
+                if isinstance(table, dict):
+                    self._links += [(table, name, value) for name, value in table.items()]
+                    self._tables.append((table, len(table)))
+                else:  # TorchScript keeps its own tables, and hands out new objects every time
+                    self._is_scripted = True
         self._forms = [_form(tensor) for tensor in self._tensors]
         # Contiguous tensors are read through the same views every time.
         self._views = [_flat(tensor) for tensor in self._tensors]
@@ -221,8 +225,13 @@ class StateReader:
         return (
             all(table.get(name) is value for table, name, value in self._links)
             and all(len(table) == count for table, count in self._tables)
-            and self._forms == [_form(tensor) for tensor in self._tensors]
+            and self._forms == [_form(tensor) for tensor in self._now()]
         )
+
+    def _now(self) -> list[torch.Tensor]:
+        if self._is_scripted:
+            return [tensor for _, tensor, _ in _tensors(self._model)]
+        return self._tensors
 
     def tensors(self) -> list[torch.Tensor]:
         """The tensors of a row in order, detached and one-dimensional, on their device.

@@ -205,7 +205,9 @@ def compute_surface(
     engine = Engine(objective)
     losses = np.full(len(grid.points), np.nan)
     accuracies = np.full(len(grid.points), np.nan)
-    with Journal(Path(checkpoint), key) if checkpoint else nullcontext() as journal:
+    # A grid that goes on must round as it did before.
+    points_key = digest_of(key, objective.rounding)
+    with Journal(Path(checkpoint), points_key) if checkpoint else nullcontext() as journal:
         known = journal.done if journal else ()
         groups = _points(recorded, method, plane, grid, geometry, engine.group_size, known)
         evaluations = _evaluations(groups, len(losses), engine, journal)
@@ -252,7 +254,7 @@ def surface_key(
     """A digest of everything that a surface's losses depend on.
 
     Args:
-        path: the states; the first and the last are evaluated, to tell objectives apart.
+        path: the states; some are evaluated, to tell objectives apart.
         objective: the loss.
         method: the rule, resolved.
         plane: the path's plane.
@@ -263,7 +265,7 @@ def surface_key(
         plane.path_digest,
         plane.origin,
         plane.basis,
-        objective.fingerprint(ends_of(path)),
+        objective.fingerprint(probes_of(path)),
         method.to_json(),
         grid.x,
         grid.y,
@@ -271,10 +273,10 @@ def surface_key(
     )
 
 
-def ends_of(path: StateSequence) -> npt.NDArray[Any]:
-    """(2, P): the first state and the last."""
-    count = len(path)
-    return np.concatenate([path.read(0, 1), path.read(count - 1, count)])
+def probes_of(path: StateSequence) -> npt.NDArray[Any]:
+    """(k, P): the first state, one in the middle and the last."""
+    indices = sorted({0, len(path) // 2, len(path) - 1})
+    return np.concatenate([path.read(index, index + 1) for index in indices])
 
 
 def spread_states(path: Floats, count: int) -> npt.NDArray[np.int64]:

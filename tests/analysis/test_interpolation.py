@@ -192,18 +192,19 @@ def test_progress_counts_every_point(recorded, objective):
 @pytest.mark.parametrize("fail_at", [1, 2, 14, 40, 65])
 def test_stopped_anywhere_it_goes_on_to_the_same_bits(tmp_path, recorded, objective, fail_at):
     whole = interpolate(recorded[1], objective)
-    objective.calls, objective.fail_at = 0, KEY + fail_at
+    # What tells one objective from another was evaluated for the first, and is known now.
+    objective.calls, objective.fail_at = 0, fail_at
     with pytest.raises(ZeroDivisionError):
         interpolate(recorded[1], objective, checkpoint=tmp_path / "journal")
     objective.calls, objective.fail_at = 0, None
     again = interpolate(recorded[1], objective, checkpoint=tmp_path / "journal")
-    assert objective.calls == KEY + 65 - (fail_at - 1)
+    assert objective.calls == 65 - (fail_at - 1)
     assert again.loss.tobytes() == whole.loss.tobytes()
     assert again.accuracy.tobytes() == whole.accuracy.tobytes()
     assert again.provenance == whole.provenance
     objective.calls = 0
     interpolate(recorded[1], objective, checkpoint=tmp_path / "journal")
-    assert objective.calls == KEY
+    assert objective.calls == 0
 
 
 def test_a_checkpoint_of_another_computation_is_refused(tmp_path, recorded, objective, data):

@@ -292,7 +292,13 @@ def test_states_before_a_divergence_can_be_drawn(call, tmp_path):
         assert call("surface", run, *SMALL, "--states", f":{stop}")[0] in (0, 1)
     assert call("steps", run)[0] == 0
     assert call("interpolate", run, "--points", "3", "--to", "0")[0] == 0
-    assert "not finite" in call("info", run)[1]
+    code, out, _ = call("info", run)
+    assert code == 0
+    assert "not finite" in out
+    assert "training loss nan" in out
+    code, out, _ = call("info", run, "--json")
+    assert code == 0
+    assert json.loads(out, parse_constant=pytest.fail)["history"][-1]["training_loss"] == "nan"
 
 
 @pytest.mark.parametrize(
@@ -303,3 +309,63 @@ def test_help_of_every_command_has_an_example(call, command):
     assert code == 0
     assert f"losspath {command}" in out
     assert "Example" in out
+
+
+def test_info_after_recording_over_a_trained_run_says_nothing_of_the_old_one(call, run):
+    with losspath.Recorder(run, torch.nn.Linear(2, 1), existing="overwrite") as recorder:
+        recorder.record(1.0)
+    code, out, _ = call("info", run)
+    assert (code, "2 states of 3 parameters" in out, "epoch" in out) == (0, True, False)
+
+
+def test_the_distance_map_beside_the_surfaces_is_of_their_rule(call, run, monkeypatch):
+    from losspath.cli import jobs
+
+    rules = []
+    original = jobs.distance_map
+
+    def seen(plane, **options):
+        rules.append(options["method"])
+        return original(plane, **options)
+
+    monkeypatch.setattr(jobs, "distance_map", seen)
+    assert call("surface", run, *SMALL, "--method", "all", "--side", "hull")[0] == 0
+    assert rules == [losspath.methods.SampledPCA(side="hull")]
+
+
+def test_folders_of_images_are_found_from_anywhere(call, tmp_path, monkeypatch):
+    from PIL import Image
+
+    for number in range(8):
+        folder = tmp_path / "work" / "images" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 30 * number).save(folder / f"{number}.png")
+    train = ("train", "--network", "tiny-nn", "--data", "images:images", "--epochs", "1")
+    assert call(*train, "--out", "run")[0] == 0
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    code, _, err = call("surface", "../work/run", "--resolution", "3")
+    assert code == 0, err
+
+
+def test_a_run_goes_on_only_on_the_device_that_it_was_begun_on(call, run):
+    from losspath.files import read_document, write_document
+
+    header = read_document(run / "trajectory.json")
+    header["metadata"]["device"] = "cuda"
+    write_document(run / "trajectory.json", header)
+    code, _, err = call(
+        "train",
+        "--network",
+        "tiny-cnn",
+        "--lr",
+        "0.05",
+        "--epochs",
+        "3",
+        "--device",
+        "cpu",
+        "--out",
+        run,
+    )
+    assert code == 1
+    assert "--device cuda" in err

@@ -91,7 +91,8 @@ def test_wrong_usage_is_one_line_and_status_2(fails, arguments):
     ],
 )
 def test_wrong_options_of_surface(fails, run, options, says):
-    assert says in fails("surface", run, "--resolution", "3", "--samples", "50", *options)
+    samples = () if "--objective" in options else ("--samples", "50")
+    assert says in fails("surface", run, "--resolution", "3", *samples, *options)
 
 
 @pytest.mark.parametrize("command", ["info", "surface", "interpolate", "steps", "repair"])
@@ -149,7 +150,8 @@ def test_a_path_of_two_states_has_a_surface(tmp_path, capsys):
         assert end.value.code == 0
     for file in (tmp_path / "run" / "results").glob("surface-*.npz"):
         surface = losspath.Surface.load(file)
-        assert surface.explained_variance_ratio.tolist() == [1.0, 0.0]
+        assert surface.explained_variance_ratio[0] == pytest.approx(1.0, abs=1e-12)
+        assert surface.explained_variance_ratio[1] == 0.0
         assert np.isfinite(surface.loss).all()
         assert surface.y.ptp() if hasattr(surface.y, "ptp") else np.ptp(surface.y) > 0
 
@@ -264,3 +266,40 @@ def test_a_full_disk_while_drawing(server, run):
         assert "File too large" in output.splitlines()[-1]
     status, output = server.run(*arguments)
     assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("raise RuntimeError('boom')", "RuntimeError: boom"),
+        ("import nothing_of_that_name", "nothing_of_that_name"),
+        ("def f(:", "SyntaxError"),
+        ("def f(): return 1 / 0", "ZeroDivisionError"),
+        ("def f(): return 1", "to return a losspath.Objective"),
+    ],
+)
+def test_a_mistake_in_the_users_own_file_is_told_as_such(fails, run, tmp_path, text, says):
+    (tmp_path / "own.py").write_text(text)
+    line = fails("surface", run, "--objective", f"{tmp_path / 'own.py'}:f")
+    assert says in line
+    assert "defect" not in line
+
+
+def test_samples_do_not_go_with_an_objective_of_ones_own(fails, run, tmp_path):
+    (tmp_path / "o.py").write_text(OBJECTIVE)
+    objective = ("--objective", f"{tmp_path / 'o.py'}:make")
+    assert "--samples" in fails("surface", run, *objective, "--samples", "5")
+
+
+def test_no_command_at_all_shows_the_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    captured = capsys.readouterr()
+    assert end.value.code == 2
+    assert "Usage" in captured.out + captured.err
+    assert "error" not in captured.err
+
+
+def test_bins_are_refused_before_anything_is_computed(fails, run):
+    assert "--bins" in fails("steps", run, "--bins", "0")
+    assert not (run / "results").exists()

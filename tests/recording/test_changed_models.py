@@ -140,3 +140,16 @@ def test_freezing_and_evaluation_mode_change_nothing(tmp_path):
         recorder.record(loss_at(2))
     assert_prefix(tmp_path / "run", truth(3), count=4)
     assert len(Trajectory(tmp_path / "run")) == 4
+
+
+def test_a_model_with_a_scripted_part_is_recorded(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.jit.script(torch.nn.Linear(3, 2)))
+    expected = []
+    with Recorder(tmp_path / "run", model) as recorder:
+        for step in range(3):
+            expected.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]).numpy())
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += 0.5
+            recorder.record(float(step))
+    np.testing.assert_array_equal(Trajectory(tmp_path / "run")[:3], np.stack(expected))

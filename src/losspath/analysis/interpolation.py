@@ -135,7 +135,8 @@ def interpolate(
     key = interpolation_key(recorded, objective, (start, end), positions, layers)
     engine = Engine(objective)
     count = 0
-    with Journal(Path(checkpoint), key) if checkpoint else nullcontext() as journal:
+    points_key = digest_of(key, objective.rounding)
+    with Journal(Path(checkpoint), points_key) if checkpoint else nullcontext() as journal:
         done = dict(journal.done) if journal else {}
         for row, chosen in enumerate(parts.values()):
             offset = row * len(positions)

@@ -45,6 +45,8 @@ def _report(error: Exception) -> int:
     """Prints one line for an error and returns the exit status."""
     usage = getattr(error, "format_message", None)
     if usage is not None:  # the parser's own errors
+        if not usage():  # no command: the help has been printed
+            return 2
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "losspath"
         _say(f"error: {usage()} (see {path} --help)")

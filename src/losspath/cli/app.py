@@ -124,6 +124,8 @@ def train(
     from losspath.cli.train import run_training
     from losspath.reference.config import TrainingConfig
 
+    if data.startswith("images:"):  # later commands may run elsewhere
+        data = f"images:{Path(data.removeprefix('images:')).expanduser().resolve()}"
     config = TrainingConfig(
         network=network,
         data=data,
@@ -136,7 +138,8 @@ def train(
         seed=seed,
         record_every=record_every,
     )
-    run_training(config, out or Path("runs") / config.directory_name, epochs, data_dir, device)
+    directory = out or Path("runs") / config.directory_name
+    run_training(config, directory, epochs, data_dir, device.value)
 
 
 @app.command(epilog="Example: losspath info runs/lenet5 --json")
@@ -165,7 +168,10 @@ def surface(
         typer.Option(help="pca, sampled, sampled-pca, averaged, averaged-nd or all."),
     ] = "averaged",
     resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
-    samples: Annotated[int, typer.Option(help="Training samples that the loss is over.")] = 10_000,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Training samples that the loss is over.", show_default="10000"),
+    ] = None,
     temperature: Annotated[
         str | None,
         typer.Option(help="Of averaged and averaged-nd: a number, or auto.", show_default="1.0"),
@@ -260,7 +266,8 @@ def _state(text: str, count: int) -> int:
         index = count
     if not -count <= index < count:
         raise ArgumentError(
-            f'expected a state as a number from 0 to {count - 1}, "first" or "last", got {text!r}'
+            f"expected a state as a number from 0 to {count - 1} (negative: from the end), "
+            f'"first" or "last", got {text!r}'
         )
     return index % count
 
@@ -278,6 +285,7 @@ def steps(
     from losspath.cli.runs import Run
 
     jobs.check_figure(figure)
+    jobs.check_bins(bins)
     recorded = [Run(directory, out=out) for directory in dict.fromkeys(runs)]
     results = [jobs.compute_steps(run) for run in recorded]
     jobs.draw_steps(recorded, results, bins, figure, format_.value)

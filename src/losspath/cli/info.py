@@ -10,7 +10,6 @@ from rich.table import Table
 
 from losspath.cli.console import out, say
 from losspath.cli.runs import RESULTS
-from losspath.errors import StoreError
 from losspath.files import canonical_json
 from losspath.recording.trajectory import Trajectory
 
@@ -21,14 +20,13 @@ def describe(directory: Path) -> dict[str, Any]:
     Raises:
         StoreError: there is no run, or it is damaged.
     """
-    from losspath.reference.training import read_history
+    from losspath.reference.training import HISTORY, read_history
 
     path = Trajectory(directory)
     losses = path.all_losses
-    try:
+    history = []
+    if path.metadata.get("training") and (directory / HISTORY).exists():
         history = read_history(directory)
-    except StoreError:
-        history = []
     files = [file for file in directory.rglob("*") if file.is_file()]
     return {
         "directory": str(directory),
@@ -42,11 +40,11 @@ def describe(directory: Path) -> dict[str, Any]:
         "tail_bytes": path.tail_bytes,
         "digest": path.digest,
         "bytes": sum(file.stat().st_size for file in files),
-        "first_loss": _number(losses[0]) if len(losses) else None,
-        "last_loss": _number(losses[-1]) if len(losses) else None,
+        "first_loss": _number(float(losses[0])) if len(losses) else None,
+        "last_loss": _number(float(losses[-1])) if len(losses) else None,
         "non_finite_losses": int(np.sum(~np.isfinite(losses))),
         "training": path.metadata.get("training"),
-        "history": history,
+        "history": [{k: _number(v) for k, v in row.items()} for row in history],
         "layers": [
             {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype}
             for entry in path.layout.parameters
@@ -55,8 +53,9 @@ def describe(directory: Path) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> float | str:
-    return float(value) if np.isfinite(value) else str(float(value))
+def _number(value: float | int | None) -> float | int | str | None:
+    """A number as JSON can hold it."""
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def print_description(description: dict[str, Any]) -> None:
@@ -80,7 +79,8 @@ def print_description(description: dict[str, Any]) -> None:
         shown = {k: v for k, v in d["training"].items() if k != "data_digest"}
         say(f"  {canonical_json(shown)}")
     if d["history"]:
-        say(f"  {describe_epoch(d['history'][-1])}")
+        row = {k: float(v) if isinstance(v, str) else v for k, v in d["history"][-1].items()}
+        say(f"  {describe_epoch(row)}")
     table = Table("parameter", "shape", "dtype", box=None, pad_edge=True)
     for layer in d["layers"]:
         table.add_row(layer["name"], " × ".join(map(str, layer["shape"])), layer["dtype"])

@@ -24,14 +24,14 @@ from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
-from losspath.methods import METHODS, Method, PathGeometry
+from losspath.methods import METHODS, Method, PathGeometry, SampledPCA
 from losspath.surface import (
     StateLosses,
     Surface,
     check_same_network,
     compute_surface,
-    ends_of,
     evaluate_states,
+    probes_of,
     spread_states,
     surface_key,
 )
@@ -67,8 +67,18 @@ def check_figure(figure: Path | None) -> None:
         raise ArgumentError(f"expected --figure as a .png, .pdf or .svg file, got {figure}")
 
 
+def check_bins(bins: int) -> None:
+    """Refuses a number of bins that makes no figure, before anything is computed.
+
+    Raises:
+        ArgumentError: fewer than one.
+    """
+    if bins < 1:
+        raise ArgumentError(f"expected --bins of at least 1, got {bins}")
+
+
 def compute_surfaces(
-    run: Run, methods: Sequence[Method], resolution: int, samples: int
+    run: Run, methods: Sequence[Method], resolution: int, samples: int | None
 ) -> tuple[list[Surface], Plane]:
     """The surfaces of a run by several methods, each computed once and kept."""
     objective = run.training_objective(samples)
@@ -119,7 +129,7 @@ def explain(surfaces: Sequence[Surface]) -> None:
 
 
 def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
-    key = digest_of(run.path.digest, plane.path, objective.fingerprint(ends_of(run.path)))
+    key = digest_of(run.path.digest, plane.path, objective.fingerprint(probes_of(run.path)))
     file = run.results / f"states-{key[:12]}.npz"
     if file.exists():
         arrays, provenance = load_archive(file, "state losses", 1)
@@ -152,7 +162,9 @@ def draw_surfaces(
             say_file("figure", save_figure(drawn, target))
     if len(surfaces) > 1:
         grid = Grid(surfaces[0].x, surfaces[0].y, Grid.around(plane.path, 3).center)
-        distance = distance_map(plane, grid=grid)
+        made = {s.provenance["method"]["name"]: s.provenance["method"] for s in surfaces}
+        rule = SampledPCA(side=made[SampledPCA.name]["side"])
+        distance = distance_map(plane, grid=grid, method=rule)
         key = digest_of([surface.provenance["key"] for surface in surfaces])[:8]
         target = figure or run.figures / f"surfaces-{key}.{extension}"
         drawn = plot_surfaces(surfaces, distance=distance, title=run.title)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from losspath.cli.console import say
-from losspath.errors import ArgumentError, RunError
+from losspath.errors import ArgumentError, LosspathError, RunError
 from losspath.recording.trajectory import StateSequence, Trajectory
 
 if TYPE_CHECKING:
@@ -96,10 +98,22 @@ class Run:
             )
         return dataset
 
-    def training_objective(self, samples: int) -> Objective:
-        """The loss on the first samples of the fixed permutation of the training set."""
+    def training_objective(self, samples: int | None) -> Objective:
+        """The loss on the first samples of the fixed permutation of the training set.
+
+        Args:
+            samples: how many; None for 10,000, as in the thesis, or all there are.
+
+        Raises:
+            ArgumentError: a number of samples for an objective of one's own.
+        """
         if self.objective_source is not None:
+            if samples is not None:
+                raise ArgumentError(
+                    "--samples does not go with --objective, whose function chooses its own data"
+                )
             return _own_objective(self.objective_source)
+        samples = 10_000 if samples is None else samples
         from losspath.reference.datasets import sample_indices
 
         available = len(self.dataset.train_targets)
@@ -146,6 +160,17 @@ class Run:
         return plane
 
 
+@contextmanager
+def _own_errors(source: str) -> Iterator[None]:
+    """What goes wrong in the user's own file is told as such."""
+    try:
+        yield
+    except LosspathError:
+        raise
+    except Exception as cause:
+        raise ArgumentError(f"{source} failed: {type(cause).__name__}: {cause}") from cause
+
+
 def _own_objective(source: str) -> Objective:
     from losspath.evaluation.objective import Objective
 
@@ -159,10 +184,12 @@ def _own_objective(source: str) -> Objective:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _own_errors(source):
+        spec.loader.exec_module(module)
     if not callable(getattr(module, function, None)):
         raise ArgumentError(f"{file} has no function {function!r}")
-    objective = getattr(module, function)()
+    with _own_errors(source):
+        objective = getattr(module, function)()
     if not isinstance(objective, Objective):
         raise ArgumentError(
             f"expected {source} to return a losspath.Objective, got {type(objective).__name__}"

@@ -8,7 +8,7 @@ from losspath.cli.console import progress_bar, say, say_file
 from losspath.errors import RunError
 from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import load_dataset
-from losspath.reference.training import Row, Trained, train
+from losspath.reference.training import Row, Trained, recorded_device, train
 
 
 def run_training(
@@ -22,6 +22,7 @@ def run_training(
     dataset = load_dataset(config.data, data_dir)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = recorded_device(directory) or device  # a run goes on where it was begun
     with progress_bar("training") as progress:
         trained = train(
             config,

@@ -126,7 +126,13 @@ class Objective:
             )
         if len(self._inputs) == 0:
             raise ObjectiveError("expected at least one sample, got none")
+        self._fingerprints: dict[str, list[Evaluation]] = {}
         self._check()
+
+    @property
+    def rounding(self) -> list[object]:
+        """What decides how sums round, as JSON values."""
+        return [str(torch.__version__), self._device.type, torch.get_num_threads()]
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -165,7 +171,12 @@ class Objective:
         Args:
             parameters: (P,) or (k, P) parameter vectors to evaluate.
         """
-        values = [self(vector) for vector in np.atleast_2d(parameters)]
+        vectors = np.atleast_2d(parameters)
+        # Buffers have their share in the losses, and may have changed since the last call.
+        key = digest_of(vectors, *(_bytes_of(buffer) for buffer in self.model.buffers()))
+        if key not in self._fingerprints:
+            self._fingerprints[key] = [self(vector) for vector in vectors]
+        values = self._fingerprints[key]
         return [
             self.samples_digest,
             self.name,

@@ -58,7 +58,8 @@ class TrainingConfig:
     @property
     def directory_name(self) -> str:
         """A directory name made of the parameters, without those at "off"."""
-        data = self.data.replace(":", "-").replace("/", "_").strip("_.-")
+        kind, _, folder = self.data.partition(":")
+        data = f"{kind}-{Path(folder).name}" if folder else kind
         parts = [self.network, data, self.optimizer, f"lr{self.lr:g}"]
         for name, value in (
             ("momentum", self.momentum),

@@ -98,7 +98,11 @@ def train(
         training.epochs = epochs
         if checkpoint_seconds is not None:
             training.checkpoint_seconds = checkpoint_seconds
-        training.metadata = {"training": training.identity, "data_dir": data_dir}
+        training.metadata = {
+            "training": training.identity,
+            "data_dir": data_dir,
+            "device": training.device.type,
+        }
         return training.run(on_step, on_epoch)
 
 
@@ -108,7 +112,7 @@ class _Training:
     ) -> None:
         self.config, self.directory = config, directory
         self.identity = {**dataclasses.asdict(config), "data_digest": dataset.digest}
-        self.recorded = _recorded_steps(directory, self.identity)
+        self.recorded = _recorded_steps(directory, self.identity, device.type)
         self.device = _prepare_device(device)
         self.model = build_network(
             config.network, dataset.channels, len(dataset.classes), config.dropout, config.seed
@@ -269,6 +273,13 @@ def training_identity(directory: Path) -> dict[str, Any]:
     return identity
 
 
+def recorded_device(directory: Path) -> str | None:
+    """The kind of device that a run was begun on, "cpu" or "cuda"; None if there is no run."""
+    if not store.exists(directory):
+        return None
+    return str(store.read_header(directory).metadata.get("device", "cpu"))
+
+
 def training_config(directory: Path) -> TrainingConfig:
     """The configuration of a run that `train` made."""
     identity = training_identity(directory)
@@ -276,7 +287,7 @@ def training_config(directory: Path) -> TrainingConfig:
     return TrainingConfig(**{name: identity[name] for name in fields if name in identity})
 
 
-def _recorded_steps(directory: Path, identity: dict[str, Any]) -> int | None:
+def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> int | None:
     """Steps recorded in a directory so far; None if it holds no trajectory."""
     if not store.exists(directory):
         foreign = [p.name for p in directory.iterdir() if p.name not in _OWN_NAMES]
@@ -286,6 +297,12 @@ def _recorded_steps(directory: Path, identity: dict[str, Any]) -> int | None:
             )
         return None
     before = training_identity(directory)
+    begun_on = recorded_device(directory)
+    if begun_on != device:
+        raise RunError(
+            f"{directory} was begun on {begun_on} and cannot go on exactly on {device}; pass "
+            f"--device {begun_on}, or choose another directory (--out)"
+        )
     for name, value in identity.items():
         if before.get(name) != value:
             shown = "--" + name.replace("_", "-")
@@ -339,5 +356,6 @@ def read_history(directory: Path) -> list[Row]:
     """
     if not (directory / HISTORY).exists():
         raise StoreError(f"{directory} has no training history yet")
-    history: list[Row] = read_document(directory / HISTORY)["history"]
-    return history
+    rows = read_document(directory / HISTORY)["history"]
+    # JSON has no NaN and no infinities, so they are written by their names.
+    return [{k: float(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]

@@ -1,0 +1,38 @@
+"""What the documentation shows runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    inputs, targets = torch.randn(40, 2), torch.randint(2, (40,))
+    names = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.5),
+        "loader": list(zip(inputs.split(8), targets.split(8), strict=True)),
+        "loss_fn": torch.nn.CrossEntropyLoss(),
+        "inputs": inputs,
+        "targets": targets,
+    }
+    exec(code, names)
+    assert (tmp_path / "surface.png").stat().st_size > 10_000
+    assert names["surface"].loss.shape == (19, 19)
+
+
+def test_the_example_runs(tmp_path):
+    example = ROOT / "examples" / "own_model.py"
+    done = subprocess.run(
+        [sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.strip()).stat().st_size > 10_000
