@@ -160,14 +160,15 @@ def load_archive(path: Path, kind: str, version: int) -> tuple[dict[str, Array],
         except OSError:
             raise
         except Exception as cause:  # a damaged archive can fail in any of its parsers
-            raise DamagedError(f"{path} is damaged or is not a saved {kind}: {cause}") from cause
+            raise DamagedError(f"{path} is damaged, or is not a {kind} that was saved") from cause
     found = members.pop("digest", None)
     if found is None or "kind" not in members or "format_version" not in members:
         raise StoreError(f"{path} is not a file that losspath saved")
     if str(found) != _digest_of_members(members):
         raise DamagedError(f"{path} is damaged: its content does not match its digest")
-    if str(members.pop("kind")) != kind:
-        raise StoreError(f"{path} holds something else than a {kind}")
+    found_kind = str(members.pop("kind"))
+    if found_kind != kind:
+        raise StoreError(f"{path} holds {found_kind!r} and not a {kind}")
     if int(members.pop("format_version")) != version:
         raise StoreError(
             f"{path} is in another version of the {kind} format than {version}, which this "

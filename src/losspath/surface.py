@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.interpolate import RegularGridInterpolator
 
 import losspath
-from losspath.errors import ArgumentError, ModelError
+from losspath.errors import ArgumentError, LosspathWarning, ModelError
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Journal, Progress
 from losspath.evaluation.objective import Evaluation, Objective
@@ -26,7 +28,7 @@ from losspath.geometry.blend import group_size as blend_size
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, fit_plane
 from losspath.methods import Method, PathGeometry, method_named
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.recording.trajectory import StateSequence, Trajectory, as_path
 
 Floats = npt.NDArray[np.float64]
 
@@ -239,6 +241,27 @@ def check_same_network(path: StateSequence, objective: Objective) -> None:
             f"the path has states of {path.parameter_count:,} numbers, the objective's model "
             f"{objective.parameter_count:,} parameters"
         )
+    if isinstance(path, Trajectory):
+        _check_buffers(path, objective)
+
+
+def _check_buffers(path: Trajectory, objective: Objective) -> None:
+    """Warns where the model's buffers are none that training ended with."""
+    recorded = path.buffers(-1)
+    for name, buffer in objective.model.named_buffers():
+        if name not in recorded:
+            continue
+        real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
+        values = real.detach().cpu().to(torch.float64).numpy()
+        if not np.allclose(values, recorded[name], rtol=1e-5, atol=1e-8, equal_nan=True):
+            warnings.warn(
+                f"the objective's model has another {name} than the recording ended with, and "
+                "every loss is computed with it; path.load_into(model, -1, buffers=True), before "
+                "the objective is made, gives it what training ended with",
+                LosspathWarning,
+                stacklevel=4,
+            )
+            return
 
 
 def _check_plane(plane: Plane, path: StateSequence) -> None:

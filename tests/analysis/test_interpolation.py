@@ -233,6 +233,7 @@ def test_a_checkpoint_of_another_computation_is_refused(tmp_path, recorded, obje
             other()
 
 
+@pytest.mark.filterwarnings("ignore:the objective's model has another")
 def test_a_checkpoint_made_with_other_buffers_is_refused(tmp_path, recorded, objective):
     # The running statistics have their part in every loss.
     model, path = recorded

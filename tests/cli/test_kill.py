@@ -17,6 +17,7 @@ def history(run):
 
 
 @pytest.mark.parametrize("options", [(), ("--optimizer", "adam", "--dropout", "0.5")])
+@pytest.mark.slow
 def test_training_killed_anywhere_equals_one_that_was_not(server, tmp_path, options):
     train = ("train", "--network", "tiny-cnn", "--epochs", "25", "--batch-size", "32", *options)
     status, output = server.run(*train, "--out", tmp_path / "whole")
@@ -44,6 +45,7 @@ def test_training_killed_anywhere_equals_one_that_was_not(server, tmp_path, opti
     assert losspath.Trajectory(run).digest == losspath.Trajectory(tmp_path / "whole").digest
 
 
+@pytest.mark.slow
 def test_a_surface_killed_anywhere_equals_one_that_was_not(server, run, tmp_path):
     surface = ("surface", run, "--method", "averaged", "--resolution", "15")
     status, output = server.run(*surface, "--out", tmp_path / "whole")

@@ -153,3 +153,10 @@ def test_nothing_overlaps(number):
             assert box.y0 >= 0
             assert not any(box.overlaps(other) for other in footer[position + 1 :])
             assert not any(box.overlaps(panel) for panel in panels)
+
+
+def test_something_else_is_refused():
+    with pytest.raises(ArgumentError, match=r"losspath\.Interpolation\.load"):
+        plot_interpolation(make_steps())
+    with pytest.raises(ArgumentError, match=r"losspath\.StepSizes\.load"):
+        plot_step_sizes([make_steps()])

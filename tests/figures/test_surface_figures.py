@@ -296,3 +296,9 @@ def test_a_surface_without_provenance_can_be_drawn(tmp_path):
     surface = dataclasses.replace(make_surface(), provenance={})
     save_figure(plot_surfaces([surface, surface]), tmp_path / "f.png")
     save_figure(plot_surface(surface), tmp_path / "g.png")
+
+
+def test_something_else_than_a_surface_is_refused():
+    for plot in (plot_surface, lambda what: plot_surfaces([what])):
+        with pytest.raises(ArgumentError, match=r"expected a Surface.*losspath\.Surface\.load"):
+            plot("surface.npz")

@@ -142,6 +142,7 @@ def test_freezing_and_evaluation_mode_change_nothing(tmp_path):
     assert len(Trajectory(tmp_path / "run")) == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_a_model_with_a_scripted_part_is_recorded(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.jit.script(torch.nn.Linear(3, 2)))
     expected = []

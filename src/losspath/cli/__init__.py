@@ -29,6 +29,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     warnings.simplefilter("always", LosspathWarning)
     try:
         code = app(args=arguments, prog_name="losspath", standalone_mode=False)
+        if code == 130:  # how the parser passes an interrupt on
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")

@@ -24,6 +24,7 @@ from losspath.figures.style import (
     SMALL,
     add_footer,
     add_title,
+    check_type,
     line_style,
     new_figure,
     tidy,
@@ -50,6 +51,7 @@ def plot_interpolation(interpolation: Interpolation, *, title: str | None = None
     Returns:
         A figure as wide as a column.
     """
+    check_type(interpolation, Interpolation, "an Interpolation")
     accuracy = interpolation.accuracy
     panels = 1 if accuracy is None else 2
     layers = [name for name in interpolation.names if name != WHOLE_MODEL]
@@ -139,6 +141,8 @@ def plot_step_sizes(
     Raises:
         ArgumentError: no run, or fewer than one bin.
     """
+    if not isinstance(runs, Mapping):
+        check_type(runs, StepSizes, "StepSizes, or a mapping from names to them,")
     named = {"": runs} if isinstance(runs, StepSizes) else dict(runs)
     if not named:
         raise ArgumentError("expected at least one run to draw the step sizes of")

@@ -64,6 +64,15 @@ def tidy(axes: Axes) -> None:
         spine.set_linewidth(0.6)
 
 
+def check_type(value: object, expected: type, how: str) -> None:
+    """Raises `ArgumentError` where a figure is asked of something else."""
+    if not isinstance(value, expected):
+        raise ArgumentError(
+            f"expected {how} to draw, got {type(value).__name__}; a saved one is read by "
+            f"losspath.{expected.__name__}.load(path)"
+        )
+
+
 def add_title(figure: Figure, title: str | None) -> None:
     """A title over the whole figure, broken to its width."""
     if title:

@@ -26,6 +26,7 @@ from losspath.figures.style import (
     TEXT,
     add_footer,
     add_title,
+    check_type,
     new_figure,
     tidy,
 )
@@ -64,6 +65,7 @@ def plot_surface(
     Raises:
         ArgumentError: the surface has fewer than two lines along an axis.
     """
+    check_type(surface, Surface, "a Surface")
     scale = scale or LossScale.of([surface])
     shown = title if title is not None else _title(surface)
     if axes is not None:
@@ -106,6 +108,8 @@ def plot_surfaces(
     """
     if not surfaces:
         raise ArgumentError("expected at least one surface to draw")
+    for surface in surfaces:
+        check_type(surface, Surface, "a Surface")
     scale = LossScale.of(surfaces)
     count = len(surfaces) + (distance is not None)
     columns = min(count, 3)

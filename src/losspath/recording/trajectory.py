@@ -237,8 +237,28 @@ class Trajectory:
             raise ArgumentError(f"expected a window with a stride ≥ 1, got {stride}")
         return Window(self, range(*slice(start, stop, stride).indices(len(self))))
 
-    def load_into(self, model: torch.nn.Module, index: int) -> None:
+    def buffers(self, index: int) -> dict[str, npt.NDArray[Any]]:
+        """Copies of the floating-point buffers that the model had at state `index`, by name.
+
+        Running statistics of normalisation layers are such; a state is the parameters alone.
+        """
+        position = range(len(self))[index]
+        self.read(position, position + 1)  # checks the row
+        row = np.empty((1, self.layout.row_size), self._header.row_dtype)
+        self._read_into(row, position)
+        return {
+            entry.name: row[0, entry.place].reshape(entry.shape)
+            for entry in self.layout.entries
+            if entry.kind == "buffer"
+        }
+
+    def load_into(self, model: torch.nn.Module, index: int, *, buffers: bool = False) -> None:
         """Copies state `index` into a model's parameters; the store stays as it is.
+
+        Args:
+            model: the network that was recorded.
+            index: which state; negative counts from the end.
+            buffers: also copy the floating-point buffers of the moment, such as running statistics.
 
         Raises:
             ModelError: the model is not the network that was recorded.
@@ -246,6 +266,12 @@ class Trajectory:
         model_layout = Layout.of(model, dtype="float64", allow_complex=True)
         self.layout.check_same(model_layout, str(self.directory), "the model")
         load_parameters(model, self[index])
+        recorded = self.buffers(index) if buffers else {}
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in recorded:
+                    real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
+                    real.copy_(torch.from_numpy(recorded[name]))
 
 
 class Window:

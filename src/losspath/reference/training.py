@@ -296,7 +296,13 @@ def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> i
                 f"{directory} exists and holds no run but {foreign[0]}; choose another directory"
             )
         return None
-    before = training_identity(directory)
+    try:
+        before = training_identity(directory)
+    except RunError:
+        raise RunError(
+            f"{directory} was recorded by a training loop of your own, which only that loop can go "
+            "on with; choose another directory (--out)"
+        ) from None
     begun_on = recorded_device(directory)
     if begun_on != device:
         raise RunError(
