@@ -17,7 +17,7 @@ from losspath.analysis.interpolation import (
     interpolation_key,
 )
 from losspath.analysis.steps import StepSizes, step_sizes
-from losspath.cli.console import progress_bar, say, say_file
+from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError
 from losspath.evaluation.objective import Objective
@@ -135,7 +135,8 @@ def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
         arrays, provenance = load_archive(file, "state losses", 1)
         if provenance["key"] == key:
             return StateLosses(arrays["index"], arrays["loss"])
-    states = evaluate_states(run.path, objective, spread_states(plane.path, 25))
+    with busy("losses of states on the path"):
+        states = evaluate_states(run.path, objective, spread_states(plane.path, 25))
     save_archive(
         file, "state losses", 1, {"index": states.index, "loss": states.loss}, {"key": key}
     )
@@ -228,7 +229,8 @@ def compute_steps(run: Run) -> StepSizes:
         if result.provenance["path_digest"] == run.path.digest:
             say_file("step sizes (already computed)", file)
             return result
-    result = step_sizes(run.path)
+    with busy("measuring the steps"):
+        result = step_sizes(run.path)
     result.save(file)
     say_file("step sizes", file)
     return result

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from losspath.cli.console import say
+from losspath.cli.console import busy, say
 from losspath.errors import ArgumentError, LosspathError, RunError
 from losspath.recording.trajectory import StateSequence, Trajectory
 
@@ -155,7 +155,8 @@ class Run:
             if plane.path_digest == self.path.digest:
                 return plane
         say(f"fitting the plane of {len(self.path):,} states")
-        plane = fit_plane(self.path)
+        with busy("fitting the plane"):
+            plane = fit_plane(self.path)
         plane.save(file)
         return plane
 
