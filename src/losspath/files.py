@@ -42,19 +42,19 @@ def digest_of(*parts: object) -> str:
 
 def canonical_json(value: object) -> str:
     """The one spelling of a JSON value that digests are taken of."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(plain_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _plain(value: object) -> object:
+def plain_json(value: object) -> object:
     """Replaces numbers that JSON lacks (NaN, infinities) by their names."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain_json(value.item())
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     return value
 
 
@@ -90,7 +90,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_document(path: Path, content: Mapping[str, object]) -> None:
     """Writes a JSON document that carries a digest of its content."""
-    plain = _plain(content)
+    plain = plain_json(content)
     assert isinstance(plain, dict)
     text = json.dumps({**plain, "digest": digest_of(plain)}, indent=1, ensure_ascii=False)
     write_atomically(path, lambda file: file.write(text.encode() + b"\n"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
@@ -19,7 +18,7 @@ from scipy.interpolate import RegularGridInterpolator
 import losspath
 from losspath.errors import ArgumentError, LosspathWarning, ModelError
 from losspath.evaluation.engine import Engine
-from losspath.evaluation.journal import Journal, Progress
+from losspath.evaluation.journal import Journal, Progress, open_checkpoint
 from losspath.evaluation.objective import Evaluation, Objective
 from losspath.evaluation.points import Affine, Points, Rows
 from losspath.files import digest_of, load_archive, save_archive
@@ -207,9 +206,7 @@ def compute_surface(
     engine = Engine(objective)
     losses = np.full(len(grid.points), np.nan)
     accuracies = np.full(len(grid.points), np.nan)
-    # A grid that goes on must round as it did before.
-    points_key = digest_of(key, objective.rounding)
-    with Journal(Path(checkpoint), points_key) if checkpoint else nullcontext() as journal:
+    with open_checkpoint(checkpoint, key, objective) as journal:
         known = journal.done if journal else ()
         groups = _points(recorded, method, plane, grid, geometry, engine.group_size, known)
         evaluations = _evaluations(groups, len(losses), engine, journal)

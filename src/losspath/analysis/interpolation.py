@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy.typing as npt
 import losspath
 from losspath.errors import ArgumentError
 from losspath.evaluation.engine import Engine
-from losspath.evaluation.journal import Journal, Progress
+from losspath.evaluation.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Evaluation, Objective
 from losspath.evaluation.points import Affine
 from losspath.files import digest_of, load_archive, save_archive
@@ -135,8 +134,7 @@ def interpolate(
     key = interpolation_key(recorded, objective, (start, end), positions, layers)
     engine = Engine(objective)
     count = 0
-    points_key = digest_of(key, objective.rounding)
-    with Journal(Path(checkpoint), points_key) if checkpoint else nullcontext() as journal:
+    with open_checkpoint(checkpoint, key, objective) as journal:
         done = dict(journal.done) if journal else {}
         for row, chosen in enumerate(parts.values()):
             offset = row * len(positions)

@@ -149,10 +149,11 @@ def info(
 ) -> None:
     """Show what a run holds: states, parameters, losses, accuracy, size, results."""
     from losspath.cli.info import describe, print_description
+    from losspath.files import plain_json
 
     description = describe(run)
     if as_json:
-        typer.echo(json.dumps(description, indent=2))
+        typer.echo(json.dumps(plain_json(description), indent=2))
     else:
         print_description(description)
 

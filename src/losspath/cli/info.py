@@ -15,7 +15,7 @@ from losspath.recording.trajectory import Trajectory
 
 
 def describe(directory: Path) -> dict[str, Any]:
-    """A run as JSON values.
+    """A run in plain values.
 
     Raises:
         StoreError: there is no run, or it is damaged.
@@ -40,22 +40,17 @@ def describe(directory: Path) -> dict[str, Any]:
         "tail_bytes": path.tail_bytes,
         "digest": path.digest,
         "bytes": sum(file.stat().st_size for file in files),
-        "first_loss": _number(float(losses[0])) if len(losses) else None,
-        "last_loss": _number(float(losses[-1])) if len(losses) else None,
+        "first_loss": float(losses[0]) if len(losses) else None,
+        "last_loss": float(losses[-1]) if len(losses) else None,
         "non_finite_losses": int(np.sum(~np.isfinite(losses))),
         "training": path.metadata.get("training"),
-        "history": [{k: _number(v) for k, v in row.items()} for row in history],
+        "history": history,
         "layers": [
             {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype}
             for entry in path.layout.parameters
         ],
         "results": sorted(file.name for file in (directory / RESULTS).glob("*.npz")),
     }
-
-
-def _number(value: float | int | None) -> float | int | str | None:
-    """A number as JSON can hold it."""
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def print_description(description: dict[str, Any]) -> None:
@@ -79,8 +74,7 @@ def print_description(description: dict[str, Any]) -> None:
         shown = {k: v for k, v in d["training"].items() if k != "data_digest"}
         say(f"  {canonical_json(shown)}")
     if d["history"]:
-        row = {k: float(v) if isinstance(v, str) else v for k, v in d["history"][-1].items()}
-        say(f"  {describe_epoch(row)}")
+        say(f"  {describe_epoch(d['history'][-1])}")
     table = Table("parameter", "shape", "dtype", box=None, pad_edge=True)
     for layer in d["layers"]:
         table.add_row(layer["name"], " × ".join(map(str, layer["shape"])), layer["dtype"])

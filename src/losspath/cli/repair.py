@@ -7,6 +7,7 @@ from pathlib import Path
 from losspath.cli.console import say
 from losspath.cli.runs import RESULTS
 from losspath.errors import DamagedError, LosspathError, wrap_os_errors
+from losspath.evaluation.journal import is_readable
 from losspath.files import load_archive, read_document
 from losspath.recording.repair import repair_trajectory
 from losspath.reference.checkpoints import damaged_checkpoints
@@ -58,7 +59,7 @@ def _is_damaged_document(file: Path) -> bool:
 def _is_damaged_result(file: Path) -> bool:
     kind = _KINDS.get(file.name.partition("-")[0])
     if file.suffix == ".points":
-        return not _journal_is_readable(file)
+        return not is_readable(file)
     if kind is None or file.suffix != ".npz":
         return False
     try:
@@ -66,9 +67,3 @@ def _is_damaged_result(file: Path) -> bool:
     except LosspathError:
         return True
     return False
-
-
-def _journal_is_readable(file: Path) -> bool:
-    from losspath.evaluation.journal import is_readable
-
-    return is_readable(file)

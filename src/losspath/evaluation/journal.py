@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,8 +13,8 @@ from typing import Any
 import xxhash
 
 from losspath.errors import DamagedError, StoreError, wrap_os_errors
-from losspath.evaluation.objective import Evaluation
-from losspath.files import acquire_lock
+from losspath.evaluation.objective import Evaluation, Objective
+from losspath.files import acquire_lock, digest_of
 
 Progress = Callable[[int, int], None]
 
@@ -95,6 +97,21 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def open_checkpoint(
+    checkpoint: str | PathLike[str] | None, key: str, objective: Objective
+) -> AbstractContextManager[Journal | None]:
+    """The journal of a computation, or nothing where none was asked for.
+
+    Args:
+        checkpoint: its file, or None.
+        key: a digest of what the computation is of.
+        objective: evaluates its points; those that go on must round as those that are there.
+    """
+    if not checkpoint:
+        return nullcontext()
+    return Journal(Path(checkpoint), digest_of(key, objective.rounding))
 
 
 def _line(values: list[object]) -> bytes:

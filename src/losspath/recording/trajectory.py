@@ -196,6 +196,14 @@ class Trajectory:
             rows = out
         else:
             rows = np.empty((stop - start, self.layout.row_size), self._header.row_dtype)
+        self._read_checked(rows, start)
+        if rows is not out:
+            out[:] = rows[:, :count]
+        return out
+
+    def _read_checked(self, rows: States, start: int) -> None:
+        """Fills whole rows, parameters and buffers, from state `start` on."""
+        stop = start + len(rows)
         self._read_into(rows, start)
         unchecked = np.flatnonzero(~self._checked[start:stop])
         digests = self._contents.records["digest"]
@@ -207,9 +215,6 @@ class Trajectory:
                     "last good state"
                 )
         self._checked[start:stop] = True
-        if rows is not out:
-            out[:] = rows[:, :count]
-        return out
 
     def _read_into(self, rows: States, start: int) -> None:
         path = self.directory / store.STATES
@@ -243,9 +248,8 @@ class Trajectory:
         Running statistics of normalisation layers are such; a state is the parameters alone.
         """
         position = range(len(self))[index]
-        self.read(position, position + 1)  # checks the row
         row = np.empty((1, self.layout.row_size), self._header.row_dtype)
-        self._read_into(row, position)
+        self._read_checked(row, position)
         return {
             entry.name: row[0, entry.place].reshape(entry.shape)
             for entry in self.layout.entries
