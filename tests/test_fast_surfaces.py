@@ -71,6 +71,26 @@ def test_a_fast_surface_that_is_stopped_equals_one_that_is_not(walk, fast, tmp_p
     np.testing.assert_array_equal(found.accuracy, whole.accuracy)
 
 
+def test_a_surface_goes_on_as_it_began_whatever_has_been_measured_since(
+    walk, fast, monkeypatch, tmp_path
+):
+    path, objective = walk
+    whole = losspath.compute_surface(path, objective, "pca", resolution=6)
+
+    def stop(done, total):
+        if done == 7:
+            raise Stop
+
+    options = {"resolution": 6, "checkpoint": tmp_path / "points"}
+    with pytest.raises(Stop):
+        losspath.compute_surface(path, objective, "pca", progress=stop, **options)
+    other = Choice(batch_size=25, lanes=1, share=1, points=3)
+    monkeypatch.setattr(choices, "remembered", lambda key, measure: other)
+    found = losspath.compute_surface(path, objective, "pca", **options)
+    np.testing.assert_array_equal(found.loss, whole.loss)
+    assert found.provenance["evaluation"] == whole.provenance["evaluation"]
+
+
 def test_interpolations_equal_those_of_the_plain_loop(walk, fast, monkeypatch, tmp_path):
     path, objective = walk
     quick = losspath.interpolate(path, objective, checkpoint=tmp_path / "points")

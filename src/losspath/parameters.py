@@ -7,7 +7,7 @@ followed by the floating-point buffers. The `Layout` is the table of what lies w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -205,28 +205,32 @@ class StateReader:
     def _find(self) -> None:
         self._tensors = [tensor for _, tensor, _ in _tensors(self._model)]
         # Every place of the module tree where a tensor or module could be exchanged for another.
-        self._links: list[tuple[Mapping[str, object], str, object]] = []
-        self._tables: list[tuple[Mapping[str, object], int]] = []
-        self._is_scripted = False
-        for module in self._model.modules():
-            for table in (module._parameters, module._buffers, module._modules):
-                if isinstance(table, dict):
-                    self._links += [(table, name, value) for name, value in table.items()]
-                    self._tables.append((table, len(table)))
-                else:  # TorchScript keeps its own tables, and hands out new objects every time
-                    self._is_scripted = True
-        self._forms = [_form(tensor) for tensor in self._tensors]
+        tables = [
+            table
+            for module in self._model.modules()
+            for table in (module._parameters, module._buffers, module._modules)
+        ]
+        self._tables = [table for table in tables if isinstance(table, dict)]
+        # TorchScript keeps its own tables, and hands out new objects every time.
+        self._is_scripted = len(self._tables) < len(tables)
+        self._links = self._links_now()
+        # Held, so that nothing else can come to have the same id.
+        self._held = [value for table in self._tables for value in table.values()]
+        self._forms = _forms(self._tensors)
         # Contiguous tensors are read through the same views every time.
         self._views = [_flat(tensor) for tensor in self._tensors]
         self._are_views = all(tensor.is_contiguous() for tensor in self._tensors)
+        self._kinds = {(view.dtype, view.device) for view in self._views}
+
+    def _links_now(self) -> tuple[list[str], list[int]]:
+        return (
+            [name for table in self._tables for name in table],
+            [id(value) for table in self._tables for value in table.values()],
+        )
 
     def _is_as_found(self) -> bool:
         # `tensor.data = other` and `model.double()` keep the parameter and change its form.
-        return (
-            all(table.get(name) is value for table, name, value in self._links)
-            and all(len(table) == count for table, count in self._tables)
-            and self._forms == [_form(tensor) for tensor in self._now()]
-        )
+        return self._links == self._links_now() and self._forms == _forms(self._now())
 
     def _now(self) -> list[torch.Tensor]:
         if self._is_scripted:
@@ -252,7 +256,7 @@ class StateReader:
     def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
         tensors = self.tensors() if tensors is None else tensors
-        if any(t.dtype != row.dtype or t.device != row.device for t in tensors):
+        if self._kinds != {(row.dtype, row.device)}:
             tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
         torch.cat(tensors, out=row)
 
@@ -278,8 +282,8 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
     return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1)
 
 
-def _form(tensor: torch.Tensor) -> tuple[int, torch.Size, torch.dtype]:
-    return tensor.data_ptr(), tensor.shape, tensor.dtype
+def _forms(tensors: list[torch.Tensor]) -> list[tuple[Any, ...]]:
+    return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]
 
 
 def flatten_parameters(model: torch.nn.Module) -> npt.NDArray[Any]:

@@ -203,10 +203,10 @@ def compute_surface(
     key = surface_key(recorded, objective, method, plane, grid)
     if not isinstance(states, StateLosses):
         states = evaluate_states(recorded, objective, spread_states(plane.path, states))
-    engine = Engine(objective)
     losses = np.full(len(grid.points), np.nan)
     accuracies = np.full(len(grid.points), np.nan)
     with open_checkpoint(checkpoint, key, objective) as journal:
+        engine = Engine(objective, journal.remembered if journal else None)
         known = journal.done if journal else ()
         groups = _points(recorded, method, plane, grid, geometry, engine.group_size, known)
         evaluations = _evaluations(groups, len(losses), engine, journal)

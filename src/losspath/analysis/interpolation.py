@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,9 @@ class Interpolation:
 
     alpha: Floats
     names: tuple[str, ...]
-    loss: Floats
-    accuracy: Floats | None
-    provenance: dict[str, Any]
+    loss: Floats = field(repr=False)
+    accuracy: Floats | None = field(repr=False)
+    provenance: dict[str, Any] = field(repr=False)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Saves the interpolation as ``.npz``."""
@@ -132,9 +132,9 @@ def interpolate(
     loss = np.full((len(parts), len(positions)), np.nan)
     accuracy = loss.copy()
     key = interpolation_key(recorded, objective, (start, end), positions, layers)
-    engine = Engine(objective)
     count = 0
     with open_checkpoint(checkpoint, key, objective) as journal:
+        engine = Engine(objective, journal.remembered if journal else None)
         done = dict(journal.done) if journal else {}
         for row, chosen in enumerate(parts.values()):
             offset = row * len(positions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ class StepSizes:
     """
 
     sizes: Floats
-    steps: npt.NDArray[np.int64]
-    losses: Floats
-    provenance: dict[str, Any]
+    steps: npt.NDArray[np.int64] = field(repr=False)
+    losses: Floats = field(repr=False)
+    provenance: dict[str, Any] = field(repr=False)
 
     def binned(self, bins: int = 100) -> tuple[Floats, Floats, Floats]:
         """Means over equal bins of successive steps.

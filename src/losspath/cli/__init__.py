@@ -75,6 +75,9 @@ def _say(message: str) -> None:
     print(f"losspath: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
 
 
+_shown: set[str] = set()  # several surfaces of one run say it once
+
+
 def _show_warning(
     message: Warning | str,
     category: type[Warning],
@@ -83,5 +86,6 @@ def _show_warning(
     file: object = None,
     line: str | None = None,
 ) -> None:
-    if issubclass(category, LosspathWarning):
+    if issubclass(category, LosspathWarning) and str(message) not in _shown:
+        _shown.add(str(message))
         _say(f"note: {message}")

@@ -95,6 +95,7 @@ def compute_surfaces(
             surface = Surface.load(file)
             if surface.provenance["key"] == key:
                 surfaces.append(surface)
+                _forget(file.with_suffix(".points"))
                 say_file(f"{surface.description} (already computed)", file)
                 continue
         states = states or _state_losses(run, objective, plane)
@@ -188,6 +189,7 @@ def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interp
     if file.exists():
         result = Interpolation.load(file)
         if result.provenance["key"] == key:
+            _forget(file.with_suffix(".points"))
             say_file("interpolation (already computed)", file)
             return result
     checkpoint = file.with_suffix(".points")

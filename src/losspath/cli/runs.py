@@ -113,12 +113,12 @@ class Run:
                     "--samples does not go with --objective, whose function chooses its own data"
                 )
             return _own_objective(self.objective_source)
-        samples = 10_000 if samples is None else samples
+        wanted = 10_000 if samples is None else samples
         from losspath.reference.datasets import sample_indices
 
         available = len(self.dataset.train_targets)
-        chosen = sample_indices(samples, available)
-        if len(chosen) < samples:
+        chosen = sample_indices(wanted, available)
+        if samples is not None and len(chosen) < samples:
             say(f"the training set has {available:,} samples, fewer than {samples:,}: all are used")
         return self._objective(self.dataset.train_inputs, self.dataset.train_targets, chosen)
 

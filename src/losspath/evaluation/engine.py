@@ -51,13 +51,19 @@ class Engine:
 
     Args:
         objective: the loss; its model must stay as it is while the engine is used.
+        remember: gives the choice made before under a key, or else makes and keeps one.
 
     Attributes:
         notes: what was found and chosen, one line each.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        remember: Callable[[str, Callable[[], Choice]], Choice] | None = None,
+    ) -> None:
         self.objective = objective
+        self._remember = remember or choices.remembered
         self.notes: list[str] = []
         self._tapes: dict[int, Tape] = {}
         self._plans: dict[tuple[int, frozenset[str], bool], Plan] = {}
@@ -125,7 +131,7 @@ class Engine:
             with undisturbed(self.objective.model):
                 plan = self._plan(min(64, len(self.objective)), kind[1], True)
                 key = self._key(kind, plan)
-                choice = choices.remembered(key, lambda: self._measure(points))
+                choice = self._remember(key, lambda: self._measure(points))
                 problem = self._check(points, choice)
         except UnsupportedError as reason:
             self.notes.append(f"{name}: the plain loop, as {reason}")

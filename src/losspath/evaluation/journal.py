@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +14,8 @@ from typing import Any
 import xxhash
 
 from losspath.errors import DamagedError, StoreError, wrap_os_errors
+from losspath.evaluation import choices
+from losspath.evaluation.choices import Choice
 from losspath.evaluation.objective import Evaluation, Objective
 from losspath.files import acquire_lock, digest_of
 
@@ -22,8 +25,9 @@ Progress = Callable[[int, int], None]
 class Journal:
     """An append-only file of evaluations by number, for one computation at a time.
 
-    The first line holds the key of the computation, each further line one evaluation and a check.
-    A last line that was cut off is dropped; any other damage is refused.
+    The first line holds the key of the computation, each further line one evaluation and a check,
+    or a choice of how to evaluate, so that what goes on rounds as what is there. A last line that
+    was cut off is dropped; any other damage is refused.
 
     Args:
         path: the file; made if it does not exist.
@@ -38,6 +42,7 @@ class Journal:
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.done: dict[int, Evaluation] = {}
+        self._choices: dict[str, Choice] = {}
         self._lock = acquire_lock(path.with_name(path.name + ".lock"), str(path))
         try:
             with wrap_os_errors(f"write {path}"):
@@ -66,8 +71,11 @@ class Journal:
                 "loss, method, grid or number of threads); remove it or choose another checkpoint"
             )
         for line in lines[1:]:
-            number, loss, accuracy = _parse(self.path, line)
-            self.done[int(number)] = Evaluation(loss, accuracy)
+            what, one, other = _parse(self.path, line)
+            if what == "choice":
+                self._choices[one] = Choice(**other)
+            else:
+                self.done[int(what)] = Evaluation(one, other)
         if len(whole) < len(raw):
             self._file.truncate(len(whole))
         if not lines:
@@ -81,6 +89,14 @@ class Journal:
         """Keeps one evaluation."""
         self._append([number, evaluation.loss, evaluation.accuracy])
         self.done[number] = evaluation
+
+    def remembered(self, key: str, measure: Callable[[], Choice]) -> Choice:
+        """As `choices.remembered`, but what this computation began with comes first."""
+        if key not in self._choices:
+            choice = choices.remembered(key, measure)
+            self._append(["choice", key, dataclasses.asdict(choice)])
+            self._choices[key] = choice
+        return self._choices[key]
 
     def close(self) -> None:
         """Closes the file and lets others have it."""

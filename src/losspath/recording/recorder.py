@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from losspath.files import acquire_lock, canonical_json
 from losspath.parameters import Layout, StateReader
 from losspath.recording import store
 from losspath.recording.opening import Existing, open_store, prepare_directory
-from losspath.recording.writing import Piece, WriterThread
+from losspath.recording.writing import Buffer, Piece, WriterThread
 
 # Three buffers go round: one being filled, one waiting, one being written. Together with the copy
 # of the last state (``every`` > 1) they stay within 64 MiB. Small states fill smaller buffers, that
@@ -33,6 +33,7 @@ from losspath.recording.writing import Piece, WriterThread
 _BUFFERS = 3
 _BUFFER_BYTES = 16 << 20
 _PREFERRED_BYTES = 4 << 20
+_MOST_ROWS = 512
 # States are made durable at least this often (seconds): what a crash can cost of a slow training.
 _COMMIT_SECONDS = 2.0
 
@@ -114,6 +115,7 @@ class Recorder:
         self._step = max(self._step, len(contents.losses))
         self._stored = int(contents.records["step"][-1]) if len(contents.records) else -1
         self._begin_buffers()
+        self._is_open = True
         if self._stored < 0:
             self._store_state(self._state.tensors())
             self._submit(commit=True)
@@ -163,7 +165,8 @@ class Recorder:
         Raises:
             StoreError: something could not be written; what was committed before stays valid.
         """
-        if self._lock.is_locked:
+        if self._is_open:
+            self._is_open = False
             try:
                 try:
                     if self._writer_thread.error is None:
@@ -195,22 +198,20 @@ class Recorder:
 
     def _begin_buffers(self) -> None:
         dtype = getattr(torch, self._header.dtype)
-        row_bytes = self._header.row_bytes
+        row_size, row_bytes = self._header.layout.row_size, self._header.row_bytes
         # Whole rows; a row that is larger than a buffer goes through in pieces.
-        rows = max(1, _PREFERRED_BYTES // row_bytes)
-        whole = min(rows, _BUFFER_BYTES // row_bytes) * row_bytes
-        numbers = (whole or _BUFFER_BYTES) // dtype.itemsize
+        rows = min(max(1, _PREFERRED_BYTES // row_bytes), _BUFFER_BYTES // row_bytes, _MOST_ROWS)
+        size = rows * row_size or _BUFFER_BYTES // dtype.itemsize
         for _ in range(_BUFFERS):
-            self._writer_thread.free.put(torch.empty(numbers, dtype=dtype))
+            self._writer_thread.free.put(Buffer(row_size, size, dtype))
         self._buffer = self._writer_thread.free.get()
-        self._filled = self._row_begin = 0
+        self._filled = 0
         self._steps: list[int] = []
         self._digests: list[int] = []
         self._losses: list[float] = []
-        self._hasher = xxhash.xxh3_64()
         self._committed = time.monotonic()
         keep_copy = self._header.every > 1 and row_bytes <= _BUFFER_BYTES
-        self._last = torch.empty(self._header.layout.row_size, dtype=dtype) if keep_copy else None
+        self._last = torch.empty(row_size, dtype=dtype) if keep_copy else None
         if self._header.every > 1:
             self._keep_last(self._state.tensors())
 
@@ -222,64 +223,58 @@ class Recorder:
             self._version = self._state.version()
 
     def _store_state(self, tensors: list[torch.Tensor]) -> None:
-        if self._header.layout.row_size <= len(self._buffer):
-            self._state.read_into(self._take_row(), tensors)
+        if self._buffer.rows:
+            self._store_row(lambda row: self._state.read_into(row, tensors))
         else:
-            for tensor in tensors:
-                self._store_piecewise(tensor)
-        self._end_row()
+            self._store_piecewise(tensors)
 
-    def _take_row(self) -> torch.Tensor:
-        """The place of the next row in the buffer."""
-        size = self._header.layout.row_size
-        if self._filled + size > len(self._buffer):
+    def _store_row(self, fill: Callable[[torch.Tensor], object]) -> None:
+        number, size = self._filled // self._header.layout.row_size, self._header.layout.row_size
+        if number == len(self._buffer.rows):
             self._submit()
-        self._row_begin = self._filled
+            number = 0
+        fill(self._buffer.rows[number])
         self._filled += size
-        return self._buffer[self._row_begin : self._filled]
-
-    def _end_row(self) -> None:
         # Hashed here, where the row is still in the processor's cache.
-        if self._filled > self._row_begin:
-            self._hash(self._buffer[self._row_begin : self._filled])
-        self._digests.append(self._hasher.intdigest())
-        self._hasher.reset()
-        self._row_begin = self._filled
+        self._end_row(xxhash.xxh3_64_intdigest(self._buffer.row_bytes[number]))
+
+    def _end_row(self, digest: int) -> None:
+        self._digests.append(digest)
         self._steps.append(self._step)
         self._stored = self._step
 
-    def _hash(self, numbers: torch.Tensor) -> None:
-        self._hasher.update(numbers.numpy().view(np.uint8).data)
-
-    def _store_piecewise(self, tensor: torch.Tensor) -> None:
-        done = 0
-        while done < len(tensor):
-            if self._filled == len(self._buffer):
-                self._hash(self._buffer[self._row_begin :])
-                self._submit()
-            count = min(len(tensor) - done, len(self._buffer) - self._filled)
-            place = self._buffer[self._filled : self._filled + count]
-            place.copy_(tensor[done : done + count])
-            done += count
-            self._filled += count
+    def _store_piecewise(self, tensors: list[torch.Tensor]) -> None:
+        hasher = xxhash.xxh3_64()
+        for tensor in tensors:
+            done = 0
+            while done < len(tensor):
+                if self._filled == len(self._buffer.numbers):
+                    self._submit()
+                count = min(len(tensor) - done, len(self._buffer.numbers) - self._filled)
+                place = self._buffer.numbers[self._filled : self._filled + count]
+                place.copy_(tensor[done : done + count])
+                hasher.update(self._buffer.bytes(self._filled, count))
+                done += count
+                self._filled += count
+        self._end_row(hasher.intdigest())
 
     def _submit(self, commit: bool = False, closed: bool = False) -> None:
-        numbers = self._buffer[: self._filled] if self._filled else None
-        piece = Piece(numbers, self._steps, self._digests, self._losses, commit, closed)
-        self._writer_thread.put(piece)
+        buffer = self._buffer if self._filled else None
+        self._writer_thread.put(
+            Piece(buffer, self._filled, self._steps, self._digests, self._losses, commit, closed)
+        )
         self._steps, self._digests, self._losses = [], [], []
         if commit:
             self._committed = time.monotonic()
-        if numbers is not None:
+        if buffer is not None:
             self._buffer = self._writer_thread.take_free()
-            self._filled = self._row_begin = 0
+            self._filled = 0
 
     def _store_last_state(self) -> None:
         if self._stored == self._step:
             return
-        if self._last is not None:
-            self._take_row().copy_(self._last)
-            self._end_row()
+        if (last := self._last) is not None:
+            self._store_row(lambda row: row.copy_(last))
         elif (tensors := self._unchanged()) is not None:
             self._store_state(tensors)
         else:
@@ -304,7 +299,7 @@ class Recorder:
                 f"recording stopped: {self._writer_thread.error}; what was committed before is "
                 f"intact in {self.directory}"
             ) from self._writer_thread.error
-        if not self._lock.is_locked:
+        if not self._is_open:
             raise StoreError("the recorder is closed")
 
 
