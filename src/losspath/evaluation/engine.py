@@ -14,7 +14,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +24,10 @@ from losspath.errors import LosspathWarning, UnsupportedError
 from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.group import Group
+from losspath.evaluation.lanes import Lanes
 from losspath.evaluation.objective import Count, Evaluation, Objective, undisturbed
 from losspath.evaluation.plan import Plan, make_plan
-from losspath.evaluation.points import Affine, Points
+from losspath.evaluation.points import Affine, Points, Rows
 from losspath.evaluation.rewrites import rewrite
 from losspath.evaluation.tape import Tape, record
 from losspath.files import digest_of
@@ -42,8 +42,14 @@ _CHECKED_SAMPLES = 200
 _GROUP_BYTES = 128 << 20  # of parameters, of the points that are evaluated together
 _OUTPUT_BYTES = 64 << 20  # of outputs that are kept until a point's loss is taken of all of them
 # Fewer points share too little, more keep results waiting.
-_GROUP_POINTS = (8, 32)
-_GROUP_SECONDS = 3.0  # between results, about
+_GROUP_POINTS = (8, 128)
+_GROUP_SECONDS = 4.0  # between results, about
+
+_TRIAL_POINTS = (4, 28)
+_TRIAL_BATCHES = 2
+_TYPICAL_GROUP = 48
+# What measuring may take: so many seconds, and a share of what is to be done.
+_MEASURED_SECONDS, _MEASURED_SHARE = 2.0, 0.02
 
 
 class Engine:
@@ -65,6 +71,7 @@ class Engine:
         self.objective = objective
         self._remember = remember or choices.remembered
         self.notes: list[str] = []
+        self._lanes = Lanes()
         self._tapes: dict[int, Tape] = {}
         self._plans: dict[tuple[int, frozenset[str], bool], Plan] = {}
         self._ways: dict[tuple[bool, frozenset[str]], Choice | None] = {}
@@ -98,8 +105,9 @@ class Engine:
                     (vector,) = points.part(number, number + 1).vectors()
                     yield [(number, self.objective(vector))]
             return
-        for start in range(0, len(points), choice.points):
-            part = points.part(start, start + choice.points)
+        size = -(-len(points) // -(-len(points) // choice.points))  # even parts
+        for start in range(0, len(points), size):
+            part = points.part(start, start + size)
             numbers = range(start, start + len(part))
             if all(number in done for number in numbers):
                 continue
@@ -114,10 +122,12 @@ class Engine:
             work = total * len(self.objective) * self.objective.parameter_count
             if work < _SMALL:
                 return None
-            self._ways[kind] = self._choose(points, kind)
+            self._ways[kind] = self._choose(points, kind, total)
         return self._ways[kind]
 
-    def _choose(self, points: Points, kind: tuple[bool, frozenset[str]]) -> Choice | None:
+    def _choose(
+        self, points: Points, kind: tuple[bool, frozenset[str]], total: int
+    ) -> Choice | None:
         name = "points on a plane or line" if kind[0] else "separate points"
         if self.objective.device.type != "cpu":
             self.notes.append(f"{name}: the plain loop, on {self.objective.device.type}")
@@ -131,7 +141,7 @@ class Engine:
             with undisturbed(self.objective.model):
                 plan = self._plan(min(64, len(self.objective)), kind[1], True)
                 key = self._key(kind, plan)
-                choice = self._remember(key, lambda: self._measure(points))
+                choice = self._remember(key, lambda: self._measure(points, total))
                 problem = self._check(points, choice)
         except UnsupportedError as reason:
             self.notes.append(f"{name}: the plain loop, as {reason}")
@@ -159,34 +169,44 @@ class Engine:
             [str(torch.__version__), torch.get_num_threads(), os.cpu_count()],
         )
 
-    def _measure(self, points: Points) -> Choice:
+    def _measure(self, points: Points, total: int) -> Choice:
         """The quickest of some choices on a few points and samples."""
-        lanes = torch.get_num_threads()
-        trial = points.part(0, min(len(points), 8))
-        shares = (1,) if isinstance(points, Affine) else (1, 4)
-        best = Choice(batch_size=50, lanes=lanes, share=shares[-1], points=_GROUP_POINTS[1])
-        best_time = np.inf
-        candidates = [
-            replace(best, batch_size=size, share=share)
-            for size in (50, 100, 25, 200)
-            for share in shares
-        ]
-        candidates += [replace(best, lanes=1, share=1)] if lanes > 1 else []
-        began = time.perf_counter()
-        for candidate in candidates:
-            samples = min(len(self.objective), 2 * lanes * candidate.batch_size)
-            self._run(trial.part(0, 1), candidate, min(samples, candidate.batch_size))  # warm
-            took = []
-            for _ in range(2):
-                start = time.perf_counter()
-                self._run(trial, candidate, samples)
-                took.append((time.perf_counter() - start) / samples)
-            if min(took) < best_time:
-                best, best_time = candidate, min(took)
-            if time.perf_counter() - began > 2.0:  # a slow network: what there is must do
-                break
-        seconds = best_time * len(self.objective) / len(trial)  # a point
-        return replace(best, points=int(np.clip(_GROUP_SECONDS / seconds, *_GROUP_POINTS)))
+        lanes, separate = torch.get_num_threads(), isinstance(points, Rows)
+        best = Choice(100, lanes, share=4 if separate else 1, points=_GROUP_POINTS[1])
+        fields: dict[str, tuple[int, ...]] = {"batch_size": (50, 200)}
+        if separate:
+            fields["share"] = (8, 1)
+        if lanes > 1:
+            fields["lanes"] = (1,)
+        began, best_time = time.perf_counter(), self._trial(points, best)
+        for name, values in fields.items():
+            tried = [best, *(replace(best, **{name: value}) for value in values)]
+            times = [best_time] + [np.inf] * len(values)
+            # Twice by turns: a machine that others use as well is slow for seconds at a time.
+            for number, candidate in [*enumerate(tried)] * 2:
+                spent = time.perf_counter() - began
+                if spent > _MEASURED_SECONDS + _MEASURED_SHARE * best_time * total:
+                    break  # a slow network: what there is must do
+                times[number] = min(times[number], self._trial(points, candidate))
+            best, best_time = tried[int(np.argmin(times))], min(times)
+        return replace(best, points=int(np.clip(_GROUP_SECONDS / best_time, *_GROUP_POINTS)))
+
+    def _trial(self, points: Points, choice: Choice) -> float:
+        """Seconds a point, in a group of the usual size, by a few points and samples."""
+        counts, took = sorted({min(len(points), count) for count in _TRIAL_POINTS}), []
+        samples = min(len(self.objective), _TRIAL_BATCHES * choice.lanes * choice.batch_size)
+        self._run(points.part(0, 1), choice, samples)  # warm
+        for count in counts:
+            times: list[float] = []
+            self._run(points.part(0, count), choice, samples, times.append)
+            took.append(float(np.median(times)))
+        # What is done once for all points of a group is told from what each of them costs.
+        each, once = took[-1] / counts[-1], 0.0
+        if len(counts) > 1:
+            each = max(took[1] - took[0], 0.0) / (counts[1] - counts[0])
+            once = max(took[0] - each * counts[0], 0.0)
+        batches = len(self.objective) / (choice.lanes * choice.batch_size)
+        return (each + once / _TYPICAL_GROUP) * batches
 
     def _check(self, points: Points, choice: Choice) -> str | None:
         """What differs from the plain loop on a few points and samples; None if nothing does."""
@@ -217,7 +237,14 @@ class Engine:
             self._plans[key] = make_plan(self._tapes[samples], changing, sites)
         return self._plans[key]
 
-    def _run(self, points: Points, choice: Choice, samples: int) -> list[Evaluation]:
+    def _run(
+        self,
+        points: Points,
+        choice: Choice,
+        samples: int,
+        watch: Callable[[float], object] | None = None,
+    ) -> list[Evaluation]:
+        """Evaluates a group on the first samples; `watch` is told the seconds of each batch."""
         changing = points.changing(self.objective.layout)
         sites = isinstance(points, Affine) or choice.share > 1
         size = min(choice.batch_size, samples)
@@ -232,30 +259,17 @@ class Engine:
         def work(lane: int) -> None:
             with torch.inference_mode():
                 for start, stop in blocks[lane::lanes]:
+                    began = time.perf_counter()
                     inputs = self.objective.inputs_of(start, stop)
                     for number, outputs in group.outputs(plans[stop - start], inputs):
                         tally.add(number, start, stop, outputs)
+                    if watch is not None:
+                        watch(time.perf_counter() - began)
 
         lanes = min(choice.lanes, len(blocks))
-        _in_lanes(work, lanes)
+        self._lanes.run(work, lanes)
         with torch.inference_mode():
             return tally.evaluations()
-
-
-def _in_lanes(work: Callable[[int], None], lanes: int) -> None:
-    """Calls work(0) … work(lanes−1), each on a thread of its own with no threads of torch's."""
-    if lanes == 1:
-        work(0)
-        return
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(
-            lanes, "losspath-lane", initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            for future in [pool.submit(work, lane) for lane in range(lanes)]:
-                future.result()
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Tally:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.evaluation.plan import Plan, Site
+from losspath.evaluation.plan import Plan
 from losspath.evaluation.points import Affine, Points
+from losspath.evaluation.sites import Prepared, Site
 from losspath.parameters import Layout, unflatten
 
 Tensors = dict[str, torch.Tensor]
@@ -29,12 +30,13 @@ class Group:
     def __init__(self, layout: Layout, points: Points, share: int) -> None:
         self._layout = layout
         self._named = [self._tensors(vector) for vector in points.vectors()]
+        # Whose weights the first layers are computed with: the points', or on a plane those of
+        # the origin and the directions. What is zero in a direction gives nothing there.
+        self._several = self._named
         self._coefficients: list[list[float]] | None = None
         if isinstance(points, Affine):
             self._coefficients = points.coefficients.tolist()
-            self._origin = self._tensors(points.origin)
-            self._directions = [self._tensors(direction) for direction in points.directions]
-            self._changing = points.changing(layout)
+            self._several = [self._tensors(v) for v in (points.origin, *points.directions)]
         self._share = share
         self._lock = threading.Lock()
         self._arguments: dict[int, list[tuple[torch.Tensor, ...]]] = {}
@@ -65,62 +67,33 @@ class Group:
 
     def _results(
         self, sites: tuple[Site, ...], seen: tuple[torch.Tensor, ...]
-    ) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    ) -> Iterator[tuple[int, Sequence[torch.Tensor]]]:
         """For each point the results of the layers that see the same input at all of them."""
-        if not sites:
-            yield from ((number, []) for number in range(len(self._named)))
-        elif self._coefficients is not None:
-            yield from self._combined(sites, seen, self._coefficients)
-        else:
-            for start in range(0, len(self._named), self._share):
-                count = min(self._share, len(self._named) - start)
-                together = [
-                    self._of_several(site, value, start, count)
-                    for site, value in zip(sites, seen, strict=True)
-                ]
-                for offset in range(count):
-                    yield start + offset, [results[offset] for results in together]
-
-    def _combined(
-        self,
-        sites: tuple[Site, ...],
-        seen: tuple[torch.Tensor, ...],
-        coefficients: list[list[float]],
-    ) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        """A layer linear in its parameters: its results on a plane are combinations of three."""
-        parts = [self._parts(site, value) for site, value in zip(sites, seen, strict=True)]
-        buffers = [torch.empty_like(origin) for origin, _ in parts]
-        for number, factors in enumerate(coefficients):
-            for (origin, directions), buffer in zip(parts, buffers, strict=True):
-                torch.add(origin, directions[0], alpha=factors[0], out=buffer)
-                for direction, factor in zip(directions[1:], factors[1:], strict=True):
-                    buffer.add_(direction, alpha=factor)
-            yield number, buffers
-
-    def _parts(self, site: Site, inputs: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        bias = None if site.bias is None else self._origin[site.bias]
-        origin = site(inputs, self._origin[site.weight], bias)
-        directions = [
-            # A bias that does not change is in the origin's part alone.
-            site(
-                inputs,
-                named[site.weight],
-                named[site.bias] if site.bias in self._changing else None,
-            )
-            for named in self._directions
+        prepared = [
+            site.prepare(value, self._several[0][site.weight])
+            for site, value in zip(sites, seen, strict=True)
         ]
-        return origin, directions
+        if self._coefficients is not None and sites:
+            parts = [
+                [part.contiguous() for part in self._of_several(each, 0, len(self._several))]
+                for each in prepared
+            ]
+            yield from enumerate(_combined(parts, self._coefficients))
+            return
+        for start in range(0, len(self._named), self._share):
+            count = min(self._share, len(self._named) - start)
+            together = [self._of_several(each, start, count) for each in prepared]
+            for offset in range(count):
+                yield start + offset, [results[offset] for results in together]
 
-    def _of_several(
-        self, site: Site, inputs: torch.Tensor, start: int, count: int
-    ) -> tuple[torch.Tensor, ...]:
-        if not site.can_share:
-            return tuple(
-                site(inputs, named[site.weight], None if site.bias is None else named[site.bias])
-                for named in self._named[start : start + count]
-            )
-        weight, bias = self._wide_weights(site, start, count)
-        return site(inputs, weight, bias).chunk(count, dim=site.axis)
+    def _of_several(self, prepared: Prepared, start: int, count: int) -> Sequence[torch.Tensor]:
+        site = prepared.site
+        if site.can_share:
+            return prepared.results(*self._wide_weights(site, start, count), count)
+        return [
+            prepared.results(named[site.weight], named[site.bias] if site.bias else None, 1)[0]
+            for named in self._several[start : start + count]
+        ]
 
     def _wide_weights(
         self, site: Site, start: int, count: int
@@ -128,10 +101,23 @@ class Group:
         key = (site.weight, start)
         with self._lock:
             if key not in self._wide:
-                several = self._named[start : start + count]
+                several = self._several[start : start + count]
                 weight = torch.cat([named[site.weight] for named in several])
                 bias = None
                 if site.bias is not None:
                     bias = torch.cat([named[site.bias] for named in several])
                 self._wide[key] = (weight, bias)
             return self._wide[key]
+
+
+def _combined(
+    parts: list[list[torch.Tensor]], coefficients: list[list[float]]
+) -> Iterator[list[torch.Tensor]]:
+    """A layer linear in its parameters: its results on a plane are combinations of three."""
+    buffers = [torch.empty_like(origin) for origin, *_ in parts]
+    for factors in coefficients:
+        for (origin, *directions), buffer in zip(parts, buffers, strict=True):
+            torch.add(origin, directions[0], alpha=factors[0], out=buffer)
+            for direction, factor in zip(directions[1:], factors[1:], strict=True):
+                buffer.add_(direction, alpha=factor)
+        yield buffers

@@ -10,44 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from losspath.evaluation.rewrites import max_of_slices
+from losspath.evaluation.sites import CONVOLUTIONS, Site
 from losspath.evaluation.tape import Tape
-
-_CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
-
-
-@dataclass(frozen=True)
-class Site:
-    """A layer that sees the same input at every point: linear in its own, changing parameters.
-
-    Attributes:
-        function: torch's linear, convolution or embedding.
-        weight: name of its weight.
-        bias: name of its bias, or None.
-        rest: its further arguments.
-        options: its keyword arguments.
-        axis: the axis of the result along which outputs lie.
-    """
-
-    function: Callable[..., torch.Tensor]
-    weight: str
-    bias: str | None
-    rest: tuple[Any, ...]
-    options: dict[str, Any]
-    axis: int
-
-    def __call__(
-        self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Its result."""
-        if self.function is F.embedding:
-            return self.function(inputs, weight, *self.rest, **self.options)
-        return self.function(inputs, weight, bias, *self.rest, **self.options)
-
-    @property
-    def can_share(self) -> bool:
-        """Whether the weights of several points can go into one wide call."""
-        grouped = self.function in _CONVOLUTIONS and (self.rest[3:4] or (1,))[0] != 1
-        return not grouped and self.function is not F.embedding
 
 
 @dataclass(frozen=True)
@@ -85,13 +50,16 @@ class Plan:
         return lines + ([f"  same input at every point: {sites}"] if sites else [])
 
 
-def make_plan(tape: Tape, changing: Collection[str], with_sites: bool = True) -> Plan:
+def make_plan(
+    tape: Tape, changing: Collection[str], with_sites: bool = True, with_windows: bool = True
+) -> Plan:
     """Splits a recorded forward pass.
 
     Args:
         tape: the pass.
         changing: names of the parameters that differ between points.
         with_sites: treat layers that see the same input at every point apart.
+        with_windows: let sites before a max-pooling give their results by its windows' positions.
     """
     fixed = _fixed_nodes(tape, changing)
     nodes = [node for node in tape.graph.nodes if node.op == "call_function"]
@@ -100,6 +68,7 @@ def make_plan(tape: Tape, changing: Collection[str], with_sites: bool = True) ->
         for node in nodes
         if with_sites and node not in fixed and (site := _site(node, fixed, tape, changing))
     }
+    pooled = _windowed(sites) if with_windows else set()
     output = next(node for node in tape.graph.nodes if node.op == "output")
     left = [node for node in nodes if node not in fixed and node not in sites]
     needed: dict[fx.Node, None] = {}
@@ -113,7 +82,7 @@ def make_plan(tape: Tape, changing: Collection[str], with_sites: bool = True) ->
     shared.end(tuple(inputs + carried), first=[tape.input])
     point = _Part(tape)
     point.know([*carried, *sites])
-    point.copy(left)
+    point.copy(left, pooled)
     point.end(output.args[0], first=[*carried, *sites])
     return Plan(
         shared=shared.function,
@@ -142,7 +111,7 @@ def _fixed_nodes(tape: Tape, changing: Collection[str]) -> set[fx.Node]:
 
 def _site(node: fx.Node, fixed: set[fx.Node], tape: Tape, changing: Collection[str]) -> Site | None:
     function: Any = node.target
-    convolution = function in _CONVOLUTIONS
+    convolution = function in CONVOLUTIONS
     if not (convolution or node.target in (F.linear, F.embedding)):
         return None
     if node.target is F.embedding and node.kwargs.get("max_norm") is not None:
@@ -169,8 +138,21 @@ def _site(node: fx.Node, fixed: set[fx.Node], tape: Tape, changing: Collection[s
         bias=None if bias is None else tape.parameters[bias],
         rest=rest,
         options=options,
-        axis=1 if convolution else -1,
     )
+
+
+def _windowed(sites: dict[fx.Node, Site]) -> set[fx.Node]:
+    """Gives sites the window of the pooling that alone sees their results; the poolings."""
+    pooled: set[fx.Node] = set()
+    for node, site in list(sites.items()):
+        users = list(node.users)
+        if len(users) == 1 and users[0].target is max_of_slices:
+            window: Any = users[0].args[1]
+            windowed = site.with_window(window)
+            if windowed is not None:
+                sites[node] = windowed
+                pooled.add(users[0])
+    return pooled
 
 
 class _Part:
@@ -187,9 +169,15 @@ class _Part:
         for node in nodes:
             self._copies[node] = self._graph.placeholder(node.name)
 
-    def copy(self, nodes: list[fx.Node]) -> None:
+    def copy(self, nodes: list[fx.Node], pooled: Collection[fx.Node] = ()) -> None:
         for node in nodes:
-            self._copies[node] = self._graph.node_copy(node, self._copied)
+            if node in pooled:
+                # What it pools comes by the windows' positions, along the first axis.
+                source: Any = node.args[0]
+                pooling = (self._copied(source), 0)
+                self._copies[node] = self._graph.call_function(torch.amax, pooling)
+            else:
+                self._copies[node] = self._graph.node_copy(node, self._copied)
 
     def _copied(self, node: fx.Node) -> fx.Node:
         if node not in self._copies:
