@@ -37,13 +37,16 @@ def test_surfaces_equal_those_of_the_plain_loop(walk, fast, monkeypatch, method)
     quick = losspath.compute_surface(path, objective, method, resolution=6)
     monkeypatch.setattr(engine, "_SMALL", 1e99)
     plain = losspath.compute_surface(path, objective, method, resolution=6)
-    assert "batches of 16" in quick.provenance["evaluation"][0]
+    notes = quick.provenance["evaluation"]
+    assert any("batches of 16" in note for note in notes)
     assert plain.provenance["evaluation"] == []
     np.testing.assert_allclose(quick.loss, plain.loss, rtol=1e-5)
     np.testing.assert_array_equal(quick.accuracy, plain.accuracy)
     np.testing.assert_allclose(quick.states.loss, plain.states.loss, rtol=1e-5)
     flat = str(method).lower().startswith("pca")
-    assert quick.provenance["evaluation"][0].startswith("points on a plane" if flat else "separate")
+    kind = "points on a plane or line" if flat else "separate points"
+    assert notes[0].startswith(f"few {kind}")
+    assert any(note.startswith(kind) for note in notes)
 
 
 class Stop(Exception):
@@ -78,7 +81,7 @@ def test_a_surface_goes_on_as_it_began_whatever_has_been_measured_since(
     whole = losspath.compute_surface(path, objective, "pca", resolution=6)
 
     def stop(done, total):
-        if done == 7:
+        if done == 30:
             raise Stop
 
     options = {"resolution": 6, "checkpoint": tmp_path / "points"}
@@ -88,7 +91,8 @@ def test_a_surface_goes_on_as_it_began_whatever_has_been_measured_since(
     monkeypatch.setattr(choices, "remembered", lambda key, measure: other)
     found = losspath.compute_surface(path, objective, "pca", **options)
     np.testing.assert_array_equal(found.loss, whole.loss)
-    assert found.provenance["evaluation"] == whole.provenance["evaluation"]
+    assert set(found.provenance["evaluation"]) <= set(whole.provenance["evaluation"])
+    assert any("batches of 16" in note for note in found.provenance["evaluation"])
 
 
 def test_interpolations_equal_those_of_the_plain_loop(walk, fast, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from losspath import Surface
+from losspath import Grid, Surface
 from losspath.errors import ArgumentError
 from losspath.surface import StateLosses
 
@@ -43,9 +43,29 @@ def test_grid_points_give_their_own_loss():
 def test_outside_and_beside_unknown_losses_nothing_is_known():
     surface = make(lambda x, y: x + y)
     surface.loss[3, 2] = np.inf
-    surface.evaluated[0, 0] = False
-    read = surface.at([[-1.1, 1.0], [0.0, 3.1], [1.0, 2.0], [-0.5, 0.25], [1.0, 0.7]])
-    np.testing.assert_array_equal(np.isnan(read), [True, True, True, True, False])
+    read = surface.at([[-1.1, 1.0], [0.0, 3.1], [1.0, 2.0], [1.0, 0.7]])
+    np.testing.assert_array_equal(np.isnan(read), [True, True, True, False])
+
+
+def test_a_surface_that_is_not_complete_is_read_between_the_points_there_are():
+    lines = np.linspace(-1.0, 2.0, 7) ** 3, np.linspace(0.0, 3.0, 9)
+    surface = make(lambda x, y: 1 + x + 2 * y, *lines)
+    for level, numbers in enumerate(Grid(surface.x, surface.y, np.zeros(2)).levels()):
+        if level > 0:
+            surface.evaluated.reshape(-1)[numbers] = False
+            surface.loss.reshape(-1)[numbers] = -999.0
+    assert not surface.evaluated.all()
+    places = np.random.default_rng(0).uniform(
+        [surface.x[0], surface.y[0]], [surface.x[-1], surface.y[-1]], (50, 2)
+    )
+    np.testing.assert_allclose(surface.at(places), 1 + places @ [1, 2])
+    assert np.isnan(surface.at([[surface.x[-1] + 0.1, surface.y[0]]])).all()
+    first = surface.loss.reshape(-1)[0]
+    surface.loss.reshape(-1)[0] = np.inf
+    assert np.isnan(surface.at([[surface.x[0], surface.y[0]]])).all()
+    surface.loss.reshape(-1)[0] = first
+    surface.evaluated[1:] = False
+    assert np.isnan(surface.at(places)).all()
 
 
 def test_state_errors_are_relative_to_the_states_own_loss():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from losspath.recording.trajectory import Trajectory as Trajectory
     from losspath.surface import Surface as Surface
     from losspath.surface import compute_surface as compute_surface
+    from losspath.surface import refine_surface as refine_surface
 
 # Name -> module. Loaded on first use, so that the command line's help does not wait for torch and
 # `import losspath` never loads a drawing library.
@@ -54,6 +55,7 @@ _EXPORTS = {
     "plot_step_sizes": "losspath.figures",
     "plot_surface": "losspath.figures",
     "plot_surfaces": "losspath.figures",
+    "refine_surface": "losspath.surface",
     "step_sizes": "losspath.analysis.steps",
 }
 

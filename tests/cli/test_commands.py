@@ -123,11 +123,29 @@ def test_explain_says_how_points_were_evaluated(call, run, monkeypatch):
     assert "averaged (temperature 1): the plain loop, as there was little to do" in out
     monkeypatch.setattr(engine, "_SMALL", 0)
     _, out, _ = call("surface", run, *SMALL, "--method", "pca", "--explain")
-    assert "pca: points on a plane or line: batches of" in out
+    assert "pca: few points on a plane or line: batches of" in out
     assert "same input at every point: conv1.weight" in out
     _, out, _ = call("surface", run, *SMALL, "--method", "pca", "--explain")
     assert "already computed" in out
-    assert "pca: points on a plane or line: batches of" in out
+    assert "pca: few points on a plane or line: batches of" in out
+
+
+def test_a_first_figure_comes_before_the_surface_is_complete(call, run, monkeypatch):
+    from losspath.cli import jobs
+
+    drawn = []
+    original = jobs.draw_surface
+
+    def watched(which, surface, *arguments):
+        drawn.append((int(surface.evaluated.sum()), original(which, surface, *arguments)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(jobs, "draw_surface", watched)
+    code, out, _ = call("surface", run, "--samples", "100", "--resolution", "9", "--method", "pca")
+    assert code == 0
+    assert [count for count, _ in drawn] == [9, 81]
+    assert drawn[0][1] == drawn[1][1]
+    assert f"first figure, of 9 of 81 points: {drawn[0][1]}" in out
 
 
 def test_fewer_samples_than_asked_are_all_taken_and_said_so(call, run):

@@ -149,3 +149,27 @@ def test_lines_that_do_not_increase_are_refused(lines):
         Grid(bad, good, np.zeros(2))
     with pytest.raises(ArgumentError, match=r"grid\.y"):
         Grid(good, bad, np.zeros(2))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (4, 3), (5, 9), (19, 19), (18, 19), (51, 7), (1, 4)])
+def test_levels_are_nested_grids_and_in_the_end_all_points(shape):
+    grid = Grid(np.arange(shape[1]) ** 1.5, np.arange(shape[0]) ** 0.5, np.zeros(2))
+    levels = grid.levels()
+    assert sorted(np.concatenate(levels).tolist()) == list(range(shape[0] * shape[1]))
+    seen = np.zeros(shape, bool)
+    for level, numbers in enumerate(levels):
+        assert (np.diff(numbers) > 0).all()
+        seen.reshape(-1)[numbers] = True
+        rows, columns = seen.any(axis=1), seen.any(axis=0)
+        assert (seen == np.outer(rows, columns)).all()
+        # The border is there from the first level on.
+        assert rows[[0, -1]].all()
+        assert columns[[0, -1]].all()
+        for lines, count in zip((rows, columns), shape, strict=True):
+            assert lines.sum() == min(count, 2 ** (level + 1) + 1) or lines.all()
+
+
+def test_the_first_levels_of_the_usual_grid():
+    levels = Grid(np.arange(19.0), np.arange(19.0), np.zeros(2)).levels()
+    assert [len(numbers) for numbers in levels] == [9, 16, 56, 280]
+    assert levels[0].tolist() == [0, 9, 18, 171, 180, 189, 342, 351, 360]

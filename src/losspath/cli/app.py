@@ -212,7 +212,8 @@ def surface(
     jobs.check_figure(figure)
     methods = jobs.make_methods(method, options)
     recorded = Run(run, data_dir, objective, states, out)
-    surfaces, plane = jobs.compute_surfaces(recorded, methods, resolution, samples)
+    preview = jobs.previewer(recorded, methods, figure, format_.value)
+    surfaces, plane = jobs.compute_surfaces(recorded, methods, resolution, samples, preview)
     if explain:
         jobs.explain(surfaces)
     jobs.draw_surfaces(recorded, surfaces, plane, figure, format_.value)

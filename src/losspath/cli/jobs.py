@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from losspath.surface import (
     StateLosses,
     Surface,
     check_same_network,
-    compute_surface,
     evaluate_states,
     probes_of,
+    refine_surface,
     spread_states,
     surface_key,
 )
@@ -78,9 +79,21 @@ def check_bins(bins: int) -> None:
 
 
 def compute_surfaces(
-    run: Run, methods: Sequence[Method], resolution: int, samples: int | None
+    run: Run,
+    methods: Sequence[Method],
+    resolution: int,
+    samples: int | None,
+    preview: Callable[[Surface], object] | None = None,
 ) -> tuple[list[Surface], Plane]:
-    """The surfaces of a run by several methods, each computed once and kept."""
+    """The surfaces of a run by several methods, each computed once and kept.
+
+    Args:
+        run: the run.
+        methods: the methods.
+        resolution: grid lines an axis.
+        samples: how many training samples.
+        preview: called now and then with a surface that is not complete yet.
+    """
     objective = run.training_objective(samples)
     check_same_network(run.path, objective)
     plane = run.plane()
@@ -91,32 +104,52 @@ def compute_surfaces(
     for method in methods:
         key = surface_key(run.path, objective, method.resolve(geometry), plane, grid)
         file = run.results / f"surface-{method.name}-{key[:12]}.npz"
+        checkpoint = file.with_suffix(".points")
         if file.exists():
             surface = Surface.load(file)
             if surface.provenance["key"] == key:
                 surfaces.append(surface)
-                _forget(file.with_suffix(".points"))
+                _forget(checkpoint)
                 say_file(f"{surface.description} (already computed)", file)
                 continue
-        states = states or _state_losses(run, objective, plane)
-        checkpoint = file.with_suffix(".points")
         with progress_bar(method.name) as progress:
-            surface = compute_surface(
+            steps = refine_surface(
                 run.path,
                 objective,
                 method,
                 plane=plane,
                 grid=grid,
-                states=states,
+                states=states or _ENDS,
                 checkpoint=checkpoint,
                 progress=progress,
             )
-        surface = dataclasses.replace(surface, provenance={**surface.provenance, "run": run.title})
+            surface = _last(steps, run, preview)
+        states = states or _state_losses(run, objective, plane)
+        surface = dataclasses.replace(surface, states=states)
         surface.save(file)
         _forget(checkpoint)
         say_file(surface.description, file)
         surfaces.append(surface)
     return surfaces, plane
+
+
+# The first surface does not wait for more than the losses of the path's two ends.
+_ENDS = 2
+_PREVIEW_SECONDS = 10.0
+
+
+def _last(
+    steps: Iterator[Surface], run: Run, preview: Callable[[Surface], object] | None
+) -> Surface:
+    """The last of ever finer surfaces; now and then one before it is shown."""
+    shown = -np.inf
+    for step in steps:
+        surface = dataclasses.replace(step, provenance={**step.provenance, "run": run.title})
+        due = time.monotonic() - shown > _PREVIEW_SECONDS and not surface.evaluated.all()
+        if preview and due:
+            preview(surface)
+            shown = time.monotonic()
+    return surface
 
 
 def explain(surfaces: Sequence[Surface]) -> None:
@@ -150,18 +183,43 @@ def _forget(checkpoint: Path) -> None:
     checkpoint.with_name(checkpoint.name + ".lock").unlink(missing_ok=True)
 
 
+def draw_surface(run: Run, surface: Surface, figure: Path | None, extension: str) -> Path:
+    """Draws one surface, complete or not, and returns where."""
+    from losspath.figures import plot_surface, save_figure
+
+    name = f"surface-{surface.provenance['method']['name']}-{_short(surface)}"
+    target = figure or run.figures / f"{name}.{extension}"
+    drawn = plot_surface(surface, title=f"{run.title}: {surface.description}")
+    return save_figure(drawn, target)
+
+
+def previewer(
+    run: Run, methods: Sequence[Method], figure: Path | None, extension: str
+) -> Callable[[Surface], None] | None:
+    """Draws surfaces that are not complete where the complete ones will be; None for nowhere."""
+    if figure is not None and len(methods) > 1:
+        return None
+    told: set[str] = set()
+
+    def preview(surface: Surface) -> None:
+        target = draw_surface(run, surface, figure, extension)
+        if surface.description not in told:
+            told.add(surface.description)
+            count = f"{surface.evaluated.sum():,} of {surface.evaluated.size:,} points"
+            say_file(f"first figure, of {count}", target)
+
+    return preview
+
+
 def draw_surfaces(
     run: Run, surfaces: Sequence[Surface], plane: Plane, figure: Path | None, extension: str
 ) -> None:
     """Draws each surface, and several side by side on one scale."""
-    from losspath.figures import plot_surface, plot_surfaces, save_figure
+    from losspath.figures import plot_surfaces, save_figure
 
     if len(surfaces) == 1 or figure is None:
         for surface in surfaces:
-            name = f"surface-{surface.provenance['method']['name']}-{_short(surface)}"
-            target = figure or run.figures / f"{name}.{extension}"
-            drawn = plot_surface(surface, title=f"{run.title}: {surface.description}")
-            say_file("figure", save_figure(drawn, target))
+            say_file("figure", draw_surface(run, surface, figure, extension))
     if len(surfaces) > 1:
         grid = Grid(surfaces[0].x, surfaces[0].y, Grid.around(plane.path, 3).center)
         made = {s.provenance["method"]["name"]: s.provenance["method"] for s in surfaces}

@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,19 @@ _TYPICAL_GROUP = 48
 _MEASURED_SECONDS, _MEASURED_SHARE = 2.0, 0.02
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """Points that one choice is good for."""
+
+    is_flat: bool
+    changing: frozenset[str]
+    measured: bool
+
+    def describe(self) -> str:
+        words = "points on a plane or line" if self.is_flat else "separate points"
+        return words if self.measured else f"few {words}"
+
+
 class Engine:
     """Evaluates sets of points on an objective's data.
 
@@ -74,7 +87,7 @@ class Engine:
         self._lanes = Lanes()
         self._tapes: dict[int, Tape] = {}
         self._plans: dict[tuple[int, frozenset[str], bool], Plan] = {}
-        self._ways: dict[tuple[bool, frozenset[str]], Choice | None] = {}
+        self._ways: dict[_Kind, Choice | None] = {}
 
     @property
     def group_size(self) -> int:
@@ -84,7 +97,11 @@ class Engine:
         )
 
     def evaluate(
-        self, points: Points, total: int | None = None, done: Collection[int] = ()
+        self,
+        points: Points,
+        total: int | None = None,
+        done: Collection[int] = (),
+        measure: bool = True,
     ) -> Iterator[list[tuple[int, Evaluation]]]:
         """Evaluates points, at most `group_size` of them.
 
@@ -94,11 +111,13 @@ class Engine:
                 only where there are many.
             done: numbers of points that need not be evaluated. They may be, where that is what
                 makes results the same whatever was done before.
+            measure: whether to measure what is quickest, or take what is good for most networks,
+                as for few points or points that someone waits for.
 
         Yields:
             Numbers of points and their evaluations, as many as are finished together.
         """
-        choice = self._way(points, max(total or 0, len(points)))
+        choice = self._way(points, max(total or 0, len(points)), measure)
         if choice is None:
             for number in range(len(points)):
                 if number not in done:
@@ -116,8 +135,9 @@ class Engine:
             found = zip(numbers, evaluations, strict=True)
             yield [(number, each) for number, each in found if number not in done]
 
-    def _way(self, points: Points, total: int) -> Choice | None:
-        kind = (isinstance(points, Affine), points.changing(self.objective.layout))
+    def _way(self, points: Points, total: int, measure: bool) -> Choice | None:
+        changing = points.changing(self.objective.layout)
+        kind = _Kind(isinstance(points, Affine), changing, measure)
         if kind not in self._ways:
             work = total * len(self.objective) * self.objective.parameter_count
             if work < _SMALL:
@@ -125,54 +145,65 @@ class Engine:
             self._ways[kind] = self._choose(points, kind, total)
         return self._ways[kind]
 
-    def _choose(
-        self, points: Points, kind: tuple[bool, frozenset[str]], total: int
-    ) -> Choice | None:
-        name = "points on a plane or line" if kind[0] else "separate points"
-        if self.objective.device.type != "cpu":
-            self.notes.append(f"{name}: the plain loop, on {self.objective.device.type}")
-            return None
+    def _choose(self, points: Points, kind: _Kind, total: int) -> Choice | None:
         dtypes = {entry.dtype for entry in self.objective.layout.parameters}
+        if self.objective.device.type != "cpu":
+            return self._refused(kind, f"on {self.objective.device.type}")
         if not dtypes <= {"float32", "float64"}:
             # Sums of half precision round by more than could be told from a mistake.
-            self.notes.append(f"{name}: the plain loop, for {', '.join(sorted(dtypes))} parameters")
-            return None
+            return self._refused(kind, f"for {', '.join(sorted(dtypes))} parameters")
         try:
             with undisturbed(self.objective.model):
-                plan = self._plan(min(64, len(self.objective)), kind[1], True)
-                key = self._key(kind, plan)
-                choice = self._remember(key, lambda: self._measure(points, total))
+                plan = self._plan(min(64, len(self.objective)), kind.changing, True)
+                if kind.measured:
+                    key = self._key(kind, plan)
+                    choice = self._remember(key, lambda: self._measure(points, total))
+                else:
+                    choice = self._usual(points)
                 problem = self._check(points, choice)
         except UnsupportedError as reason:
-            self.notes.append(f"{name}: the plain loop, as {reason}")
-            return None
+            return self._refused(kind, f"as {reason}")
         except Exception as error:  # whatever a model does under recording, the plain loop is right
-            self.notes.append(f"{name}: the plain loop, as recording failed: {error!r}")
-            return None
+            return self._refused(kind, f"as recording failed: {error!r}")
         if problem:
             warnings.warn(
                 f"the fast evaluation differs from the plain loop ({problem}), which is used",
                 LosspathWarning,
                 stacklevel=4,
             )
-            self.notes.append(f"{name}: the plain loop, as the fast one differs: {problem}")
-            return None
-        self.notes += [f"{name}: {choice.describe()}", *plan.describe()]
+            return self._refused(kind, f"as the fast one differs: {problem}")
+        self._note([f"{kind.describe()}: {choice.describe()}", *plan.describe()])
         return choice
 
-    def _key(self, kind: tuple[bool, frozenset[str]], plan: Plan) -> str:
+    def _refused(self, kind: _Kind, why: str) -> Choice | None:
+        self._note([f"{kind.describe()}: the plain loop, {why}"])
+        return None
+
+    def _note(self, notes: list[str]) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
+
+    def _key(self, kind: _Kind, plan: Plan) -> str:
         return digest_of(
-            kind[0],
-            sorted(kind[1]),
+            kind.is_flat,
+            sorted(kind.changing),
             plan.signature,
             [len(self.objective), self.objective.layout.to_json()],
             [str(torch.__version__), torch.get_num_threads(), os.cpu_count()],
         )
 
+    def _usual(self, points: Points) -> Choice:
+        """What is good for most networks."""
+        return Choice(
+            batch_size=min(100, self.objective.batch_size),
+            lanes=torch.get_num_threads(),
+            share=4 if isinstance(points, Rows) else 1,
+            points=_GROUP_POINTS[1],
+        )
+
     def _measure(self, points: Points, total: int) -> Choice:
         """The quickest of some choices on a few points and samples."""
-        lanes, separate = torch.get_num_threads(), isinstance(points, Rows)
-        best = Choice(100, lanes, share=4 if separate else 1, points=_GROUP_POINTS[1])
+        best, separate = self._usual(points), isinstance(points, Rows)
+        lanes = best.lanes
         fields: dict[str, tuple[int, ...]] = {"batch_size": (50, 200)}
         if separate:
             fields["share"] = (8, 1)

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from losspath.analysis.distances import DistanceMap
 from losspath.errors import ArgumentError
+from losspath.figures.ground import EVALUATED, draw_ground
 from losspath.figures.scale import LossScale
 from losspath.figures.style import (
     COLUMN,
@@ -50,7 +51,8 @@ def plot_surface(
 
     Filled contours show the loss, up to 1.5 times the initial loss; the dots on the path are
     states in the colour of *their own* loss, so that where a dot stands out, the ground is wrong.
-    Points without a finite loss are crossed, points not evaluated are blank.
+    Points without a finite loss are crossed. A surface that is not complete is drawn on triangles
+    between the points that were evaluated, which are dotted.
 
     Args:
         surface: the surface.
@@ -226,19 +228,7 @@ def _height(x: Floats, y: Floats) -> float:
 def _draw_surface(axes: Axes, surface: Surface, scale: LossScale, labels: bool = False) -> None:
     _check_grid(surface.x, surface.y)
     axes.set_facecolor(_NOTHING)
-    finite = np.isfinite(surface.loss) & surface.evaluated
-    loss = np.ma.masked_array(surface.loss, ~finite)
-    if finite.any():
-        axes.contourf(
-            surface.x,
-            surface.y,
-            loss,
-            levels=scale.levels,
-            norm=scale.norm,
-            cmap=scale.cmap,
-            extend="max" if scale.clipped else "neither",
-        )
-        _add_lines(axes, surface, loss, scale, labels)
+    draw_ground(axes, surface, scale, labels)
     bad = surface.evaluated & ~np.isfinite(surface.loss)
     if bad.any():
         row, column = np.nonzero(bad)
@@ -269,30 +259,6 @@ def _check_grid(x: Floats, y: Floats) -> None:
             f"expected a surface with at least two lines along each axis to draw, got {len(x)} "
             f"along x and {len(y)} along y"
         )
-
-
-def _add_lines(axes: Axes, surface: Surface, loss: Any, scale: LossScale, labels: bool) -> None:
-    """A few thin contour lines at round losses, every other one with its loss."""
-    levels = _round_levels(scale)
-    levels = levels[(levels > loss.min()) & (levels < min(scale.high, loss.max()))]
-    if len(levels) == 0:
-        return
-    lines = axes.contour(
-        surface.x, surface.y, loss, levels=levels, colors="white", linewidths=0.5, alpha=0.7
-    )
-    if labels:
-        shown = axes.clabel(lines, levels=levels[::2], fontsize=6, fmt="%.3g", inline_spacing=2)
-        for text in shown:
-            text.set_clip_on(True)
-
-
-def _round_levels(scale: LossScale) -> Floats:
-    if scale.logarithmic:
-        locator = LogLocator(subs=(1.0, 2.0, 5.0))
-        levels = np.asarray(locator.tick_values(scale.low, scale.high), float)
-    else:
-        levels = np.asarray(MaxNLocator(7).tick_values(scale.low, scale.high), float)
-    return levels
 
 
 def _draw_path(axes: Axes, x: Floats, y: Floats, path: Floats) -> bool:
@@ -381,6 +347,9 @@ def _legend(surfaces: Sequence[Surface]) -> list[Line2D | Patch]:
         cross = Line2D([], [], marker="x", color="#555555", lw=0, ms=3, label="loss not finite")
         entries.append(cross)
     if not all(s.evaluated.all() for s in surfaces):
+        dot = Line2D([], [], marker=".", color=EVALUATED, lw=0, ms=3, label="evaluated")
+        entries.append(dot)
+    if not all(s.evaluated[np.ix_((0, -1), (0, -1))].all() for s in surfaces):
         entries.append(Patch(facecolor=_NOTHING, edgecolor="#999999", label="not evaluated"))
     return entries
 

@@ -14,7 +14,9 @@ from losspath.recording.trajectory import StateSequence
 Floats = npt.NDArray[np.float64]
 
 _GROUP_BYTES = 192 << 20  # of parameters, in float64, blended in one pass over the path
-_BLOCK_BYTES = 64 << 20  # of states read at a time
+# Of states read at a time: sums are kept in float64, and adding a block to them costs as much as a
+# good part of the product that made it.
+_BLOCK_BYTES = 192 << 20
 
 
 def group_size(plane: Plane) -> int:

@@ -50,6 +50,24 @@ class Grid:
         """(m, n): lines along y, lines along x."""
         return len(self.y), len(self.x)
 
+    def levels(self) -> list[npt.NDArray[np.intp]]:
+        """The numbers of all points, from a coarse grid to this one.
+
+        Each level with those before it is a grid of 3, 5, 9, … lines an axis, spread evenly over
+        the lines there are; the last level is the rest. The order within a level is that of
+        `points`.
+        """
+        axes = [_nested(length) for length in self.shape]
+        seen = np.zeros(self.shape, bool)
+        levels = []
+        for level in range(max(map(len, axes))):
+            rows, columns = (lines[min(level, len(lines) - 1)] for lines in axes)
+            new = np.zeros(self.shape, bool)
+            new[np.ix_(rows, columns)] = True
+            levels.append(np.flatnonzero(new & ~seen))
+            seen |= new
+        return levels
+
     @classmethod
     def around(cls, path: npt.ArrayLike, resolution: int = 19, margin: float = 0.6) -> Grid:
         """The grid around a path: even lines over its bounding box, and the start's and end's.
@@ -92,6 +110,16 @@ class Grid:
             for axis in (0, 1)
         )
         return cls(x, y, center)
+
+
+def _nested(count: int) -> list[npt.NDArray[np.intp]]:
+    """Indices of 3, 5, 9, … of `count` lines, each among the next, and at last of all."""
+    nested = []
+    few = 3
+    while 2 * few <= count + 1:
+        nested.append(np.linspace(0, count - 1, few).round().astype(np.intp))
+        few = 2 * few - 1
+    return [*nested, np.arange(count)]
 
 
 def _lines(center: float, half_width: float, count: int, through: Floats) -> Floats:

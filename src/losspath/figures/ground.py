@@ -1,0 +1,81 @@
+"""The ground of a surface's picture: filled contours of the loss, and a few lines on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.tri import Triangulation
+
+from losspath.figures.scale import LossScale
+from losspath.surface import Surface
+
+Floats = npt.NDArray[np.float64]
+
+EVALUATED = "#555555"  # colour of the points of a surface that is not complete
+
+
+def draw_ground(axes: Axes, surface: Surface, scale: LossScale, labels: bool = False) -> None:
+    """Draws the loss.
+
+    On the grid where all of it was evaluated, otherwise on triangles between the points that were.
+
+    Args:
+        axes: where to draw.
+        surface: the surface.
+        scale: from loss to colour.
+        labels: whether every other contour line carries its loss.
+    """
+    finite = np.isfinite(surface.loss) & surface.evaluated
+    if surface.evaluated.all():
+        fill, draw = axes.contourf, axes.contour
+        places: tuple[Any, ...] = (surface.x, surface.y, np.ma.masked_array(surface.loss, ~finite))
+    else:
+        rows, columns = np.nonzero(surface.evaluated)
+        axes.plot(surface.x[columns], surface.y[rows], ".", color=EVALUATED, ms=1.5, zorder=3)
+        triangles = _triangles(surface.x[columns], surface.y[rows], finite[rows, columns])
+        if triangles is None:
+            return
+        fill, draw = axes.tricontourf, axes.tricontour  # type: ignore[assignment]
+        places = (triangles, np.where(finite, surface.loss, 0.0)[rows, columns])
+    if not finite.any():
+        return
+    fill(
+        *places,
+        levels=scale.levels,
+        norm=scale.norm,
+        cmap=scale.cmap,
+        extend="max" if scale.clipped else "neither",
+    )
+    loss = surface.loss[finite]
+    levels = _round_levels(scale)
+    levels = levels[(levels > loss.min()) & (levels < min(scale.high, loss.max()))]
+    if len(levels) == 0:
+        return
+    lines = draw(*places, levels=levels, colors="white", linewidths=0.5, alpha=0.7)
+    if labels:
+        shown = axes.clabel(lines, levels=levels[::2], fontsize=6, fmt="%.3g", inline_spacing=2)
+        for text in shown:
+            text.set_clip_on(True)
+
+
+def _triangles(x: Floats, y: Floats, finite: npt.NDArray[np.bool_]) -> Triangulation | None:
+    """Triangles between points, those left out that have a corner without a finite loss."""
+    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2 or len(x) < 3:
+        return None
+    # In units of the extent, so that triangles do not depend on the axes' scales.
+    unit = Triangulation((x - x.min()) / np.ptp(x), (y - y.min()) / np.ptp(y))
+    broken = ~finite[unit.triangles].all(axis=1)
+    return None if broken.all() else Triangulation(x, y, unit.triangles, mask=broken)
+
+
+def _round_levels(scale: LossScale) -> Floats:
+    if scale.logarithmic:
+        locator = LogLocator(subs=(1.0, 2.0, 5.0))
+        levels = np.asarray(locator.tick_values(scale.low, scale.high), float)
+    else:
+        levels = np.asarray(MaxNLocator(7).tick_values(scale.low, scale.high), float)
+    return levels

@@ -1,0 +1,300 @@
+"""Computing the loss surface around a path, coarse first and then finer."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import losspath
+from losspath.errors import ArgumentError, LosspathWarning, ModelError
+from losspath.evaluation.engine import Engine
+from losspath.evaluation.journal import Progress, open_checkpoint
+from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.points import Rows
+from losspath.files import digest_of
+from losspath.geometry.grid import Grid
+from losspath.geometry.plane import Plane, fit_plane
+from losspath.methods import Method, PathGeometry, method_named
+from losspath.recording.trajectory import StateSequence, Trajectory, as_path
+from losspath.surface.places import Places
+from losspath.surface.value import FORMAT_VERSION, StateLosses, Surface
+
+Floats = npt.NDArray[np.float64]
+
+# A first picture of at most so many points is not kept waiting for measurements.
+_FIRST_POINTS = 25
+
+
+def compute_surface(
+    path: StateSequence | npt.ArrayLike,
+    objective: Objective,
+    method: str | Method = "averaged",
+    resolution: int = 19,
+    *,
+    plane: Plane | None = None,
+    grid: Grid | None = None,
+    states: int | StateLosses = 25,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Surface:
+    """Computes the loss surface around a path.
+
+    Every grid point g gets the parameters θ(g) = θ̄ + U g + Σ_i w_i(g) r_i, which project exactly
+    onto g; the method is the rule for the weights.
+
+    Args:
+        path: the recorded path, or an array (T, P) of states.
+        objective: the loss.
+        method: "pca", "sampled", "sampled-pca", "averaged" or "averaged-nd" for their default
+            options, or one of the rules in `losspath.methods`.
+        resolution: grid lines an axis, at least 3; see `Grid.around`. 19 in the thesis.
+        plane: the path's plane; fitted when not given.
+        grid: where to evaluate, instead of `resolution`.
+        states: how many states along the path are evaluated themselves (first and last among
+            them, evenly by arc length in the plane), or their losses from an earlier call.
+        checkpoint: a file that keeps every point as it is done, so that a stopped call goes on;
+            without it nothing is kept.
+        progress: called with (points done, points in all).
+
+    Returns:
+        The surface.
+
+    Raises:
+        PathError: the path has no plane (one state, constant, not finite).
+        ModelError: the path is of another network than the objective's model.
+        ArgumentError: an unknown method, or a resolution below 3.
+        StoreError: the checkpoint belongs to another computation or cannot be written.
+    """
+    surfaces = refine_surface(
+        path,
+        objective,
+        method,
+        resolution,
+        plane=plane,
+        grid=grid,
+        states=states,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return deque(surfaces, maxlen=1).pop()
+
+
+def refine_surface(
+    path: StateSequence | npt.ArrayLike,
+    objective: Objective,
+    method: str | Method = "averaged",
+    resolution: int = 19,
+    *,
+    plane: Plane | None = None,
+    grid: Grid | None = None,
+    states: int | StateLosses = 25,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Surface]:
+    """Computes the loss surface around a path, coarse first and then finer.
+
+    Yields a surface of few points of the grid, then of more, and at last of all: the same as
+    `compute_surface` gives, bit for bit, and for the same time. Stop whenever the picture is good
+    enough. `Surface.evaluated` says which points there are; figures say so too. The first surface
+    has the losses of the path's first and last states alone, all others those of `states`.
+
+    Args:
+        path: as for `compute_surface`, like all others.
+        objective: the loss.
+        method: the rule.
+        resolution: grid lines an axis.
+        plane: the path's plane.
+        grid: where to evaluate.
+        states: states along the path that are evaluated themselves.
+        checkpoint: a file that keeps every point as it is done.
+        progress: called with (points done, points in all).
+
+    Raises:
+        As `compute_surface`, when the first surface is asked for.
+    """
+    method = method_named(method)
+    recorded = as_path(path)
+    check_same_network(recorded, objective)
+    plane = plane or fit_plane(recorded)
+    _check_plane(plane, recorded)
+    grid = grid or Grid.around(plane.path, resolution)
+    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
+    method = method.resolve(geometry)
+    key = surface_key(recorded, objective, method, plane, grid)
+    if isinstance(states, StateLosses):
+        known = states
+    else:
+        index = spread_states(plane.path, states)
+        known = evaluate_states(recorded, objective, index[[0, -1]])
+    losses = np.full(len(grid.points), np.nan)
+    accuracies = np.full(len(grid.points), np.nan)
+    evaluated = np.zeros(len(grid.points), bool)
+    places = Places(recorded, method, plane, grid)
+
+    def surface() -> Surface:
+        return Surface(
+            x=grid.x,
+            y=grid.y,
+            loss=losses.reshape(grid.shape).copy(),
+            accuracy=None if np.isnan(accuracies).all() else accuracies.reshape(grid.shape).copy(),
+            evaluated=evaluated.reshape(grid.shape).copy(),
+            path=plane.path,
+            explained_variance_ratio=plane.explained_variance_ratio,
+            states=known,
+            provenance=_provenance(objective, method, plane, key)
+            | {"evaluation": list(engine.notes)},
+        )
+
+    with open_checkpoint(checkpoint, key, objective) as journal:
+        engine = Engine(objective, journal.remembered if journal else None)
+        done = dict(journal.done) if journal else {}
+        for number, evaluation in done.items():
+            losses[number], accuracies[number] = _numbers(evaluation)
+            evaluated[number] = True
+        if progress and done:
+            progress(len(done), len(losses))
+        ends = np.cumsum([len(numbers) for numbers in places.levels])
+        shown = 0
+        for level, numbers, points in places.groups(engine.group_size, done):
+            if level > shown:
+                # Every level before this one is complete.
+                yield surface()
+                shown = level
+                if len(known.index) == 2 and not isinstance(states, StateLosses):
+                    known = evaluate_states(recorded, objective, index)
+            skipped = {i for i, number in enumerate(numbers.tolist()) if number in done}
+            measure = bool(ends[level] > _FIRST_POINTS)
+            for finished in engine.evaluate(points, len(losses), skipped, measure=measure):
+                for i, evaluation in finished:
+                    number = int(numbers[i])
+                    if journal:
+                        journal.add(number, evaluation)
+                    losses[number], accuracies[number] = _numbers(evaluation)
+                    evaluated[number] = True
+                    if progress:
+                        progress(int(evaluated.sum()), len(losses))
+        if len(known.index) == 2 and not isinstance(states, StateLosses):
+            known = evaluate_states(recorded, objective, index)
+        yield surface()
+
+
+def _numbers(evaluation: Evaluation) -> tuple[float, float]:
+    return evaluation.loss, np.nan if evaluation.accuracy is None else evaluation.accuracy
+
+
+def check_same_network(path: StateSequence, objective: Objective) -> None:
+    """Raises `ModelError` unless the path's states are of the objective's model."""
+    layout = getattr(path, "layout", None)
+    if layout is not None:
+        layout.check_same(objective.layout, "the recorded path", "the objective's model")
+    elif path.parameter_count != objective.parameter_count:
+        raise ModelError(
+            f"the path has states of {path.parameter_count:,} numbers, the objective's model "
+            f"{objective.parameter_count:,} parameters"
+        )
+    if isinstance(path, Trajectory):
+        _check_buffers(path, objective)
+
+
+def _check_buffers(path: Trajectory, objective: Objective) -> None:
+    """Warns where the model's buffers are none that training ended with."""
+    recorded = path.buffers(-1)
+    for name, buffer in objective.model.named_buffers():
+        if name not in recorded:
+            continue
+        real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
+        values = real.detach().cpu().to(torch.float64).numpy()
+        if not np.allclose(values, recorded[name], rtol=1e-5, atol=1e-8, equal_nan=True):
+            warnings.warn(
+                f"the objective's model has another {name} than the recording ended with, and "
+                "every loss is computed with it; path.load_into(model, -1, buffers=True), before "
+                "the objective is made, gives it what training ended with",
+                LosspathWarning,
+                stacklevel=4,
+            )
+            return
+
+
+def _check_plane(plane: Plane, path: StateSequence) -> None:
+    if plane.path.shape[1] != 2:
+        raise ArgumentError(f"expected a plane of 2 components, got {plane.path.shape[1]}")
+    if plane.path_digest != path.digest:
+        raise ArgumentError("the plane was fitted to other states than the path's")
+
+
+def surface_key(
+    path: StateSequence, objective: Objective, method: Method, plane: Plane, grid: Grid
+) -> str:
+    """A digest of everything that a surface's losses depend on.
+
+    Args:
+        path: the states; some are evaluated, to tell objectives apart.
+        objective: the loss.
+        method: the rule, resolved.
+        plane: the path's plane.
+        grid: the points.
+    """
+    return digest_of(
+        FORMAT_VERSION,
+        plane.path_digest,
+        plane.origin,
+        plane.basis,
+        objective.fingerprint(probes_of(path)),
+        method.to_json(),
+        grid.x,
+        grid.y,
+        grid.center,
+    )
+
+
+def probes_of(path: StateSequence) -> npt.NDArray[Any]:
+    """(k, P): the first state, one in the middle and the last."""
+    indices = sorted({0, len(path) // 2, len(path) - 1})
+    return np.concatenate([path.read(index, index + 1) for index in indices])
+
+
+def spread_states(path: Floats, count: int) -> npt.NDArray[np.int64]:
+    """Indices of at most `count` states, evenly by arc length, the first and last among them."""
+    if count < 2:
+        raise ArgumentError(f"expected at least 2 states to evaluate, got {count}")
+    lengths = np.linalg.norm(np.diff(path, axis=0), axis=1)
+    along = np.concatenate([[0.0], np.cumsum(lengths)])
+    wanted = np.linspace(0.0, along[-1], count)
+    nearest = np.abs(along[None, :] - wanted[:, None]).argmin(axis=1)
+    return np.unique([0, *nearest.tolist(), len(path) - 1]).astype(np.int64)
+
+
+def evaluate_states(
+    path: StateSequence, objective: Objective, index: npt.NDArray[np.int64]
+) -> StateLosses:
+    """The losses of states themselves."""
+    engine = Engine(objective)
+    losses: list[float] = []
+    for start in range(0, len(index), engine.group_size):
+        group = index[start : start + engine.group_size].tolist()
+        states = np.concatenate([path.read(i, i + 1) for i in group])
+        for finished in engine.evaluate(Rows(states), measure=False):
+            losses += [evaluation.loss for _, evaluation in finished]
+    return StateLosses(index, np.array(losses))
+
+
+def _provenance(objective: Objective, method: Method, plane: Plane, key: str) -> dict[str, Any]:
+    return {
+        "losspath": losspath.__version__,
+        "key": key,
+        "method": method.to_json(),
+        "description": method.describe(),
+        "path_digest": plane.path_digest,
+        "states": len(plane.path),
+        "parameters": len(plane.origin),
+        "plane_residual": plane.residual,
+        "plane_gap": plane.gap,
+        **objective.provenance,
+    }

@@ -1,0 +1,153 @@
+"""What a loss surface is: one value with everything that a picture or a number needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import LinearNDInterpolator, RegularGridInterpolator
+
+from losspath.errors import ArgumentError
+from losspath.files import load_archive, save_archive
+
+Floats = npt.NDArray[np.float64]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StateLosses:
+    """Losses of some states themselves, by the surface's own objective.
+
+    Attributes:
+        index: (k,) which states of the path.
+        loss: (k,) their losses.
+    """
+
+    index: npt.NDArray[np.int64]
+    loss: Floats
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Losses on a grid in the plane of a path.
+
+    Attributes:
+        x: (n,) coordinates of the grid's columns, in the parameters' unit.
+        y: (m,) coordinates of its rows.
+        loss: (m, n) the loss at (x[j], y[i]) in ``loss[i, j]``; NaN where the loss is NaN or was
+            not evaluated.
+        accuracy: (m, n), or None where the objective has none.
+        evaluated: (m, n) bool: which points were evaluated.
+        path: (T, 2) the states' coordinates.
+        explained_variance_ratio: (2,) the share of the path's variance along x and y.
+        states: losses of some states of the path, the first and the last among them.
+        provenance: what the surface was computed from and how, as JSON values.
+    """
+
+    x: Floats
+    y: Floats
+    loss: Floats
+    accuracy: Floats | None
+    evaluated: npt.NDArray[np.bool_]
+    path: Floats
+    explained_variance_ratio: Floats
+    states: StateLosses
+    provenance: dict[str, Any]
+
+    @property
+    def initial_loss(self) -> float:
+        """The loss of the first state."""
+        return float(self.states.loss[0])
+
+    @property
+    def description(self) -> str:
+        """The method and its options, as figures name them."""
+        return str(self.provenance.get("description", "surface"))
+
+    def at(self, points: npt.ArrayLike) -> Floats:
+        """Reads the surface between its points: bilinearly where the whole grid was evaluated.
+
+        A surface that is not complete is read on triangles between the points there are
+        (Delaunay).
+
+        Args:
+            points: (k, 2) coordinates in the plane.
+
+        Returns:
+            (k,) losses; NaN outside the grid and beside a point that has no finite loss.
+
+        Raises:
+            ArgumentError: points of another shape, or a grid of a single line.
+        """
+        places = np.asarray(points, np.float64)
+        if places.ndim != 2 or places.shape[1] != 2:
+            raise ArgumentError(f"expected points of shape (k, 2), got {places.shape}")
+        if min(self.loss.shape) < 2:
+            raise ArgumentError(f"expected a grid of 2 × 2 points or more, got {self.loss.shape}")
+        if self.evaluated.all():
+            known = np.where(np.isfinite(self.loss), self.loss, np.nan)
+            read = RegularGridInterpolator((self.y, self.x), known, bounds_error=False)
+            losses: Floats = read(places[:, ::-1])
+            return losses
+        # In units of the grid's extent, so that triangles do not depend on the axes' scales.
+        corner, extent = (
+            np.array([self.x[0], self.y[0]]),
+            np.array([np.ptp(self.x), np.ptp(self.y)]),
+        )
+        x, y = np.meshgrid(self.x, self.y)
+        there = (np.stack([x, y], axis=-1)[self.evaluated] - corner) / extent
+        values = np.where(np.isfinite(self.loss), self.loss, np.nan)[self.evaluated]
+        if len(there) < 3 or np.linalg.matrix_rank(there - there[0]) < 2:
+            return np.full(len(places), np.nan)
+        losses = LinearNDInterpolator(there, values)((places - corner) / extent)
+        return losses
+
+    @property
+    def state_errors(self) -> Floats:
+        """(k,): |ground − own loss| / |own loss| at each of `states`; NaN where either is unknown.
+
+        How far the picture can be trusted on the path: the ground is read bilinearly, so the
+        spacing of the grid has its share in it.
+        """
+        own = np.where(np.isfinite(self.states.loss), self.states.loss, np.nan)
+        ground = self.at(self.path[self.states.index])
+        errors: Floats = np.abs(ground - own) / np.maximum(np.abs(own), np.finfo(float).tiny)
+        return errors
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Saves the surface as ``.npz``, which ``numpy.load(path, allow_pickle=False)`` opens.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "x": self.x,
+            "y": self.y,
+            "loss": self.loss,
+            "evaluated": self.evaluated,
+            "path": self.path,
+            "explained_variance_ratio": self.explained_variance_ratio,
+            "state_index": self.states.index,
+            "state_loss": self.states.loss,
+        }
+        if self.accuracy is not None:
+            arrays["accuracy"] = self.accuracy
+        save_archive(Path(path), "surface", FORMAT_VERSION, arrays, self.provenance)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Surface:
+        """Loads what `save` wrote.
+
+        Raises:
+            StoreError: there is no such file, it is something else, or of another version.
+            DamagedError: its bytes are not what was written.
+        """
+        arrays, provenance = load_archive(Path(path), "surface", FORMAT_VERSION)
+        states = StateLosses(arrays.pop("state_index"), arrays.pop("state_loss"))
+        accuracy = arrays.pop("accuracy", None)
+        return cls(**arrays, accuracy=accuracy, states=states, provenance=provenance)
