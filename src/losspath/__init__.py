@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from losspath.errors import LosspathError as LosspathError
     from losspath.errors import LosspathWarning as LosspathWarning
     from losspath.evaluation.objective import Objective as Objective
+    from losspath.evaluation.processes import LocalProcesses as LocalProcesses
     from losspath.figures import plot_distance_map as plot_distance_map
     from losspath.figures import plot_interpolation as plot_interpolation
     from losspath.figures import plot_step_sizes as plot_step_sizes
@@ -38,6 +39,7 @@ _EXPORTS = {
     "DistanceMap": "losspath.analysis.distances",
     "Grid": "losspath.geometry.grid",
     "Interpolation": "losspath.analysis.interpolation",
+    "LocalProcesses": "losspath.evaluation.processes",
     "LosspathError": "losspath.errors",
     "LosspathWarning": "losspath.errors",
     "Objective": "losspath.evaluation.objective",

@@ -47,6 +47,10 @@ class UnsupportedError(LosspathError):
     """A model's forward pass cannot be recorded as a graph of calls; the message says why."""
 
 
+class WorkerError(LosspathError):
+    """Worker processes were lost, or what they need cannot be sent to them."""
+
+
 class PathError(LosspathError, ValueError):
     """A path has no plane: too few states, a constant path, or states that are not finite."""
 

@@ -198,10 +198,18 @@ def surface(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say how the points were evaluated, and why so.")
     ] = False,
+    processes: Annotated[
+        int | None, typer.Option(help="Evaluate in so many processes on this machine.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Evaluate on a Dask cluster: tcp://HOST:PORT."),
+    ] = None,
 ) -> None:
     """Compute and draw the loss surface around a run's path."""
     from losspath.cli import jobs
     from losspath.cli.runs import Run
+    from losspath.cli.workers import open_workers
 
     options = {
         "temperature": _temperature(temperature),
@@ -213,7 +221,10 @@ def surface(
     methods = jobs.make_methods(method, options)
     recorded = Run(run, data_dir, objective, states, out)
     preview = jobs.previewer(recorded, methods, figure, format_.value)
-    surfaces, plane = jobs.compute_surfaces(recorded, methods, resolution, samples, preview)
+    with open_workers(processes, scheduler) as executor:
+        surfaces, plane = jobs.compute_surfaces(
+            recorded, methods, resolution, samples, preview, executor
+        )
     if explain:
         jobs.explain(surfaces)
     jobs.draw_surfaces(recorded, surfaces, plane, figure, format_.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def compute_surfaces(
     resolution: int,
     samples: int | None,
     preview: Callable[[Surface], object] | None = None,
+    executor: Executor | None = None,
 ) -> tuple[list[Surface], Plane]:
     """The surfaces of a run by several methods, each computed once and kept.
 
@@ -93,6 +95,7 @@ def compute_surfaces(
         resolution: grid lines an axis.
         samples: how many training samples.
         preview: called now and then with a surface that is not complete yet.
+        executor: whose workers evaluate the points; None for this process.
     """
     objective = run.training_objective(samples)
     check_same_network(run.path, objective)
@@ -104,7 +107,8 @@ def compute_surfaces(
     for method in methods:
         key = surface_key(run.path, objective, method.resolve(geometry), plane, grid)
         file = run.results / f"surface-{method.name}-{key[:12]}.npz"
-        checkpoint = file.with_suffix(".points")
+        # What workers compute rounds otherwise, so it has a checkpoint of its own.
+        checkpoint = file.with_suffix(".points" if executor is None else ".workers.points")
         if file.exists():
             surface = Surface.load(file)
             if surface.provenance["key"] == key:
@@ -120,6 +124,7 @@ def compute_surfaces(
                 plane=plane,
                 grid=grid,
                 states=states or _ENDS,
+                executor=executor,
                 checkpoint=checkpoint,
                 progress=progress,
             )

@@ -33,6 +33,10 @@ class Journal:
         path: the file; made if it does not exist.
         key: a digest of everything that the evaluations depend on.
 
+    Attributes:
+        done: the evaluations.
+        choices: how to evaluate, by what was measured.
+
     Raises:
         StoreError: the file belongs to another computation, or cannot be written.
         DamagedError: a line is not what was written.
@@ -42,7 +46,7 @@ class Journal:
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.done: dict[int, Evaluation] = {}
-        self._choices: dict[str, Choice] = {}
+        self.choices: dict[str, Choice] = {}
         self._lock = acquire_lock(path.with_name(path.name + ".lock"), str(path))
         try:
             with wrap_os_errors(f"write {path}"):
@@ -73,7 +77,7 @@ class Journal:
         for line in lines[1:]:
             what, one, other = _parse(self.path, line)
             if what == "choice":
-                self._choices[one] = Choice(**other)
+                self.choices[one] = Choice(**other)
             else:
                 self.done[int(what)] = Evaluation(one, other)
         if len(whole) < len(raw):
@@ -92,11 +96,15 @@ class Journal:
 
     def remembered(self, key: str, measure: Callable[[], Choice]) -> Choice:
         """As `choices.remembered`, but what this computation began with comes first."""
-        if key not in self._choices:
-            choice = choices.remembered(key, measure)
+        if key not in self.choices:
+            self.keep_choice(key, choices.remembered(key, measure))
+        return self.choices[key]
+
+    def keep_choice(self, key: str, choice: Choice) -> None:
+        """Keeps a choice of how to evaluate."""
+        if key not in self.choices:
             self._append(["choice", key, dataclasses.asdict(choice)])
-            self._choices[key] = choice
-        return self._choices[key]
+            self.choices[key] = choice
 
     def close(self) -> None:
         """Closes the file and lets others have it."""
@@ -116,7 +124,7 @@ class Journal:
 
 
 def open_checkpoint(
-    checkpoint: str | PathLike[str] | None, key: str, objective: Objective
+    checkpoint: str | PathLike[str] | None, key: str, objective: Objective, where: str = ""
 ) -> AbstractContextManager[Journal | None]:
     """The journal of a computation, or nothing where none was asked for.
 
@@ -124,10 +132,11 @@ def open_checkpoint(
         checkpoint: its file, or None.
         key: a digest of what the computation is of.
         objective: evaluates its points; those that go on must round as those that are there.
+        where: evaluated elsewhere than in this process, points round otherwise; by what.
     """
     if not checkpoint:
         return nullcontext()
-    return Journal(Path(checkpoint), digest_of(key, objective.rounding))
+    return Journal(Path(checkpoint), digest_of(key, objective.rounding, where))
 
 
 def _line(values: list[object]) -> bytes:

@@ -77,6 +77,10 @@ class Trajectory:
     def __repr__(self) -> str:
         return f"Trajectory({str(self.directory)!r}): {len(self):,} × {self.parameter_count:,}"
 
+    def __reduce__(self) -> tuple[type[Trajectory], tuple[str]]:
+        # Other processes open the files themselves.
+        return type(self), (str(self.directory.resolve()),)
+
     @property
     def layout(self) -> Layout:
         """Names, shapes and places of the parameters (and buffers) in a stored row."""

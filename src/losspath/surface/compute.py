@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from os import PathLike
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 import losspath
 from losspath.errors import ArgumentError, LosspathWarning, ModelError
 from losspath.evaluation.engine import Engine
-from losspath.evaluation.journal import Progress, open_checkpoint
+from losspath.evaluation.journal import Journal, Progress, open_checkpoint
 from losspath.evaluation.objective import Evaluation, Objective
 from losspath.evaluation.points import Rows
 from losspath.files import digest_of
@@ -25,6 +26,7 @@ from losspath.methods import Method, PathGeometry, method_named
 from losspath.recording.trajectory import StateSequence, Trajectory, as_path
 from losspath.surface.places import Places
 from losspath.surface.value import FORMAT_VERSION, StateLosses, Surface
+from losspath.surface.workers import Crew
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,6 +43,7 @@ def compute_surface(
     plane: Plane | None = None,
     grid: Grid | None = None,
     states: int | StateLosses = 25,
+    executor: Executor | None = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Surface:
@@ -59,6 +62,9 @@ def compute_surface(
         grid: where to evaluate, instead of `resolution`.
         states: how many states along the path are evaluated themselves (first and last among
             them, evenly by arc length in the plane), or their losses from an earlier call.
+        executor: evaluates the points in other processes: `LocalProcesses`, Dask's
+            ``client.get_executor()``, or any other whose workers can import the model's code. A
+            recorded trajectory must be at the same place for them. None for this process.
         checkpoint: a file that keeps every point as it is done, so that a stopped call goes on;
             without it nothing is kept.
         progress: called with (points done, points in all).
@@ -71,6 +77,7 @@ def compute_surface(
         ModelError: the path is of another network than the objective's model.
         ArgumentError: an unknown method, or a resolution below 3.
         StoreError: the checkpoint belongs to another computation or cannot be written.
+        WorkerError: the executor lost its workers.
     """
     surfaces = refine_surface(
         path,
@@ -80,6 +87,7 @@ def compute_surface(
         plane=plane,
         grid=grid,
         states=states,
+        executor=executor,
         checkpoint=checkpoint,
         progress=progress,
     )
@@ -95,6 +103,7 @@ def refine_surface(
     plane: Plane | None = None,
     grid: Grid | None = None,
     states: int | StateLosses = 25,
+    executor: Executor | None = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Surface]:
@@ -113,6 +122,7 @@ def refine_surface(
         plane: the path's plane.
         grid: where to evaluate.
         states: states along the path that are evaluated themselves.
+        executor: evaluates the points in other processes.
         checkpoint: a file that keeps every point as it is done.
         progress: called with (points done, points in all).
 
@@ -128,11 +138,13 @@ def refine_surface(
     geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
     method = method.resolve(geometry)
     key = surface_key(recorded, objective, method, plane, grid)
+    is_given = isinstance(states, StateLosses)
     if isinstance(states, StateLosses):
         known = states
     else:
         index = spread_states(plane.path, states)
         known = evaluate_states(recorded, objective, index[[0, -1]])
+    notes: list[str] = []
     losses = np.full(len(grid.points), np.nan)
     accuracies = np.full(len(grid.points), np.nan)
     evaluated = np.zeros(len(grid.points), bool)
@@ -148,41 +160,82 @@ def refine_surface(
             path=plane.path,
             explained_variance_ratio=plane.explained_variance_ratio,
             states=known,
-            provenance=_provenance(objective, method, plane, key)
-            | {"evaluation": list(engine.notes)},
+            provenance=_provenance(objective, method, plane, key) | {"evaluation": list(notes)},
         )
 
-    with open_checkpoint(checkpoint, key, objective) as journal:
-        engine = Engine(objective, journal.remembered if journal else None)
+    where = "" if executor is None else "workers"
+    with open_checkpoint(checkpoint, key, objective, where) as journal:
         done = dict(journal.done) if journal else {}
         for number, evaluation in done.items():
             losses[number], accuracies[number] = _numbers(evaluation)
             evaluated[number] = True
         if progress and done:
             progress(len(done), len(losses))
-        ends = np.cumsum([len(numbers) for numbers in places.levels])
-        shown = 0
-        for level, numbers, points in places.groups(engine.group_size, done):
-            if level > shown:
-                # Every level before this one is complete.
+        shown = _complete(places, evaluated)
+        source = _here if executor is None else _elsewhere
+        for found in source(places, objective, key, executor, journal, notes):
+            for number, evaluation in found:
+                if journal and number not in journal.done:
+                    journal.add(number, evaluation)
+                losses[number], accuracies[number] = _numbers(evaluation)
+                evaluated[number] = True
+                if progress:
+                    progress(int(evaluated.sum()), len(losses))
+            if shown < (shown := _complete(places, evaluated)) < len(places.levels):
                 yield surface()
-                shown = level
-                if len(known.index) == 2 and not isinstance(states, StateLosses):
-                    known = evaluate_states(recorded, objective, index)
-            skipped = {i for i, number in enumerate(numbers.tolist()) if number in done}
-            measure = bool(ends[level] > _FIRST_POINTS)
-            for finished in engine.evaluate(points, len(losses), skipped, measure=measure):
-                for i, evaluation in finished:
-                    number = int(numbers[i])
-                    if journal:
-                        journal.add(number, evaluation)
-                    losses[number], accuracies[number] = _numbers(evaluation)
-                    evaluated[number] = True
-                    if progress:
-                        progress(int(evaluated.sum()), len(losses))
-        if len(known.index) == 2 and not isinstance(states, StateLosses):
-            known = evaluate_states(recorded, objective, index)
+                known = known if is_given else evaluate_states(recorded, objective, index)
+        known = known if is_given else evaluate_states(recorded, objective, index)
         yield surface()
+
+
+def _complete(places: Places, evaluated: npt.NDArray[np.bool_]) -> int:
+    """How many of the first levels are complete."""
+    whole = [bool(evaluated[numbers].all()) for numbers in places.levels]
+    return [*whole, False].index(False)
+
+
+Found = Iterator[list[tuple[int, Evaluation]]]
+
+
+def _here(
+    places: Places,
+    objective: Objective,
+    key: str,
+    executor: Executor | None,
+    journal: Journal | None,
+    notes: list[str],
+) -> Found:
+    """Evaluates the points that are not done in this process."""
+    engine = Engine(objective, journal.remembered if journal else None)
+    done = dict(journal.done) if journal else {}
+    ends = np.cumsum([len(numbers) for numbers in places.levels])
+    for level, numbers, points in places.groups(engine.group_size, done):
+        skipped = {i for i, number in enumerate(numbers.tolist()) if number in done}
+        measure = bool(ends[level] > _FIRST_POINTS)
+        total = len(places.grid.points)
+        for finished in engine.evaluate(points, total, skipped, measure=measure):
+            notes[:] = engine.notes
+            yield [(int(numbers[i]), evaluation) for i, evaluation in finished]
+
+
+def _elsewhere(
+    places: Places,
+    objective: Objective,
+    key: str,
+    executor: Executor | None,
+    journal: Journal | None,
+    notes: list[str],
+) -> Found:
+    """Evaluates the points that are not done by an executor's workers."""
+    assert executor is not None
+    crew = Crew(executor, places, objective, key, journal.choices if journal else {})
+    done = dict(journal.done) if journal else {}
+    for found in crew.evaluate(done, _FIRST_POINTS):
+        notes[:] = ["by workers", *crew.notes]
+        for name, choice in crew.choices.items():
+            if journal:
+                journal.keep_choice(name, choice)
+        yield [(number, evaluation) for number, evaluation in found if number not in done]
 
 
 def _numbers(evaluation: Evaluation) -> tuple[float, float]:

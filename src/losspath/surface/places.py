@@ -94,10 +94,11 @@ class Places:
     def on_plane(self, points: Floats) -> Affine:
         """Points of a flat method."""
         places = self.method.places(points, np.empty((0, 0)), self.geometry)
-        return Affine(self._origin, self.plane.basis.T, places)
+        return Affine(self.origin, self.plane.basis.T, places)
 
     @cached_property
-    def _origin(self) -> Floats:
+    def origin(self) -> Floats:
+        """(P,) the parameters at the plane's zero, of a flat method."""
         weights = self.method.weights(self.grid.points[:1], self.geometry)
         (origin,) = blend(self.path, self.plane, np.zeros((1, 2)), weights)
         return origin

@@ -1,0 +1,306 @@
+"""The points of a surface evaluated by other processes, on this machine or on many.
+
+What travels to a worker for each task is coordinates and weights of states; the objective and the
+plane go to each worker once, and it opens a recorded trajectory itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from losspath.errors import LosspathError, LosspathWarning, PathError, WorkerError
+from losspath.evaluation import choices
+from losspath.evaluation.choices import Choice
+from losspath.evaluation.engine import Engine
+from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.points import Affine, Points, Rows
+from losspath.geometry.blend import blend
+from losspath.geometry.plane import Plane
+from losspath.recording.trajectory import StateSequence
+from losspath.surface.places import Places
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+# Points of a task. Separate points need a pass over the path for each task.
+_FLAT_POINTS, _SEPARATE_POINTS = 32, 48
+# How often in a row a pool of processes may break without a task being finished.
+_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs once.
+
+    Attributes:
+        key: identifies the job.
+        objective: the loss.
+        plane: the path's plane.
+        path: the states; None where the origin says all.
+        origin: the parameters at the plane's zero, for methods whose points lie on a plane.
+        total: how many points there are in all.
+    """
+
+    key: str
+    objective: Objective
+    plane: Plane
+    path: StateSequence | None
+    origin: Floats | None
+    total: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some points.
+
+    Attributes:
+        numbers: their numbers in the grid.
+        places: (G, 2) where in the plane their parameters lie.
+        weights: (G, T) of the states; None for points on a plane.
+        measure: whether to measure what is quickest.
+    """
+
+    numbers: Indices
+    places: Floats
+    weights: Floats | None
+    measure: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker answers.
+
+    Attributes:
+        worker: who it is.
+        evaluations: of the task's points; None if it does not know the job.
+        notes: how they were evaluated.
+        choices: what was measured to be quickest.
+    """
+
+    worker: str
+    evaluations: list[Evaluation] | None
+    notes: list[str] = field(default_factory=list)
+    choices: dict[str, Choice] = field(default_factory=dict)
+
+
+class _Worker:
+    """A job in a worker's process."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._given: dict[str, Choice] = {}
+        self._used: dict[str, Choice] = {}
+        # A model computes one thing at a time, and a thread shares it with whoever gave the job.
+        objective = copy.copy(job.objective)
+        objective.model = copy.deepcopy(objective.model)
+        self._engine = Engine(objective, self._remember)
+        if job.path is not None and job.path.digest != job.plane.path_digest:
+            raise PathError(
+                "the trajectory that the worker opened is not the one that the surface is of; give "
+                "workers the same files"
+            )
+
+    def _remember(self, key: str, measure: Callable[[], Choice]) -> Choice:
+        if key in self._given:
+            return self._given[key]
+        self._used[key] = choices.remembered(key, measure)
+        return self._used[key]
+
+    def evaluate(self, task: Task, given: dict[str, Choice]) -> Outcome:
+        self._given = given
+        finished = self._engine.evaluate(self._points(task), self.job.total, measure=task.measure)
+        found = dict(pair for pairs in finished for pair in pairs)
+        evaluations = [found[number] for number in range(len(task.numbers))]
+        return Outcome(_name(), evaluations, list(self._engine.notes), dict(self._used))
+
+    def _points(self, task: Task) -> Points:
+        job = self.job
+        if task.weights is None:
+            assert job.origin is not None
+            return Affine(job.origin, job.plane.basis.T, task.places)
+        assert job.path is not None
+        return Rows(np.stack(list(blend(job.path, job.plane, task.places, task.weights))))
+
+
+_current: _Worker | None = None
+# However many threads a worker has, its model computes one thing at a time.
+_lock = threading.Lock()
+
+
+def _name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def work(key: str, job: Job | None, task: Task, given: dict[str, Choice]) -> Outcome:
+    """Does a task in a worker's process; asks for the job if it has not had it."""
+    global _current
+    with _lock:
+        if job is not None and (_current is None or _current.job.key != key):
+            _current = _Worker(job)
+        if _current is None or _current.job.key != key:
+            return Outcome(_name(), None)
+        return _current.evaluate(task, given)
+
+
+class Crew:
+    """An executor's workers at one surface.
+
+    Args:
+        executor: any `concurrent.futures.Executor` whose workers can import this package.
+        places: where the surface is evaluated.
+        objective: the loss.
+        key: identifies the surface.
+        known: choices that were made before.
+
+    Attributes:
+        choices: what was measured to be quickest.
+        notes: how points were evaluated.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        places: Places,
+        objective: Objective,
+        key: str,
+        known: dict[str, Choice],
+    ) -> None:
+        flat = places.method.is_flat
+        self._executor = executor
+        self._places = places
+        self._job = Job(
+            key=key,
+            objective=objective,
+            plane=places.plane,
+            path=None if flat else places.path,
+            origin=places.origin if flat else None,
+            total=len(places.grid.points),
+        )
+        self.choices = dict(known)
+        self.notes: list[str] = []
+        self._pending: dict[Future[Outcome], Task] = {}
+        self._sent: set[Future[Outcome]] = set()  # those that carry the job
+        self._ready: set[str] = set()
+        self._broken = 0
+
+    def evaluate(self, done: Collection[int], first: int) -> Iterator[list[tuple[int, Evaluation]]]:
+        """Evaluates all points, whichever task is finished first.
+
+        Args:
+            done: numbers of points that are not needed; a task that has no other is left out.
+            first: of levels that end within so many points nothing is measured.
+
+        Yields:
+            Numbers of points with their evaluations.
+
+        Raises:
+            WorkerError: workers are lost again and again, or a job cannot be sent to them.
+        """
+        tasks = deque(self._tasks(done, first))
+        try:
+            while tasks or self._pending:
+                # Workers that have the job are given more than they can do at once; others come to
+                # light by and by, so that the job is not sent to one of them many times.
+                while tasks and len(self._pending) < 2 + 2 * len(self._ready):
+                    if not self._may_begin(tasks[0]):
+                        break
+                    self._submit(self._with_weights(tasks.popleft()))
+                finished, _ = wait(self._pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield from self._take(future)
+        finally:
+            for future in self._pending:
+                future.cancel()
+
+    def _tasks(self, done: Collection[int], first: int) -> Iterator[Task]:
+        ends = np.cumsum([len(numbers) for numbers in self._places.levels])
+        size = _FLAT_POINTS if self._places.method.is_flat else _SEPARATE_POINTS
+        for level, numbers in self._places.ranges(size):
+            if not all(number in done for number in numbers.tolist()):
+                measure = bool(ends[level] > first)
+                yield Task(numbers, np.empty((0, 2)), None, measure)
+
+    def _with_weights(self, task: Task) -> Task:
+        method, geometry = self._places.method, self._places.geometry
+        points = self._places.grid.points[task.numbers]
+        weights = None if method.is_flat else method.weights(points, geometry)
+        empty = np.empty((0, 0))
+        places = method.places(points, empty if weights is None else weights, geometry)
+        return Task(task.numbers, places, weights, task.measure)
+
+    def _may_begin(self, task: Task) -> bool:
+        # One task measures, and all others do as it found, so that all of them round alike.
+        if not task.measure or self.choices:
+            return True
+        return not any(other.measure for other in self._pending.values())
+
+    def _submit(self, task: Task, job: Job | None = None) -> None:
+        try:
+            future = self._executor.submit(work, self._job.key, job, task, dict(self.choices))
+        except BrokenExecutor as error:
+            self._restart(error)
+            future = self._executor.submit(work, self._job.key, job, task, dict(self.choices))
+        self._pending[future] = task
+        if job is not None:
+            self._sent.add(future)
+
+    def _take(self, future: Future[Outcome]) -> Iterator[list[tuple[int, Evaluation]]]:
+        task = self._pending.pop(future, None)
+        if task is None:  # it was begun again meanwhile
+            return
+        try:
+            outcome = future.result()
+        except BrokenExecutor as error:
+            self._restart(error, task)
+            return
+        except LosspathError:
+            raise
+        except Exception as error:
+            if future not in self._sent:
+                raise
+            raise WorkerError(
+                f"the model, the data or the loss cannot be sent to a worker, or fail there: "
+                f"{type(error).__name__}: {error}; define the model and the loss in a module that "
+                "workers can import"
+            ) from error
+        self._ready.add(outcome.worker)
+        if outcome.evaluations is None:
+            self._submit(task, self._job)
+            return
+        self._broken = 0
+        self.choices |= outcome.choices
+        self.notes += [note for note in outcome.notes if note not in self.notes]
+        yield list(zip(task.numbers.tolist(), outcome.evaluations, strict=True))
+
+    def _restart(self, error: BrokenExecutor, task: Task | None = None) -> None:
+        """Begins again what was under way when a pool's process died."""
+        self._broken += 1
+        restart: Any = getattr(self._executor, "restart", None)
+        if restart is None or self._broken > _RESTARTS:
+            raise WorkerError(
+                f"a worker process was lost ({error}); what is done is in the checkpoint, if there "
+                "is one; use fewer processes if memory ran out"
+            ) from error
+        warnings.warn(
+            "a worker process was lost; its points are computed again",
+            LosspathWarning,
+            stacklevel=2,
+        )
+        restart()
+        self._ready.clear()
+        again = [*self._pending.values(), *([task] if task else [])]
+        self._pending.clear()
+        for lost in again:
+            self._submit(lost)
