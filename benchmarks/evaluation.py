@@ -47,9 +47,41 @@ def matrix_rate() -> float:
     return 2 * 1024**3 * count / (time.perf_counter() - began)
 
 
+class Transformer(torch.nn.Module):
+    """Two layers of attention over 32 tokens, which are the rows of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Linear(32, 64)
+        layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+        self.encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = torch.nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(self.embed(images[:, 0])).mean(dim=1))
+
+
+def build(name: str) -> torch.nn.Module:
+    """A network of the reference, an MLP of three layers, or a small transformer."""
+    if name == "transformer":
+        return Transformer()
+    if name == "mlp":
+        return torch.nn.Sequential(
+            torch.nn.Flatten(),
+            torch.nn.Linear(1024, 512),
+            torch.nn.ReLU(),
+            torch.nn.Linear(512, 256),
+            torch.nn.ReLU(),
+            torch.nn.Linear(256, 10),
+        )
+    return build_network(name, 1, 10)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", default=list(NETWORKS))
+    parser.add_argument(
+        "networks", nargs="*", metavar="NETWORK", default=[*NETWORKS, "mlp", "transformer"]
+    )
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
@@ -64,13 +96,13 @@ def main() -> None:
 
 def measure(network: str, samples: int, rounds: int) -> None:
     torch.manual_seed(0)
-    model = build_network(network, 1, 10)
+    model = build(network)
     inputs, targets = torch.randn(samples, 1, 32, 32), torch.randint(10, (samples,))
     objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
     vector = flatten_parameters(model).astype(np.float64)
     generator = np.random.default_rng(0)
     directions = 0.02 * generator.standard_normal((2, len(vector)))
-    plane = Affine(vector, directions, generator.standard_normal((32, 2)))
+    plane = Affine(vector, directions, generator.standard_normal((64, 2)))
     forms = {"plane": plane, "separate": Rows(plane.vectors())}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(inputs[:10])

@@ -22,6 +22,7 @@ CHOICES = [
     Choice(batch_size=5, lanes=1, share=1, points=32),
     Choice(batch_size=7, lanes=2, share=3, points=4),
     Choice(batch_size=100, lanes=2, share=4, points=3),
+    Choice(batch_size=9, lanes=1, share=3, points=5, stack=4),
 ]
 
 
@@ -334,3 +335,60 @@ def test_wrong_shapes_are_refused():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Affine(np.zeros(3), np.zeros((2, 3)), np.zeros((5, 2)))
+
+
+class Heavy(nn.Linear):
+    """Needs more memory than there is for more than two samples at a time."""
+
+    def forward(self, x):
+        return heavy(super().forward(x))
+
+
+def heavy(outputs):
+    if torch.overrides.has_torch_function((outputs,)):
+        return torch.overrides.handle_torch_function(heavy, (outputs,), outputs)
+    if torch._C._functorch.is_batchedtensor(outputs) or len(outputs) > Heavy.limit:
+        raise torch.cuda.OutOfMemoryError("no more memory")
+    return outputs * 2.0
+
+
+@pytest.mark.parametrize("form", ["plane", "separate"])
+def test_where_memory_runs_out_less_is_done_at_a_time(monkeypatch, form):
+    model = Heavy(3, 2)
+    inputs, targets = torch.randn(40, 3), torch.randint(2, (40,))
+    Heavy.limit = 100
+    objective = Objective(model, inputs, targets, F.cross_entropy)
+    points = plane_around(flat(model))
+    points = points if form == "plane" else Rows(points.vectors())
+    given = Choice(batch_size=20, lanes=1, share=2, points=4, stack=4)
+    monkeypatch.setattr(choices, "remembered", lambda key, measure: given)
+    fast = Engine(objective)
+    monkeypatch.setattr(fast, "_checked", lambda points, choice: (choice, None))
+    expected = [objective(vector).loss for vector in points.vectors()]
+    objective.batch_size = 10  # of the plain loop
+    for samples in (40, 20):
+        fast._plan(samples, points.changing(objective.layout), True)
+    Heavy.limit = 10
+    found = [each.loss for each in evaluate(fast, points)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    halved = [note for note in fast.notes if note.startswith("halved")]
+    assert ["2 points in one call" in note for note in halved] == [True, False, False]
+    assert "batches of 10 " in halved[-1]
+    Heavy.limit = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        evaluate(fast, points)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("kind", ["mlp", "conv", "attention", "lstm", "tied"])
+@pytest.mark.parametrize("form", ["plane", "separate"])
+def test_on_a_gpu(monkeypatch, kind, form):
+    case = sample_case(kind)
+    objective = Objective(case.model.cuda(), case.inputs, case.targets, case.loss_fn)
+    points = plane_around(flat(case.model.cpu()))
+    case.model.cuda()
+    points = points if form == "plane" else Rows(points.vectors())
+    fast = Engine(objective)
+    found = evaluate(fast, points)
+    for evaluation, vector in zip(found, points.vectors(), strict=True):
+        assert evaluation.loss == pytest.approx(objective(vector).loss, rel=1e-5)

@@ -28,17 +28,21 @@ class Choice:
         share: points whose first layers are computed in one wide call, where the points have
             nothing else in common; 1 for none.
         points: points that are evaluated together.
+        stack: points that go through the network in one call (`torch.vmap`); 1 for one by one. On a
+            GPU, where small kernels are done sooner than they can be launched.
     """
 
     batch_size: int
     lanes: int
     share: int
     points: int
+    stack: int = 1
 
     def describe(self) -> str:
         """The choice in words."""
         words = f"batches of {self.batch_size} through {self.points} points"
         words += f", {self.lanes} at a time" if self.lanes > 1 else ""
+        words += f", {self.stack} points in one call" if self.stack > 1 else ""
         return words + (f", first layers of {self.share} at once" if self.share > 1 else "")
 
 

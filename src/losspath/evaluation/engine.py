@@ -131,9 +131,25 @@ class Engine:
             if all(number in done for number in numbers):
                 continue
             with undisturbed(self.objective.model):
-                evaluations = self._run(part, choice, len(self.objective))
+                choice, evaluations = self._run_in_memory(part, choice)
             found = zip(numbers, evaluations, strict=True)
             yield [(number, each) for number, each in found if number not in done]
+
+    def _run_in_memory(self, part: Points, choice: Choice) -> tuple[Choice, list[Evaluation]]:
+        """Evaluates a group with less at a time where the device has not the memory."""
+        while True:
+            try:
+                return choice, self._run(part, choice, len(self.objective))
+            except torch.cuda.OutOfMemoryError:
+                if choice.stack * choice.batch_size == 1:
+                    raise
+                # Stacked points first: they are the larger part.
+                if choice.stack > 1:
+                    choice = replace(choice, stack=choice.stack // 2)
+                else:
+                    choice = replace(choice, batch_size=choice.batch_size // 2)
+            torch.cuda.empty_cache()  # out of the handler, which holds on to tensors
+            self._note([f"halved, as memory ran out: {choice.describe()}"])
 
     def _way(self, points: Points, total: int, measure: bool) -> Choice | None:
         changing = points.changing(self.objective.layout)
@@ -147,8 +163,6 @@ class Engine:
 
     def _choose(self, points: Points, kind: _Kind, total: int) -> Choice | None:
         dtypes = {entry.dtype for entry in self.objective.layout.parameters}
-        if self.objective.device.type != "cpu":
-            return self._refused(kind, f"on {self.objective.device.type}")
         if not dtypes <= {"float32", "float64"}:
             # Sums of half precision round by more than could be told from a mistake.
             return self._refused(kind, f"for {', '.join(sorted(dtypes))} parameters")
@@ -160,7 +174,7 @@ class Engine:
                     choice = self._remember(key, lambda: self._measure(points, total))
                 else:
                     choice = self._usual(points)
-                problem = self._check(points, choice)
+                choice, problem = self._checked(points, choice)
         except UnsupportedError as reason:
             return self._refused(kind, f"as {reason}")
         except Exception as error:  # whatever a model does under recording, the plain loop is right
@@ -189,10 +203,14 @@ class Engine:
             plan.signature,
             [len(self.objective), self.objective.layout.to_json()],
             [str(torch.__version__), torch.get_num_threads(), os.cpu_count()],
+            _device_name(self.objective.device),
         )
 
     def _usual(self, points: Points) -> Choice:
         """What is good for most networks."""
+        if self.objective.device.type != "cpu":
+            share = 8 if isinstance(points, Rows) else 1
+            return Choice(1000, lanes=1, share=share, points=_GROUP_POINTS[1], stack=16)
         return Choice(
             batch_size=min(100, self.objective.batch_size),
             lanes=torch.get_num_threads(),
@@ -203,11 +221,12 @@ class Engine:
     def _measure(self, points: Points, total: int) -> Choice:
         """The quickest of some choices on a few points and samples."""
         best, separate = self._usual(points), isinstance(points, Rows)
-        lanes = best.lanes
         fields: dict[str, tuple[int, ...]] = {"batch_size": (50, 200)}
+        if self.objective.device.type != "cpu":
+            fields = {"stack": (1, 64), "batch_size": (250, 5000)}
         if separate:
             fields["share"] = (8, 1)
-        if lanes > 1:
+        if best.lanes > 1:
             fields["lanes"] = (1,)
         began, best_time = time.perf_counter(), self._trial(points, best)
         for name, values in fields.items():
@@ -223,7 +242,18 @@ class Engine:
         return replace(best, points=int(np.clip(_GROUP_SECONDS / best_time, *_GROUP_POINTS)))
 
     def _trial(self, points: Points, choice: Choice) -> float:
-        """Seconds a point, in a group of the usual size, by a few points and samples."""
+        """Seconds a point, in a group of the usual size; infinite where it cannot be done."""
+        try:
+            return self._seconds(points, choice)
+        except torch.cuda.OutOfMemoryError:
+            pass
+        except Exception:
+            if choice.stack == 1:
+                raise
+        torch.cuda.empty_cache()
+        return float("inf")
+
+    def _seconds(self, points: Points, choice: Choice) -> float:
         counts, took = sorted({min(len(points), count) for count in _TRIAL_POINTS}), []
         samples = min(len(self.objective), _TRIAL_BATCHES * choice.lanes * choice.batch_size)
         self._run(points.part(0, 1), choice, samples)  # warm
@@ -238,6 +268,16 @@ class Engine:
             once = max(took[0] - each * counts[0], 0.0)
         batches = len(self.objective) / (choice.lanes * choice.batch_size)
         return (each + once / _TYPICAL_GROUP) * batches
+
+    def _checked(self, points: Points, choice: Choice) -> tuple[Choice, str | None]:
+        """A choice that can be computed, and what is wrong with its results."""
+        try:
+            return choice, self._check(points, choice)
+        except Exception:
+            if choice.stack == 1:
+                raise
+        choice = replace(choice, stack=1)  # not every layer can be stacked
+        return choice, self._check(points, choice)
 
     def _check(self, points: Points, choice: Choice) -> str | None:
         """What differs from the plain loop on a few points and samples; None if nothing does."""
@@ -284,7 +324,8 @@ class Engine:
             length: self._plan(length, changing, sites)
             for length in {stop - start for start, stop in blocks}
         }
-        group = Group(self.objective.layout, points, choice.share)
+        device = self.objective.device
+        group = Group(self.objective.layout, points, choice.share, choice.stack, device)
         tally = _Tally(self.objective, len(points), samples)
 
         def work(lane: int) -> None:
@@ -295,12 +336,23 @@ class Engine:
                     for number, outputs in group.outputs(plans[stop - start], inputs):
                         tally.add(number, start, stop, outputs)
                     if watch is not None:
+                        _finish(device)
                         watch(time.perf_counter() - began)
 
         lanes = min(choice.lanes, len(blocks))
         self._lanes.run(work, lanes)
         with torch.inference_mode():
             return tally.evaluations()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _finish(device: torch.device) -> None:
+    """Waits until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class _Tally:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from losspath.errors import UnsupportedError
 from losspath.evaluation.plan import Plan
 from losspath.evaluation.points import Affine, Points
 from losspath.evaluation.sites import Prepared, Site
@@ -25,10 +27,16 @@ class Group:
         layout: what lies where in a parameter vector.
         points: the points.
         share: points whose first layers are computed in one wide call, if nothing else is known.
+        stack: points that go through the network in one call.
+        device: where they do.
     """
 
-    def __init__(self, layout: Layout, points: Points, share: int) -> None:
+    def __init__(
+        self, layout: Layout, points: Points, share: int, stack: int, device: torch.device
+    ) -> None:
         self._layout = layout
+        self._device = device
+        self._stack = stack
         self._named = [self._tensors(vector) for vector in points.vectors()]
         # Whose weights the first layers are computed with: the points', or on a plane those of
         # the origin and the directions. What is zero in a direction gives nothing there.
@@ -40,21 +48,59 @@ class Group:
         self._share = share
         self._lock = threading.Lock()
         self._arguments: dict[int, list[tuple[torch.Tensor, ...]]] = {}
+        self._together: dict[tuple[int, int], list[torch.Tensor]] = {}
         self._wide: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def _tensors(self, vector: npt.NDArray[Any]) -> Tensors:
         wide = any(entry.dtype in ("float64", "complex128") for entry in self._layout.entries)
         staged = np.array(vector, np.float64 if wide else np.float32)
-        return unflatten(torch.from_numpy(staged), self._layout)
+        return unflatten(torch.from_numpy(staged).to(self._device), self._layout)
 
     def outputs(self, plan: Plan, inputs: torch.Tensor) -> Iterator[tuple[int, Any]]:
         """The outputs for a batch at every point; each is valid until the next is asked for."""
         fixed = [self._named[0][name] for name in plan.shared_parameters]
         values = plan.shared(inputs, *fixed, *plan.shared_constants)
         seen, carried = values[: len(plan.sites)], values[len(plan.sites) :]
+        if self._stack > 1:
+            yield from self._stacked(plan, carried, self._results(plan.sites, seen))
+            return
         arguments = self._arguments_of(plan)
         for number, results in self._results(plan.sites, seen):
             yield number, plan.point(*carried, *results, *arguments[number])
+
+    def _stacked(
+        self,
+        plan: Plan,
+        carried: tuple[Any, ...],
+        results: Iterator[tuple[int, Sequence[torch.Tensor]]],
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """The outputs of several points by one call."""
+        given = len(plan.sites), len(plan.point_parameters), len(plan.point_constants)
+        along = (*[None] * len(carried), *[0] * (given[0] + given[1]), *[None] * given[2])
+        call = torch.vmap(plan.point, in_dims=along)
+        for start in range(0, len(self._named), self._stack):
+            chunk = [
+                # Copies, as a result may be written over for the next point.
+                [result.clone() for result in each]
+                for _, each in islice(results, self._stack)
+            ]
+            firsts = [torch.stack(several) for several in zip(*chunk, strict=True)]
+            parameters = self._parameters_of(plan, start)
+            outputs = call(*carried, *firsts, *parameters, *plan.point_constants)
+            if not isinstance(outputs, torch.Tensor):
+                raise UnsupportedError("outputs that are no tensor cannot be stacked")
+            yield from enumerate(outputs, start)
+
+    def _parameters_of(self, plan: Plan, start: int) -> list[torch.Tensor]:
+        key = (id(plan), start)
+        with self._lock:
+            if key not in self._together:
+                several = self._named[start : start + self._stack]
+                self._together[key] = [
+                    torch.stack([named[name] for named in several])
+                    for name in plan.point_parameters
+                ]
+            return self._together[key]
 
     def _arguments_of(self, plan: Plan) -> list[tuple[torch.Tensor, ...]]:
         with self._lock:

@@ -101,8 +101,8 @@ class Prepared:
         site, geometry = self.site, self.geometry
         if self.patches is not None and geometry is not None:
             flat = weights.reshape(len(weights), -1)
-            last = torch.zeros(len(flat), 1) if bias is None else bias[:, None]
-            product = torch.cat([flat, last.to(flat)], dim=1) @ self.patches
+            last = flat.new_zeros(len(flat), 1) if bias is None else bias[:, None]
+            product = torch.cat([flat, last], dim=1) @ self.patches
             shape = (len(product), len(flat), *geometry.places)
             wide = product.view(shape).movedim(2, 0)
             wide = wide if site.window else wide[0]
