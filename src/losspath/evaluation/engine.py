@@ -25,11 +25,12 @@ from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.group import Group
 from losspath.evaluation.lanes import Lanes
-from losspath.evaluation.objective import Count, Evaluation, Objective, undisturbed
+from losspath.evaluation.objective import Count, Evaluation, Objective
 from losspath.evaluation.plan import Plan, make_plan
 from losspath.evaluation.points import Affine, Points, Rows
 from losspath.evaluation.rewrites import rewrite
 from losspath.evaluation.tape import Tape, record
+from losspath.evaluation.undisturbed import undisturbed
 from losspath.files import digest_of
 
 # Points × samples × parameters below which a plain loop is done before anything is measured.

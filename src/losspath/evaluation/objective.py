@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from losspath.errors import ArgumentError, ModelError, ObjectiveError
+from losspath.evaluation.undisturbed import undisturbed
 from losspath.files import digest_of
 from losspath.parameters import Layout, flatten_parameters, unflatten
 
@@ -378,37 +377,3 @@ def count_correct(outputs: Any, targets: torch.Tensor) -> tuple[int, int]:
         return 0, 0
     asked = targets >= 0  # negative targets are how losses are told to ignore a position
     return int(((answers == targets) & asked).sum()), int(asked.sum())
-
-
-@contextmanager
-def _exact(on_gpu: bool) -> Iterator[None]:
-    flags = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")]
-    before = [getattr(owner, name) for owner, name in flags] if on_gpu else []
-    try:
-        for owner, name in flags if on_gpu else []:
-            setattr(owner, name, False)
-        yield
-    finally:
-        for (owner, name), value in zip(flags, before, strict=False):
-            setattr(owner, name, value)
-
-
-@contextmanager
-def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module's mode and all random states as before.
-
-    On a GPU float32 is computed as such: what TF32 leaves out would be seen in a surface.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=devices), _exact(bool(devices)):
-            for module, _ in modes:
-                module.training = False
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002

@@ -138,73 +138,92 @@ def refine_surface(
     geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
     method = method.resolve(geometry)
     key = surface_key(recorded, objective, method, plane, grid)
-    is_given = isinstance(states, StateLosses)
-    if isinstance(states, StateLosses):
-        known = states
-    else:
-        index = spread_states(plane.path, states)
-        known = evaluate_states(recorded, objective, index[[0, -1]])
-    notes: list[str] = []
-    losses = np.full(len(grid.points), np.nan)
-    accuracies = np.full(len(grid.points), np.nan)
-    evaluated = np.zeros(len(grid.points), bool)
     places = Places(recorded, method, plane, grid)
+    canvas = _Canvas(places, _provenance(objective, method, plane, key))
+    where = "" if executor is None else "workers"
+    with open_checkpoint(checkpoint, key, objective, where) as journal:
+        for number, evaluation in journal.done.items() if journal else ():
+            canvas.put(number, evaluation)
+        if progress and canvas.done:
+            progress(canvas.done, canvas.evaluated.size)
+        known = _some_states(recorded, objective, plane, states, ends=True)
+        shown = canvas.complete_levels
+        if executor is None:
+            source = _here(places, objective, journal, canvas.notes)
+        else:
+            source = _elsewhere(places, objective, journal, canvas.notes, executor, key)
+        for found in source:
+            for number, evaluation in found:
+                if journal:
+                    journal.add(number, evaluation)
+                canvas.put(number, evaluation)
+                if progress:
+                    progress(canvas.done, canvas.evaluated.size)
+            if shown < (shown := canvas.complete_levels) < len(places.levels):
+                yield canvas.surface(known)
+                if states is not known:
+                    states = known = _some_states(recorded, objective, plane, states)
+        yield canvas.surface(_some_states(recorded, objective, plane, states))
 
-    def surface() -> Surface:
+
+class _Canvas:
+    """A surface while it is computed."""
+
+    def __init__(self, places: Places, provenance: dict[str, Any]) -> None:
+        self._places, self._provenance = places, provenance
+        self._numbers = np.full((2, len(places.grid.points)), np.nan)
+        self.evaluated = np.zeros(len(places.grid.points), bool)
+        self.notes: list[str] = []
+
+    def put(self, number: int, evaluation: Evaluation) -> None:
+        accuracy = np.nan if evaluation.accuracy is None else evaluation.accuracy
+        self._numbers[:, number] = evaluation.loss, accuracy
+        self.evaluated[number] = True
+
+    @property
+    def done(self) -> int:
+        return int(self.evaluated.sum())
+
+    @property
+    def complete_levels(self) -> int:
+        """How many of the first levels are complete."""
+        whole = [bool(self.evaluated[numbers].all()) for numbers in self._places.levels]
+        return [*whole, False].index(False)
+
+    def surface(self, states: StateLosses) -> Surface:
+        plane, grid = self._places.plane, self._places.grid
+        losses, accuracies = (values.reshape(grid.shape).copy() for values in self._numbers)
         return Surface(
             x=grid.x,
             y=grid.y,
-            loss=losses.reshape(grid.shape).copy(),
-            accuracy=None if np.isnan(accuracies).all() else accuracies.reshape(grid.shape).copy(),
-            evaluated=evaluated.reshape(grid.shape).copy(),
+            loss=losses,
+            accuracy=None if np.isnan(accuracies).all() else accuracies,
+            evaluated=self.evaluated.reshape(grid.shape).copy(),
             path=plane.path,
             explained_variance_ratio=plane.explained_variance_ratio,
-            states=known,
-            provenance=_provenance(objective, method, plane, key) | {"evaluation": list(notes)},
+            states=states,
+            provenance=self._provenance | {"evaluation": list(self.notes)},
         )
 
-    where = "" if executor is None else "workers"
-    with open_checkpoint(checkpoint, key, objective, where) as journal:
-        done = dict(journal.done) if journal else {}
-        for number, evaluation in done.items():
-            losses[number], accuracies[number] = _numbers(evaluation)
-            evaluated[number] = True
-        if progress and done:
-            progress(len(done), len(losses))
-        shown = _complete(places, evaluated)
-        source = _here if executor is None else _elsewhere
-        for found in source(places, objective, key, executor, journal, notes):
-            for number, evaluation in found:
-                if journal and number not in journal.done:
-                    journal.add(number, evaluation)
-                losses[number], accuracies[number] = _numbers(evaluation)
-                evaluated[number] = True
-                if progress:
-                    progress(int(evaluated.sum()), len(losses))
-            if shown < (shown := _complete(places, evaluated)) < len(places.levels):
-                yield surface()
-                known = known if is_given else evaluate_states(recorded, objective, index)
-        known = known if is_given else evaluate_states(recorded, objective, index)
-        yield surface()
 
-
-def _complete(places: Places, evaluated: npt.NDArray[np.bool_]) -> int:
-    """How many of the first levels are complete."""
-    whole = [bool(evaluated[numbers].all()) for numbers in places.levels]
-    return [*whole, False].index(False)
+def _some_states(
+    path: StateSequence,
+    objective: Objective,
+    plane: Plane,
+    states: int | StateLosses,
+    ends: bool = False,
+) -> StateLosses:
+    """Losses of states that are given, or of some along the path, or of its ends alone."""
+    if isinstance(states, StateLosses):
+        return states
+    index = spread_states(plane.path, states)
+    return evaluate_states(path, objective, index[[0, -1]] if ends else index)
 
 
 Found = Iterator[list[tuple[int, Evaluation]]]
 
 
-def _here(
-    places: Places,
-    objective: Objective,
-    key: str,
-    executor: Executor | None,
-    journal: Journal | None,
-    notes: list[str],
-) -> Found:
+def _here(places: Places, objective: Objective, journal: Journal | None, notes: list[str]) -> Found:
     """Evaluates the points that are not done in this process."""
     engine = Engine(objective, journal.remembered if journal else None)
     done = dict(journal.done) if journal else {}
@@ -221,13 +240,12 @@ def _here(
 def _elsewhere(
     places: Places,
     objective: Objective,
-    key: str,
-    executor: Executor | None,
     journal: Journal | None,
     notes: list[str],
+    executor: Executor,
+    key: str,
 ) -> Found:
     """Evaluates the points that are not done by an executor's workers."""
-    assert executor is not None
     crew = Crew(executor, places, objective, key, journal.choices if journal else {})
     done = dict(journal.done) if journal else {}
     for found in crew.evaluate(done, _FIRST_POINTS):
@@ -236,10 +254,6 @@ def _elsewhere(
             if journal:
                 journal.keep_choice(name, choice)
         yield [(number, evaluation) for number, evaluation in found if number not in done]
-
-
-def _numbers(evaluation: Evaluation) -> tuple[float, float]:
-    return evaluation.loss, np.nan if evaluation.accuracy is None else evaluation.accuracy
 
 
 def check_same_network(path: StateSequence, objective: Objective) -> None:
