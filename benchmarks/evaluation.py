@@ -102,8 +102,6 @@ def measure(network: str, samples: int, rounds: int) -> None:
     vector = flatten_parameters(model).astype(np.float64)
     generator = np.random.default_rng(0)
     directions = 0.02 * generator.standard_normal((2, len(vector)))
-    plane = Affine(vector, directions, generator.standard_normal((64, 2)))
-    forms = {"plane": plane, "separate": Rows(plane.vectors())}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(inputs[:10])
     operations = counter.get_total_flops() / 10 * samples
@@ -114,6 +112,11 @@ def measure(network: str, samples: int, rounds: int) -> None:
         return min(seconds(lambda: few(vector)) for _ in range(2))
 
     objective.batch_size = min(BATCH_SIZES, key=plain_time)
+    # A surface's usual group, or what takes half a minute one by one.
+    each = plain_time(objective.batch_size) * samples / len(few)
+    count = int(np.clip(30 / each, 8, 64))
+    plane = Affine(vector, directions, generator.standard_normal((count, 2)))
+    forms = {"plane": plane, "separate": Rows(plane.vectors())}
     engine = Engine(objective)
     for points in forms.values():  # measures its choice
         list(engine.evaluate(points, 361))
