@@ -118,7 +118,8 @@ class Engine:
         Yields:
             Numbers of points and their evaluations, as many as are finished together.
         """
-        choice = self._way(points, max(total or 0, len(points)), measure)
+        kind = _Kind(isinstance(points, Affine), points.changing(self.objective.layout), measure)
+        choice = self._way(points, kind, max(total or 0, len(points)))
         if choice is None:
             for number in range(len(points)):
                 if number not in done:
@@ -133,6 +134,7 @@ class Engine:
                 continue
             with undisturbed(self.objective.model):
                 choice, evaluations = self._run_in_memory(part, choice)
+            self._ways[kind] = choice  # what memory was too small for is not tried again
             found = zip(numbers, evaluations, strict=True)
             yield [(number, each) for number, each in found if number not in done]
 
@@ -152,9 +154,7 @@ class Engine:
             torch.cuda.empty_cache()  # out of the handler, which holds on to tensors
             self._note([f"halved, as memory ran out: {choice.describe()}"])
 
-    def _way(self, points: Points, total: int, measure: bool) -> Choice | None:
-        changing = points.changing(self.objective.layout)
-        kind = _Kind(isinstance(points, Affine), changing, measure)
+    def _way(self, points: Points, kind: _Kind, total: int) -> Choice | None:
         if kind not in self._ways:
             work = total * len(self.objective) * self.objective.parameter_count
             if work < _SMALL:

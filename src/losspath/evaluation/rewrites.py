@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from losspath.evaluation.sites import pair
+
 
 def rewrite(graph: fx.Graph) -> None:
     """Applies every replacement that fits, in place."""
@@ -39,11 +41,11 @@ def _replace_pool(graph: fx.Graph, node: fx.Node) -> None:
     torch's kernel walks windows one by one; slices are compared a vector at a time. And the maximum
     of a function that never falls is the function of the maximum, on a quarter of the numbers.
     """
-    size = _pair(_argument(node, 1, "kernel_size", None))
-    stride = _pair(_argument(node, 2, "stride", None) or size)
+    size = pair(_argument(node, 1, "kernel_size", None))
+    stride = pair(_argument(node, 2, "stride", None) or size)
     rest = [
-        _pair(_argument(node, 3, "padding", 0)) == (0, 0),
-        _pair(_argument(node, 4, "dilation", 1)) == (1, 1),
+        pair(_argument(node, 3, "padding", 0)) == (0, 0),
+        pair(_argument(node, 4, "dilation", 1)) == (1, 1),
         not _argument(node, 5, "ceil_mode", False),
         not _argument(node, 6, "return_indices", False),
     ]
@@ -61,12 +63,6 @@ def _replace_pool(graph: fx.Graph, node: fx.Node) -> None:
     graph.erase_node(node)
     if monotone:
         graph.erase_node(before)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    return (int(value[0]), int(value[-1]))
 
 
 def _is_monotone(node: fx.Node) -> bool:

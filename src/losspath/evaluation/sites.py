@@ -133,7 +133,7 @@ class _Geometry:
         values = [*site.rest, *(1, 0, 1)[len(site.rest) :]][:3]
         if any(isinstance(value, str) for value in values):  # padding="same"
             return None
-        stride, padding, dilation = (_pair(value) for value in values)
+        stride, padding, dilation = (pair(value) for value in values)
         kernel = (int(weight.shape[2]), int(weight.shape[3]))
         window = site.window or (1, 1)
         size = (int(inputs.shape[2]), int(inputs.shape[3]))
@@ -157,7 +157,8 @@ class _Geometry:
         return positions * height * width
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """A number for both axes of an image, or one for each, as torch's layers take them."""
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 

@@ -30,9 +30,6 @@ from losspath.surface.workers import Crew
 
 Floats = npt.NDArray[np.float64]
 
-# A first picture of at most so many points is not kept waiting for measurements.
-_FIRST_POINTS = 25
-
 
 def compute_surface(
     path: StateSequence | npt.ArrayLike,
@@ -227,10 +224,9 @@ def _here(places: Places, objective: Objective, journal: Journal | None, notes: 
     """Evaluates the points that are not done in this process."""
     engine = Engine(objective, journal.remembered if journal else None)
     done = dict(journal.done) if journal else {}
-    ends = np.cumsum([len(numbers) for numbers in places.levels])
     for level, numbers, points in places.groups(engine.group_size, done):
         skipped = {i for i, number in enumerate(numbers.tolist()) if number in done}
-        measure = bool(ends[level] > _FIRST_POINTS)
+        measure = not places.is_awaited(level)
         total = len(places.grid.points)
         for finished in engine.evaluate(points, total, skipped, measure=measure):
             notes[:] = engine.notes
@@ -248,7 +244,7 @@ def _elsewhere(
     """Evaluates the points that are not done by an executor's workers."""
     crew = Crew(executor, places, objective, key, journal.choices if journal else {})
     done = dict(journal.done) if journal else {}
-    for found in crew.evaluate(done, _FIRST_POINTS):
+    for found in crew.evaluate(done):
         notes[:] = ["by workers", *crew.notes]
         for name, choice in crew.choices.items():
             if journal:

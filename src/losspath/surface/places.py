@@ -21,6 +21,9 @@ from losspath.recording.trajectory import StateSequence
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
+# A first picture of at most so many points is not kept waiting for measurements.
+_FIRST_POINTS = 25
+
 _WEIGHT_BYTES = 64 << 20  # of weights, of points that are blended in one pass
 
 
@@ -50,6 +53,10 @@ class Places:
         """Numbers of the points, level by level; see `Grid.levels`."""
         return self.grid.levels()
 
+    def is_awaited(self, level: int) -> bool:
+        """Whether someone waits for a level, so that nothing is to be measured before it."""
+        return sum(len(numbers) for numbers in self.levels[: level + 1]) <= _FIRST_POINTS
+
     def ranges(self, size: int) -> Iterator[tuple[int, Indices]]:
         """Level and numbers of points to evaluate together, at most `size`, in order."""
         for level, numbers in enumerate(self.levels):
@@ -69,32 +76,36 @@ class Places:
             done: numbers of points that are not needed; a group that has no other is left out.
         """
         for together in self._passes(size):
-            if not all(number in done for _, numbers in together for number in numbers.tolist()):
+            if not all(is_done(numbers, done) for _, numbers in together):
                 yield from self._blended(together, done)
 
     def _blended(
         self, together: list[tuple[int, Indices]], done: Collection[int]
     ) -> Iterator[tuple[int, Indices, Points]]:
         """The groups of one pass over the path."""
-        everything = self.grid.points[np.concatenate([numbers for _, numbers in together])]
-        if self.method.is_flat:
-            blended = None
-        else:
-            weights = self.method.weights(everything, self.geometry)
-            places = self.method.places(everything, weights, self.geometry)
-            blended = blend(self.path, self.plane, places, weights)
+        places, weights = self.placed(np.concatenate([numbers for _, numbers in together]))
+        blended = None if weights is None else blend(self.path, self.plane, places, weights)
+        start = 0
         for level, numbers in together:
-            if blended is not None:
-                points: Points = Rows(np.stack(list(islice(blended, len(numbers)))))
+            if blended is None:
+                chosen = places[start : start + len(numbers)]
+                points: Points = Affine(self.origin, self.plane.basis.T, chosen)
             else:
-                points = self.on_plane(self.grid.points[numbers])
-            if not all(number in done for number in numbers.tolist()):
+                points = Rows(np.stack(list(islice(blended, len(numbers)))))
+            start += len(numbers)
+            if not is_done(numbers, done):
                 yield level, numbers, points
 
-    def on_plane(self, points: Floats) -> Affine:
-        """Points of a flat method."""
-        places = self.method.places(points, np.empty((0, 0)), self.geometry)
-        return Affine(self.origin, self.plane.basis.T, places)
+    def placed(self, numbers: Indices) -> tuple[Floats, Floats | None]:
+        """Where in the plane points lie, (G, 2), and the states' weights, (G, T).
+
+        There are no weights for a flat method, whose points `origin` and the plane give.
+        """
+        points = self.grid.points[numbers]
+        if self.method.is_flat:
+            return self.method.places(points, np.empty((0, 0)), self.geometry), None
+        weights = self.method.weights(points, self.geometry)
+        return self.method.places(points, weights, self.geometry), weights
 
     @cached_property
     def origin(self) -> Floats:
@@ -120,3 +131,8 @@ class Places:
             together.append((level, numbers))
             count += len(numbers)
         yield together
+
+
+def is_done(numbers: Indices, done: Collection[int]) -> bool:
+    """Whether all points are among those that are done."""
+    return all(number in done for number in numbers.tolist())

@@ -29,7 +29,7 @@ from losspath.evaluation.points import Affine, Points, Rows
 from losspath.geometry.blend import blend
 from losspath.geometry.plane import Plane
 from losspath.recording.trajectory import StateSequence
-from losspath.surface.places import Places
+from losspath.surface.places import Places, is_done
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -195,12 +195,11 @@ class Crew:
         self._ready: set[str] = set()
         self._broken = 0
 
-    def evaluate(self, done: Collection[int], first: int) -> Iterator[list[tuple[int, Evaluation]]]:
+    def evaluate(self, done: Collection[int]) -> Iterator[list[tuple[int, Evaluation]]]:
         """Evaluates all points, whichever task is finished first.
 
         Args:
             done: numbers of points that are not needed; a task that has no other is left out.
-            first: of levels that end within so many points nothing is measured.
 
         Yields:
             Numbers of points with their evaluations.
@@ -208,15 +207,22 @@ class Crew:
         Raises:
             WorkerError: workers are lost again and again, or a job cannot be sent to them.
         """
-        tasks = deque(self._tasks(done, first))
+        size = _FLAT_POINTS if self._places.method.is_flat else _SEPARATE_POINTS
+        groups = deque(
+            (numbers, not self._places.is_awaited(level))
+            for level, numbers in self._places.ranges(size)
+            if not is_done(numbers, done)
+        )
         try:
-            while tasks or self._pending:
+            while groups or self._pending:
                 # Workers that have the job are given more than they can do at once; others come to
                 # light by and by, so that the job is not sent to one of them many times.
-                while tasks and len(self._pending) < 2 + 2 * len(self._ready):
-                    if not self._may_begin(tasks[0]):
+                while groups and len(self._pending) < 2 + 2 * len(self._ready):
+                    numbers, measure = groups[0]
+                    if measure and not self._may_measure():
                         break
-                    self._submit(self._with_weights(tasks.popleft()))
+                    groups.popleft()
+                    self._submit(Task(numbers, *self._places.placed(numbers), measure))
                 finished, _ = wait(self._pending, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield from self._take(future)
@@ -224,27 +230,9 @@ class Crew:
             for future in self._pending:
                 future.cancel()
 
-    def _tasks(self, done: Collection[int], first: int) -> Iterator[Task]:
-        ends = np.cumsum([len(numbers) for numbers in self._places.levels])
-        size = _FLAT_POINTS if self._places.method.is_flat else _SEPARATE_POINTS
-        for level, numbers in self._places.ranges(size):
-            if not all(number in done for number in numbers.tolist()):
-                measure = bool(ends[level] > first)
-                yield Task(numbers, np.empty((0, 2)), None, measure)
-
-    def _with_weights(self, task: Task) -> Task:
-        method, geometry = self._places.method, self._places.geometry
-        points = self._places.grid.points[task.numbers]
-        weights = None if method.is_flat else method.weights(points, geometry)
-        empty = np.empty((0, 0))
-        places = method.places(points, empty if weights is None else weights, geometry)
-        return Task(task.numbers, places, weights, task.measure)
-
-    def _may_begin(self, task: Task) -> bool:
+    def _may_measure(self) -> bool:
         # One task measures, and all others do as it found, so that all of them round alike.
-        if not task.measure or self.choices:
-            return True
-        return not any(other.measure for other in self._pending.values())
+        return bool(self.choices) or not any(task.measure for task in self._pending.values())
 
     def _submit(self, task: Task, job: Job | None = None) -> None:
         try:
