@@ -12,7 +12,7 @@ from torch import nn
 
 from losspath import Objective
 from losspath.errors import LosspathWarning
-from losspath.evaluation import choices, engine, rewrites, sites
+from losspath.evaluation import choices, engine, rewrites, sites, tally
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Affine, Rows
@@ -133,7 +133,7 @@ def test_other_shapes_of_models_and_losses(choice, form):
 
 
 def test_outputs_too_large_to_keep_are_counted_batch_by_batch(choice, monkeypatch):
-    monkeypatch.setattr(engine, "_OUTPUT_BYTES", 0)
+    monkeypatch.setattr(tally, "_OUTPUT_BYTES", 0)
     case = sample_case("conv")
     assert_equal_to_the_plain_loop(objective_of(case), plane_around(flat(case.model)))
 
@@ -327,6 +327,18 @@ def test_measuring_finds_a_choice_that_works(cache):
     for points in (plane_around(flat(case.model)), Rows(plane_around(flat(case.model)).vectors())):
         assert_equal_to_the_plain_loop(objective_of(case), points)
     assert len(list(cache.rglob("choice-*.json"))) == 2
+
+
+def test_the_plain_loop_is_chosen_where_it_is_quicker(cache, monkeypatch):
+    monkeypatch.setattr(Engine, "_plain_seconds", lambda self, points: 1e-9)
+    case = sample_case("conv", count=120)
+    objective = objective_of(case)
+    points = plane_around(flat(case.model))
+    for _ in range(2):  # the second remembers
+        fast = Engine(objective)
+        (evaluated, *_) = list(fast.evaluate(points, 1000))
+        assert evaluated == [(0, objective(points.vectors()[0]))]
+        assert fast.notes == ["points on a plane or line: the plain loop, as it was the quickest"]
 
 
 def test_wrong_shapes_are_refused():

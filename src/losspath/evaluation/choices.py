@@ -30,6 +30,7 @@ class Choice:
         points: points that are evaluated together.
         stack: points that go through the network in one call (`torch.vmap`); 1 for one by one. On a
             GPU, where small kernels are done sooner than they can be launched.
+        plain: the plain loop over points instead of all this.
     """
 
     batch_size: int
@@ -37,9 +38,12 @@ class Choice:
     share: int
     points: int
     stack: int = 1
+    plain: bool = False
 
     def describe(self) -> str:
         """The choice in words."""
+        if self.plain:
+            return "the plain loop"
         words = f"batches of {self.batch_size} through {self.points} points"
         words += f", {self.lanes} at a time" if self.lanes > 1 else ""
         words += f", {self.stack} points in one call" if self.stack > 1 else ""

@@ -10,7 +10,6 @@ choice is held against the plain loop before it is believed.
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -25,10 +24,11 @@ from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.group import Group
 from losspath.evaluation.lanes import Lanes
-from losspath.evaluation.objective import Count, Evaluation, Objective
+from losspath.evaluation.objective import Evaluation, Objective
 from losspath.evaluation.plan import Plan, make_plan
 from losspath.evaluation.points import Affine, Points, Rows
 from losspath.evaluation.rewrites import rewrite
+from losspath.evaluation.tally import Tally
 from losspath.evaluation.tape import Tape, record
 from losspath.evaluation.undisturbed import undisturbed
 from losspath.files import digest_of
@@ -41,7 +41,6 @@ _CHECKED_POINTS = 3
 _CHECKED_SAMPLES = 200
 
 _GROUP_BYTES = 128 << 20  # of parameters, of the points that are evaluated together
-_OUTPUT_BYTES = 64 << 20  # of outputs that are kept until a point's loss is taken of all of them
 # Fewer points share too little, more keep results waiting.
 _GROUP_POINTS = (8, 128)
 _GROUP_SECONDS = 4.0  # between results, about
@@ -51,6 +50,8 @@ _TRIAL_BATCHES = 2
 _TYPICAL_GROUP = 48
 # What measuring may take: so many seconds, and a share of what is to be done.
 _MEASURED_SECONDS, _MEASURED_SHARE = 2.0, 0.02
+# What is good for most networks is left only for what is quicker by more than the noise.
+_CLEARLY = 0.95
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,8 @@ class Engine:
                     choice = self._remember(key, lambda: self._measure(points, total))
                 else:
                     choice = self._usual(points)
+                if choice.plain:
+                    return self._refused(kind, "as it was the quickest")
                 choice, problem = self._checked(points, choice)
         except UnsupportedError as reason:
             return self._refused(kind, f"as {reason}")
@@ -230,22 +233,27 @@ class Engine:
         if best.lanes > 1:
             fields["lanes"] = (1,)
         began, best_time = time.perf_counter(), self._trial(points, best)
-        for name, values in fields.items():
-            tried = [best, *(replace(best, **{name: value}) for value in values)]
-            times = [best_time] + [np.inf] * len(values)
+        changes: list[dict[str, Any]] = [
+            {name: value} for name, values in fields.items() for value in values
+        ]
+        for change in [*changes, {"plain": True}]:
+            other = replace(best, **change)
+            times = {best: best_time, other: float("inf")}
             # Twice by turns: a machine that others use as well is slow for seconds at a time.
-            for number, candidate in [*enumerate(tried)] * 2:
+            for choice in (other, best, other):
                 spent = time.perf_counter() - began
                 if spent > _MEASURED_SECONDS + _MEASURED_SHARE * best_time * total:
                     break  # a slow network: what there is must do
-                times[number] = min(times[number], self._trial(points, candidate))
-            best, best_time = tried[int(np.argmin(times))], min(times)
+                times[choice] = min(times[choice], self._trial(points, choice))
+            best_time = times[best]
+            if times[other] < _CLEARLY * best_time:
+                best, best_time = other, times[other]
         return replace(best, points=int(np.clip(_GROUP_SECONDS / best_time, *_GROUP_POINTS)))
 
     def _trial(self, points: Points, choice: Choice) -> float:
         """Seconds a point, in a group of the usual size; infinite where it cannot be done."""
         try:
-            return self._seconds(points, choice)
+            return self._plain_seconds(points) if choice.plain else self._seconds(points, choice)
         except torch.cuda.OutOfMemoryError:
             pass
         except Exception:
@@ -269,6 +277,14 @@ class Engine:
             once = max(took[0] - each * counts[0], 0.0)
         batches = len(self.objective) / (choice.lanes * choice.batch_size)
         return (each + once / _TYPICAL_GROUP) * batches
+
+    def _plain_seconds(self, points: Points) -> float:
+        samples = min(len(self.objective), _TRIAL_BATCHES * self.objective.batch_size)
+        (vector,) = points.part(0, 1).vectors()
+        began = time.perf_counter()
+        self.objective.evaluate_first(vector, samples)
+        _finish(self.objective.device)
+        return (time.perf_counter() - began) * len(self.objective) / samples
 
     def _checked(self, points: Points, choice: Choice) -> tuple[Choice, str | None]:
         """A choice that can be computed, and what is wrong with its results."""
@@ -327,7 +343,7 @@ class Engine:
         }
         device = self.objective.device
         group = Group(self.objective.layout, points, choice.share, choice.stack, device)
-        tally = _Tally(self.objective, len(points), samples)
+        tally = Tally(self.objective, len(points), samples)
 
         def work(lane: int) -> None:
             with torch.inference_mode():
@@ -354,43 +370,3 @@ def _finish(device: torch.device) -> None:
     """Waits until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class _Tally:
-    """Losses and accuracies of points, from outputs that come batch by batch, in any order."""
-
-    def __init__(self, objective: Objective, points: int, samples: int) -> None:
-        self._objective = objective
-        self._points, self._samples = points, samples
-        self._lock = threading.Lock()
-        self._kept: dict[int, torch.Tensor] = {}
-        self._parts: list[dict[int, Count]] = [{} for _ in range(points)]
-
-    def add(self, number: int, start: int, stop: int, outputs: Any) -> None:
-        """Takes a point's outputs for the samples start … stop−1."""
-        if self._can_keep(outputs, stop - start):
-            with self._lock:
-                if number not in self._kept:
-                    shape = (self._samples, *outputs.shape[1:])
-                    self._kept[number] = outputs.new_empty(shape)
-            self._kept[number][start:stop] = outputs
-        else:
-            self._parts[number][start] = self._objective.count(outputs, start, stop)
-
-    def _can_keep(self, outputs: Any, samples: int) -> bool:
-        # The loss of all samples at once costs less than that of many batches.
-        if not isinstance(outputs, torch.Tensor) or outputs.shape[:1] != (samples,):
-            return False
-        size = outputs.element_size() * outputs.numel() // samples
-        return size * self._samples * self._points <= _OUTPUT_BYTES
-
-    def evaluations(self) -> list[Evaluation]:
-        """The evaluation of each point."""
-        return [self._evaluation(number) for number in range(self._points)]
-
-    def _evaluation(self, number: int) -> Evaluation:
-        if number in self._kept:
-            parts = [self._objective.count(self._kept[number], 0, self._samples)]
-        else:
-            parts = [part for _, part in sorted(self._parts[number].items())]
-        return Evaluation.of(parts)
