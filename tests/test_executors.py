@@ -1,13 +1,12 @@
 """Surfaces by workers: every executor gives the surface of a single process, to rounding."""
 
+import collections
 import os
 import signal
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,20 +18,29 @@ from losspath.evaluation import choices, engine
 from losspath.evaluation.choices import Choice
 from losspath.methods import METHODS
 from losspath.reference.networks import build_network
+from losspath.surface import workers
 
 RESOLUTION = 12  # 144 points: several tasks, whatever the method
 
 
 class Slow(torch.nn.Module):
-    """Takes its time, so that there is some in which a worker can be killed."""
+    """Takes its time, so that there is some in which a worker can be killed.
+
+    Large enough for what is quickest to be measured, and slow by work that a fast path does too.
+    """
 
     def __init__(self):
         super().__init__()
-        self.layer = torch.nn.Linear(4, 3)
+        self.layer = torch.nn.Linear(4, 128)
+        self.mix = torch.nn.Linear(128, 128)
+        self.head = torch.nn.Linear(128, 3)
+        self.more = torch.nn.Parameter(torch.zeros(250_000))
 
     def forward(self, inputs):
-        time.sleep(0.01)
-        return self.layer(inputs)
+        hidden = self.layer(inputs)
+        for _ in range(300):
+            hidden = torch.tanh(self.mix(hidden))
+        return self.head(hidden) + self.more.sum()
 
 
 def make(directory, model, *shape):
@@ -141,28 +149,34 @@ def test_what_cannot_be_sent_is_refused(slow):
         compute_surface(path, local, "pca", 3, executor=processes)
 
 
-def kill_one(pids):
-    """Kills one of the processes once it is at work."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-        return
-    raise AssertionError("there is no worker to kill")
+@pytest.fixture
+def submitted(monkeypatch):
+    """How often each task was handed to a worker that was thought to have the job."""
+    counts = collections.Counter()
+    original = workers.Crew._submit
+
+    def submit(self, task, job=None):
+        counts[tuple(task.numbers.tolist())] += job is None
+        original(self, task, job)
+
+    monkeypatch.setattr(workers.Crew, "_submit", submit)
+    return counts
 
 
 @pytest.mark.slow
-def test_a_killed_process_costs_its_points_alone(slow):
+def test_a_killed_process_costs_its_points_alone(slow, submitted):
     path, objective = slow
     with LocalProcesses(2) as processes:
         whole = compute_surface(path, objective, "averaged", RESOLUTION, executor=processes)
+    assert any("batches of" in note for note in whole.provenance["evaluation"])
+    assert set(submitted.values()) == {1}
+    submitted.clear()
     killed = []
 
     def kill(done, total):
         if done > 60 and not killed:
             killed.append(done)
-            kill_one(processes._pool._processes)
+            os.kill(next(iter(processes._pool._processes)), signal.SIGKILL)
 
     with LocalProcesses(2) as processes, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", LosspathWarning)
@@ -171,6 +185,8 @@ def test_a_killed_process_costs_its_points_alone(slow):
         )
     assert killed
     assert any("computed again" in str(each.message) for each in said)
+    assert max(submitted.values()) > 1  # a task was under way, and was begun again
+    assert min(submitted.values()) == 1  # and what was done was not
     np.testing.assert_array_equal(found.loss, whole.loss)
 
 
@@ -186,10 +202,13 @@ def test_processes_that_always_die_are_an_error(tmp_path):
             compute_surface(path, objective, executor=processes, **options)
 
 
-class Deadly(Slow):
+class Deadly(torch.nn.Linear):
     """Ends every process but the one it was made in."""
 
     armed, home = False, 0
+
+    def __init__(self):
+        super().__init__(4, 3)
 
     def forward(self, inputs):
         if self.armed and os.getpid() != self.home:
@@ -198,45 +217,74 @@ class Deadly(Slow):
 
 
 @pytest.mark.slow
-def test_a_dask_worker_killed_halfway_changes_nothing(slow):
+def test_a_dask_worker_killed_halfway_changes_nothing(slow, monkeypatch):
+    monkeypatch.setattr(workers, "_SEPARATE_POINTS", 12)
     distributed = pytest.importorskip("distributed")
     path, objective = slow
-    killed = []
+    lost = []
 
-    def surface(progress):
+    def surface(kill):
         options = {"threads_per_worker": 1, "dashboard_address": ":0"}
         with (
             distributed.LocalCluster(2, **options) as cluster,
             distributed.Client(cluster) as client,
         ):
-            workers = {worker.pid for worker in cluster.workers.values()}
+            pids = client.run(os.getpid)  # of the workers themselves, not of their nannies
             return compute_surface(
                 path,
                 objective,
                 "averaged",
                 RESOLUTION,
                 executor=client.get_executor(),
-                progress=progress and (lambda done, total: progress(done, workers)),
+                progress=lambda done, total: kill and kill(done, client, pids),
             )
 
-    def kill(done, workers):
-        if done > 60 and not killed:
-            killed.append(done)
-            # The worker itself, not the nanny that begins another.
-            pids = [child.pid for pid in workers for child in family(pid)]
-            kill_one(pids)
+    def kill(done, client, pids):
+        if done <= 30 or lost:
+            return
+        for address, tasks in client.processing().items():
+            if tasks and not lost:
+                os.kill(pids[address], signal.SIGKILL)
+                lost.extend(tasks)
 
     whole = surface(None)
+    assert any("batches of" in note for note in whole.provenance["evaluation"])
     found = surface(kill)
-    assert killed
+    assert lost
     np.testing.assert_array_equal(found.loss, whole.loss)
     alone = compute_surface(path, objective, "averaged", RESOLUTION)
     np.testing.assert_allclose(found.loss, alone.loss, rtol=1e-5)
 
 
-def family(pid):
-    process = psutil.Process(pid)
-    return process.children(recursive=True) or [process]
+class Branching(torch.nn.Module):
+    """Looks at values, so that only the plain loop is for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        outputs = self.layer(inputs)
+        return outputs if float(outputs.sum()) > 0 else outputs * 2
+
+
+def test_models_that_cannot_be_recorded_keep_all_workers_at_work(tmp_path, monkeypatch):
+    path, objective = make(tmp_path / "run", Branching(), 4)
+    monkeypatch.setattr(engine, "_SMALL", 0)
+    most = []
+    original = workers.Crew._submit
+
+    def submit(self, task, job=None):
+        original(self, task, job)
+        most.append(len(self._pending))
+
+    monkeypatch.setattr(workers.Crew, "_submit", submit)
+    monkeypatch.setattr(workers, "_SEPARATE_POINTS", 8)
+    with ThreadPoolExecutor(2) as pool:
+        surface = compute_surface(path, objective, "averaged", RESOLUTION, executor=pool)
+    assert max(most[len(most) // 2 :]) > 1
+    alone = compute_surface(path, objective, "averaged", RESOLUTION)
+    np.testing.assert_allclose(surface.loss, alone.loss, rtol=1e-5)
 
 
 def test_one_task_measures_and_all_others_do_as_it_found(recorded, monkeypatch):
@@ -255,8 +303,6 @@ def test_one_task_measures_and_all_others_do_as_it_found(recorded, monkeypatch):
 
 
 def test_workers_with_another_trajectory_are_refused(recorded, tmp_path, monkeypatch):
-    from losspath.surface import workers
-
     other, _ = make(tmp_path / "run", build_network("tiny-cnn", 1, 3), 1, 32, 32)
     original = workers._Worker.__init__
 

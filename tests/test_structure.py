@@ -29,6 +29,17 @@ MAY_IMPORT = {
     "analysis": BASE | {"recording", "geometry", "methods", "evaluation", "surface"},
     "figures": BASE | {"geometry", "surface", "analysis"},
     "reference": BASE | {"recording", "geometry", "methods", "evaluation", "surface", "analysis"},
+    "study": BASE
+    | {
+        "recording",
+        "geometry",
+        "methods",
+        "evaluation",
+        "surface",
+        "analysis",
+        "figures",
+        "reference",
+    },
     "cli": BASE
     | {
         "recording",
@@ -39,6 +50,7 @@ MAY_IMPORT = {
         "analysis",
         "figures",
         "reference",
+        "study",
     },
     "__main__": {"cli"},
     "__init__": set(),

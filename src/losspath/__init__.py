@@ -9,18 +9,46 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from losspath import methods as methods
+    from losspath.analysis.comparison import SurfaceDifference as SurfaceDifference
+    from losspath.analysis.comparison import compare_surfaces as compare_surfaces
+    from losspath.analysis.diagnostics import Activations as Activations
+    from losspath.analysis.diagnostics import Confusion as Confusion
+    from losspath.analysis.diagnostics import activations as activations
+    from losspath.analysis.diagnostics import confusion as confusion
+    from losspath.analysis.diagnostics import feature_maps as feature_maps
+    from losspath.analysis.diagnostics import filters as filters
     from losspath.analysis.distances import DistanceMap as DistanceMap
     from losspath.analysis.distances import distance_map as distance_map
+    from losspath.analysis.dynamics import Dynamics as Dynamics
+    from losspath.analysis.dynamics import measure_dynamics as measure_dynamics
     from losspath.analysis.interpolation import Interpolation as Interpolation
     from losspath.analysis.interpolation import interpolate as interpolate
+    from losspath.analysis.rates import StepSizeLR as StepSizeLR
+    from losspath.analysis.rates import learning_rates as learning_rates
+    from losspath.analysis.readings import Reading as Reading
+    from losspath.analysis.readings import read_dynamics as read_dynamics
+    from losspath.analysis.runs import History as History
+    from losspath.analysis.runs import RunCurves as RunCurves
+    from losspath.analysis.saliency import Saliency as Saliency
+    from losspath.analysis.saliency import saliency as saliency
     from losspath.analysis.steps import StepSizes as StepSizes
+    from losspath.analysis.steps import step_cosines as step_cosines
     from losspath.analysis.steps import step_sizes as step_sizes
     from losspath.errors import LosspathError as LosspathError
     from losspath.errors import LosspathWarning as LosspathWarning
     from losspath.evaluation.objective import Objective as Objective
     from losspath.evaluation.processes import LocalProcesses as LocalProcesses
+    from losspath.figures import plot_activations as plot_activations
+    from losspath.figures import plot_confusion as plot_confusion
     from losspath.figures import plot_distance_map as plot_distance_map
+    from losspath.figures import plot_dynamics as plot_dynamics
+    from losspath.figures import plot_feature_maps as plot_feature_maps
+    from losspath.figures import plot_filters as plot_filters
+    from losspath.figures import plot_history as plot_history
     from losspath.figures import plot_interpolation as plot_interpolation
+    from losspath.figures import plot_runs as plot_runs
+    from losspath.figures import plot_saliency as plot_saliency
+    from losspath.figures import plot_samples as plot_samples
     from losspath.figures import plot_step_sizes as plot_step_sizes
     from losspath.figures import plot_surface as plot_surface
     from losspath.figures import plot_surfaces as plot_surfaces
@@ -36,28 +64,56 @@ if TYPE_CHECKING:
 # Name -> module. Loaded on first use, so that the command line's help does not wait for torch and
 # `import losspath` never loads a drawing library.
 _EXPORTS = {
+    "Activations": "losspath.analysis.diagnostics",
+    "Confusion": "losspath.analysis.diagnostics",
     "DistanceMap": "losspath.analysis.distances",
+    "Dynamics": "losspath.analysis.dynamics",
     "Grid": "losspath.geometry.grid",
+    "History": "losspath.analysis.runs",
     "Interpolation": "losspath.analysis.interpolation",
     "LocalProcesses": "losspath.evaluation.processes",
     "LosspathError": "losspath.errors",
     "LosspathWarning": "losspath.errors",
     "Objective": "losspath.evaluation.objective",
     "Plane": "losspath.geometry.plane",
+    "Reading": "losspath.analysis.readings",
     "Recorder": "losspath.recording.recorder",
+    "RunCurves": "losspath.analysis.runs",
+    "Saliency": "losspath.analysis.saliency",
+    "StepSizeLR": "losspath.analysis.rates",
     "StepSizes": "losspath.analysis.steps",
     "Surface": "losspath.surface",
+    "SurfaceDifference": "losspath.analysis.comparison",
     "Trajectory": "losspath.recording.trajectory",
+    "activations": "losspath.analysis.diagnostics",
+    "compare_surfaces": "losspath.analysis.comparison",
     "compute_surface": "losspath.surface",
+    "confusion": "losspath.analysis.diagnostics",
     "distance_map": "losspath.analysis.distances",
+    "feature_maps": "losspath.analysis.diagnostics",
+    "filters": "losspath.analysis.diagnostics",
     "fit_plane": "losspath.geometry.plane",
     "interpolate": "losspath.analysis.interpolation",
+    "learning_rates": "losspath.analysis.rates",
+    "measure_dynamics": "losspath.analysis.dynamics",
+    "plot_activations": "losspath.figures",
+    "plot_confusion": "losspath.figures",
     "plot_distance_map": "losspath.figures",
+    "plot_dynamics": "losspath.figures",
+    "plot_feature_maps": "losspath.figures",
+    "plot_filters": "losspath.figures",
+    "plot_history": "losspath.figures",
     "plot_interpolation": "losspath.figures",
+    "plot_runs": "losspath.figures",
+    "plot_saliency": "losspath.figures",
+    "plot_samples": "losspath.figures",
     "plot_step_sizes": "losspath.figures",
     "plot_surface": "losspath.figures",
     "plot_surfaces": "losspath.figures",
+    "read_dynamics": "losspath.analysis.readings",
     "refine_surface": "losspath.surface",
+    "saliency": "losspath.analysis.saliency",
+    "step_cosines": "losspath.analysis.steps",
     "step_sizes": "losspath.analysis.steps",
 }
 

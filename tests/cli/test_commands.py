@@ -5,25 +5,8 @@ import pytest
 import torch
 
 import losspath
-from losspath.cli import main
 
 SMALL = ("--resolution", "5", "--samples", "100")
-
-
-@pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
-    """Runs the command line as a user in an empty directory does; gives status, stdout, stderr."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return end.value.code, captured.out, captured.err
-
-    return call
 
 
 def result(run, kind):

@@ -138,6 +138,49 @@ def test_outputs_too_large_to_keep_are_counted_batch_by_batch(choice, monkeypatc
     assert_equal_to_the_plain_loop(objective_of(case), plane_around(flat(case.model)))
 
 
+class Squeezing(nn.Linear):
+    """Outputs of the form (N,), and () for a single sample."""
+
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
+@pytest.mark.parametrize("count", [22, 29, 701])
+def test_a_last_batch_of_one_sample_may_have_another_form(chosen, count):
+    torch.manual_seed(0)
+    model = Squeezing(4, 1)
+    inputs, targets = torch.randn(count, 4), torch.randn(count)
+
+    def loss(outputs, targets):
+        return F.mse_loss(outputs.reshape(targets.shape), targets)
+
+    objective = Objective(model, inputs, targets, loss)  # in batches of 7: one is left
+    points = plane_around(flat(model))
+    assert_equal_to_the_plain_loop(objective, points)
+    assert_equal_to_the_plain_loop(objective, Rows(points.vectors()))
+
+
+def test_a_refusal_is_kept_where_the_computation_goes_on_from(chosen, monkeypatch):
+    kept = []
+    monkeypatch.setattr(Engine, "_check", lambda *arguments: "1 against 2")
+    case = sample_case("mlp")
+    fast = Engine(objective_of(case), keep=lambda key, choice: kept.append(choice))
+    with pytest.warns(LosspathWarning, match="differs from the plain loop"):
+        evaluate(fast, plane_around(flat(case.model)))
+    assert [choice.plain for choice in kept] == [True]
+
+
+def test_points_without_a_finite_loss_do_not_decide_for_the_others(chosen):
+    case = sample_case("mlp")
+    points = plane_around(flat(case.model), count=4)
+    nowhere = Affine(points.origin, points.directions, np.full((4, 2), np.nan))
+    fast = Engine(objective_of(case))
+    evaluate(fast, nowhere)
+    assert "plain loop" in fast.notes[0]
+    evaluate(fast, points)
+    assert any("batches of" in note for note in fast.notes)
+
+
 def test_losses_that_are_not_finite_stay_so(chosen):
     case = sample_case("mlp")
     points = plane_around(flat(case.model), count=5)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -44,6 +45,30 @@ class Interpolation:
     loss: Floats = field(repr=False)
     accuracy: Floats | None = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By layer, the share of the whole drop in loss that is lost if it alone goes back.
+
+        (L_l(0) − L(1)) / (L(0) − L(1)), with L_l(0) the loss with layer l at the first state and
+        all others at the second. Layers act together, so shares need not sum to one: a share above
+        one says that the others are worse than useless without the layer. NaN where the loss did
+        not drop, or where 0 and 1 are not among `alpha`.
+        """
+        layers = [name for name in self.names if name != WHOLE_MODEL]
+        at = {end: np.flatnonzero(self.alpha == end) for end in (0.0, 1.0)}
+        if WHOLE_MODEL not in self.names or not all(len(found) for found in at.values()):
+            return dict.fromkeys(layers, float("nan"))
+        begin, end = int(at[0.0][0]), int(at[1.0][0])
+        whole = self.loss[self.names.index(WHOLE_MODEL)]
+        drop = whole[begin] - whole[end]
+        if not drop > 0:
+            return dict.fromkeys(layers, float("nan"))
+        return {
+            name: float((self.loss[row, begin] - whole[end]) / drop)
+            for row, name in enumerate(self.names)
+            if name != WHOLE_MODEL
+        }
 
     def save(self, path: str | PathLike[str]) -> None:
         """Saves the interpolation as ``.npz``."""
@@ -134,12 +159,17 @@ def interpolate(
     key = interpolation_key(recorded, objective, (start, end), positions, layers)
     count = 0
     with open_checkpoint(checkpoint, key, objective) as journal:
-        engine = Engine(objective, journal.remembered if journal else None)
+        engine = Engine(objective)
         done = dict(journal.done) if journal else {}
-        for row, chosen in enumerate(parts.values()):
+        at_second = functools.cache(lambda: objective(second))
+        for row, (name, chosen) in enumerate(parts.items()):
             offset = row * len(positions)
             known = {number - offset: done[number] for number in done}
-            line = _Line(first, second, positions, chosen)
+            # The states themselves by the plain loop, so that they are what others have of them.
+            ends: dict[float, Callable[[], Evaluation]] = {1.0: at_second}
+            if name == WHOLE_MODEL:
+                ends[0.0] = lambda: objective(first)
+            line = _Line(first, second, positions, chosen, ends)
             for finished in line.evaluations(engine, known):
                 for column, evaluation in finished:
                     if journal and offset + column not in done:
@@ -177,12 +207,13 @@ def _state(path: StateSequence, index: int) -> Floats:
 
 @dataclass(frozen=True)
 class _Line:
-    """Points with θ_a + α (θ_b − θ_a) where `chosen`, and θ_b elsewhere."""
+    """Points with θ_a + α (θ_b − θ_a) where `chosen`, and θ_b elsewhere; `ends` by their α."""
 
     first: Floats
     second: Floats
     positions: Floats
     chosen: npt.NDArray[np.bool_]
+    ends: Mapping[float, Callable[[], Evaluation]]
 
     def evaluations(
         self, engine: Engine, done: Mapping[int, Evaluation]
@@ -191,24 +222,26 @@ class _Line:
         known = [(column, done[column]) for column in range(len(self.positions)) if column in done]
         if known:
             yield known
-        taken = set(done)
         difference = np.where(self.chosen, self.first - self.second, 0.0)
         finite = bool(np.isfinite(difference).all() and np.isfinite(self.second).all())
+        between = []
         for column, alpha in enumerate(self.positions.tolist()):
-            # The states themselves by the plain loop, so that they are what others have of them.
-            if column not in taken and (alpha in (0.0, 1.0) or not finite):
-                yield [(column, engine.objective(self._at(alpha)))]
-                taken.add(column)
+            if finite and alpha not in self.ends:
+                between.append(column)
+            elif column not in done:
+                end = self.ends.get(alpha)
+                yield [(column, end() if end else engine.objective(self._at(alpha)))]
         size = engine.group_size
-        for start in range(0, len(self.positions), size):
-            # From θ_b on, so that parameters that are not chosen are the same all along.
-            along = 1.0 - self.positions[start : start + size]
-            if taken.issuperset(range(start, start + len(along))):
+        for start in range(0, len(between), size):
+            columns = between[start : start + size]
+            if all(column in done for column in columns):
                 continue
+            # From θ_b on, so that parameters that are not chosen are the same all along.
+            along = 1.0 - self.positions[columns]
             line = Affine(self.second, difference[None], along[:, None])
-            left = {column - start for column in taken}
-            for finished in engine.evaluate(line, len(self.positions), left):
-                yield [(start + number, evaluation) for number, evaluation in finished]
+            left = {i for i, column in enumerate(columns) if column in done}
+            for finished in engine.evaluate(line, len(self.positions), left, measure=False):
+                yield [(columns[number], evaluation) for number, evaluation in finished]
 
     def _at(self, alpha: float) -> Floats:
         # The ends as they are: 0·∞ must not spoil one where the other is not finite.

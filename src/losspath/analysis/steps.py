@@ -106,6 +106,39 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
     return StepSizes(sizes, np.array(steps), np.array(losses, np.float64), provenance)
 
 
+def step_cosines(path: StateSequence | npt.ArrayLike) -> Floats:
+    """The cosine between successive steps of a path.
+
+    Near 1 where training goes straight on, near −1 where it goes back and forth across a valley.
+    Steps of mini-batches are noisy: means over many tell more than one.
+
+    Args:
+        path: the recorded path, or an array (T, P) of states; T ≥ 3.
+
+    Returns:
+        (T−2,) the cosine of θ_{t+2} − θ_{t+1} and θ_{t+1} − θ_t; NaN where a step has no length.
+
+    Raises:
+        PathError: fewer than three states.
+    """
+    recorded = as_path(path)
+    count = len(recorded)
+    if count < 3:
+        raise PathError("successive steps have a cosine from three states on; record more")
+    cosines = np.empty(count - 2)
+    before: torch.Tensor | None = None
+    for start, rows in blocks(recorded, 4 * recorded.dtype.itemsize + 16):
+        known = rows if before is None else torch.cat([before, rows])
+        steps = known[1:].double() - known[:-1].double()
+        if len(steps) > 1:
+            norms = torch.linalg.vector_norm(steps, dim=1)
+            values = torch.linalg.vecdot(steps[1:], steps[:-1]) / (norms[1:] * norms[:-1])
+            first = start - (0 if before is None else len(before))
+            cosines[first : first + len(values)] = values.numpy()
+        before = known[-2:].clone()
+    return np.clip(cosines, -1.0, 1.0)
+
+
 def _norm(differences: torch.Tensor) -> Floats:
     norms: Floats = torch.linalg.vector_norm(differences, dim=1, dtype=torch.float64).numpy()
     return norms

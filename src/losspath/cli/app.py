@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from losspath.cli.options import (
+    Alignment,
+    DataDir,
+    Device,
+    Extension,
+    Figure,
+    Format,
+    ObjectiveSource,
+    Optimizer,
+    OutDir,
+    RateForm,
+    RunArgument,
+    States,
+    StudyScale,
+)
 
 app = typer.Typer(
     name="losspath",
@@ -19,60 +34,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-
-
-class Extension(StrEnum):
-    """Formats of figures."""
-
-    PNG = "png"
-    PDF = "pdf"
-    SVG = "svg"
-
-
-class Optimizer(StrEnum):
-    """Optimisers of the reference training."""
-
-    SGD = "sgd"
-    ADAM = "adam"
-
-
-class Device(StrEnum):
-    """Where to train."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a recorded run.")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Where the data set's files are, or are downloaded to.", metavar="DIR"),
-]
-OutDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", help="Where results and figures go; by default under RUN.", metavar="DIR"
-    ),
-]
-Figure = Annotated[
-    Path | None,
-    typer.Option(help="Where the figure goes; .png, .pdf or .svg.", metavar="FILE"),
-]
-Format = Annotated[Extension, typer.Option("--format", help="Format of figures without --figure.")]
-ObjectiveSource = Annotated[
-    str | None,
-    typer.Option(
-        "--objective",
-        metavar="FILE.py:FUNCTION",
-        help="For a run that your own loop recorded: a function that returns its "
-        "losspath.Objective.",
-    ),
-]
-States = Annotated[
-    str | None,
-    typer.Option(metavar="START:STOP[:STEP]", help="Take only these states of the path."),
-]
 
 
 @app.callback()
@@ -105,6 +66,21 @@ def train(
     data_dir: DataDir = None,
     optimizer: Annotated[Optimizer, typer.Option(help="The optimiser.")] = Optimizer.SGD,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.01,
+    lr_schedule: Annotated[
+        str,
+        typer.Option(
+            metavar="SCHEDULE",
+            help="constant; step-decay:EPOCHS:FACTOR; or steps:RUN, the step sizes of another run "
+            "(or of a saved results/steps-*.npz).",
+        ),
+    ] = "constant",
+    lr_form: Annotated[
+        RateForm,
+        typer.Option(help="Of steps:RUN: as they are, scaled to the mean --lr, shuffled, or mean."),
+    ] = RateForm.RAW,
+    lr_smooth: Annotated[
+        int, typer.Option(help="Of steps:RUN: first a moving average over so many steps.")
+    ] = 1,
     momentum: Annotated[float, typer.Option(help="Momentum of SGD.")] = 0.0,
     weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = 0.0,
     dropout: Annotated[
@@ -126,11 +102,17 @@ def train(
 
     if data.startswith("images:"):  # later commands may run elsewhere
         data = f"images:{Path(data.removeprefix('images:')).expanduser().resolve()}"
+    kind, _, source = lr_schedule.partition(":")
+    if kind == "steps" and source:
+        lr_schedule = f"steps:{Path(source).expanduser().resolve()}"
     config = TrainingConfig(
         network=network,
         data=data,
         optimizer=optimizer.value,
         lr=lr,
+        lr_schedule=lr_schedule,
+        lr_form=lr_form.value,
+        lr_smooth=lr_smooth,
         momentum=momentum,
         weight_decay=weight_decay,
         dropout=dropout,
@@ -302,6 +284,141 @@ def steps(
     recorded = [Run(directory, out=out) for directory in dict.fromkeys(runs)]
     results = [jobs.compute_steps(run) for run in recorded]
     jobs.draw_steps(recorded, results, bins, figure, format_.value)
+
+
+@app.command(epilog="Example: losspath compare runs/sgd-* runs/adam-* --by epoch")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs to compare.")],
+    by: Annotated[Alignment, typer.Option(help="What they are aligned by.")] = Alignment.STEP,
+    each: Annotated[
+        bool,
+        typer.Option("--each", help="Keep runs apart that differ in their seeds alone."),
+    ] = False,
+    bins: Annotated[int, typer.Option(help="Means over so many equal parts of a run.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    out: OutDir = None,
+    figure: Figure = None,
+    format_: Format = Extension.PNG,
+) -> None:
+    """Hold runs side by side: step sizes, losses, accuracies; several seeds with their spread."""
+    from contextlib import nullcontext
+
+    from losspath.cli import compare as comparison
+    from losspath.cli import jobs
+    from losspath.cli.console import silence
+    from losspath.cli.runs import Run
+    from losspath.files import plain_json
+
+    jobs.check_figure(figure)
+    jobs.check_bins(bins)
+    recorded = [Run(directory, out=out) for directory in dict.fromkeys(runs)]
+    with silence() if as_json else nullcontext():
+        groups = comparison.group_runs(recorded, each)
+        comparison.draw_comparison(recorded, groups, by.value, bins, figure, format_.value)
+    numbers = comparison.summary(groups)
+    if as_json:
+        typer.echo(json.dumps(plain_json(numbers), indent=2))
+    else:
+        comparison.print_summary(numbers)
+
+
+@app.command(epilog="Example: losspath diagnose runs/lenet5 --step 938 --view saliency")
+def diagnose(
+    run: RunArgument,
+    step: Annotated[
+        int | None, typer.Option(help="Steps taken before the state to look at; the last state.")
+    ] = None,
+    view: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VIEW",
+            help="architecture, history, samples, confusion, activations, filters, feature-maps "
+            "or saliency; may be given several times. All by default.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    objective: ObjectiveSource = None,
+    out: OutDir = None,
+    format_: Format = Extension.PNG,
+) -> None:
+    """Look at a network at any step: answers, activations, filters, feature maps, saliency."""
+    from losspath.cli import diagnose as diagnosis
+    from losspath.cli.runs import Run
+
+    views = diagnosis.check_views(view or [])
+    recorded = Run(run, data_dir, objective, None, out)
+    diagnosis.run_diagnose(recorded, step, views, format_.value)
+
+
+@app.command(epilog="Example: losspath dynamics runs/lenet5 --states 25")
+def dynamics(
+    run: RunArgument,
+    states: Annotated[int, typer.Option(help="States to measure at, evenly in time.")] = 25,
+    samples: Annotated[
+        int | None, typer.Option(help="Training samples to measure with.", show_default="1000")
+    ] = None,
+    data_dir: DataDir = None,
+    objective: ObjectiveSource = None,
+    out: OutDir = None,
+    figure: Figure = None,
+    format_: Format = Extension.PNG,
+) -> None:
+    """Measure gradient, sharpness and turns along the path, and say how training went."""
+    from losspath.cli import diagnose as diagnosis
+    from losspath.cli import jobs
+    from losspath.cli.runs import Run
+
+    jobs.check_figure(figure)
+    recorded = Run(run, data_dir, objective, None, out)
+    found = diagnosis.compute_dynamics(recorded, states, samples)
+    diagnosis.draw_dynamics(recorded, found, figure, format_.value)
+
+
+study_app = typer.Typer(help="Run a whole study.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+
+
+@study_app.callback()
+def _study() -> None:
+    """A study is a list of runs and pictures; it stops and goes on anywhere."""
+
+
+@study_app.command(
+    epilog="Examples: losspath study thesis --scale quick --out study; "
+    "losspath study thesis --data-dir data --only 6.10 --only 6.13"
+)
+def thesis(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path(
+        "losspath-study"
+    ),
+    scale: Annotated[
+        StudyScale, typer.Option(help="full: MNIST and CIFAR-10, hours; quick: digits, minutes.")
+    ] = StudyScale.FULL,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART", help="A part, as 6.10 or prediction; may be given again."),
+    ] = None,
+    data_dir: DataDir = None,
+    cifar10: Annotated[
+        str, typer.Option(metavar="DATA", help="What stands for CIFAR-10, as for train --data.")
+    ] = "cifar10",
+    keep_gigabytes: Annotated[
+        float,
+        typer.Option(help="Paths larger than this are removed once all is computed of them."),
+    ] = 1.0,
+    processes: Annotated[
+        int | None, typer.Option(help="Train and compute in so many processes side by side.")
+    ] = None,
+) -> None:
+    """Make the whole study of the thesis: its figures, and what holds of its claims."""
+    from losspath.cli import study
+    from losspath.cli.workers import open_workers
+
+    if cifar10.startswith("images:"):
+        cifar10 = f"images:{Path(cifar10.removeprefix('images:')).expanduser().resolve()}"
+    chosen = study.make_scale(scale.value, "mnist", cifar10)
+    with open_workers(processes, None) as executor:
+        study.run_thesis_study(chosen, out, only or [], data_dir, keep_gigabytes, executor)
 
 
 @app.command(epilog="Example: losspath repair runs/lenet5")

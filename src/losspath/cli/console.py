@@ -50,6 +50,16 @@ def busy(what: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Prints no lines for people, where the output is for a program."""
+    out.quiet = True
+    try:
+        yield
+    finally:
+        out.quiet = False
+
+
 def say(text: str) -> None:
     """Prints one line, without markup."""
     out.print(text, markup=False)

@@ -98,6 +98,7 @@ def compute_surfaces(
         executor: whose workers evaluate the points; None for this process.
     """
     objective = run.training_objective(samples)
+    run.forget_dataset()
     check_same_network(run.path, objective)
     plane = run.plane()
     grid = Grid.around(plane.path, resolution)
@@ -284,6 +285,10 @@ def draw_interpolation(
     key = result.provenance["key"][:8]
     target = figure or run.figures / f"interpolation-{key}.{extension}"
     say_file("figure", save_figure(plot_interpolation(result, title=run.title), target))
+    shares = result.shares
+    if np.isfinite(list(shares.values())).all() and shares:
+        told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        say(f"share of the drop in loss that is lost if one layer goes back: {told}")
 
 
 def compute_steps(run: Run) -> StepSizes:

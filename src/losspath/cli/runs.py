@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +99,10 @@ class Run:
             )
         return dataset
 
+    def forget_dataset(self) -> None:
+        """Lets go of the data, once an objective has what it needs of them."""
+        self.__dict__.pop("dataset", None)
+
     def training_objective(self, samples: int | None) -> Objective:
         """The loss on the first samples of the fixed permutation of the training set.
 
@@ -113,37 +118,23 @@ class Run:
                     "--samples does not go with --objective, whose function chooses its own data"
                 )
             return _own_objective(self.objective_source)
-        wanted = 10_000 if samples is None else samples
-        from losspath.reference.datasets import sample_indices
+        from losspath.reference.objectives import SAMPLES, training_objective
+        from losspath.reference.training import training_config
 
         available = len(self.dataset.train_targets)
-        chosen = sample_indices(wanted, available)
-        if samples is not None and len(chosen) < samples:
+        if samples is not None and available < samples:
             say(f"the training set has {available:,} samples, fewer than {samples:,}: all are used")
-        return self._objective(self.dataset.train_inputs, self.dataset.train_targets, chosen)
+        config = training_config(self.directory)
+        return training_objective(config, self.dataset, SAMPLES if samples is None else samples)
 
     def validation_objective(self) -> Objective:
         """The loss on the whole validation set."""
         if self.objective_source is not None:
             return _own_objective(self.objective_source)
-        return self._objective(self.dataset.test_inputs, self.dataset.test_targets, slice(None))
+        from losspath.reference.objectives import validation_objective
+        from losspath.reference.training import training_config
 
-    def _objective(self, inputs: object, targets: object, chosen: object) -> Objective:
-        import torch
-
-        from losspath.reference.networks import build_network
-        from losspath.reference.training import classification_objective, training_config
-
-        assert isinstance(inputs, torch.Tensor)
-        assert isinstance(targets, torch.Tensor)
-        assert isinstance(chosen, (torch.Tensor, slice))
-        config = training_config(self.directory)
-        model = build_network(
-            config.network, self.dataset.channels, len(self.dataset.classes), config.dropout
-        )
-        if torch.cuda.is_available():
-            model = model.to("cuda")
-        return classification_objective(model, inputs[chosen], targets[chosen])
+        return validation_objective(training_config(self.directory), self.dataset)
 
     def plane(self) -> Plane:
         """The path's plane, computed once and kept with the results."""
@@ -187,6 +178,12 @@ def _own_objective(source: str) -> Objective:
     module = importlib.util.module_from_spec(spec)
     with _own_errors(source):
         spec.loader.exec_module(module)
+    before = sys.modules.get(file.stem)
+    if before is None or getattr(before, "__file__", None) == module.__file__:
+        # So that other processes of this machine find what it defines.
+        sys.modules[file.stem] = module
+        folder = str(file.resolve().parent)
+        sys.path += [] if folder in sys.path else [folder]
     if not callable(getattr(module, function, None)):
         raise ArgumentError(f"{file} has no function {function!r}")
     with _own_errors(source):

@@ -6,6 +6,7 @@ same, bit for bit, which two measurements might not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ class Choice:
         return words + (f", first layers of {self.share} at once" if self.share > 1 else "")
 
 
+# Longer than measuring takes for any but the slowest networks.
+_LOCK_SECONDS = 60.0
+
 _known: dict[str, Choice] = {}
 
 
@@ -64,14 +68,18 @@ def remembered(key: str, measure: Callable[[], Choice]) -> Choice:
         return _known[key]
     directory = Path(platformdirs.user_cache_dir("losspath"))
     file = directory / f"choice-{key[:16]}.json"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # Processes that start together wait for the first one's measurement.
-        with filelock.FileLock(directory / f"choice-{key[:16]}.lock", timeout=60):
-            choice = _load(file) or measure()
-            write_document(file, dataclasses.asdict(choice))
-    except (LosspathError, OSError, filelock.Timeout):
-        choice = measure()  # a cache that cannot be used is no reason to stop
+    lock = filelock.FileLock(directory / f"choice-{key[:16]}.lock", timeout=_LOCK_SECONDS)
+    with contextlib.ExitStack() as held:
+        # A cache that cannot be used is no reason to stop.
+        with contextlib.suppress(OSError, filelock.Timeout):
+            directory.mkdir(parents=True, exist_ok=True)
+            # Processes that start together wait for the first one's measurement.
+            held.enter_context(lock)
+        choice = _load(file)
+        if choice is None:
+            choice = measure()
+            with contextlib.suppress(LosspathError, OSError):
+                write_document(file, dataclasses.asdict(choice))
     _known[key] = choice
     return choice
 

@@ -67,12 +67,17 @@ class _Kind:
         return words if self.measured else f"few {words}"
 
 
+class _NothingToCompareError(UnsupportedError):
+    """Whether some points are evaluated rightly cannot be told."""
+
+
 class Engine:
     """Evaluates sets of points on an objective's data.
 
     Args:
         objective: the loss; its model must stay as it is while the engine is used.
         remember: gives the choice made before under a key, or else makes and keeps one.
+        keep: keeps another choice under a key, where the one that was made cannot be gone on with.
 
     Attributes:
         notes: what was found and chosen, one line each.
@@ -82,9 +87,12 @@ class Engine:
         self,
         objective: Objective,
         remember: Callable[[str, Callable[[], Choice]], Choice] | None = None,
+        keep: Callable[[str, Choice], None] | None = None,
     ) -> None:
         self.objective = objective
         self._remember = remember or choices.remembered
+        self._keep = keep or (lambda key, choice: None)
+        self._keys: dict[_Kind, str] = {}
         self.notes: list[str] = []
         self._lanes = Lanes()
         self._tapes: dict[int, Tape] = {}
@@ -134,8 +142,10 @@ class Engine:
             if all(number in done for number in numbers):
                 continue
             with undisturbed(self.objective.model):
-                choice, evaluations = self._run_in_memory(part, choice)
-            self._ways[kind] = choice  # what memory was too small for is not tried again
+                used, evaluations = self._run_in_memory(part, choice)
+            if used != choice:  # what memory was too small for is not tried again
+                choice = self._ways[kind] = used
+                self._keep_choice(kind, used)
             found = zip(numbers, evaluations, strict=True)
             yield [(number, each) for number, each in found if number not in done]
 
@@ -160,8 +170,15 @@ class Engine:
             work = total * len(self.objective) * self.objective.parameter_count
             if work < _SMALL:
                 return None
-            self._ways[kind] = self._choose(points, kind, total)
+            try:
+                self._ways[kind] = self._choose(points, kind, total)
+            except _NothingToCompareError as reason:  # the next points may be better
+                return self._refused(kind, f"as {reason}")
         return self._ways[kind]
+
+    def _keep_choice(self, kind: _Kind, choice: Choice) -> None:
+        if kind in self._keys:
+            self._keep(self._keys[kind], choice)
 
     def _choose(self, points: Points, kind: _Kind, total: int) -> Choice | None:
         dtypes = {entry.dtype for entry in self.objective.layout.parameters}
@@ -172,13 +189,15 @@ class Engine:
             with undisturbed(self.objective.model):
                 plan = self._plan(min(64, len(self.objective)), kind.changing, True)
                 if kind.measured:
-                    key = self._key(kind, plan)
+                    key = self._keys[kind] = self._key(kind, plan)
                     choice = self._remember(key, lambda: self._measure(points, total))
                 else:
                     choice = self._usual(points)
                 if choice.plain:
                     return self._refused(kind, "as it was the quickest")
                 choice, problem = self._checked(points, choice)
+        except _NothingToCompareError:
+            raise
         except UnsupportedError as reason:
             return self._refused(kind, f"as {reason}")
         except Exception as error:  # whatever a model does under recording, the plain loop is right
@@ -189,6 +208,8 @@ class Engine:
                 LosspathWarning,
                 stacklevel=4,
             )
+            # What goes on from here later must not try again, and round otherwise.
+            self._keep_choice(kind, replace(choice, plain=True))
             return self._refused(kind, f"as the fast one differs: {problem}")
         self._note([f"{kind.describe()}: {choice.describe()}", *plan.describe()])
         return choice
@@ -206,6 +227,7 @@ class Engine:
             sorted(kind.changing),
             plan.signature,
             [len(self.objective), self.objective.layout.to_json()],
+            list(self.objective.inputs_of(0, 1).shape),
             [str(torch.__version__), torch.get_num_threads(), os.cpu_count()],
             _device_name(self.objective.device),
         )
@@ -298,7 +320,10 @@ class Engine:
 
     def _check(self, points: Points, choice: Choice) -> str | None:
         """What differs from the plain loop on a few points and samples; None if nothing does."""
-        samples = min(len(self.objective), max(_CHECKED_SAMPLES, choice.batch_size + 1))
+        # A last batch as short as that of all samples will be: its outputs may have another form.
+        rest = len(self.objective) % choice.batch_size or choice.batch_size
+        whole = -(-max(_CHECKED_SAMPLES - rest, 1) // choice.batch_size) * choice.batch_size
+        samples = min(len(self.objective), whole + rest)
         fast = self._run(points, choice, samples)
         vectors = points.vectors()
         order = np.argsort([not np.isfinite(evaluation.loss) for evaluation in fast], kind="stable")
@@ -309,9 +334,11 @@ class Engine:
                 return f"{found.loss:.8g} against {plain.loss:.8g}"
             if abs(found.loss - plain.loss) > _ROUNDING * max(abs(plain.loss), 1e-3):
                 return f"{found.loss:.8g} against {plain.loss:.8g}"
+            if (found.accuracy is None) != (plain.accuracy is None):
+                return f"an accuracy of {found.accuracy} against {plain.accuracy}"
             compared += bool(np.isfinite(plain.loss))
         if not compared:
-            raise UnsupportedError("no point has a finite loss to compare")
+            raise _NothingToCompareError("no point has a finite loss to compare")
         return None
 
     def _plan(self, samples: int, changing: frozenset[str], sites: bool) -> Plan:
@@ -334,7 +361,9 @@ class Engine:
     ) -> list[Evaluation]:
         """Evaluates a group on the first samples; `watch` is told the seconds of each batch."""
         changing = points.changing(self.objective.layout)
-        sites = isinstance(points, Affine) or choice.share > 1
+        # Fewer points than the vectors that they are combined of are done sooner one by one.
+        flat = isinstance(points, Affine) and len(points) > len(points.directions)
+        sites = flat or (isinstance(points, Rows) and choice.share > 1)
         size = min(choice.batch_size, samples)
         blocks = [(start, min(start + size, samples)) for start in range(0, samples, size)]
         plans = {

@@ -101,8 +101,8 @@ class Journal:
         return self.choices[key]
 
     def keep_choice(self, key: str, choice: Choice) -> None:
-        """Keeps a choice of how to evaluate."""
-        if key not in self.choices:
+        """Keeps a choice of how to evaluate; one that replaces another counts from now on."""
+        if self.choices.get(key) != choice:
             self._append(["choice", key, dataclasses.asdict(choice)])
             self.choices[key] = choice
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
@@ -16,7 +16,15 @@ class Lanes:
         self._count = 0
 
     def run(self, work: Callable[[int], None], count: int) -> None:
-        """Calls work(0) … work(count−1) at once, each with one thread; one alone with all."""
+        """Calls work(0) … work(count−1) at once, each with one thread; one alone with all.
+
+        Args:
+            work: called with the number of the lane.
+            count: how many lanes.
+
+        Raises:
+            Whatever the first of them that fails raises, once all have ended.
+        """
         if count == 1:
             work(0)
             return
@@ -28,7 +36,9 @@ class Lanes:
                 self._pool = ThreadPoolExecutor(
                     count, "losspath-lane", initializer=torch.set_num_threads, initargs=(1,)
                 )
-            for future in [self._pool.submit(work, lane) for lane in range(count)]:
+            futures = [self._pool.submit(work, lane) for lane in range(count)]
+            wait(futures)  # none goes on behind an error of another
+            for future in futures:
                 future.result()
         finally:
             torch.set_num_threads(threads)

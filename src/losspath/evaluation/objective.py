@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -212,13 +212,29 @@ class Objective:
 
     def _evaluate(self, vector: torch.Tensor, samples: int) -> Evaluation:
         with undisturbed(self.model), torch.no_grad():
-            parameters = self._stage(vector)
-            counts = []
-            for start in range(0, samples, self.batch_size):
-                stop = min(start + self.batch_size, samples)
-                outputs, _ = self._forward(parameters, slice(start, stop))
-                counts.append(self.count(outputs, start, stop))
+            passes = self.passes(self.tensors(vector), samples)
+            counts = [
+                Count(*self._loss(outputs, targets), *count_correct(outputs, targets))
+                for outputs, targets in passes
+            ]
         return Evaluation.of(counts)
+
+    def passes(
+        self, parameters: Mapping[str, torch.Tensor], samples: int | None = None
+    ) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Forward passes over the data, batch by batch, in whatever mode the model is in.
+
+        Args:
+            parameters: tensors by name; gradients flow back to them where torch records any.
+            samples: of the first so many only; None for all.
+
+        Yields:
+            Outputs and targets of a batch.
+        """
+        count = len(self) if samples is None else min(samples, len(self))
+        for start in range(0, count, self.batch_size):
+            stop = min(start + self.batch_size, count)
+            yield self._forward(parameters, slice(start, stop))
 
     @property
     def device(self) -> torch.device:
@@ -229,20 +245,24 @@ class Objective:
         """The inputs of samples start … stop−1, as they are staged: not to be written to."""
         return self._inputs[start:stop]
 
+    def targets_of(self, start: int, stop: int) -> torch.Tensor:
+        """The targets of samples start … stop−1: not to be written to."""
+        return self._targets[start:stop]
+
     def count(self, outputs: Any, start: int, stop: int) -> Count:
         """Loss and right answers of the model's outputs for samples start … stop−1."""
         targets = self._targets[start:stop].clone()
         return Count(*self._loss(outputs, targets), *count_correct(outputs, targets))
 
-    def _stage(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Parameters by name, on the model's device."""
+    def tensors(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A parameter vector (P,) as tensors by name, on the model's device: a copy."""
         wide = any(entry.dtype in ("float64", "complex128") for entry in self.layout.entries)
         dtype = torch.float64 if wide else torch.float32
         # A copy, as a layer may change its weights in place (an embedding with max_norm).
         return unflatten(vector.to(self._device, dtype, copy=True), self.layout)
 
     def _forward(
-        self, parameters: dict[str, torch.Tensor], samples: slice | torch.Tensor
+        self, parameters: Mapping[str, torch.Tensor], samples: slice | torch.Tensor
     ) -> tuple[Any, torch.Tensor]:
         # Clones for each batch, so that a model that changes its buffers even in evaluation mode,
         # or its input, changes copies, and no batch sees what another did.
@@ -251,8 +271,12 @@ class Objective:
         state = {**parameters, **buffers}
         return torch.func.functional_call(self.model, state, (inputs,)), targets
 
-    def _loss(self, outputs: Any, targets: torch.Tensor) -> tuple[float, float]:
-        """The sum of the losses and the weight to divide it by."""
+    def result(self, outputs: Any, targets: torch.Tensor) -> Any:
+        """What the loss function returns: a mean, or a pair (sum, weight), with torch's graph.
+
+        Raises:
+            ObjectiveError: it is a tensor of several numbers.
+        """
         if isinstance(outputs, torch.Tensor) and outputs.dtype in (torch.float16, torch.bfloat16):
             outputs = outputs.float()
         result = self.loss_fn(outputs, targets)
@@ -261,6 +285,11 @@ class Objective:
                 f"expected loss_fn to return one mean or a pair (sum, weight), got a tensor of "
                 f"shape {tuple(result.shape)}; take its mean"
             )
+        return result
+
+    def _loss(self, outputs: Any, targets: torch.Tensor) -> tuple[float, float]:
+        """The sum of the losses and the weight to divide it by."""
+        result = self.result(outputs, targets)
         try:
             if isinstance(result, (tuple, list)):
                 total, weight = result
@@ -278,7 +307,7 @@ class Objective:
         spread = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long()
         third = max(1, count // 3)
         with undisturbed(self.model), torch.no_grad():
-            state = self._stage(torch.from_numpy(flatten_parameters(self.model)))
+            state = self.tensors(torch.from_numpy(flatten_parameters(self.model)))
             first, targets = self._forward(state, spread)
             second, _ = self._forward(state, spread)
             one, two = self._loss(first, targets), self._loss(second, targets)

@@ -50,16 +50,13 @@ class Plan:
         return lines + ([f"  same input at every point: {sites}"] if sites else [])
 
 
-def make_plan(
-    tape: Tape, changing: Collection[str], with_sites: bool = True, with_windows: bool = True
-) -> Plan:
+def make_plan(tape: Tape, changing: Collection[str], with_sites: bool = True) -> Plan:
     """Splits a recorded forward pass.
 
     Args:
         tape: the pass.
         changing: names of the parameters that differ between points.
         with_sites: treat layers that see the same input at every point apart.
-        with_windows: let sites before a max-pooling give their results by its windows' positions.
     """
     fixed = _fixed_nodes(tape, changing)
     nodes = [node for node in tape.graph.nodes if node.op == "call_function"]
@@ -68,7 +65,7 @@ def make_plan(
         for node in nodes
         if with_sites and node not in fixed and (site := _site(node, fixed, tape, changing))
     }
-    pooled = _windowed(sites) if with_windows else set()
+    pooled = _windowed(sites)
     output = next(node for node in tape.graph.nodes if node.op == "output")
     left = [node for node in nodes if node not in fixed and node not in sites]
     needed: dict[fx.Node, None] = {}

@@ -14,40 +14,59 @@ _OUTPUT_BYTES = 64 << 20
 
 
 class Tally:
-    """Losses and accuracies of points, from outputs that come batch by batch, in any order."""
+    """Losses and accuracies of points, from outputs that come batch by batch, in any order.
+
+    Args:
+        objective: takes the losses.
+        points: how many points there are.
+        samples: how many samples.
+    """
 
     def __init__(self, objective: Objective, points: int, samples: int) -> None:
         self._objective = objective
         self._points, self._samples = points, samples
         self._lock = threading.Lock()
         self._kept: dict[int, torch.Tensor] = {}
+        self._blocks: list[list[tuple[int, int]]] = [[] for _ in range(points)]
         self._parts: list[dict[int, Count]] = [{} for _ in range(points)]
 
     def add(self, number: int, start: int, stop: int, outputs: Any) -> None:
         """Takes a point's outputs for the samples start … stop−1."""
-        if self._can_keep(outputs, stop - start):
-            with self._lock:
-                if number not in self._kept:
-                    shape = (self._samples, *outputs.shape[1:])
-                    self._kept[number] = outputs.new_empty(shape)
-            self._kept[number][start:stop] = outputs
-        else:
+        with self._lock:
+            kept = self._room_for(number, outputs, stop - start)
+        if kept is not None:
+            kept[start:stop] = outputs
+            self._blocks[number].append((start, stop))
+            return
+        with self._lock:  # a loss function of one's own need not bear several threads
             self._parts[number][start] = self._objective.count(outputs, start, stop)
 
-    def _can_keep(self, outputs: Any, samples: int) -> bool:
+    def _room_for(self, number: int, outputs: Any, samples: int) -> torch.Tensor | None:
+        """Where a point's outputs are kept; None where they have to be counted at once."""
         # The loss of all samples at once costs less than that of many batches.
         if not isinstance(outputs, torch.Tensor) or outputs.shape[:1] != (samples,):
-            return False
+            return None
+        shape = (self._samples, *outputs.shape[1:])
+        if number in self._kept:
+            kept = self._kept[number]
+            return kept if (kept.shape, kept.dtype) == (shape, outputs.dtype) else None
         size = outputs.element_size() * outputs.numel() // samples
-        return size * self._samples * self._points <= _OUTPUT_BYTES
+        if size * self._samples * self._points > _OUTPUT_BYTES:
+            return None
+        self._kept[number] = outputs.new_empty(shape)
+        return self._kept[number]
 
     def evaluations(self) -> list[Evaluation]:
         """The evaluation of each point."""
         return [self._evaluation(number) for number in range(self._points)]
 
     def _evaluation(self, number: int) -> Evaluation:
-        if number in self._kept:
-            parts = [self._objective.count(self._kept[number], 0, self._samples)]
+        parts, blocks = dict(self._parts[number]), self._blocks[number]
+        if not parts:
+            parts[0] = self._objective.count(self._kept[number], 0, self._samples)
         else:
-            parts = [part for _, part in sorted(self._parts[number].items())]
-        return Evaluation.of(parts)
+            # The form of outputs may depend on the batch, as of a model that squeezes.
+            for start, stop in blocks:
+                outputs = self._kept[number][start:stop]
+                parts[start] = self._objective.count(outputs, start, stop)
+        return Evaluation.of([part for _, part in sorted(parts.items())])

@@ -7,14 +7,33 @@ Ito, and line styles are a second cue.
 """
 
 from losspath.figures.curves import plot_interpolation, plot_step_sizes
+from losspath.figures.diagnostics import (
+    plot_activations,
+    plot_confusion,
+    plot_feature_maps,
+    plot_filters,
+    plot_saliency,
+    plot_samples,
+)
+from losspath.figures.dynamics import plot_dynamics
+from losspath.figures.runs import plot_history, plot_runs
 from losspath.figures.scale import LossScale
 from losspath.figures.style import save_figure
 from losspath.figures.surfaces import plot_distance_map, plot_surface, plot_surfaces
 
 __all__ = [
     "LossScale",
+    "plot_activations",
+    "plot_confusion",
     "plot_distance_map",
+    "plot_dynamics",
+    "plot_feature_maps",
+    "plot_filters",
+    "plot_history",
     "plot_interpolation",
+    "plot_runs",
+    "plot_saliency",
+    "plot_samples",
     "plot_step_sizes",
     "plot_surface",
     "plot_surfaces",

@@ -73,10 +73,13 @@ def plot_interpolation(interpolation: Interpolation, *, title: str | None = None
         tidy(axes)
     samples = interpolation.provenance.get("samples")
     add_title(figure, title)
+    shares = interpolation.shares
     caption = "A layer's curve moves that layer alone; the others stay where they are at α = 1."
+    if layers and not _is_by_depth(len(layers)) and np.isfinite(list(shares.values())).all():
+        caption += " In brackets: the share of the whole drop in loss that is lost at its α = 0."
     if samples:
         caption += f" {samples:,} samples."
-    add_footer(figure, caption, _layer_legend(figure, list(all_axes), layers), columns=3)
+    add_footer(figure, caption, _layer_legend(figure, list(all_axes), layers, shares), columns=3)
     return figure
 
 
@@ -109,7 +112,9 @@ def _draw_curves(axes: Axes, interpolation: Interpolation, values: Floats) -> No
         axes.plot(interpolation.alpha, curve, marker="." if name == WHOLE_MODEL else "", **style)
 
 
-def _layer_legend(figure: Figure, axes: list[Axes], layers: list[str]) -> list[Line2D]:
+def _layer_legend(
+    figure: Figure, axes: list[Axes], layers: list[str], shares: Mapping[str, float]
+) -> list[Line2D]:
     """Entries of the legend; many layers get a colour bar instead, which this adds."""
     entries = [Line2D([], [], color="black", lw=2.0, marker=".", label=WHOLE_MODEL)]
     if _is_by_depth(len(layers)):
@@ -121,7 +126,8 @@ def _layer_legend(figure: Figure, axes: list[Axes], layers: list[str]) -> list[L
         return entries
     for number, name in enumerate(layers):
         style: dict[str, Any] = line_style(number)
-        entries.append(Line2D([], [], lw=1.2, label=name, **style))
+        share = f" ({shares[name]:.0%})" if np.isfinite(shares[name]) else ""
+        entries.append(Line2D([], [], lw=1.2, label=f"{name}{share}", **style))
     return entries
 
 

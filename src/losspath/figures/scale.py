@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import Colormap, LogNorm, Normalize
 
+from losspath.analysis.comparison import CLIP
 from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
-
-CLIP = 1.5
-"""Losses are drawn up to this multiple of the initial loss, as in the thesis."""
 
 _LEVELS = 40
 # A range wider than this is drawn on a logarithmic scale.

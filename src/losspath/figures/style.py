@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -62,6 +64,29 @@ def tidy(axes: Axes) -> None:
     axes.yaxis.get_offset_text().set_fontsize(SMALL)
     for spine in axes.spines.values():
         spine.set_linewidth(0.6)
+
+
+# A range wider than this is drawn on a logarithmic axis, one narrower than the second from zero on.
+_LOGARITHMIC, _FROM_ZERO = 100.0, 2.0
+
+
+def set_scale(axes: Axes, values: Sequence[npt.ArrayLike], *, from_zero: bool = False) -> None:
+    """Sets the y axis so that values are read well: logarithmic, from zero on, or as it is.
+
+    Args:
+        axes: where the values are drawn.
+        values: what is drawn; what is not finite does not count.
+        from_zero: positive values that are compared with each other begin at zero in any case.
+    """
+    flat = np.concatenate([np.ravel(each) for each in values] or [np.zeros(0)])
+    finite = flat[np.isfinite(flat)]
+    if not len(finite):
+        return
+    low, high = float(finite.min()), float(finite.max())
+    if low > 0 and high > _LOGARITHMIC * low and not from_zero:
+        axes.set_yscale("log")
+    elif low >= 0 and high > 0 and (from_zero or high >= _FROM_ZERO * low):
+        axes.set_ylim(0.0, 1.05 * high)
 
 
 def check_type(value: object, expected: type, how: str) -> None:

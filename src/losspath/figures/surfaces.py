@@ -94,13 +94,19 @@ def plot_surfaces(
     *,
     distance: DistanceMap | None = None,
     title: str | None = None,
+    titles: Sequence[str] | None = None,
+    columns: int = 3,
 ) -> Figure:
-    """Draws surfaces of one path side by side, on one colour scale.
+    """Draws surfaces side by side, on one colour scale.
+
+    Those of one plane share their axes; others have each its own, and its own width and height.
 
     Args:
         surfaces: at least one.
         distance: also draw this map, on a scale of its own.
         title: over the figure.
+        titles: over each surface; by default its method.
+        columns: panels in a row.
 
     Returns:
         A figure as wide as a page.
@@ -114,18 +120,23 @@ def plot_surfaces(
         check_type(surface, Surface, "a Surface")
     scale = LossScale.of(surfaces)
     count = len(surfaces) + (distance is not None)
-    columns = min(count, 3)
+    columns = min(count, columns)
     rows = -(-count // columns)
     x, y = surfaces[0].x, surfaces[0].y
-    _check_grid(x, y)
-    equal = _is_equal(x, y)
-    height = 0.3 + 5.85 / columns * _height(x, y)
+    for surface in surfaces:
+        _check_grid(surface.x, surface.y)
+    same = all(np.array_equal(s.x, x) and np.array_equal(s.y, y) for s in surfaces)
+    equal = same and _is_equal(x, y)
+    height = 0.3 + 5.85 / columns * (_height(x, y) if same else 0.85)
     figure = new_figure(PAGE, 1.1 + height * rows, equal)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharex=same, sharey=same, squeeze=False)
     panels = grid.reshape(-1)
-    for axes, surface in zip(panels, surfaces, strict=False):
+    names = titles or [surface.description for surface in surfaces]
+    for axes, surface, name in zip(panels, surfaces, names, strict=False):
         _draw_surface(axes, surface, scale)
-        axes.set_title(surface.description, fontsize=TEXT)
+        if not same:
+            axes.set_aspect("auto")
+        axes.set_title(name, fontsize=TEXT)
     used = list(panels[: len(surfaces)])
     loss = str(surfaces[0].provenance.get("loss", ""))
     _add_loss_bar(figure, used, scale, loss, location="bottom")
@@ -137,12 +148,13 @@ def plot_surfaces(
     for axes in panels[count:]:
         axes.remove()
     for axes in panels[:count]:
-        axes.label_outer()
+        if same:
+            axes.label_outer()
         # Small panels have no room for more; the caption says what the share is of.
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_label_text(axis.get_label_text().replace(" of variance", ""))
     add_title(figure, title)
-    caption = _common(surfaces) + ("" if equal else " " + _UNEQUAL)
+    caption = _common(surfaces, titles) + ("" if equal else " " + _UNEQUAL)
     add_footer(figure, caption, _legend(surfaces), columns=6)
     return figure
 
@@ -193,17 +205,18 @@ def describe_surface(surface: Surface) -> str:
     return text
 
 
-def _common(surfaces: Sequence[Surface]) -> str:
+def _common(surfaces: Sequence[Surface], titles: Sequence[str] | None = None) -> str:
     first = surfaces[0]
     rows, columns = first.loss.shape
     samples = first.provenance.get("samples")
     made = f"{columns} × {rows} points" + (f", {samples:,} samples" if samples else "") + "."
     made += " On the axes, the share of the path's variance."
     medians = []
-    for surface in surfaces:
+    for number, surface in enumerate(surfaces):
         errors = surface.state_errors
         if np.isfinite(errors).any():
             name = surface.provenance.get("method", {}).get("name", "surface")
+            name = titles[number].replace("\n", " ") if titles else name
             medians.append(f"{name} {np.nanmedian(errors):.0%}")
     if not medians:
         return made

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from losspath.errors import ArgumentError, RunError, StoreError
-from losspath.evaluation.objective import Objective
 from losspath.files import only_writer, read_document, write_document
 from losspath.parameters import flatten_parameters
 from losspath.recording import store
@@ -24,6 +23,8 @@ from losspath.reference.checkpoints import Checkpoint, load_latest_checkpoint, s
 from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import Dataset
 from losspath.reference.networks import build_network
+from losspath.reference.objectives import classification_objective
+from losspath.reference.schedules import make_schedule
 
 HISTORY = "history.json"
 CHECKPOINT_SECONDS = 60.0  # what a kill can cost of a long epoch
@@ -112,6 +113,9 @@ class _Training:
     ) -> None:
         self.config, self.directory = config, directory
         self.identity = {**dataclasses.asdict(config), "data_digest": dataset.digest}
+        self.batches = -(-len(dataset.train_targets) // config.batch_size)
+        self.schedule = make_schedule(config, self.batches)
+        self.identity["lr_digest"] = self.schedule.digest
         self.recorded = _recorded_steps(directory, self.identity, device.type)
         self.device = _prepare_device(device)
         self.model = build_network(
@@ -124,7 +128,6 @@ class _Training:
         self.loop = _Loop(epoch=0, batch=0, step=0, seconds=0.0, history=[])
         self.inputs = dataset.train_inputs.to(self.device)
         self.targets = dataset.train_targets.to(self.device)
-        self.batches = -(-len(self.targets) // config.batch_size)
         self.objectives = {
             "training": classification_objective(self.model, self.inputs, self.targets),
             "validation": classification_objective(
@@ -140,6 +143,7 @@ class _Training:
         on_step: Callable[[int, int], None] | None,
         on_epoch: Callable[[Row], None] | None,
     ) -> Trained:
+        self.schedule.check(self.epochs * self.batches)
         checkpoint = load_latest_checkpoint(self.directory, self.recorded or 0)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -182,6 +186,8 @@ class _Training:
             began = time.perf_counter()
             chosen = order[loop.batch * size : (loop.batch + 1) * size]
             loss = F.cross_entropy(self.model(self.inputs[chosen]), self.targets[chosen])
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.schedule.rate(loop.step)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -249,13 +255,6 @@ class _Training:
         self.loop = _Loop(**checkpoint.progress)
 
 
-def classification_objective(
-    model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor
-) -> Objective:
-    """The mean cross-entropy of a model, which runs of `train` are evaluated by."""
-    return Objective(model, inputs, targets, F.cross_entropy, name="cross-entropy")
-
-
 def training_identity(directory: Path) -> dict[str, Any]:
     """Configuration and data digest of a run that `train` made.
 
@@ -310,12 +309,19 @@ def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> i
             f"--device {begun_on}, or choose another directory (--out)"
         )
     for name, value in identity.items():
-        if before.get(name) != value:
+        if name == "lr_schedule" and identity["lr_digest"] and before.get("lr_digest"):
+            continue  # wherever the step sizes lie, their digest says which they are
+        if before.get(name, _NOT_RECORDED.get(name)) != value:
             shown = "--" + name.replace("_", "-")
             if name == "data_digest":
                 raise RunError(
                     f"{directory} was trained on other data named {before.get('data')!r} than "
                     "these; look at --data-dir"
+                )
+            if name == "lr_digest":
+                raise RunError(
+                    f"{directory} was trained with learning rates of other step sizes than "
+                    f"{identity['lr_schedule']}; choose another directory (--out)"
                 )
             raise RunError(
                 f"{directory} holds a run with {shown} {before.get(name)} and {shown} {value} is "
@@ -324,6 +330,8 @@ def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> i
     return len(store.read_contents(directory, store.read_header(directory)).losses)
 
 
+# What runs of versions that had no such option were trained with.
+_NOT_RECORDED = {"lr_schedule": "constant", "lr_form": "raw", "lr_smooth": 1}
 _OWN_NAMES = {".train.lock", ".lock"}
 
 

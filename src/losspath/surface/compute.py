@@ -137,7 +137,8 @@ def refine_surface(
     key = surface_key(recorded, objective, method, plane, grid)
     places = Places(recorded, method, plane, grid)
     canvas = _Canvas(places, _provenance(objective, method, plane, key))
-    where = "" if executor is None else "workers"
+    # Points round by the number of threads of whoever evaluates them, where that is known.
+    where = "" if executor is None else f"workers {getattr(executor, 'threads', '')}".strip()
     with open_checkpoint(checkpoint, key, objective, where) as journal:
         for number, evaluation in journal.done.items() if journal else ():
             canvas.put(number, evaluation)
@@ -222,7 +223,7 @@ Found = Iterator[list[tuple[int, Evaluation]]]
 
 def _here(places: Places, objective: Objective, journal: Journal | None, notes: list[str]) -> Found:
     """Evaluates the points that are not done in this process."""
-    engine = Engine(objective, journal.remembered if journal else None)
+    engine = _engine(objective, journal)
     done = dict(journal.done) if journal else {}
     for level, numbers, points in places.groups(engine.group_size, done):
         skipped = {i for i, number in enumerate(numbers.tolist()) if number in done}
@@ -231,6 +232,12 @@ def _here(places: Places, objective: Objective, journal: Journal | None, notes: 
         for finished in engine.evaluate(points, total, skipped, measure=measure):
             notes[:] = engine.notes
             yield [(int(numbers[i]), evaluation) for i, evaluation in finished]
+
+
+def _engine(objective: Objective, journal: Journal | None) -> Engine:
+    if journal is None:
+        return Engine(objective)
+    return Engine(objective, journal.remembered, journal.keep_choice)
 
 
 def _elsewhere(

@@ -36,6 +36,8 @@ Indices = npt.NDArray[np.intp]
 
 # Points of a task. Separate points need a pass over the path for each task.
 _FLAT_POINTS, _SEPARATE_POINTS = 32, 48
+# Errors of an executor that has lost its workers, by name, as Dask may not be installed.
+_LOST = ("KilledWorker", "CancelledError", "CommClosedError", "FutureCancelledError")
 # How often in a row a pool of processes may break without a task being finished.
 _RESTARTS = 3
 
@@ -105,7 +107,7 @@ class _Worker:
         # A model computes one thing at a time, and a thread shares it with whoever gave the job.
         objective = copy.copy(job.objective)
         objective.model = copy.deepcopy(objective.model)
-        self._engine = Engine(objective, self._remember)
+        self._engine = Engine(objective, self._remember, self._keep)
         if job.path is not None and job.path.digest != job.plane.path_digest:
             raise PathError(
                 "the trajectory that the worker opened is not the one that the surface is of; give "
@@ -117,6 +119,9 @@ class _Worker:
             return self._given[key]
         self._used[key] = choices.remembered(key, measure)
         return self._used[key]
+
+    def _keep(self, key: str, choice: Choice) -> None:
+        self._used[key] = choice
 
     def evaluate(self, task: Task, given: dict[str, Choice]) -> Outcome:
         self._given = given
@@ -194,6 +199,7 @@ class Crew:
         self._sent: set[Future[Outcome]] = set()  # those that carry the job
         self._ready: set[str] = set()
         self._broken = 0
+        self._measured = bool(known)
 
     def evaluate(self, done: Collection[int]) -> Iterator[list[tuple[int, Evaluation]]]:
         """Evaluates all points, whichever task is finished first.
@@ -231,8 +237,9 @@ class Crew:
                 future.cancel()
 
     def _may_measure(self) -> bool:
-        # One task measures, and all others do as it found, so that all of them round alike.
-        return bool(self.choices) or not any(task.measure for task in self._pending.values())
+        # One task measures, and all others do as it found, so that all of them round alike. It may
+        # find nothing to choose, as for a model that the plain loop is for.
+        return self._measured or not any(task.measure for task in self._pending.values())
 
     def _submit(self, task: Task, job: Job | None = None) -> None:
         try:
@@ -256,6 +263,11 @@ class Crew:
         except LosspathError:
             raise
         except Exception as error:
+            if type(error).__name__ in _LOST:
+                raise WorkerError(
+                    f"the workers were lost ({type(error).__name__}: {error}); what is done is in "
+                    "the checkpoint, if there is one; look at their memory, and begin new ones"
+                ) from error
             if future not in self._sent:
                 raise
             raise WorkerError(
@@ -268,6 +280,7 @@ class Crew:
             self._submit(task, self._job)
             return
         self._broken = 0
+        self._measured |= task.measure
         self.choices |= outcome.choices
         self.notes += [note for note in outcome.notes if note not in self.notes]
         yield list(zip(task.numbers.tolist(), outcome.evaluations, strict=True))

@@ -1,0 +1,183 @@
+"""How training moved: gradient, curvature and direction along the path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import losspath
+from losspath.analysis.steps import step_cosines
+from losspath.errors import ArgumentError
+from losspath.evaluation.derivatives import Derivatives
+from losspath.evaluation.objective import Objective
+from losspath.files import digest_of, load_archive, read_document, save_archive, write_document
+from losspath.recording.trajectory import StateSequence, as_path
+from losspath.surface import check_same_network, probes_of
+
+Floats = npt.NDArray[np.float64]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """What training was like along its path.
+
+    Attributes:
+        index: (k,) which states of the path were measured.
+        steps: (k,) optimiser steps taken before each.
+        loss: (k,) the objective's loss there.
+        gradient_norm: (k,) ‖∇L‖₂ of that loss.
+        sharpness: (k,) the largest eigenvalue of its Hessian; NaN where that was not found.
+        cosines: (T−2,) between successive steps of the whole path; see `step_cosines`.
+        path_steps: (T,) optimiser steps taken before each state of the whole path.
+        provenance: where the numbers come from, as JSON values.
+    """
+
+    index: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    loss: Floats
+    gradient_norm: Floats
+    sharpness: Floats
+    cosines: Floats = field(repr=False)
+    path_steps: npt.NDArray[np.int64] = field(repr=False)
+    provenance: dict[str, Any] = field(repr=False)
+
+    def binned_cosines(self, bins: int = 100) -> tuple[Floats, Floats]:
+        """Mean cosines over equal parts of the path.
+
+        Args:
+            bins: how many; fewer where there are fewer steps.
+
+        Returns:
+            The middle of each part in optimiser steps, and the mean of its cosines that are known.
+        """
+        count = len(self.cosines)
+        edges = np.linspace(0, count, min(bins, count) + 1).round().astype(int)
+        middles = (self.path_steps[edges[:-1] + 1] + self.path_steps[edges[1:]]) / 2
+        parts = [self.cosines[a:b] for a, b in pairwise(edges.tolist())]
+        means = [float(np.nanmean(p)) if np.isfinite(p).any() else float("nan") for p in parts]
+        return middles, np.array(means)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Saves everything as ``.npz``."""
+        names = ("index", "steps", "loss", "gradient_norm", "sharpness", "cosines", "path_steps")
+        arrays = {name: getattr(self, name) for name in names}
+        save_archive(Path(path), "dynamics", FORMAT_VERSION, arrays, self.provenance)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Dynamics:
+        """Loads what `save` wrote.
+
+        Raises:
+            StoreError: there is no such file, or it is damaged.
+        """
+        arrays, provenance = load_archive(Path(path), "dynamics", FORMAT_VERSION)
+        return cls(**arrays, provenance=provenance)
+
+
+def measure_dynamics(
+    path: StateSequence | npt.ArrayLike,
+    objective: Objective,
+    states: int = 25,
+    *,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dynamics:
+    """Measures loss, gradient and sharpness at some states, and the turns between all steps.
+
+    Sharpness is the largest eigenvalue of the Hessian: gradient descent at a constant rate η can
+    only go down a valley where it is below 2/η. [1]
+
+    Args:
+        path: the recorded path, or an array (T, P) of states; T ≥ 3.
+        objective: the loss. A state costs some tens of its gradients, so give it few samples.
+        states: how many states, evenly in time, first and last among them.
+        checkpoint: a file that keeps every state as it is done, so that a stopped call goes on.
+        progress: called with (states done, states in all).
+
+    Returns:
+        The measurements.
+
+    Raises:
+        ArgumentError: fewer than two states are asked for.
+        PathError: the path has fewer than three.
+        ModelError: the path is of another network than the objective's model.
+
+    References:
+        [1] J. Cohen et al., "Gradient descent on neural networks typically occurs at the edge of
+        stability", ICLR 2021.
+    """
+    if states < 2:
+        raise ArgumentError(f"expected at least 2 states, got {states}")
+    recorded = as_path(path)
+    check_same_network(recorded, objective)
+    cosines = step_cosines(recorded)
+    count = len(recorded)
+    steps = np.asarray(getattr(recorded, "steps", np.arange(count)), np.int64)
+    index = np.unique(np.linspace(0, count - 1, min(states, count)).round().astype(np.int64))
+    key = dynamics_key(recorded, objective, states)
+    kept = _Kept(checkpoint, key)
+    for done, position in enumerate(index.tolist()):
+        if position not in kept.rows:
+            derivatives = Derivatives(objective, recorded.read(position, position + 1)[0])
+            loss, gradient = derivatives.gradient()
+            kept.add(position, [loss, float(np.linalg.norm(gradient)), derivatives.sharpness()])
+        if progress:
+            progress(done + 1, len(index))
+    rows = np.array([kept.rows[position] for position in index.tolist()])
+    provenance = {
+        "losspath": losspath.__version__,
+        "key": key,
+        "path_digest": recorded.digest,
+        **objective.provenance,
+    }
+    return Dynamics(
+        index=index,
+        steps=steps[index],
+        loss=rows[:, 0],
+        gradient_norm=rows[:, 1],
+        sharpness=rows[:, 2],
+        cosines=cosines,
+        path_steps=steps,
+        provenance=provenance,
+    )
+
+
+def dynamics_key(
+    path: StateSequence | npt.ArrayLike, objective: Objective, states: int = 25
+) -> str:
+    """Identifies measured dynamics: a digest of everything that they depend on."""
+    recorded = as_path(path)
+    return digest_of(
+        "dynamics", recorded.digest, objective.fingerprint(probes_of(recorded)), states
+    )
+
+
+class _Kept:
+    """Measured states in a file, by their index."""
+
+    def __init__(self, file: str | PathLike[str] | None, key: str) -> None:
+        self._file = None if file is None else Path(file)
+        self._key = key
+        self.rows: dict[int, list[float]] = {}
+        if self._file is not None and self._file.exists():
+            document = read_document(self._file)
+            if document.get("key") == key:
+                self.rows = {
+                    int(index): [float(value) for value in row]
+                    for index, row in document["rows"].items()
+                }
+
+    def add(self, index: int, row: list[float]) -> None:
+        self.rows[index] = row
+        if self._file is not None:
+            rows = {str(index): row for index, row in self.rows.items()}
+            write_document(self._file, {"key": self._key, "rows": rows})

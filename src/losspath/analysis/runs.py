@@ -1,0 +1,105 @@
+"""What training runs are compared by: step sizes, and losses and accuracies by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from losspath.analysis.steps import StepSizes
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class History:
+    """Losses and accuracies over whole data sets, before the first step and after every epoch.
+
+    Attributes:
+        epoch: (E,) epochs done.
+        step: (E,) optimiser steps taken.
+        training_loss: (E,) NaN where there is none, as in all that follow.
+        training_accuracy: (E,) shares of 1.
+        validation_loss: (E,).
+        validation_accuracy: (E,).
+    """
+
+    epoch: Floats
+    step: Floats
+    training_loss: Floats
+    training_accuracy: Floats
+    validation_loss: Floats
+    validation_accuracy: Floats
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, float | None]]) -> History:
+        """From rows that hold these names, as `train` keeps them."""
+        columns = {
+            each.name: np.array([_number(row.get(each.name)) for row in rows])
+            for each in fields(cls)
+        }
+        return cls(**columns)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """What a run is compared with others by.
+
+    Attributes:
+        sizes: the size of its steps.
+        history: its losses and accuracies, if they were kept.
+        seed: its seed, if that is known.
+    """
+
+    sizes: StepSizes
+    history: History | None = field(default=None, repr=False)
+    seed: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """Optimiser steps in an epoch; None where no epoch is known."""
+        if self.history is None or len(self.history.epoch) < 2:
+            return None
+        return float(self.history.step[-1] / self.history.epoch[-1])
+
+    def final(self, name: str) -> float:
+        """The last value of a column of the history; NaN where there is none."""
+        if self.history is None or not len(self.history.epoch):
+            return float("nan")
+        return float(getattr(self.history, name)[-1])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity over several runs that differ in nothing but their seeds.
+
+    Attributes:
+        count: runs with a finite value.
+        mean: their mean; NaN for none.
+        low: the smallest.
+        high: the largest.
+        deviation: the standard deviation (of a sample, n − 1); NaN for fewer than two.
+    """
+
+    count: int
+    mean: float
+    low: float
+    high: float
+    deviation: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of some numbers; those that are not finite do not count."""
+        finite = np.array([value for value in values if np.isfinite(value)])
+        if not len(finite):
+            return cls(0, *[float("nan")] * 4)
+        deviation = float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
+        return cls(
+            len(finite), float(finite.mean()), float(finite.min()), float(finite.max()), deviation
+        )

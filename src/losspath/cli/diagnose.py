@@ -1,0 +1,212 @@
+"""The commands that look at a network during its training, and at how training moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from losspath import figures
+from losspath.analysis import diagnostics
+from losspath.analysis.dynamics import Dynamics, dynamics_key, measure_dynamics
+from losspath.analysis.readings import read_dynamics
+from losspath.analysis.runs import History
+from losspath.analysis.saliency import saliency
+from losspath.cli.console import busy, progress_bar, say, say_file
+from losspath.cli.runs import Run
+from losspath.errors import ArgumentError, RunError, UnsupportedError
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.undisturbed import undisturbed
+from losspath.recording.trajectory import Trajectory
+from losspath.reference.training import HISTORY, read_history, training_config
+
+_IMAGES = 6  # that saliency is shown for
+_SAMPLES = 1000  # that dynamics are measured with: a state costs some tens of gradients
+
+
+class _Moment:
+    """A network at one step of its training, and the pictures of it."""
+
+    def __init__(self, run: Run, step: int | None) -> None:
+        self.run = run
+        self.index = _state_at(run.trajectory, step)
+        self.step = int(run.trajectory.steps[self.index])
+        self.objective: Objective = run.validation_objective()
+
+    @cached_property
+    def parameters(self) -> npt.NDArray[np.floating]:
+        return self.run.trajectory[self.index]
+
+    @cached_property
+    def labels(self) -> tuple[str, ...] | None:
+        if self.run.objective_source is not None:
+            return None
+        return tuple(self.run.dataset.classes)
+
+    @property
+    def title(self) -> str:
+        return f"{self.run.title}, step {self.step:,}"
+
+    @property
+    def image(self) -> npt.NDArray[np.floating] | None:
+        """The first input, if it is an image."""
+        first = self.objective.inputs_of(0, 1)
+        if first.dim() != 4 or first.shape[1] not in (1, 3):
+            return None
+        array: npt.NDArray[np.floating] = first[0].cpu().numpy()
+        return array
+
+    def history(self) -> Figure:
+        if not (self.run.directory / HISTORY).exists():
+            raise UnsupportedError("this run has no history of epochs")
+        rows = read_history(self.run.directory)
+        return figures.plot_history(History.of(rows), title=self.run.title)
+
+    def samples(self) -> Figure:
+        if self.image is None:
+            raise UnsupportedError("the inputs are not images")
+        count = min(2000, len(self.objective))
+        images = self.objective.inputs_of(0, count).cpu().numpy()
+        targets = self.objective.targets_of(0, count).cpu().numpy()
+        title = f"validation data of {self.run.title}"
+        return figures.plot_samples(images, targets, self.labels, title=title)
+
+    def confusion(self) -> Figure:
+        counted = diagnostics.confusion(self.objective, self.parameters, self.labels)
+        return figures.plot_confusion(counted, title=self.title)
+
+    def activations(self) -> Figure:
+        counted = diagnostics.activations(self.run.path, self.objective)
+        return figures.plot_activations(counted, title=self.run.title)
+
+    def filters(self) -> Figure:
+        shape = tuple(self.objective.inputs_of(0, 1).shape[1:])
+        found = diagnostics.filters(self.objective.model, self.parameters, shape)
+        if not found:
+            raise UnsupportedError("this network has no convolutions")
+        return figures.plot_filters(found, title=self.title)
+
+    def feature_maps(self) -> Figure:
+        found = diagnostics.feature_maps(self.objective, self.parameters)
+        if not found:
+            raise UnsupportedError("this network has no convolutions")
+        return figures.plot_feature_maps(found, self.image, title=self.title)
+
+    def saliency(self) -> Figure:
+        if self.image is None:
+            raise UnsupportedError("the inputs are not images")
+        targets = self.objective.targets_of(0, len(self.objective)).cpu().numpy()
+        _, firsts = np.unique(targets, return_index=True)
+        found = saliency(self.objective, self.parameters, firsts[:_IMAGES].tolist())
+        return figures.plot_saliency(found, labels=self.labels, title=self.title)
+
+    def architecture(self) -> str:
+        """A table of the layers."""
+        import torchinfo
+
+        model = self.objective.model
+        with undisturbed(model):
+            found = torchinfo.summary(
+                model,
+                input_data=self.objective.inputs_of(0, 1).clone(),
+                col_names=("output_size", "kernel_size", "num_params"),
+                verbose=0,
+            )
+        return str(found)
+
+
+VIEWS: dict[str, Callable[[_Moment], Figure]] = {
+    "history": _Moment.history,
+    "samples": _Moment.samples,
+    "confusion": _Moment.confusion,
+    "activations": _Moment.activations,
+    "filters": _Moment.filters,
+    "feature-maps": _Moment.feature_maps,
+    "saliency": _Moment.saliency,
+}
+OF_THE_RUN = ("history", "samples", "activations")  # the same at every step
+ARCHITECTURE = "architecture"
+
+
+def check_views(names: Sequence[str]) -> list[str]:
+    """The views that were asked for, or all.
+
+    Raises:
+        ArgumentError: there is none of a name.
+    """
+    known = [ARCHITECTURE, *VIEWS]
+    for name in names:
+        if name not in known:
+            raise ArgumentError(f"expected --view {'|'.join(known)}, got {name!r}")
+    return list(dict.fromkeys(names)) or known
+
+
+def run_diagnose(run: Run, step: int | None, views: Sequence[str], extension: str) -> None:
+    """Draws what a network answers and computes; says what cannot be drawn, and why."""
+    moment = _Moment(run, step)
+    if step is not None and moment.step != step:
+        say(f"no state was recorded at step {step:,}: step {moment.step:,} is shown")
+    for name in views:
+        if name == ARCHITECTURE:
+            say(moment.architecture())
+            continue
+        try:
+            with busy(name):
+                drawn = VIEWS[name](moment)
+        except UnsupportedError as reason:
+            say(f"{name}: left out, as {reason}")
+            continue
+        when = "" if name in OF_THE_RUN else f"-step{moment.step}"
+        target = run.figures / f"{name}{when}.{extension}"
+        say_file(f"figure of {name}", figures.save_figure(drawn, target))
+
+
+def _state_at(path: Trajectory, step: int | None) -> int:
+    """The index of the last state, or of the one that is nearest to a step."""
+    if step is None:
+        return len(path) - 1
+    last = int(path.steps[-1])
+    if not 0 <= step <= last:
+        raise ArgumentError(f"expected --step from 0 to {last:,}, got {step}")
+    return int(np.argmin(np.abs(path.steps - step)))
+
+
+def compute_dynamics(run: Run, states: int, samples: int | None) -> Dynamics:
+    """Loss, gradient and curvature along a run, computed once and kept."""
+    if run.objective_source is None and samples is None:
+        samples = _SAMPLES
+    objective = run.training_objective(samples)
+    key = dynamics_key(run.path, objective, states)
+    file = run.results / f"dynamics-{key[:12]}.npz"
+    if file.exists():
+        found = Dynamics.load(file)
+        if found.provenance["key"] == key:
+            say_file("dynamics (already computed)", file)
+            return found
+    checkpoint = file.with_suffix(".states")
+    with progress_bar("dynamics") as progress:
+        found = measure_dynamics(
+            run.path, objective, states, checkpoint=checkpoint, progress=progress
+        )
+    found.save(file)
+    checkpoint.unlink(missing_ok=True)
+    say_file("dynamics", file)
+    return found
+
+
+def draw_dynamics(run: Run, found: Dynamics, figure: Path | None, extension: str) -> None:
+    """Draws how training moved, and says what to make of it."""
+    rate = None
+    with suppress(RunError):  # recorded by a loop of one's own
+        config = training_config(run.directory)
+        plain = config.optimizer == "sgd" and not config.momentum
+        rate = config.lr if plain and config.lr_schedule == "constant" else None
+    target = figure or run.figures / f"dynamics-{found.provenance['key'][:8]}.{extension}"
+    drawn = figures.plot_dynamics(found, rate=rate, title=run.title)
+    say_file("figure", figures.save_figure(drawn, target))
+    say(str(read_dynamics(found)))

@@ -1,0 +1,86 @@
+"""Options that commands share. Nothing heavy is imported: help must be quick."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Extension(StrEnum):
+    """Formats of figures."""
+
+    PNG = "png"
+    PDF = "pdf"
+    SVG = "svg"
+
+
+class Optimizer(StrEnum):
+    """Optimisers of the reference training."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+
+
+class Alignment(StrEnum):
+    """What runs are aligned by."""
+
+    STEP = "step"
+    EPOCH = "epoch"
+
+
+class StudyScale(StrEnum):
+    """How large a study is."""
+
+    FULL = "full"
+    QUICK = "quick"
+
+
+class RateForm(StrEnum):
+    """How learning rates are made of step sizes."""
+
+    RAW = "raw"
+    SCALED = "scaled"
+    SHUFFLED = "shuffled"
+    MEAN = "mean"
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a recorded run.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where the data set's files are, or are downloaded to.", metavar="DIR"),
+]
+OutDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="Where results and figures go; by default under RUN.", metavar="DIR"
+    ),
+]
+Figure = Annotated[
+    Path | None,
+    typer.Option(help="Where the figure goes; .png, .pdf or .svg.", metavar="FILE"),
+]
+Format = Annotated[Extension, typer.Option("--format", help="Format of figures without --figure.")]
+ObjectiveSource = Annotated[
+    str | None,
+    typer.Option(
+        "--objective",
+        metavar="FILE.py:FUNCTION",
+        help="For a run that your own loop recorded: a function that returns its "
+        "losspath.Objective.",
+    ),
+]
+States = Annotated[
+    str | None,
+    typer.Option(metavar="START:STOP[:STEP]", help="Take only these states of the path."),
+]

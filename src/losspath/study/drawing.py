@@ -1,0 +1,183 @@
+"""Figures that only the study has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from losspath.analysis.runs import RunCurves
+from losspath.figures.style import (
+    COLORS,
+    COLUMN,
+    PAGE,
+    SMALL,
+    TEXT,
+    add_footer,
+    line_style,
+    new_figure,
+    set_scale,
+    tidy,
+)
+
+Floats = npt.NDArray[np.float64]
+
+STYLES: dict[str, dict[str, Any]] = {
+    "SGD": {"color": COLORS[0], "linestyle": "-"},
+    "SGD, dropout": {"color": COLORS[0], "linestyle": "--"},
+    "Adam": {"color": COLORS[1], "linestyle": "-"},
+    "Adam, dropout": {"color": COLORS[1], "linestyle": "--"},
+    "LeNet-5": {"color": COLORS[2], "linestyle": "-"},
+    "Modified-LeNet": {"color": COLORS[3], "linestyle": "-"},
+}
+"""One colour each for optimisers and networks, in every figure; dashes are dropout."""
+
+METHOD_COLORS = dict(
+    zip(("pca", "sampled", "sampled-pca", "averaged", "averaged-nd"), COLORS, strict=False)
+)
+
+
+def draw_steps(
+    panels: Sequence[tuple[str, Mapping[str, Sequence[RunCurves]]]], caption: str, bins: int = 100
+) -> Figure:
+    """Step sizes over training, a panel for each network and data set, each on its own scale.
+
+    Args:
+        panels: titles with runs by technique.
+        caption: what to see.
+        bins: means over so many equal parts of a run.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(PAGE, 0.2 + 1.9 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (title, runs) in zip(grid.flat, panels, strict=False):
+        for name, group in runs.items():
+            found = [run.sizes.binned(bins) for run in group]
+            draw_band(axes, found[0][0], np.stack([sizes for _, sizes, _ in found]), STYLES[name])
+        axes.set_title(title, fontsize=TEXT)
+        drawn = [run.sizes.binned(bins)[1] for group in runs.values() for run in group]
+        set_scale(axes, drawn, from_zero=True)
+        tidy(axes)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("step size")
+    for axes in figure.axes[-columns:]:
+        axes.set_xlabel("optimiser step")
+    names = dict.fromkeys(name for _, runs in panels for name in runs)
+    entries = [Line2D([], [], lw=1.2, label=name, **STYLES[name]) for name in names]
+    add_footer(figure, caption, entries, columns=4)
+    return figure
+
+
+def draw_band(axes: Axes, x: Floats, values: Floats, style: Mapping[str, Any]) -> None:
+    """The mean over runs as a line, and a band from the least to the greatest."""
+    if len(values) > 1:
+        axes.fill_between(
+            x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0
+        )
+    axes.plot(x, values.mean(axis=0), lw=1.2, **style)
+
+
+def draw_check(
+    panels: Sequence[tuple[str, Floats, Floats, Mapping[str, Floats]]], caption: str
+) -> Figure:
+    """Surfaces read along the straight line between the ends, and the exact losses of that line.
+
+    Args:
+        panels: title, positions, exact losses, and by method what the surface says.
+        caption: what to see.
+    """
+    figure = new_figure(PAGE, 2.6)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, alpha, exact, read) in zip(grid, panels, strict=True):
+        for name, values in read.items():
+            axes.plot(alpha, values, color=METHOD_COLORS[name], lw=1.1)
+        axes.plot(alpha, exact, color="black", lw=1.6, ls="--")
+        axes.set_title(title, fontsize=TEXT)
+        axes.set_xlabel("α (0: first state, 1: last)")
+        tidy(axes)
+    grid[0].set_ylabel("loss")
+    names = dict.fromkeys(name for *_, read in panels for name in read)
+    entries = [Line2D([], [], color="black", lw=1.6, ls="--", label="exact")]
+    entries += [Line2D([], [], color=METHOD_COLORS[n], lw=1.1, label=n) for n in names]
+    add_footer(figure, caption, entries, columns=6)
+    return figure
+
+
+def draw_lines(
+    panels: Sequence[tuple[str, str, Mapping[str, tuple[Floats, Floats]]]],
+    caption: str,
+    logarithmic: bool = True,
+) -> Figure:
+    """Lines of one quantity over another, panel by panel.
+
+    Args:
+        panels: label of the x axis, of the y axis, and curves by name.
+        caption: what to see.
+        logarithmic: whether x is.
+    """
+    figure = new_figure(PAGE if len(panels) > 1 else COLUMN, 2.3)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    names = list(dict.fromkeys(name for *_, curves in panels for name in curves))
+    for axes, (x_label, y_label, curves) in zip(grid, panels, strict=True):
+        for name, (x, y) in curves.items():
+            style: dict[str, Any] = line_style(names.index(name))
+            axes.plot(x, y, lw=1.1, marker="o", ms=3, **style)
+        if logarithmic:
+            axes.set_xscale("log")
+            ticks = sorted({float(value) for x, _ in curves.values() for value in x})
+            axes.set_xticks(ticks, [f"{value:,g}" for value in ticks])
+            axes.minorticks_off()
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        tidy(axes)
+    styles: list[dict[str, Any]] = [{**line_style(i)} for i in range(len(names))]
+    entries = [
+        Line2D([], [], lw=1.1, marker="o", ms=3, label=name, **style)
+        for name, style in zip(names, styles, strict=True)
+    ]
+    add_footer(figure, caption, entries, columns=3)
+    return figure
+
+
+def draw_prediction(
+    areas: Mapping[str, Mapping[float, tuple[float, float, float]]], caption: str
+) -> Figure:
+    """Areas under the curve by the share of the steps that is looked at.
+
+    Args:
+        areas: by predictor, by share: the area and its 95 % interval.
+        caption: what to see.
+    """
+    figure = new_figure(COLUMN, 2.4)
+    axes = figure.add_subplot()
+    axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
+    for number, (_, by_share) in enumerate(areas.items()):
+        x = np.array([100 * share for share in by_share]) * (1 + 0.03 * number)
+        middle, low, high = np.array(list(by_share.values())).T
+        style: dict[str, Any] = line_style(number)
+        axes.errorbar(
+            x, middle, [middle - low, high - middle], lw=1.1, marker="o", ms=3, capsize=2, **style
+        )
+    axes.set_xscale("log")
+    shares = [100 * share for share in next(iter(areas.values()))]
+    axes.set_xticks(shares, [f"{share:g} %" for share in shares])
+    axes.minorticks_off()
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("share of the steps that is seen")
+    axes.set_ylabel("area under the curve")
+    tidy(axes)
+    axes.tick_params(labelsize=SMALL)
+    entries = []
+    for number, name in enumerate(areas):
+        entry: dict[str, Any] = line_style(number)
+        entries.append(Line2D([], [], lw=1.1, marker="o", ms=3, label=name, **entry))
+    add_footer(figure, caption, entries, columns=1)
+    return figure

@@ -1,0 +1,104 @@
+"""The pages of a study: Markdown for a repository, and the same as HTML for a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from losspath.files import write_atomically
+from losspath.study.claims import Judgment
+from losspath.study.plan import Plan
+from losspath.study.section import Section
+
+_CAUTION = {
+    "quick": " This scale is too small to judge any claim of the thesis: it shows that the study "
+    "runs."
+}
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+img { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-size: 0.9rem }
+th, td { border-bottom: 1px solid #ccc; padding: 0.35rem 0.6rem; text-align: left;
+  vertical-align: top }
+"""
+
+
+def write_pages(
+    directory: Path,
+    plan: Plan,
+    sections: Sequence[Section],
+    judgments: Mapping[str, Sequence[Judgment]],
+) -> list[Path]:
+    """Writes README.md and index.html; returns where.
+
+    Args:
+        directory: of the study; its figures are in figures/.
+        plan: its runs.
+        sections: the parts that were made.
+        judgments: of each part.
+    """
+    text = "\n".join(_lines(plan, sections, judgments)) + "\n"
+    page = MarkdownIt("commonmark").enable("table").render(text)
+    html = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{_title(plan)}</title><style>{_STYLE}</style></head>\n<body>\n{page}</body></html>\n"
+    )
+    files = {directory / "README.md": text, directory / "index.html": html}
+    for file, content in files.items():
+        write_atomically(file, lambda out, content=content: out.write(content.encode()))  # type: ignore[misc]
+    return list(files)
+
+
+def _title(plan: Plan) -> str:
+    return f"The thesis's study, {plan.scale.name} scale"
+
+
+def _lines(
+    plan: Plan, sections: Sequence[Section], judgments: Mapping[str, Sequence[Judgment]]
+) -> list[str]:
+    scale = plan.scale
+    seeds = f"{len(scale.seeds)} seeds"
+    slow = [name for name in scale.slow if name in scale.networks]
+    if slow:
+        seeds += f" (one of {', '.join(slow)})"
+    rates = ", ".join(f"{rate:g} for {name}" for name, rate in scale.rates.items())
+    lines = [
+        f"# {_title(plan)}",
+        "",
+        f"Data: {', '.join(scale.data)}. {scale.epochs} epochs in batches of 64, learning rate "
+        f"{rates}, {seeds}. Surfaces of {scale.resolution} × {scale.resolution} points over "
+        f"{scale.samples:,} training samples.",
+        "",
+        "Every number here is read from the study's result files by the command that wrote this "
+        "page; ± is the standard deviation over seeds.",
+        "",
+        "## What holds of the claims",
+        "",
+        "✓ was found as claimed, ✗ was not, – could not be told at this scale. A claim holds if "
+        "all of it was found, with every seed where seeds are compared."
+        + _CAUTION.get(scale.name, ""),
+        "",
+        "| subject | the thesis says | measured | verdict | figure |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for section in sections:
+        lines += [_row(judgment) for judgment in judgments.get(section.name, ())]
+    for section in sections:
+        lines += ["", f"## {section.title}", ""]
+        for picture in section.pictures(plan):
+            lines += [
+                f"![{picture.caption}](figures/{picture.name}.png)",
+                "",
+                picture.caption,
+                "",
+            ]
+    return lines
+
+
+def _row(judgment: Judgment) -> str:
+    link = f"[{judgment.figure}](figures/{judgment.figure}.png)" if judgment.figure else ""
+    cells = (judgment.subject, judgment.claim, judgment.measured, f"**{judgment.verdict}**", link)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,190 @@
+"""Which runs the study makes, in full and on a small scale."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from losspath.analysis.rates import Form
+from losspath.methods import PCA, Averaged, AveragedND, Method, Sampled, SampledPCA
+from losspath.reference.config import TrainingConfig
+from losspath.reference.networks import TITLES
+from losspath.study.runs import Run
+
+OptimizerName = Literal["sgd", "adam"]
+
+OPTIMIZERS: dict[OptimizerName, str] = {"sgd": "SGD", "adam": "Adam"}
+
+REPAIRED: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), Averaged(), AveragedND())
+"""The five methods as they are by default."""
+
+AS_DRAWN: tuple[Method, ...] = (
+    PCA(literal=True),
+    Sampled(),
+    SampledPCA(side="sign"),
+    Averaged(),
+    AveragedND(),
+)
+"""The five methods as the thesis's program drew them."""
+
+ARMS: dict[str, Form | None] = {
+    "plain rate": None,
+    "lr = step sizes": "raw",
+    "mean step size": "mean",
+    "shuffled step sizes": "shuffled",
+    "scaled step sizes": "scaled",
+}
+"""The learning-rate experiment and its controls, by the form that rates have."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a study is.
+
+    Attributes:
+        name: "full" or "quick".
+        data: data sets by their titles; the first stands for MNIST, the second for CIFAR-10.
+        epochs: of every run.
+        seeds: of every run that is not slow.
+        slow: networks that are trained with one seed only.
+        rates: learning rate of each optimiser; 0.01 for both in the thesis.
+        resolution: grid lines of a surface.
+        samples: that its loss is over.
+        stride: states between those of the sampled path; 100 in the thesis.
+        states: at which gradients and sharpness are measured.
+        trials: runs of the prediction experiment.
+        trial_epochs: of each of them.
+    """
+
+    name: str
+    data: dict[str, str] = field(hash=False)
+    epochs: int = 13
+    seeds: tuple[int, ...] = (0, 1, 2)
+    slow: tuple[str, ...] = ("vgg",)
+    rates: dict[str, float] = field(default_factory=lambda: {"sgd": 0.01, "adam": 0.01}, hash=False)
+    resolution: int = 19
+    samples: int = 10_000
+    stride: int = 100
+    states: int = 25
+    trials: int = 36
+    trial_epochs: int = 3
+    networks: tuple[str, ...] = ("tiny-nn", "tiny-cnn", "vgg")
+
+    @property
+    def first(self) -> str:
+        """The title of the data that the thesis looks at most."""
+        return next(iter(self.data))
+
+
+def full_scale(mnist: str = "mnist", cifar10: str = "cifar10") -> Scale:
+    """The study as the thesis has it.
+
+    Args:
+        mnist: the data that stand for MNIST, as `load_dataset` names them.
+        cifar10: those for CIFAR-10.
+    """
+    name = "CIFAR-10 (JPEG)" if "jpeg" in cifar10 else "CIFAR-10"
+    return Scale("full", {"MNIST": mnist, name: cifar10})
+
+
+def quick_scale() -> Scale:
+    """The same structure in minutes, on scikit-learn's digits."""
+    return Scale(
+        name="quick",
+        data={"digits": "digits"},
+        epochs=6,
+        seeds=(0, 1),
+        rates={"sgd": 0.05, "adam": 0.005},
+        resolution=7,
+        samples=300,
+        stride=10,
+        states=5,
+        trials=8,
+        trial_epochs=2,
+        networks=("tiny-nn", "tiny-cnn"),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a study, by what they are."""
+
+    scale: Scale
+
+    def run(
+        self,
+        network: str = "modified-lenet",
+        data: str | None = None,
+        optimizer: OptimizerName = "sgd",
+        dropout: bool = False,
+        seed: int = 0,
+        **changes: Any,
+    ) -> Run:
+        """One run.
+
+        Args:
+            network: by its name.
+            data: title of the data; the first by default.
+            optimizer: "sgd" or "adam".
+            dropout: whether half of the features are dropped before the first linear layer.
+            seed: the seed.
+            changes: of the configuration.
+        """
+        config = TrainingConfig(
+            network=network,
+            data=self.scale.data[data or self.scale.first],
+            optimizer=optimizer,
+            lr=self.scale.rates[optimizer],
+            dropout=0.5 if dropout else 0.0,
+            seed=seed,
+        )
+        return Run(dataclasses.replace(config, **changes), self.scale.epochs)
+
+    def seeds(self, run: Run) -> list[Run]:
+        """A run with every seed of the study; slow ones with one."""
+        if run.config.network in self.scale.slow:
+            return [run]
+        return [run.with_seed(seed) for seed in self.scale.seeds]
+
+    def techniques(self, network: str, data: str) -> dict[str, list[Run]]:
+        """The four techniques of chapter 6.5 by their names, each with every seed."""
+        return {
+            f"{title}, dropout" if dropout else title: self.seeds(
+                self.run(network, data, optimizer, dropout)
+            )
+            for optimizer, title in OPTIMIZERS.items()
+            for dropout in (False, True)
+        }
+
+    def arms(self) -> dict[str, list[Run]]:
+        """The learning-rate experiment: the plain rate, and four ways to take step sizes."""
+        plain = self.run()
+        arms = {}
+        for name, form in ARMS.items():
+            arm = plain
+            if form is not None:
+                config = dataclasses.replace(plain.config, lr_schedule="steps:plain", lr_form=form)
+                arm = Run(config, plain.epochs, plain)
+            arms[name] = self.seeds(arm)
+        return arms
+
+    def trials(self) -> list[Run]:
+        """Runs that differ in learning rate and seed, for the prediction of how they end."""
+        count = self.scale.trials
+        # Even on a logarithmic scale from a hundredth of the usual rate to a hundred times it.
+        rates = [
+            self.scale.rates["sgd"] * 10 ** (-2 + 4 * i / max(count - 1, 1)) for i in range(count)
+        ]
+        return [
+            Run(
+                dataclasses.replace(self.run(seed=i % 6).config, lr=float(f"{rate:.3g}")),
+                self.scale.trial_epochs,
+            )
+            for i, rate in enumerate(rates)
+        ]
+
+    def title(self, run: Run) -> str:
+        """Network and data, as figures name them."""
+        data = {source: title for title, source in self.scale.data.items()}[run.config.data]
+        return f"{TITLES[run.config.network]}, {data}"

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from losspath import Objective, saliency
+from losspath.analysis.saliency import GRADIENT, INTEGRATED, OCCLUSION
+from losspath.errors import ArgumentError, UnsupportedError
+from losspath.parameters import flatten_parameters
+
+
+def flat(model):
+    return flatten_parameters(model).astype(float)
+
+
+class Corner(nn.Module):
+    """Looks at the upper left quarter of an image, and at nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, x):
+        seen = x[..., :6, :6].sum(dim=(1, 2, 3))
+        return seen[:, None] * self.weight
+
+
+@pytest.fixture
+def objective():
+    torch.manual_seed(0)
+    inputs = torch.rand(8, 2, 12, 12) + 0.5
+    return Objective(Corner(), inputs, torch.randint(2, (8,)), F.cross_entropy)
+
+
+def test_every_method_sees_where_a_network_looks(objective):
+    found = saliency(objective, [1.0, 2.0], [0, 5])
+    assert list(found.maps) == [GRADIENT, INTEGRATED, OCCLUSION]
+    assert found.answers.tolist() == [1, 1]
+    for maps in found.maps.values():
+        assert maps.shape == (2, 12, 12)
+        assert maps[:, :5, :5].min() > 0
+        np.testing.assert_allclose(maps[:, 8:, 8:], 0.0, atol=1e-6)
+    inputs = objective.inputs_of(0, 8)[[0, 5], :, :6, :6].numpy()
+    np.testing.assert_allclose(found.maps[GRADIENT][:, :6, :6], 4.0)
+    # Integrated gradients add up to the score (from an input of zeros).
+    np.testing.assert_allclose(
+        found.maps[INTEGRATED].sum(axis=(1, 2)), 2 * inputs.sum(axis=(1, 2, 3)), rtol=1e-4
+    )
+    assert found.inputs.shape == (2, 2, 12, 12)
+
+
+def test_it_is_of_the_state_that_is_given(objective):
+    assert saliency(objective, [3.0, 2.0], [1]).answers.tolist() == [0]
+    np.testing.assert_allclose(saliency(objective, [3.0, 2.0], [1]).maps[GRADIENT][0, :6, :6], 6.0)
+
+
+def test_the_model_is_left_as_it_was(objective):
+    objective.model.train()
+    before = flat(objective.model)
+    saliency(objective, [3.0, 2.0], [1])
+    assert objective.model.training
+    np.testing.assert_array_equal(flat(objective.model), before)
+    assert objective.model.weight.grad is None
+
+
+def test_features_without_an_image():
+    model = nn.Linear(4, 3)
+    objective = Objective(model, torch.randn(6, 4), torch.randint(3, (6,)), F.cross_entropy)
+    found = saliency(objective, flat(model), [0, 1, 2])
+    assert {maps.shape for maps in found.maps.values()} == {(3, 4)}
+
+
+def test_what_cannot_be_explained_is_refused(objective):
+    with pytest.raises(ArgumentError, match="from 0 to 7"):
+        saliency(objective, [1.0, 2.0], [8])
+    with pytest.raises(ArgumentError, match="from 0 to 7"):
+        saliency(objective, [1.0, 2.0], [])
+    words = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
+    data = torch.randint(5, (4, 2))
+    reading = Objective(words, data, torch.randint(2, (4,)), F.cross_entropy)
+    with pytest.raises(UnsupportedError, match="of floats"):
+        saliency(reading, flat(words), [0])

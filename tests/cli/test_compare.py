@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from losspath import Recorder
+from losspath.reference.config import TrainingConfig
+from losspath.reference.datasets import load_dataset
+from losspath.reference.training import train
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Two optimisers with two seeds each."""
+    root = tmp_path_factory.mktemp("seeds")
+    data = load_dataset("digits")
+    for optimizer, lr in (("sgd", 0.05), ("adam", 0.01)):
+        for seed in (0, 1):
+            config = TrainingConfig("tiny-cnn", "digits", optimizer, lr, seed=seed)
+            train(config, data, root / f"{optimizer}-{seed}", epochs=1)
+    return sorted(root.iterdir())
+
+
+def test_runs_that_differ_in_their_seeds_are_one_line(call, seeds, tmp_path):
+    code, out, _ = call("compare", *seeds, "--out", tmp_path / "out")
+    assert code == 0
+    assert "SGD lr 0.05" in out
+    assert "Adam lr 0.01" in out
+    assert "±" in out
+    (figure,) = (tmp_path / "out" / "figures").iterdir()
+    assert figure.name.startswith("compare-")
+    assert str(figure) in out
+
+
+def test_json_is_all_that_is_printed(call, seeds, tmp_path):
+    arguments = ("compare", *seeds, "--out", tmp_path / "out", "--json", "--by", "epoch")
+    code, out, _ = call(*arguments)
+    assert code == 0
+    numbers = json.loads(out)
+    assert list(numbers) == ["Adam lr 0.01", "SGD lr 0.05"]
+    row = numbers["SGD lr 0.05"]
+    assert row["seeds"] == [0, 1]
+    assert row["steps"] == 23
+    assert row["validation_accuracy"]["count"] == 2
+    assert 0 < row["first_steps"]["mean"] < 1
+
+
+def test_each_run_can_be_kept_apart(call, seeds, tmp_path):
+    code, out, _ = call("compare", *seeds[:2], "--each", "--json", "--out", tmp_path / "out")
+    assert code == 0
+    assert list(json.loads(out)) == ["seed 0", "seed 1"]
+
+
+def test_a_run_of_ones_own_is_named_after_its_directory(call, seeds, tmp_path):
+    import torch
+
+    model = torch.nn.Linear(2, 1)
+    with Recorder(tmp_path / "mine", model) as recorder:
+        for step in range(3):
+            with torch.no_grad():
+                model.weight += 0.1
+            recorder.record(float(step))
+    code, out, _ = call("compare", seeds[0], tmp_path / "mine", "--out", tmp_path / "out", "--json")
+    assert code == 0
+    assert list(json.loads(out))[1] == "mine"
+    code, _, err = call("compare", tmp_path / "mine", "--by", "epoch", "--out", tmp_path / "out")
+    assert code != 0
+    assert "only be aligned by step" in err
+
+
+def test_training_from_a_runs_steps(call, seeds, tmp_path):
+    arguments = ("train", "--network", "tiny-cnn", "--lr", "0.05", "--epochs", "1")
+    schedule = ("--lr-schedule", f"steps:{seeds[2]}", "--lr-form", "scaled")
+    code, out, _ = call(*arguments, *schedule, "--out", tmp_path / "again")
+    assert code == 0
+    code, out, _ = call("compare", seeds[2], tmp_path / "again", "--json")
+    assert code == 0
+    assert list(json.loads(out)) == ["SGD lr 0.05", "SGD lr scaled step sizes of sgd-0"]
+    code, _, err = call(*arguments, "--lr-schedule", "cosine")
+    assert code != 0
+    assert "expected lr_schedule as constant" in err
+
+
+def test_equal_names_are_told_apart_by_directory(call, seeds, tmp_path):
+    train(
+        TrainingConfig("tiny-cnn", "digits", "sgd", 0.05, record_every=2),
+        load_dataset("digits"),
+        tmp_path / "thin",
+        epochs=1,
+    )
+    code, out, _ = call("compare", seeds[2], tmp_path / "thin", "--json", "--out", tmp_path / "out")
+    assert code == 0
+    names = list(json.loads(out))
+    assert len(names) == 2
+    assert all("(" in name for name in names)

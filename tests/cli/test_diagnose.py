@@ -1,0 +1,129 @@
+import json
+
+import numpy as np
+import pytest
+
+import losspath
+
+OWN = """
+import torch
+from losspath import Objective
+
+def objective():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    return Objective(model, torch.randn(20, 3), torch.randint(2, (20,)),
+                     torch.nn.functional.cross_entropy)
+"""
+
+
+def figures(run):
+    return sorted(file.name for file in (run / "figures").iterdir())
+
+
+def test_every_view_of_a_run(call, run):
+    code, out, _ = call("diagnose", run)
+    assert code == 0
+    assert figures(run) == [
+        "activations.png",
+        "confusion-step46.png",
+        "feature-maps-step46.png",
+        "filters-step46.png",
+        "history.png",
+        "saliency-step46.png",
+        "samples.png",
+    ]
+    assert "Total params: 328" in out  # of the table of layers
+    for name in figures(run):
+        assert f"figures/{name}" in out
+
+
+def test_one_view_at_a_step(call, run):
+    code, out, _ = call("diagnose", run, "--step", "7", "--view", "confusion", "--format", "svg")
+    assert code == 0
+    assert figures(run) == ["confusion-step7.svg"]
+    assert "Total params" not in out
+    code, _, err = call("diagnose", run, "--step", "47")
+    assert code != 0
+    assert "expected --step from 0 to 46, got 47" in err
+    code, _, err = call("diagnose", run, "--view", "weights")
+    assert code != 0
+    assert "architecture|history|samples" in err
+
+
+def test_a_step_without_a_state_is_replaced_and_told(call, tmp_path):
+    arguments = ("train", "--network", "tiny-nn", "--epochs", "1", "--record-every", "10")
+    assert call(*arguments, "--out", tmp_path / "run")[0] == 0
+    code, out, _ = call("diagnose", tmp_path / "run", "--step", "12", "--view", "confusion")
+    assert code == 0
+    assert "no state was recorded at step 12: step 10 is shown" in out
+
+
+def test_a_network_without_convolutions(call, tmp_path):
+    arguments = ("train", "--network", "tiny-nn", "--epochs", "1")
+    assert call(*arguments, "--out", tmp_path / "run")[0] == 0
+    code, out, _ = call("diagnose", tmp_path / "run")
+    assert code == 0
+    assert "feature-maps: left out, as this network has no convolutions" in out
+    assert "filters-step23.png" in figures(tmp_path / "run")  # its templates
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A run of a loop of one's own, and the file of its objective."""
+    import torch
+
+    (tmp_path / "own.py").write_text(OWN)
+    torch.manual_seed(1)
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    x, y = torch.randn(20, 3), torch.randint(2, (20,))
+    with losspath.Recorder(tmp_path / "own", model) as recorder:
+        for _ in range(12):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.record(loss)
+    return tmp_path / "own", f"{tmp_path / 'own.py'}:objective"
+
+
+def test_a_run_of_ones_own_has_the_views_that_make_sense(call, own):
+    run, source = own
+    code, out, _ = call("diagnose", run, "--objective", source)
+    assert code == 0
+    assert figures(run) == ["activations.png", "confusion-step12.png"]
+    for name in ("history", "samples", "filters", "feature-maps", "saliency"):
+        assert f"{name}: left out, as" in out
+    code, out, _ = call("dynamics", run, "--objective", source, "--states", "4")
+    assert code == 0
+    assert any(name.startswith("dynamics-") for name in figures(run))
+
+
+def test_dynamics_are_measured_once(call, run):
+    arguments = ("dynamics", run, "--states", "4", "--samples", "100")
+    code, out, _ = call(*arguments)
+    assert code == 0
+    assert any(word in out for word in ("smooth:", "unclear:", "stuck:", "oscillating:"))
+    (file,) = (run / "results").glob("dynamics-*.npz")
+    assert losspath.Dynamics.load(file).steps.tolist() == [0, 15, 31, 46]
+    written = file.stat().st_mtime_ns
+    code, out, _ = call(*arguments)
+    assert (code, "already computed" in out) == (0, True)
+    assert file.stat().st_mtime_ns == written
+    assert not list((run / "results").glob("*.states"))
+
+
+def test_interpolation_prints_what_each_layer_accounts_for(call, run):
+    code, out, _ = call("interpolate", run, "--points", "3")
+    assert code == 0
+    assert "share of the drop in loss" in out
+    for layer in ("conv1", "conv2", "conv3", "fc"):
+        assert layer in out
+
+
+def test_json_of_info_is_not_disturbed(call, run):
+    call("dynamics", run, "--states", "2", "--samples", "50")
+    code, out, _ = call("info", run, "--json")
+    assert code == 0
+    assert np.isin(json.loads(out)["results"], [f.name for f in (run / "results").iterdir()]).all()

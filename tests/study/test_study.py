@@ -1,0 +1,169 @@
+"""The study on a small scale: made once, stopped anywhere, and held against a false claim."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from losspath.errors import ArgumentError
+from losspath.study import run as study
+from losspath.study.claims import FAILS, Check, Judgment
+from losspath.study.numbers import Development
+from losspath.study.plan import Plan, full_scale, quick_scale
+from losspath.study.runs import Accuracies, Steps
+from losspath.study.section import Section
+from losspath.study.workshop import Workshop
+
+TINY = dataclasses.replace(
+    quick_scale(), epochs=1, resolution=5, samples=60, states=2, trials=4, trial_epochs=1, stride=5
+)
+
+
+class Stop(BaseException):
+    """What a user who presses Ctrl-C raises, but catchable by its own name."""
+
+
+def contents(directory):
+    """Every file of a study but its runs, which hold times."""
+    return {
+        str(file.relative_to(directory)): file.read_bytes()
+        for kind in ("results", "figures", "README.md", "index.html", "claims.json")
+        for file in sorted([directory / kind, *(directory / kind).rglob("*")])
+        if file.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All of a tiny study, made in one go."""
+    directory = tmp_path_factory.mktemp("study")
+    judgments = study.run_study(TINY, directory)
+    return directory, judgments
+
+
+def test_every_part_has_its_figures_and_claims(whole):
+    directory, judgments = whole
+    plan = Plan(TINY)
+    names = {picture.name for section in study.SECTIONS for picture in section.pictures(plan)}
+    assert {file.stem for file in (directory / "figures").iterdir()} == names
+    assert len(judgments) == sum(len(section.judges) for section in study.SECTIONS)
+    page = (directory / "README.md").read_text()
+    for name in names:
+        assert f"figures/{name}.png" in page
+    for judgment in judgments:
+        assert judgment.claim in page
+        assert judgment.figure in names
+        assert f"**{judgment.verdict}**" in page
+    claims = json.loads((directory / "claims.json").read_text())
+    assert [claim["verdict"] for claim in claims] == [each.verdict for each in judgments]
+    assert "<table>" in (directory / "index.html").read_text()
+
+
+def test_a_finished_study_is_not_made_again(whole):
+    directory, judgments = whole
+    before = {file: file.stat().st_mtime_ns for file in (directory / "results").rglob("*.npz")}
+    assert study.run_study(TINY, directory) == judgments
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.8])
+def test_stopped_and_resumed_it_comes_to_identical_files(whole, tmp_path, share):
+    def stop(done, total, what):
+        if done > share * total:
+            raise Stop
+
+    with pytest.raises(Stop):
+        study.run_study(TINY, tmp_path, progress=stop)
+    study.run_study(TINY, tmp_path)
+    assert contents(tmp_path) == contents(whole[0])
+
+
+def test_paths_that_are_done_with_are_removed_and_made_again_when_needed(whole, tmp_path):
+    study.run_study(TINY, tmp_path, only=["layers"], keep_bytes=0)
+    assert not list((tmp_path / "runs").iterdir())
+    study.run_study(TINY, tmp_path, only=["dynamics"], keep_bytes=0)
+    mine, all_ = contents(tmp_path), contents(whole[0])
+    results = [name for name in mine if name.startswith("results/")]
+    assert len(results) == 3
+    assert all(mine[name] == all_[name] for name in results)
+
+
+def test_one_part_makes_no_more_than_it_needs(tmp_path):
+    study.run_study(TINY, tmp_path, only=["6.13"])
+    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["fig-6.13.png"]
+    assert len(list((tmp_path / "runs").iterdir())) == 10  # five arms of two seeds
+    with pytest.raises(ArgumentError, match=r"6\.10.*got '6\.1'"):
+        study.run_study(TINY, tmp_path, only=["6.1"])
+
+
+def test_a_damaged_result_is_made_again(whole, tmp_path):
+    study.run_study(TINY, tmp_path, only=["layers"])
+    (file,) = (tmp_path / "results").rglob("*.npz")
+    good = file.read_bytes()
+    file.write_bytes(good[:-30])
+    study.run_study(TINY, tmp_path, only=["layers"])
+    assert file.read_bytes() == good
+
+
+def test_progress_covers_the_whole_and_never_goes_back(tmp_path):
+    told = []
+    study.run_study(
+        TINY,
+        tmp_path,
+        only=["networks"],
+        progress=lambda done, total, what: told.append((done, total)),
+    )
+    assert len({total for _, total in told}) == 1
+    done = [each for each, _ in told]
+    assert done == sorted(done)
+    assert 0 <= done[0] < 0.2 * told[0][1]
+    assert done[-1] <= told[0][1] * 1.0001
+
+
+def test_a_false_claim_does_not_hold(tmp_path, monkeypatch):
+    """Planted: that the steps of plain descent at a rate a hundred times smaller are larger."""
+    small, usual = (Plan(TINY).run(lr=lr) for lr in (0.0005, 0.05))
+
+    def judge(evidence):
+        sizes = [Development.of(evidence.sizes(run)).mean for run in (small, usual)]
+        check = Check(f"{sizes[0]:.2g} against {sizes[1]:.2g}", sizes[0] > sizes[1])
+        return Judgment("planted", "A smaller rate makes larger steps.", (check,))
+
+    planted = Section(
+        "planted",
+        "A planted claim",
+        lambda plan: [Steps(small), Steps(usual)],
+        lambda plan: [],
+        (judge,),
+    )
+    monkeypatch.setattr(study, "SECTIONS", (planted,))
+    (judgment,) = study.run_study(TINY, tmp_path)
+    assert judgment.verdict == FAILS == "does not hold"
+    assert "**does not hold**" in (tmp_path / "README.md").read_text()
+
+
+def test_rates_come_from_the_run_of_the_same_seed(tmp_path):
+    plan = Plan(TINY)
+    arm = plan.arms()["lr = step sizes"][1]
+    assert arm.rates_from.config.seed == arm.config.seed == 1
+    workshop = Workshop(tmp_path, {})
+    workshop.make([Accuracies(arm)])
+    assert (tmp_path / "results" / arm.rates_from.name / "steps.npz").exists()
+    assert workshop.config_of(arm).lr_schedule.endswith(f"{arm.rates_from.name}/steps.npz")
+
+
+def test_the_full_scale_is_the_thesiss():
+    scale = full_scale(cifar10="images:/data/cifar10-jpeg.zip")
+    plan = Plan(scale)
+    assert list(scale.data) == ["MNIST", "CIFAR-10 (JPEG)"]
+    assert (scale.epochs, scale.resolution, scale.samples, scale.stride) == (13, 19, 10_000, 100)
+    assert len(plan.trials()) >= 30
+    runs = {result.run for section in study.SECTIONS for result in section.needs(plan)}
+    names = [run.name for run in runs]
+    assert len(set(names)) == len(names)
+    slow = [run for run in runs if run.config.network == "vgg"]
+    assert {run.config.seed for run in slow} == {0}
+    assert len(slow) == 8
+    assert Path(names[0]).name == names[0]
