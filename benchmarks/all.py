@@ -23,13 +23,14 @@ BENCHMARKS = {
     "stores": ["stores.py"],
     "plane": ["plane.py"],
     "evaluation": ["evaluation.py"],
+    "interpolation": ["interpolation.py"],
     "scaling": ["scaling.py"],
     "streaming": ["streaming.py"],
-    "compare": ["compare.py", "--peers", "benchmarks/.peers"],
+    "compare": ["compare.py", "--rounds", "2", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
 }
 NEEDS_DATA = {"training"}
-TAKES_DATA = {"compare", "training"}
+TAKES_DATA = {"compare", "interpolation", "training"}
 
 
 def main() -> None:

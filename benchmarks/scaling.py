@@ -26,17 +26,14 @@ from losspath.reference.networks import build_network
 
 CASES: dict[str, dict] = {}
 for form in ("pca", "averaged"):
-    for lines in (5, 10, 19, 38):
+    for lines in (5, 10, 19, 27):
         CASES[f"{form}, {lines}×{lines} points"] = {"method": form, "lines": lines}
     for samples in (1_000, 3_000, 30_000):
         CASES[f"{form}, {samples:,} samples"] = {"method": form, "samples": samples}
 for width in (8, 80, 800, 2400):
     CASES[f"linear layers of {width}"] = {"width": width, "samples": 2_000, "lines": 10}
-for processes, threads, name in (
-    (0, 1, "1 process of 1 thread"),
-    (2, 1, "2 processes of 1 thread"),
-    (0, 2, "1 process of 2 threads"),
-):
+ONE, TWO, BOTH = "1 process of 1 thread", "2 processes of 1 thread", "1 process of 2 threads"
+for processes, threads, name in ((0, 1, ONE), (2, 1, TWO), (0, 2, BOTH)):
     CASES[name] = {"processes": processes, "threads": threads, "lines": 19, "samples": 5_000}
 
 
@@ -51,7 +48,8 @@ def main() -> None:
         return
     cases = {name: case for name, case in CASES.items() if options.only in name}
     found: dict[str, list] = {name: [] for name in cases}
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
+        print(f"round {number + 1}", file=sys.stderr, flush=True)
         for name, case in cases.items():
             command = [sys.executable, __file__, "--case", json.dumps(case)]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -64,6 +62,15 @@ def main() -> None:
         print(
             f"{name:34} {parameters:11,} {seconds:8.2f} {1e3 * seconds / points:11.1f} {peak:9,.0f}"
         )
+    for other in (TWO, BOTH):
+        if found.get(ONE) and found.get(other):
+            pairs = zip(found[ONE], found[other], strict=True)
+            ratios = sorted(one["seconds"] / many["seconds"] for one, many in pairs)
+            low, high = ratios[0], ratios[-1]
+            print(
+                f"{other} is {statistics.median(ratios):.2f} times as quick as {ONE} "
+                f"({low:.2f}…{high:.2f})"
+            )
 
 
 def measure(

@@ -246,7 +246,7 @@ class Reduced:
 
 
 def main() -> None:
-    import compare  # here, as it imports this module
+    from contenders import Scene  # here, as it imports this module
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--states", type=int, default=200)
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=None, help="with the files of MNIST")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        scene = compare.Scene(Path(directory))
+        scene = Scene(Path(directory))
         scene.make(options.data_dir, options.samples, options.points, options.states)
         path, model, points = scene.path(), scene.model(), scene.grid().points
         images, labels = scene.images()
