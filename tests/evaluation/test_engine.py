@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from evaluated_models import KINDS, flat, moved, random_states, sample_case, snapshot
 from torch import nn
+from torch.overrides import has_torch_function
 
 from losspath import Objective
 from losspath.errors import LosspathWarning
-from losspath.evaluation import choices, engine, rewrites, sites, tally
+from losspath.evaluation import choices, engine, rewrites, sites, tally, tape
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Affine, Rows
@@ -23,6 +24,7 @@ CHOICES = [
     Choice(batch_size=7, lanes=2, share=3, points=4),
     Choice(batch_size=100, lanes=2, share=4, points=3),
     Choice(batch_size=9, lanes=1, share=3, points=5, stack=4),
+    Choice(batch_size=8, lanes=2, share=2, points=4, channels_last=True),
 ]
 
 
@@ -136,6 +138,27 @@ def test_outputs_too_large_to_keep_are_counted_batch_by_batch(choice, monkeypatc
     monkeypatch.setattr(tally, "_OUTPUT_BYTES", 0)
     case = sample_case("conv")
     assert_equal_to_the_plain_loop(objective_of(case), plane_around(flat(case.model)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight"), [("mlp", "0.weight"), ("conv", "0.weight"), ("attention", "words.weight")]
+)
+def test_the_first_layer_is_found(chosen, kind, weight):
+    case = sample_case(kind)
+    fast = Engine(objective_of(case))
+    evaluate(fast, plane_around(flat(case.model)))
+    assert any(note.endswith(f"same input at every point: {weight}") for note in fast.notes)
+
+
+def test_a_fused_kernel_of_the_plain_loop_is_recorded_as_such(chosen):
+    case = sample_case("attention")
+    fast = Engine(objective_of(case))
+    assert_equal_to_the_plain_loop(fast.objective, plane_around(flat(case.model)))
+    with torch.no_grad():
+        graph = tape.record(case.model.eval(), case.inputs).graph
+    called = [getattr(node.target, "__name__", "") for node in graph.nodes]
+    assert "_transformer_encoder_layer_fwd" in called
+    assert torch.overrides.has_torch_function is has_torch_function
 
 
 class Squeezing(nn.Linear):
@@ -400,7 +423,7 @@ class Heavy(nn.Linear):
 
 
 def heavy(outputs):
-    if torch.overrides.has_torch_function((outputs,)):
+    if has_torch_function((outputs,)):
         return torch.overrides.handle_torch_function(heavy, (outputs,), outputs)
     if torch._C._functorch.is_batchedtensor(outputs) or len(outputs) > Heavy.limit:
         raise torch.cuda.OutOfMemoryError("no more memory")

@@ -31,6 +31,8 @@ class Choice:
         points: points that are evaluated together.
         stack: points that go through the network in one call (`torch.vmap`); 1 for one by one. On a
             GPU, where small kernels are done sooner than they can be launched.
+        channels_last: images lie channel by channel at every place, rather than image by image in
+            every channel.
         plain: the plain loop over points instead of all this.
     """
 
@@ -39,6 +41,7 @@ class Choice:
     share: int
     points: int
     stack: int = 1
+    channels_last: bool = False
     plain: bool = False
 
     def describe(self) -> str:
@@ -48,6 +51,7 @@ class Choice:
         words = f"batches of {self.batch_size} through {self.points} points"
         words += f", {self.lanes} at a time" if self.lanes > 1 else ""
         words += f", {self.stack} points in one call" if self.stack > 1 else ""
+        words += ", channels last" if self.channels_last else ""
         return words + (f", first layers of {self.share} at once" if self.share > 1 else "")
 
 

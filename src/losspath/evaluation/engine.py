@@ -254,6 +254,8 @@ class Engine:
             fields["share"] = (8, 1)
         if best.lanes > 1:
             fields["lanes"] = (1,)
+        if any(len(entry.shape) == 4 for entry in self.objective.layout.parameters):
+            fields["channels_last"] = (True,)
         began, best_time = time.perf_counter(), self._trial(points, best)
         changes: list[dict[str, Any]] = [
             {name: value} for name, values in fields.items() for value in values
@@ -371,7 +373,7 @@ class Engine:
             for length in {stop - start for start, stop in blocks}
         }
         device = self.objective.device
-        group = Group(self.objective.layout, points, choice.share, choice.stack, device)
+        group = Group(self.objective.layout, points, choice, device)
         tally = Tally(self.objective, len(points), samples)
 
         def work(lane: int) -> None:

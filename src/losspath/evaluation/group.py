@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from losspath.errors import UnsupportedError
+from losspath.evaluation.choices import Choice
 from losspath.evaluation.plan import Plan
 from losspath.evaluation.points import Affine, Points
 from losspath.evaluation.sites import Prepared, Site
@@ -26,18 +27,24 @@ class Group:
     Args:
         layout: what lies where in a parameter vector.
         points: the points.
-        share: points whose first layers are computed in one wide call, if nothing else is known.
-        stack: points that go through the network in one call.
-        device: where they do.
+        choice: how they are evaluated.
+        device: where they are.
     """
 
     def __init__(
-        self, layout: Layout, points: Points, share: int, stack: int, device: torch.device
+        self, layout: Layout, points: Points, choice: Choice, device: torch.device
     ) -> None:
         self._layout = layout
         self._device = device
-        self._stack = stack
+        self._stack = choice.stack
         self._named = [self._tensors(vector) for vector in points.vectors()]
+        if choice.channels_last:
+            # What a convolution puts out has the layout of its weights, and so on from layer to
+            # layer.
+            for tensors in self._named:
+                for name, tensor in tensors.items():
+                    if tensor.dim() == 4:
+                        tensors[name] = tensor.contiguous(memory_format=torch.channels_last)
         # Whose weights the first layers are computed with: the points', or on a plane those of
         # the origin and the directions. What is zero in a direction gives nothing there.
         self._several = self._named
@@ -45,7 +52,7 @@ class Group:
         if isinstance(points, Affine):
             self._coefficients = points.coefficients.tolist()
             self._several = [self._tensors(v) for v in (points.origin, *points.directions)]
-        self._share = share
+        self._share = choice.share
         self._lock = threading.Lock()
         self._arguments: dict[int, list[tuple[torch.Tensor, ...]]] = {}
         self._together: dict[tuple[int, int], list[torch.Tensor]] = {}

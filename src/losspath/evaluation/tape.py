@@ -12,7 +12,8 @@ It stands for inputs of the shapes that it was recorded with. A forward pass tha
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +91,32 @@ def record(model: torch.nn.Module, inputs: torch.Tensor) -> Tape:
     state: dict[str, torch.Tensor] = dict(model.named_parameters())
     state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
     place = recording.add_input(inputs)
-    with recording:
+    # Stacked points (on a GPU) need the calls that a fused kernel is made of.
+    unwatched = _as_if_unwatched() if inputs.device.type == "cpu" else nullcontext()
+    with unwatched, recording:
         outputs = torch.func.functional_call(model, state, (inputs,))
     recording.graph.output(recording.reference(outputs))
     recording.graph.lint()
     return Tape(recording.graph, place, recording.parameters, recording.constants)
+
+
+@contextmanager
+def _as_if_unwatched() -> Iterator[None]:
+    """Lets modules take the kernels that they take when nothing is recorded.
+
+    Some ask whether anything overrides torch's functions, and leave their fused kernels if so.
+    """
+    original = torch.overrides.has_torch_function
+
+    def is_overridden(args: Iterable[Any]) -> bool:
+        plain = (torch.Tensor, torch.nn.Parameter)
+        return any(isinstance(each, torch.Tensor) and type(each) not in plain for each in args)
+
+    torch.overrides.has_torch_function = is_overridden
+    try:
+        yield
+    finally:
+        torch.overrides.has_torch_function = original
 
 
 class _Recording(TorchFunctionMode):

@@ -47,9 +47,9 @@ def plot_confusion(confusion: Confusion, *, title: str | None = None) -> Figure:
     counts, shares = figure.subplots(1, 2)
     labels = confusion.labels
     numbered = len(labels) <= _NUMBERED
-    for axes, values, form, what in (
-        (counts, confusion.counts.astype(float), "{:.0f}", "samples"),
-        (shares, confusion.shares, "{:.2f}", "share of the true class"),
+    for axes, values, shown, what in (
+        (counts, confusion.counts.astype(float), "{:.0f}".format, "samples"),
+        (shares, confusion.shares, _share, "share of the true class"),
     ):
         top = float(np.nanmax(values)) or 1.0
         image = axes.imshow(values, cmap="viridis", vmin=0.0, vmax=top)
@@ -62,7 +62,7 @@ def plot_confusion(confusion: Confusion, *, title: str | None = None) -> Figure:
                 axes.text(
                     j,
                     i,
-                    form.format(values[i, j]).removeprefix("0" if form == "{:.2f}" else ""),
+                    shown(float(values[i, j])),
                     ha="center",
                     va="center",
                     fontsize=_SMALLER,
@@ -78,6 +78,11 @@ def plot_confusion(confusion: Confusion, *, title: str | None = None) -> Figure:
         "Empty cells are zero.",
     )
     return figure
+
+
+def _share(value: float) -> str:
+    """Two digits, as there is room for no more."""
+    return "<.01" if value < 0.005 else f"{value:.2f}".removeprefix("0")
 
 
 def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
@@ -162,7 +167,7 @@ def plot_filters(filters: Mapping[str, npt.NDArray[Any]], *, title: str | None =
     """
     shown = {name: _tiles(weights) for name, weights in filters.items()}
     caption = (
-        "Grey is zero, red positive, blue negative, each layer on a scale of its own. Of layers "
+        "White is zero, red positive, blue negative, each layer on a scale of its own. Of layers "
         "with many input channels, the weights on the first are shown."
     )
     return _plot_tiles(shown, _SHOWN_FILTERS, title, caption, signed=True)

@@ -144,6 +144,10 @@ def _entry(name: str, style: Mapping[str, Any], count: int) -> Line2D:
     return Line2D([], [], lw=1.2, label=f"{name}{seeds}", **style)
 
 
+# The two lie on each other where nothing is overfitted: dashes let one be seen through the other.
+_PARTS: tuple[dict[str, Any], ...] = (line_style(0), {**line_style(1), "linestyle": "--"})
+
+
 def plot_history(history: History, *, title: str | None = None) -> Figure:
     """Draws loss and accuracy over training, on training and validation data.
 
@@ -163,15 +167,14 @@ def plot_history(history: History, *, title: str | None = None) -> Figure:
         drawn = []
         for number, part in enumerate(("training", "validation")):
             values = getattr(history, f"{part}_{what}")
-            style: dict[str, Any] = line_style(number)
-            axes.plot(history.epoch, values, lw=1.2, marker=".", ms=3, **style)
+            axes.plot(history.epoch, values, lw=1.2, marker=".", ms=3, **_PARTS[number])
             drawn.append([values])
         axes.set_ylabel(what)
         _set_scale(axes, what, drawn)
         tidy(axes)
     grid[-1].set_xlabel("epoch")
     add_title(figure, title)
-    entries = [_entry(part, line_style(i), 1) for i, part in enumerate(("training", "validation"))]
+    entries = [_entry(part, _PARTS[i], 1) for i, part in enumerate(("training", "validation"))]
     caption = "Over whole data sets in evaluation mode; epoch 0 is before the first step."
     add_footer(figure, caption, entries)
     return figure

@@ -78,6 +78,11 @@ def chord_error(surface: Surface, line: Interpolation) -> float:
     return float(np.nanmedian(np.abs(read - exact) / np.abs(exact)))
 
 
+def state_error(surface: Surface) -> float:
+    """The median of |ground − own loss| / own loss over the states that a surface has losses of."""
+    return float(np.nanmedian(surface.state_errors))
+
+
 def rise(values: Floats) -> float:
     """The largest climb on the way along values, as a share of their whole fall."""
     finite = values[np.isfinite(values)]

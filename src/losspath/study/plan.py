@@ -147,6 +147,10 @@ class Plan:
             return [run]
         return [run.with_seed(seed) for seed in self.scale.seeds]
 
+    def main_runs(self) -> list[Run]:
+        """Modified-LeNet by SGD on the first data: what the methods are compared on."""
+        return self.seeds(self.run())
+
     def techniques(self, network: str, data: str) -> dict[str, list[Run]]:
         """The four techniques of chapter 6.5 by their names, each with every seed."""
         return {

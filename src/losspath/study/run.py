@@ -10,7 +10,7 @@ from pathlib import Path
 from losspath.errors import ArgumentError
 from losspath.figures import save_figure
 from losspath.files import plain_json, write_atomically
-from losspath.study import steps, surfaces
+from losspath.study import methods, surfaces, techniques, training
 from losspath.study.claims import Judgment
 from losspath.study.pages import write_pages
 from losspath.study.plan import Plan, Scale
@@ -18,9 +18,20 @@ from losspath.study.section import Evidence, Section
 from losspath.study.workshop import Progress, Workshop
 
 SECTIONS: tuple[Section, ...] = (
-    *steps.SECTIONS[:2],
-    *surfaces.SECTIONS,
-    *steps.SECTIONS[2:],
+    training.DATA,
+    training.ACCURACY,
+    surfaces.SIZES,
+    surfaces.RESOLUTION,
+    methods.METHODS,
+    methods.LAYERS,
+    surfaces.DISTANCES,
+    surfaces.TEMPERATURE,
+    techniques.TECHNIQUES,
+    techniques.NETWORKS,
+    techniques.LOSSES,
+    training.PREDICTION,
+    training.RATES,
+    training.DYNAMICS,
 )
 
 

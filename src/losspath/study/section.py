@@ -119,6 +119,11 @@ def thinned_of(plan: Plan, run: Run) -> Thinned:
     return Thinned(run, tuple(sorted({10, plan.scale.stride})))
 
 
+def curves_of(runs: Sequence[Run]) -> list[Result]:
+    """Step sizes and histories of runs."""
+    return [kind(run) for run in runs for kind in (Steps, Accuracies)]
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure of the study.

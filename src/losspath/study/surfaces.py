@@ -1,4 +1,4 @@
-"""The parts of the study that are about surfaces (chapters 6.3 and 6.4 of the thesis)."""
+"""What surfaces depend on: network, path, grid, samples, distances, temperature."""
 
 from __future__ import annotations
 
@@ -9,43 +9,32 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from losspath.analysis.comparison import SurfaceDifference, compare_surfaces
-from losspath.analysis.distances import distance_map
-from losspath.figures import plot_interpolation, plot_surfaces
+from losspath.figures import plot_surfaces
 from losspath.geometry.grid import Grid
-from losspath.methods import Averaged, AveragedND, Method, PathGeometry, SampledPCA
+from losspath.methods import Averaged, AveragedND, PathGeometry
 from losspath.study import numbers
-from losspath.study.claims import Check, Judgment, all_above, all_below, separated, spread
-from losspath.study.drawing import draw_check, draw_lines
-from losspath.study.plan import AS_DRAWN, OPTIMIZERS, REPAIRED, Plan
-from losspath.study.runs import LineOf, Ratios, Result, Run
+from losspath.study.claims import Check, Judgment, all_above, all_below, spread
+from losspath.study.drawing import draw_lines
+from losspath.study.plan import OPTIMIZERS, Plan
+from losspath.study.runs import Ratios, Result, Run
 from losspath.study.section import (
     Evidence,
     Picture,
     Section,
-    chord_of,
     surface_of,
     thinned_of,
 )
-from losspath.surface import Surface
 
 # Two pictures are taken for the same from this structural similarity and relative error on.
 _SAME, _ERROR = 0.95, 0.05
-# A ground that is off the states' own losses by more than this at the median is inaccurate.
-_INACCURATE = 0.2
+
+
 _TEMPERATURES = (0.01, 0.1, 1.0, 10.0)
-
-
-def _main(plan: Plan) -> list[Run]:
-    """Modified-LeNet by SGD on the first data: the run that the methods are compared on."""
-    return plan.seeds(plan.run())
-
-
-# Fig. 6.7: the size of the network, and of the path
 
 
 def _sizes_needs(plan: Plan) -> list[Result]:
     needs: list[Result] = [surface_of(plan, plan.run("lenet5"), Averaged())]
-    for run in _main(plan):
+    for run in plan.main_runs():
         needs += [surface_of(plan, run, Averaged()), thinned_of(plan, run)]
         needs.append(surface_of(plan, run, Averaged(), stride=plan.scale.stride))
     return needs
@@ -69,10 +58,10 @@ def _judge_sampling(evidence: Evidence) -> Judgment:
         compare_surfaces(
             evidence.surface(run, Averaged(), stride=stride), evidence.surface(run, Averaged())
         )
-        for run in _main(plan)
+        for run in plan.main_runs()
     ]
     ssim, errors = [each.ssim for each in found], [each.median_error for each in found]
-    shares = [evidence.lengths(r)[stride] / evidence.lengths(r)[1] for r in _main(plan)]
+    shares = [evidence.lengths(r)[stride] / evidence.lengths(r)[1] for r in plan.main_runs()]
     return Judgment(
         "sampled path",
         f"A path sampled {stride}× gives almost the same surface, but wrong step sizes.",
@@ -86,9 +75,6 @@ def _judge_sampling(evidence: Evidence) -> Judgment:
         ),
         "fig-6.7",
     )
-
-
-# Resolution and samples
 
 
 def _grids(plan: Plan) -> tuple[int, ...]:
@@ -161,143 +147,6 @@ def _judge_resolution(evidence: Evidence) -> Judgment:
         tuple(checks),
         "resolution",
     )
-
-
-# Fig. 6.8: the methods
-
-
-def _methods_needs(plan: Plan) -> list[Result]:
-    needs: list[Result] = []
-    for run in _main(plan):
-        needs += [surface_of(plan, run, method) for method in {*REPAIRED, *AS_DRAWN}]
-        needs += [chord_of(plan, run), Ratios(run)]
-    return sorted(needs, key=lambda result: (result.run.name, result.file_name))
-
-
-def _draw_methods(evidence: Evidence, methods: tuple[Method, ...]) -> Figure:
-    run = evidence.plan.run()
-    surfaces = [evidence.surface(run, method) for method in methods]
-    plane = evidence.plane(run)
-    grid = Grid(surfaces[0].x, surfaces[0].y, Grid.around(plane.path, 3).center)
-    (rule,) = (method for method in methods if isinstance(method, SampledPCA))
-    return plot_surfaces(surfaces, distance=distance_map(plane, grid=grid, method=rule))
-
-
-def _draw_check(evidence: Evidence) -> Figure:
-    run = evidence.plan.run()
-    panels = []
-    for title, methods in (("as the program drew them", AS_DRAWN), ("repaired", REPAIRED)):
-        read = {}
-        for method in methods:
-            read[method.name], exact = numbers.chord(
-                evidence.surface(run, method), evidence.chord(run)
-            )
-        panels.append((title, evidence.chord(run).alpha, exact, read))
-    return draw_check(panels, _CHECK)
-
-
-_CHECK = (
-    "Losses along the straight line between the first state and the last of Modified-LeNet (SGD): "
-    "exact, and as each surface has them. A plane that holds the line passes this and can be wrong "
-    "everywhere else."
-)
-
-
-def _state_error(surface: Surface) -> float:
-    return float(np.nanmedian(surface.state_errors))
-
-
-def _of(methods: tuple[Method, ...], name: str) -> Method:
-    return next(method for method in methods if method.name == name)
-
-
-def _errors(evidence: Evidence, methods: tuple[Method, ...], name: str) -> list[float]:
-    method = _of(methods, name)
-    return [_state_error(evidence.surface(run, method)) for run in _main(evidence.plan)]
-
-
-def _judge_pca(evidence: Evidence) -> Judgment:
-    drawn, repaired = (_errors(evidence, methods, "pca") for methods in (AS_DRAWN, REPAIRED))
-    what = "ground against the states' own losses"
-    return Judgment(
-        "pca",
-        "The pca surface is inaccurate.",
-        (
-            Check(f"as drawn: {what} {spread(drawn, '.0%')} off", all_above(drawn, _INACCURATE)),
-            Check(f"repaired: {spread(repaired, '.0%')} off", all_above(repaired, _INACCURATE)),
-        ),
-        "fig-6.8",
-    )
-
-
-def _judge_sampled(evidence: Evidence) -> Judgment:
-    counts = {
-        name: [
-            float(numbers.extremes(evidence.surface(run, _of(REPAIRED, name))))
-            for run in _main(evidence.plan)
-        ]
-        for name in ("sampled", "averaged")
-    }
-    return Judgment(
-        "sampled",
-        "The sampled surface is jagged, full of local extremes.",
-        (
-            Check(
-                f"{spread(counts['sampled'])} local extremes, {spread(counts['averaged'])} of the "
-                "averaged one",
-                separated([2 * n for n in counts["averaged"]], counts["sampled"]),
-            ),
-        ),
-        "fig-6.8",
-    )
-
-
-def _judge_sampled_pca(evidence: Evidence) -> Judgment:
-    checks = []
-    for words, methods in (("as drawn", AS_DRAWN), ("repaired", REPAIRED)):
-        rises, errors = [], []
-        for run in _main(evidence.plan):
-            surface, line = evidence.surface(run, _of(methods, "sampled-pca")), evidence.chord(run)
-            rises.append(numbers.rise(numbers.chord(surface, line)[0]))
-            errors.append(numbers.chord_error(surface, line))
-        found = all_above([max(r, e) for r, e in zip(rises, errors, strict=True)], 0.1)
-        checks.append(
-            Check(
-                f"{words}: {spread(errors, '.0%')} off the line's exact losses, and climbs by "
-                f"{spread(rises, '.0%')} of its fall",
-                found,
-            )
-        )
-    return Judgment(
-        "sampled-pca",
-        "It contradicts the straight line between start and end, where the loss falls.",
-        tuple(checks),
-        "check",
-    )
-
-
-def _judge_averaged(evidence: Evidence) -> Judgment:
-    states = _errors(evidence, REPAIRED, "averaged")
-    lines = [
-        numbers.chord_error(evidence.surface(run, Averaged()), evidence.chord(run))
-        for run in _main(evidence.plan)
-    ]
-    best = {name: np.mean(_errors(evidence, REPAIRED, name)) for name in (m.name for m in REPAIRED)}
-    order = ", ".join(f"{name} {value:.0%}" for name, value in best.items())
-    others = [value for name, value in best.items() if not name.startswith("averaged")]
-    return Judgment(
-        "averaged",
-        "It corresponds to the path and to the straight line, and is the best of the methods.",
-        (
-            Check(f"{spread(states, '.0%')} off the states' losses", all_below(states, 0.1)),
-            Check(f"{spread(lines, '.0%')} off the line's", all_below(lines, 0.1)),
-            Check(f"off the states, by method: {order}", bool(best["averaged"] <= min(others))),
-        ),
-        "fig-6.8",
-    )
-
-
-# Fig. 6.9: two distances, and the explained variance
 
 
 def _combinations(plan: Plan) -> dict[str, tuple[str, list[Run]]]:
@@ -384,9 +233,6 @@ def _judge_distances(evidence: Evidence) -> Judgment:
     )
 
 
-# The temperature of the softmax
-
-
 def _temperature_needs(plan: Plan) -> list[Result]:
     needs: list[Result] = []
     for optimizer in OPTIMIZERS:
@@ -410,7 +256,8 @@ def _draw_temperature(evidence: Evidence) -> Figure:
         x = np.array(_TEMPERATURES)
         states = [numbers.effective_states(geometry, grid.points, t) for t in _TEMPERATURES]
         errors = [
-            _state_error(evidence.surface(run, Averaged(temperature=t))) for t in _TEMPERATURES
+            numbers.state_error(evidence.surface(run, Averaged(temperature=t)))
+            for t in _TEMPERATURES
         ]
         name = f"{title}, path {extent:.2g} wide"
         curves["states"][name] = (x, np.array(states) / len(plane.path))
@@ -430,84 +277,47 @@ _TEMPERATURE = (
 )
 
 
-def _draw_layers(evidence: Evidence) -> Figure:
-    return plot_interpolation(evidence.layers(evidence.plan.run()), title="Modified-LeNet, SGD")
+SIZES = Section(
+    "6.7",
+    "The size of the network and of the path",
+    _sizes_needs,
+    lambda plan: [
+        Picture(
+            "fig-6.7",
+            "Averaged surfaces of LeNet-5, of Modified-LeNet, and of Modified-LeNet's path "
+            "sampled (thesis Fig. 6.7).",
+            _draw_sizes,
+        )
+    ],
+    (_judge_sampling,),
+)
 
+RESOLUTION = Section(
+    "resolution",
+    "Grid and samples",
+    _resolution_needs,
+    lambda plan: [Picture("resolution", _RESOLUTION, _draw_resolution)],
+    (_judge_resolution,),
+)
 
-SECTIONS = (
-    Section(
-        "6.7",
-        "The size of the network and of the path",
-        _sizes_needs,
-        lambda plan: [
-            Picture(
-                "fig-6.7",
-                "Averaged surfaces of LeNet-5, of Modified-LeNet, and of Modified-LeNet's path "
-                "sampled (thesis Fig. 6.7).",
-                _draw_sizes,
-            )
-        ],
-        (_judge_sampling,),
-    ),
-    Section(
-        "resolution",
-        "Grid and samples",
-        _resolution_needs,
-        lambda plan: [Picture("resolution", _RESOLUTION, _draw_resolution)],
-        (_judge_resolution,),
-    ),
-    Section(
-        "6.8",
-        "The methods",
-        _methods_needs,
-        lambda plan: [
-            Picture(
-                "fig-6.8",
-                "The five methods around one path, and how far sampled-pca is from sampled "
-                "(thesis Fig. 6.8).",
-                lambda evidence: _draw_methods(evidence, REPAIRED),
-            ),
-            Picture(
-                "fig-6.8-as-drawn",
-                "The same as the thesis's program drew them: pca displaced, and the side of the "
-                "path told by the sign of an axis.",
-                lambda evidence: _draw_methods(evidence, AS_DRAWN),
-            ),
-            Picture("check", _CHECK, _draw_check),
-        ],
-        (_judge_pca, _judge_sampled, _judge_sampled_pca, _judge_averaged),
-    ),
-    Section(
-        "6.9",
-        "Distances in the plane and in all of parameter space",
-        _distances_needs,
-        lambda plan: [
-            Picture(
-                f"fig-6.9-{number}" if number else "fig-6.9",
-                f"averaged and averaged-nd on {data} (thesis Fig. 6.9).",
-                partial(_draw_distances, data=data),
-            )
-            for number, data in enumerate(plan.scale.data)
-        ],
-        (_judge_variance, _judge_distances),
-    ),
-    Section(
-        "temperature",
-        "The temperature of the averages",
-        _temperature_needs,
-        lambda plan: [Picture("temperature", _TEMPERATURE, _draw_temperature)],
-    ),
-    Section(
-        "layers",
-        "The straight line, layer by layer",
-        lambda plan: [LineOf(plan.run())],
-        lambda plan: [
-            Picture(
-                "layers",
-                "Loss and accuracy between the first state and the last: the whole model, and "
-                "each layer alone.",
-                _draw_layers,
-            )
-        ],
-    ),
+DISTANCES = Section(
+    "6.9",
+    "Distances in the plane and in all of parameter space",
+    _distances_needs,
+    lambda plan: [
+        Picture(
+            f"fig-6.9-{number}" if number else "fig-6.9",
+            f"averaged and averaged-nd on {data} (thesis Fig. 6.9).",
+            partial(_draw_distances, data=data),
+        )
+        for number, data in enumerate(plan.scale.data)
+    ],
+    (_judge_variance, _judge_distances),
+)
+
+TEMPERATURE = Section(
+    "temperature",
+    "The temperature of the averages",
+    _temperature_needs,
+    lambda plan: [Picture("temperature", _TEMPERATURE, _draw_temperature)],
 )

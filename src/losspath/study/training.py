@@ -1,0 +1,268 @@
+"""How networks train, how a run ends, and learning rates from steps (Fig. 6.13)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from losspath.analysis.readings import read_dynamics
+from losspath.figures import plot_dynamics, plot_runs, plot_samples
+from losspath.reference.networks import build_network
+from losspath.study.claims import (
+    Check,
+    Judgment,
+    separated,
+    spread,
+)
+from losspath.study.drawing import STYLES, draw_prediction
+from losspath.study.numbers import Development, area_under_curve
+from losspath.study.plan import OPTIMIZERS, Plan
+from losspath.study.runs import Result, Run
+from losspath.study.section import Evidence, Picture, Section, curves_of, dynamics_of
+
+SHARES = (0.05, 0.1, 0.2)
+
+
+def _accuracies(evidence: Evidence, runs: Sequence[Run]) -> list[float]:
+    return [float(evidence.history(run).validation_accuracy[-1]) for run in runs]
+
+
+_NETWORKS = {"LeNet-5": "lenet5", "Modified-LeNet": "modified-lenet"}
+
+
+def _networks(plan: Plan) -> dict[str, list[Run]]:
+    return {title: plan.seeds(plan.run(name)) for title, name in _NETWORKS.items()}
+
+
+def _draw_networks(evidence: Evidence) -> Figure:
+    runs = {name: evidence.curves(group) for name, group in _networks(evidence.plan).items()}
+    title = f"SGD, {evidence.plan.scale.first}"
+    return plot_runs(runs, by="epoch", title=title, styles=STYLES)
+
+
+def _judge_networks(evidence: Evidence) -> Judgment:
+    found = {n: _accuracies(evidence, runs) for n, runs in _networks(evidence.plan).items()}
+    counts = [
+        sum(p.numel() for p in build_network(name, 1, 10).parameters())
+        for name in _NETWORKS.values()
+    ]
+    full = evidence.plan.scale.name == "full"
+    checks = []
+    for (name, values), claimed in zip(found.items(), (0.986, 0.974), strict=True):
+        near = abs(float(np.mean(values)) - claimed) < 0.005
+        checks.append(Check(f"{name} {spread(values, '.2%')}", near if full else None))
+    ratio = counts[0] / counts[1]
+    checks.append(Check(f"{ratio:.0f}× fewer parameters", bool(25 < ratio < 40)))
+    return Judgment(
+        "accuracy",
+        "After 13 epochs of SGD on MNIST LeNet-5 is right for 98.6 %, Modified-LeNet for 97.4 %, "
+        "with about 30× fewer parameters.",
+        tuple(checks),
+        "networks",
+    )
+
+
+def trial_scores(evidence: Evidence, share: float) -> tuple[list[bool], dict[str, list[float]]]:
+    """Which runs of the prediction experiment end well, and what is seen of each by then.
+
+    A run ends well if its validation accuracy is above the median of all. The predictors are the
+    development of the step sizes, with both signs, and as a control the fall of the batch loss.
+
+    Args:
+        evidence: the results.
+        share: of the steps that is seen.
+    """
+    runs = evidence.plan.trials()
+    accuracies = np.array(_accuracies(evidence, runs))
+    good = (accuracies > np.median(accuracies)).tolist()
+    scores: dict[str, list[float]] = {name: [] for name in _PREDICTORS}
+    for run in runs:
+        sizes = evidence.sizes(run)
+        seen = Development.of(sizes, share)
+        count = max(20, round(share * len(sizes.sizes)))
+        losses = sizes.losses[:count]
+        tenth = max(1, count // 10)
+        scores["steps decline"].append(-seen.order)
+        scores["steps climb"].append(seen.order)
+        scores["fall of the batch loss"].append(
+            float(losses[:tenth].mean() - losses[-tenth:].mean())
+        )
+    return good, scores
+
+
+_PREDICTORS = ("steps decline", "steps climb", "fall of the batch loss")
+
+
+def prediction_areas(
+    evidence: Evidence,
+) -> dict[str, dict[float, tuple[float, float, float]]]:
+    """By predictor and share of the steps: the area under the curve and its interval."""
+    areas: dict[str, dict[float, tuple[float, float, float]]] = {n: {} for n in _PREDICTORS}
+    for share in SHARES:
+        good, scores = trial_scores(evidence, share)
+        for name, values in scores.items():
+            areas[name][share] = area_under_curve(good, values)
+    return areas
+
+
+_PREDICTION = (
+    "How well the first steps tell whether a run ends above the median accuracy: the area under "
+    "the curve over runs of Modified-LeNet by SGD at rates from a hundredth to a hundred times the "
+    "usual one, with 95 % intervals (bootstrap over runs). At 0.5 they tell nothing."
+)
+
+
+def _draw_prediction(evidence: Evidence) -> Figure:
+    return draw_prediction(prediction_areas(evidence), _PREDICTION)
+
+
+def _judge_prediction(evidence: Evidence) -> Judgment:
+    areas = prediction_areas(evidence)
+    checks = []
+    for share in SHARES:
+        sign = max(("steps decline", "steps climb"), key=lambda name: areas[name][share][0])
+        area, low, high = areas[sign][share]
+        told = None if np.isnan(area) else bool(low > 0.5)
+        control = areas["fall of the batch loss"][share][0]
+        checks.append(
+            Check(
+                f"first {share:.0%}: {sign} {area:.2f} ({low:.2f}…{high:.2f}), the fall of the "
+                f"loss itself {control:.2f}",
+                told,
+            )
+        )
+    return Judgment(
+        "steps and loss",
+        "The development of the steps tells whether the network trains well.",
+        tuple(checks),
+        "prediction",
+    )
+
+
+def _arms_needs(plan: Plan) -> list[Result]:
+    return [result for runs in plan.arms().values() for result in curves_of(runs)]
+
+
+def _draw_arms(evidence: Evidence) -> Figure:
+    runs = {name: evidence.curves(group) for name, group in evidence.plan.arms().items()}
+    return plot_runs(runs, by="epoch", title=f"Modified-LeNet, SGD, {evidence.plan.scale.first}")
+
+
+def _judge_arms(evidence: Evidence) -> Judgment:
+    losses = {
+        name: [float(evidence.history(run).training_loss[-1]) for run in runs]
+        for name, runs in evidence.plan.arms().items()
+    }
+    plain, raw = losses["plain rate"], losses["lr = step sizes"]
+    mean, scaled = losses["mean step size"], losses["scaled step sizes"]
+    shuffled = losses["shuffled step sizes"]
+    return Judgment(
+        "learning rate from the steps",
+        "Training with lr_t = s_t, which has the bump, is more efficient.",
+        (
+            Check(
+                f"final training loss {spread(raw)} against {spread(plain)} at the plain rate",
+                separated(raw, plain),
+            ),
+            Check(f"than a constant rate of the same mean ({spread(mean)})", separated(raw, mean)),
+            Check(
+                f"than the same rates in random order ({spread(shuffled)})",
+                separated(raw, shuffled),
+            ),
+            Check(
+                f"scaled to the plain rate's mean ({spread(scaled)}), than the plain rate",
+                separated(scaled, plain),
+            ),
+        ),
+        "fig-6.13",
+    )
+
+
+def _dynamics_runs(plan: Plan) -> dict[str, Run]:
+    return {title: plan.run(optimizer=name) for name, title in OPTIMIZERS.items()}
+
+
+def _draw_dynamics(evidence: Evidence, optimizer: str) -> Figure:
+    run = _dynamics_runs(evidence.plan)[optimizer]
+    rate = run.config.lr if optimizer == "SGD" else None
+    return plot_dynamics(evidence.dynamics(run), rate=rate, title=f"Modified-LeNet, {optimizer}")
+
+
+def reading(evidence: Evidence, optimizer: str) -> str:
+    """What a run did, in words."""
+    return str(read_dynamics(evidence.dynamics(_dynamics_runs(evidence.plan)[optimizer])))
+
+
+def _draw_samples(evidence: Evidence, data: str) -> Figure:
+    dataset = evidence.dataset(evidence.plan.scale.data[data])
+    images, targets = dataset.test_inputs[:2000].numpy(), dataset.test_targets[:2000].numpy()
+    return plot_samples(images, targets, dataset.classes, title=data)
+
+
+DATA = Section(
+    "data",
+    "The data",
+    lambda plan: [],
+    lambda plan: [
+        Picture(
+            f"samples-{number}",
+            f"The first samples of {data} (thesis Fig. 6.5 and 6.6).",
+            partial(_draw_samples, data=data),
+        )
+        for number, data in enumerate(plan.scale.data)
+    ],
+)
+
+ACCURACY = Section(
+    "networks",
+    "LeNet-5 against Modified-LeNet",
+    lambda plan: [result for runs in _networks(plan).values() for result in curves_of(runs)],
+    lambda plan: [
+        Picture(
+            "networks",
+            "LeNet-5 and Modified-LeNet by SGD: step sizes, losses and accuracies.",
+            _draw_networks,
+        )
+    ],
+    (_judge_networks,),
+)
+
+PREDICTION = Section(
+    "prediction",
+    "Do the first steps tell how a run ends?",
+    lambda plan: curves_of(plan.trials()),
+    lambda plan: [Picture("prediction", _PREDICTION, _draw_prediction)],
+    (_judge_prediction,),
+)
+
+RATES = Section(
+    "6.13",
+    "Learning rates from step sizes",
+    _arms_needs,
+    lambda plan: [
+        Picture(
+            "fig-6.13",
+            "Training again with lr_t = s_t (thesis Fig. 6.13), and four controls.",
+            _draw_arms,
+        )
+    ],
+    (_judge_arms,),
+)
+
+DYNAMICS = Section(
+    "dynamics",
+    "Gradient, sharpness and turns along the path",
+    lambda plan: [dynamics_of(plan, run) for run in _dynamics_runs(plan).values()],
+    lambda plan: [
+        Picture(
+            f"dynamics-{title.lower()}",
+            f"Modified-LeNet by {title}: loss, gradient norm, sharpness, and cosine of "
+            "successive steps.",
+            partial(_draw_dynamics, optimizer=title),
+        )
+        for title in OPTIMIZERS.values()
+    ],
+)
