@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from losspath.analysis.steps import even_states
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.undisturbed import undisturbed
@@ -139,7 +140,7 @@ def activations(
         raise ArgumentError("expected at least one state, one sample and one bin")
     names = tuple(modules) if modules is not None else default_modules(objective.model)
     count = len(path)
-    index = np.unique(np.linspace(0, count - 1, min(states, count)).round().astype(np.int64))
+    index = even_states(count, states)
     shown = min(samples, len(objective))
     limits = np.array(
         [

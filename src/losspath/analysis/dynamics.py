@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import losspath
-from losspath.analysis.steps import step_cosines
+from losspath.analysis.steps import even_states, step_cosines
 from losspath.errors import ArgumentError
 from losspath.evaluation.derivatives import Derivatives
 from losspath.evaluation.objective import Objective
@@ -122,7 +122,7 @@ def measure_dynamics(
     cosines = step_cosines(recorded)
     count = len(recorded)
     steps = np.asarray(getattr(recorded, "steps", np.arange(count)), np.int64)
-    index = np.unique(np.linspace(0, count - 1, min(states, count)).round().astype(np.int64))
+    index = even_states(count, states)
     key = dynamics_key(recorded, objective, states)
     kept = _Kept(checkpoint, key)
     for done, position in enumerate(index.tolist()):

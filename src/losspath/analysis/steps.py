@@ -76,6 +76,11 @@ class StepSizes:
         return cls(**arrays, provenance=provenance)
 
 
+def even_states(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Indices of at most so many of `count` states, evenly, the first and last among them."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
+
+
 def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
     """Measures the size of every step of a path.
 

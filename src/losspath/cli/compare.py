@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from rich.table import Table
 
-from losspath.analysis.runs import History, RunCurves, Spread
+from losspath.analysis.runs import RunCurves, Spread
 from losspath.cli import jobs
 from losspath.cli.console import out, say, say_file
 from losspath.cli.runs import Run
 from losspath.errors import RunError
 from losspath.files import digest_of
-from losspath.reference.training import HISTORY, read_history, training_config
+from losspath.reference.training import training_config
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,10 @@ class Group:
 
 def curves_of(run: Run) -> RunCurves:
     """What a run is compared by."""
-    history, seed = None, None
-    if (run.directory / HISTORY).exists():
-        history = History.of(read_history(run.directory))
+    seed = None
     with suppress(RunError):  # recorded by a loop of one's own
         seed = training_config(run.directory).seed
-    return RunCurves(jobs.compute_steps(run), history, seed)
+    return RunCurves(jobs.compute_steps(run), run.history, seed)
 
 
 def group_runs(runs: Sequence[Run], each: bool = False) -> dict[str, Group]:

@@ -15,7 +15,6 @@ from losspath import figures
 from losspath.analysis import diagnostics
 from losspath.analysis.dynamics import Dynamics, dynamics_key, measure_dynamics
 from losspath.analysis.readings import read_dynamics
-from losspath.analysis.runs import History
 from losspath.analysis.saliency import saliency
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run
@@ -23,7 +22,7 @@ from losspath.errors import ArgumentError, RunError, UnsupportedError
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.undisturbed import undisturbed
 from losspath.recording.trajectory import Trajectory
-from losspath.reference.training import HISTORY, read_history, training_config
+from losspath.reference.training import training_config
 
 _IMAGES = 6  # that saliency is shown for
 _SAMPLES = 1000  # that dynamics are measured with: a state costs some tens of gradients
@@ -62,10 +61,10 @@ class _Moment:
         return array
 
     def history(self) -> Figure:
-        if not (self.run.directory / HISTORY).exists():
+        history = self.run.history
+        if history is None:
             raise UnsupportedError("this run has no history of epochs")
-        rows = read_history(self.run.directory)
-        return figures.plot_history(History.of(rows), title=self.run.title)
+        return figures.plot_history(history, title=self.run.title)
 
     def samples(self) -> Figure:
         if self.image is None:

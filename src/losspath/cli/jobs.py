@@ -22,6 +22,7 @@ from losspath.analysis.steps import StepSizes, step_sizes
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError
+from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.geometry.grid import Grid
@@ -114,7 +115,7 @@ def compute_surfaces(
             surface = Surface.load(file)
             if surface.provenance["key"] == key:
                 surfaces.append(surface)
-                _forget(checkpoint)
+                forget_checkpoint(checkpoint)
                 say_file(f"{surface.description} (already computed)", file)
                 continue
         with progress_bar(method.name) as progress:
@@ -133,7 +134,7 @@ def compute_surfaces(
         states = states or _state_losses(run, objective, plane)
         surface = dataclasses.replace(surface, states=states)
         surface.save(file)
-        _forget(checkpoint)
+        forget_checkpoint(checkpoint)
         say_file(surface.description, file)
         surfaces.append(surface)
     return surfaces, plane
@@ -181,12 +182,6 @@ def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
         file, "state losses", 1, {"index": states.index, "loss": states.loss}, {"key": key}
     )
     return states
-
-
-def _forget(checkpoint: Path) -> None:
-    """Removes a checkpoint whose result has been saved."""
-    checkpoint.unlink(missing_ok=True)
-    checkpoint.with_name(checkpoint.name + ".lock").unlink(missing_ok=True)
 
 
 def draw_surface(run: Run, surface: Surface, figure: Path | None, extension: str) -> Path:
@@ -253,7 +248,7 @@ def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interp
     if file.exists():
         result = Interpolation.load(file)
         if result.provenance["key"] == key:
-            _forget(file.with_suffix(".points"))
+            forget_checkpoint(file.with_suffix(".points"))
             say_file("interpolation (already computed)", file)
             return result
     checkpoint = file.with_suffix(".points")
@@ -271,7 +266,7 @@ def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interp
     ends = {"from_step": int(steps[start]), "to_step": int(steps[end]), "run": run.title}
     result = dataclasses.replace(result, provenance={**result.provenance, **ends})
     result.save(file)
-    _forget(checkpoint)
+    forget_checkpoint(checkpoint)
     say_file("interpolation", file)
     return result
 

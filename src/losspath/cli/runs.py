@@ -16,6 +16,7 @@ from losspath.errors import ArgumentError, LosspathError, RunError
 from losspath.recording.trajectory import StateSequence, Trajectory
 
 if TYPE_CHECKING:
+    from losspath.analysis.runs import History
     from losspath.evaluation.objective import Objective
     from losspath.geometry.plane import Plane
     from losspath.reference.datasets import Dataset
@@ -82,6 +83,16 @@ class Run:
             return training_config(self.directory).title
         except RunError:
             return self.directory.resolve().name
+
+    @property
+    def history(self) -> History | None:
+        """Losses and accuracies by epoch; None for a run that kept none."""
+        from losspath.analysis.runs import History
+        from losspath.reference.training import HISTORY, read_history
+
+        if not (self.directory / HISTORY).exists():
+            return None
+        return History.of(read_history(self.directory))
 
     @cached_property
     def dataset(self) -> Dataset:

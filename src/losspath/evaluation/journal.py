@@ -139,6 +139,12 @@ def open_checkpoint(
     return Journal(Path(checkpoint), digest_of(key, objective.rounding, where))
 
 
+def forget_checkpoint(checkpoint: Path) -> None:
+    """Removes a checkpoint whose result has been saved."""
+    checkpoint.unlink(missing_ok=True)
+    checkpoint.with_name(checkpoint.name + ".lock").unlink(missing_ok=True)
+
+
 def _line(values: list[object]) -> bytes:
     check = xxhash.xxh3_64_hexdigest(json.dumps(values).encode())
     return json.dumps([*values, check]).encode() + b"\n"

@@ -121,15 +121,32 @@ def _draw_group(
         return []
     x = there[0][0]
     if len(there) > 1 and all(np.array_equal(x, other) for other, _ in there):
-        values = np.stack([y for _, y in there])
+        there = [(x, draw_band(axes, x, np.stack([y for _, y in there]), style))]
+    else:
+        for x, y in there:
+            draw_band(axes, x, y[None], style)
+    return [y for _, y in there]
+
+
+def draw_band(axes: Axes, x: Floats, values: Floats, style: Mapping[str, Any]) -> Floats:
+    """Draws the mean over runs (n, …) as a line, and a band from the least to the greatest.
+
+    Args:
+        axes: where to draw.
+        x: (k,) positions.
+        values: (n, k) of each run; one alone has no band.
+        style: colour and dashes.
+
+    Returns:
+        (k,) the mean.
+    """
+    if len(values) > 1:
         axes.fill_between(
             x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0
         )
-        there = [(x, values.mean(axis=0))]
-    for x, y in there:
-        marker = "." if len(x) <= 1 else ""
-        axes.plot(x, y, lw=1.2, marker=marker, **style)
-    return [y for _, y in there]
+    mean: Floats = values.mean(axis=0)
+    axes.plot(x, mean, lw=1.2, marker="." if len(x) <= 1 else "", **style)
+    return mean
 
 
 def _set_scale(axes: Axes, label: str, drawn: Sequence[Sequence[Floats]]) -> None:

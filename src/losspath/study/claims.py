@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +90,3 @@ def separated(lower: Sequence[float], upper: Sequence[float]) -> bool | None:
     if not len(lower) or not len(upper):
         return None
     return max(lower) < min(upper)
-
-
-Judge = Callable[[], Judgment]

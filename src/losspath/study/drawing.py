@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from losspath.analysis.runs import RunCurves
+from losspath.figures.runs import draw_band
 from losspath.figures.style import (
     COLORS,
     COLUMN,
@@ -74,15 +74,6 @@ def draw_steps(
     entries = [Line2D([], [], lw=1.2, label=name, **STYLES[name]) for name in names]
     add_footer(figure, caption, entries, columns=4)
     return figure
-
-
-def draw_band(axes: Axes, x: Floats, values: Floats, style: Mapping[str, Any]) -> None:
-    """The mean over runs as a line, and a band from the least to the greatest."""
-    if len(values) > 1:
-        axes.fill_between(
-            x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0
-        )
-    axes.plot(x, values.mean(axis=0), lw=1.2, **style)
 
 
 def draw_check(

@@ -12,7 +12,7 @@ from scipy.stats import rankdata, spearmanr
 
 from losspath.analysis.interpolation import Interpolation
 from losspath.analysis.steps import StepSizes
-from losspath.methods import PathGeometry
+from losspath.methods import Averaged, PathGeometry
 from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
@@ -105,10 +105,7 @@ def extremes(surface: Surface) -> int:
 
 def effective_states(geometry: PathGeometry, points: Floats, temperature: float) -> float:
     """How many states a point is blended from: the median of exp(entropy of the weights)."""
-    distances = geometry.distances(points)
-    exponents = -(distances - distances.min(axis=1, keepdims=True)) / temperature
-    weights = np.exp(exponents)
-    weights /= weights.sum(axis=1, keepdims=True)
+    weights = Averaged(temperature=temperature).weights(points, geometry)
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = -np.nansum(np.where(weights > 0, weights * np.log(weights), 0.0), axis=1)
     return float(np.median(np.exp(entropy)))

@@ -14,6 +14,7 @@ from losspath.analysis.dynamics import Dynamics, measure_dynamics
 from losspath.analysis.interpolation import Interpolation, interpolate
 from losspath.analysis.runs import History
 from losspath.analysis.steps import StepSizes, step_sizes
+from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, read_document, write_document
 from losspath.geometry.plane import Plane, fit_plane
@@ -58,6 +59,8 @@ class Ground:
         self.run = run
         self.directory = directory
         self.dataset = dataset
+        self._planes: dict[int, Plane] = {}
+        self._objectives: dict[int, Objective] = {}
 
     @cached_property
     def path(self) -> Trajectory:
@@ -74,20 +77,12 @@ class Ground:
             self._planes[stride] = fit_plane(self.thinned(stride))
         return self._planes[stride]
 
-    @cached_property
-    def _planes(self) -> dict[int, Plane]:
-        return {}
-
     def training_objective(self, samples: int) -> Objective:
         """The loss on some training samples; made once."""
         if samples not in self._objectives:
             config = self.run.config
             self._objectives[samples] = training_objective(config, self.dataset, samples)
         return self._objectives[samples]
-
-    @cached_property
-    def _objectives(self) -> dict[int, Objective]:
-        return {}
 
     @cached_property
     def validation_objective(self) -> Objective:
@@ -223,8 +218,7 @@ class SurfaceOf:
         )
         title = {"run": ground.run.config.title}
         dataclasses.replace(surface, provenance={**surface.provenance, **title}).save(file)
-        for left in (checkpoint, checkpoint.with_name(checkpoint.name + ".lock")):
-            left.unlink(missing_ok=True)
+        forget_checkpoint(checkpoint)
 
     def load(self, file: Path) -> Surface:
         """Reads it."""

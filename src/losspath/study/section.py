@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Evidence:
     ) -> None:
         self.plan = plan
         self.dataset = dataset
-        self._load = load
+        self._load = functools.cache(load)  # many figures and claims are of the same results
 
     def sizes(self, run: Run) -> StepSizes:
         """The step sizes of a run."""

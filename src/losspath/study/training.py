@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from losspath.analysis.readings import read_dynamics
 from losspath.figures import plot_dynamics, plot_runs, plot_samples
 from losspath.reference.networks import build_network
 from losspath.study.claims import (
@@ -189,11 +188,6 @@ def _draw_dynamics(evidence: Evidence, optimizer: str) -> Figure:
     run = _dynamics_runs(evidence.plan)[optimizer]
     rate = run.config.lr if optimizer == "SGD" else None
     return plot_dynamics(evidence.dynamics(run), rate=rate, title=f"Modified-LeNet, {optimizer}")
-
-
-def reading(evidence: Evidence, optimizer: str) -> str:
-    """What a run did, in words."""
-    return str(read_dynamics(evidence.dynamics(_dynamics_runs(evidence.plan)[optimizer])))
 
 
 def _draw_samples(evidence: Evidence, data: str) -> Figure:
