@@ -3,9 +3,13 @@
 import collections
 import os
 import signal
+import subprocess
+import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -326,3 +330,45 @@ def test_threads_are_shared_out(monkeypatch):
     assert [LocalProcesses(count).threads for count in (1, 3, 8, 20)] == [8, 2, 1, 1]
     with LocalProcesses(1, threads=3) as processes:
         assert processes.submit(torch.get_num_threads).result() == 3
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+
+from losspath import LocalProcesses
+from losspath.files import acquire_lock
+
+
+def hold(path):
+    lock = acquire_lock(Path(path), "a file")
+    Path(path + ".held").touch()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    with LocalProcesses(1) as processes:
+        processes.submit(hold, sys.argv[1]).result()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills a process as POSIX has it")
+def test_workers_end_with_a_killed_parent(tmp_path):
+    """Else they would go on, and hold the files that a new start needs."""
+    script, path = tmp_path / "hold.py", tmp_path / "lock"
+    script.write_text(HOLD)
+    parent = subprocess.Popen([sys.executable, script, path])
+    try:
+        held = path.with_name("lock.held")
+        for _ in range(1200):
+            if held.exists():
+                break
+            time.sleep(0.1)
+        assert held.exists()
+        with pytest.raises(filelock.Timeout), filelock.FileLock(path, timeout=0):
+            pass
+    finally:
+        parent.kill()
+        parent.wait()
+    with filelock.FileLock(path, timeout=60):
+        pass

@@ -222,3 +222,19 @@ def test_save_and_load(tmp_path):
     assert again.provenance == steps.provenance
     with pytest.raises(StoreError, match="there is no file"):
         StepSizes.load(tmp_path / "missing.npz")
+
+
+def test_averaged_over_parts_the_bins_stay_where_they_are():
+    sizes = np.random.default_rng(0).random(12194)
+    steps = steps_of(sizes, losses=1 + sizes)
+    fewer = steps.averaged(1000)
+    assert len(fewer.sizes) == len(fewer.losses) == len(fewer.steps) - 1 == 1000
+    assert fewer.sizes[0] == pytest.approx(sizes[:12].mean(), rel=1e-12)
+    assert (fewer.steps[0], fewer.steps[-1]) == (0, 12194)
+    np.testing.assert_array_equal(fewer.binned(100)[0], steps.binned(100)[0])
+    for one, other in zip(fewer.binned(100)[1:], steps.binned(100)[1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=0.01)  # parts differ by a step in twelve
+    assert fewer.provenance["averaged"] == 1000
+    assert steps.averaged(12194) is steps
+    with pytest.raises(ArgumentError, match="at least one"):
+        steps.averaged(0)

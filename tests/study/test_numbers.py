@@ -30,6 +30,8 @@ def test_developments_are_told_apart(curve, bump, trend, order):
     assert found.mean == pytest.approx(curve.mean())
     assert (found.bump > 1.5) == bump
     assert found.trend == pytest.approx(trend, abs=0.12)
+    way = "climb" if trend > 1.2 else "decline" if trend < 0.8 else "are level"
+    assert found.direction == way
     if order is not None:
         assert found.order == pytest.approx(order, abs=1e-9)
 

@@ -4,16 +4,20 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from losspath import Surface
 from losspath.errors import ArgumentError
+from losspath.reference.datasets import load_dataset
 from losspath.study import run as study
-from losspath.study.claims import FAILS, Check, Judgment
+from losspath.study.claims import FAILS, NOT_JUDGED, Check, Judgment
 from losspath.study.numbers import Development
 from losspath.study.plan import Plan, full_scale, quick_scale
-from losspath.study.runs import Accuracies, Steps
-from losspath.study.section import Section
+from losspath.study.runs import Accuracies, Steps, with_fewer_states
+from losspath.study.section import Evidence, Section
 from losspath.study.workshop import Workshop
+from losspath.surface import StateLosses
 
 TINY = dataclasses.replace(
     quick_scale(), epochs=1, resolution=5, samples=60, states=2, trials=4, trial_epochs=1, stride=5
@@ -51,9 +55,11 @@ def test_every_part_has_its_figures_and_claims(whole):
     page = (directory / "README.md").read_text()
     for name in names:
         assert f"figures/{name}.png" in page
+    for tell in (each for section in study.SECTIONS for each in section.notes):
+        assert tell(Evidence(plan, Workshop(directory, {}).load, load_dataset)) in page
     for judgment in judgments:
         assert judgment.claim in page
-        assert judgment.figure in names
+        assert judgment.figure in names or judgment.verdict == NOT_JUDGED
         assert f"**{judgment.verdict}**" in page
     claims = json.loads((directory / "claims.json").read_text())
     assert [claim["verdict"] for claim in claims] == [each.verdict for each in judgments]
@@ -65,6 +71,19 @@ def test_a_finished_study_is_not_made_again(whole):
     before = {file: file.stat().st_mtime_ns for file in (directory / "results").rglob("*.npz")}
     assert study.run_study(TINY, directory) == judgments
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_surface_is_kept_with_fewer_states_but_all_that_it_is_judged_by():
+    count = 3000
+    path = np.random.default_rng(0).uniform(-1, 1, (count, 2))
+    x = np.linspace(-1, 1, 5)
+    loss = np.add.outer(x, x**2) + 3
+    states = StateLosses(np.array([0, 1, 1234, 2998, 2999]), np.linspace(1, 2, 5))
+    whole = Surface(x, x, loss, None, loss > 0, path, np.array([0.6, 0.3]), states, {})
+    fewer = with_fewer_states(whole)
+    assert 500 < len(fewer.path) <= 505
+    np.testing.assert_array_equal(fewer.state_errors, whole.state_errors)
+    np.testing.assert_array_equal(fewer.path[[0, 1, -1]], path[[0, 1, -1]])
 
 
 @pytest.mark.slow
@@ -92,7 +111,7 @@ def test_paths_that_are_done_with_are_removed_and_made_again_when_needed(whole, 
 
 def test_one_part_makes_no_more_than_it_needs(tmp_path):
     study.run_study(TINY, tmp_path, only=["6.13"])
-    assert [file.name for file in (tmp_path / "figures").iterdir()] == ["fig-6.13.png"]
+    assert {file.name for file in (tmp_path / "figures").iterdir()} == {"fig-6.13.png", "ends.png"}
     assert len(list((tmp_path / "runs").iterdir())) == 10  # five arms of two seeds
     with pytest.raises(ArgumentError, match=r"6\.10.*got '6\.1'"):
         study.run_study(TINY, tmp_path, only=["6.1"])
@@ -150,8 +169,8 @@ def test_rates_come_from_the_run_of_the_same_seed(tmp_path):
     assert arm.rates_from.config.seed == arm.config.seed == 1
     workshop = Workshop(tmp_path, {})
     workshop.make([Accuracies(arm)])
-    assert (tmp_path / "results" / arm.rates_from.name / "steps.npz").exists()
-    assert workshop.config_of(arm).lr_schedule.endswith(f"{arm.rates_from.name}/steps.npz")
+    assert (tmp_path / "results" / arm.rates_from.name / "every-step.npz").exists()
+    assert workshop.config_of(arm).lr_schedule.endswith(f"{arm.rates_from.name}/every-step.npz")
 
 
 def test_the_full_scale_is_the_thesiss():

@@ -51,14 +51,29 @@ class StepSizes:
         """
         if bins < 1:
             raise ArgumentError(f"expected at least one bin, got {bins}")
-        count = len(self.sizes)
-        edges = np.linspace(0, count, min(bins, count) + 1).round().astype(int)
+        edges = _edges(len(self.sizes), bins)
         widths = np.diff(edges)
         middles = (self.steps[edges[:-1]] + self.steps[edges[1:]]) / 2
         means = [
             np.add.reduceat(values, edges[:-1]) / widths for values in (self.sizes, self.losses)
         ]
         return middles, means[0], means[1]
+
+    def averaged(self, parts: int) -> StepSizes:
+        """The same in fewer numbers: means over equal parts, for many runs that are compared.
+
+        Args:
+            parts: how many; sizes that are no more are given back as they are.
+
+        Returns:
+            Mean sizes of single steps and mean losses, with the steps where the parts begin.
+        """
+        if parts >= len(self.sizes):
+            return self
+        _, sizes, losses = self.binned(parts)
+        edges = _edges(len(self.sizes), parts)
+        provenance = {**self.provenance, "averaged": parts}
+        return StepSizes(sizes, self.steps[edges], losses, provenance)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Saves the sizes as ``.npz``."""
@@ -74,6 +89,10 @@ class StepSizes:
         """
         arrays, provenance = load_archive(Path(path), "step sizes", FORMAT_VERSION)
         return cls(**arrays, provenance=provenance)
+
+
+def _edges(count: int, bins: int) -> npt.NDArray[np.int64]:
+    return np.linspace(0, count, min(bins, count) + 1).round().astype(np.int64)
 
 
 def even_states(count: int, most: int) -> npt.NDArray[np.int64]:

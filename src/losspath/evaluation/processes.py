@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any
@@ -16,9 +17,9 @@ from losspath.errors import ArgumentError
 class LocalProcesses(Executor):
     """Worker processes on this machine, each with its share of threads.
 
-    A process that dies costs the points that it was at: they are computed again by a new one. As
-    with every pool of processes, a script that uses it keeps its own work under
-    ``if __name__ == "__main__":``.
+    A process that dies costs the points that it was at: they are computed again by a new one. They
+    end with the process that started them, however that ends. As with every pool of processes, a
+    script that uses it keeps its own work under ``if __name__ == "__main__":``.
 
     Args:
         count: how many processes.
@@ -48,7 +49,7 @@ class LocalProcesses(Executor):
             self._pool = ProcessPoolExecutor(
                 self.count,
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=torch.set_num_threads,
+                initializer=_begin,
                 initargs=(self.threads,),
             )
         return self._pool.submit(fn, *args, **kwargs)
@@ -62,3 +63,20 @@ class LocalProcesses(Executor):
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process at once when the one that started it is gone, even killed.
+
+    Without it a worker would go on with its task to the end, and hold the files that a new start of
+    the same work needs.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -15,6 +15,8 @@ IN_PART: Verdict = "holds in part"
 FAILS: Verdict = "does not hold"
 NOT_JUDGED: Verdict = "not judged"
 
+VERDICTS: tuple[Verdict, ...] = (HOLDS, IN_PART, FAILS, NOT_JUDGED)
+
 
 @dataclass(frozen=True)
 class Check:

@@ -27,6 +27,8 @@ from losspath.figures.style import (
 
 Floats = npt.NDArray[np.float64]
 
+_MOST_TICKS = 8  # that have room under a panel
+
 STYLES: dict[str, dict[str, Any]] = {
     "SGD": {"color": COLORS[0], "linestyle": "-"},
     "SGD, dropout": {"color": COLORS[0], "linestyle": "--"},
@@ -105,25 +107,26 @@ def draw_check(
 def draw_lines(
     panels: Sequence[tuple[str, str, Mapping[str, tuple[Floats, Floats]]]],
     caption: str,
-    logarithmic: bool = True,
+    joined: bool = True,
 ) -> Figure:
-    """Lines of one quantity over another, panel by panel.
+    """One quantity over another on a logarithmic axis, panel by panel.
 
     Args:
         panels: label of the x axis, of the y axis, and curves by name.
         caption: what to see.
-        logarithmic: whether x is.
+        joined: by lines.
     """
     figure = new_figure(PAGE if len(panels) > 1 else COLUMN, 2.3)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     names = list(dict.fromkeys(name for *_, curves in panels for name in curves))
+    mark: dict[str, Any] = {"lw": 1.1 if joined else 0.0, "marker": "o", "ms": 3}
     for axes, (x_label, y_label, curves) in zip(grid, panels, strict=True):
         for name, (x, y) in curves.items():
             style: dict[str, Any] = line_style(names.index(name))
-            axes.plot(x, y, lw=1.1, marker="o", ms=3, **style)
-        if logarithmic:
-            axes.set_xscale("log")
-            ticks = sorted({float(value) for x, _ in curves.values() for value in x})
+            axes.plot(x, y, **mark, **style)
+        axes.set_xscale("log")
+        ticks = sorted({float(value) for x, _ in curves.values() for value in x})
+        if len(ticks) <= _MOST_TICKS:
             axes.set_xticks(ticks, [f"{value:,g}" for value in ticks])
             axes.minorticks_off()
         axes.set_xlabel(x_label)
@@ -131,7 +134,7 @@ def draw_lines(
         tidy(axes)
     styles: list[dict[str, Any]] = [{**line_style(i)} for i in range(len(names))]
     entries = [
-        Line2D([], [], lw=1.1, marker="o", ms=3, label=name, **style)
+        Line2D([], [], label=name, **mark, **style)
         for name, style in zip(names, styles, strict=True)
     ]
     add_footer(figure, caption, entries, columns=3)

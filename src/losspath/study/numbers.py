@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,11 @@ Floats = npt.NDArray[np.float64]
 _DRAWS = 1000  # of the bootstrap
 # A bump is looked for in the first share of the steps, and measured against the share after it.
 _BUMP, _AFTER = 0.2, (0.2, 0.4)
+
+Direction = Literal["climb", "decline", "are level"]
+
+CLIMB, DECLINE = 1.1, 0.9
+"""Steps climb or decline if their mean size behind the bump changes by more than a tenth."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,13 @@ class Development:
     trend: float
     order: float
 
+    @property
+    def direction(self) -> Direction:
+        """Where the steps go behind the bump."""
+        if self.trend > CLIMB:
+            return "climb"
+        return "decline" if self.trend < DECLINE else "are level"
+
     @classmethod
     def of(cls, sizes: StepSizes, share: float = 1.0) -> Development:
         """Of the first share of a run's steps."""
@@ -51,7 +64,8 @@ class Development:
         tenth = max(1, count // 10)
         third = means[2 * tenth : 3 * tenth]
         behind = means[2 * tenth :]
-        order = spearmanr(np.arange(len(behind)), behind).statistic if len(behind) > 2 else 0.0
+        varies = len(behind) > 2 and np.ptp(behind) > 0
+        order = spearmanr(np.arange(len(behind)), behind).statistic if varies else 0.0
         return cls(
             mean=float(values.mean()),
             bump=float(first.max() / after.mean()),

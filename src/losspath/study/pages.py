@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 
 from losspath.files import write_atomically
-from losspath.study.claims import Judgment
+from losspath.study.claims import VERDICTS, Judgment
 from losspath.study.plan import Plan
 from losspath.study.section import Section
 
@@ -31,6 +32,7 @@ def write_pages(
     plan: Plan,
     sections: Sequence[Section],
     judgments: Mapping[str, Sequence[Judgment]],
+    notes: Mapping[str, Sequence[str]],
 ) -> list[Path]:
     """Writes README.md and index.html; returns where.
 
@@ -39,8 +41,10 @@ def write_pages(
         plan: its runs.
         sections: the parts that were made.
         judgments: of each part.
+        notes: of each part.
     """
-    text = "\n".join(_lines(plan, sections, judgments)) + "\n"
+    lines = [*_head(plan, sections, judgments), *_parts(plan, sections, notes)]
+    text = "\n".join(lines) + "\n"
     page = MarkdownIt("commonmark").enable("table").render(text)
     html = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -56,7 +60,7 @@ def _title(plan: Plan) -> str:
     return f"The thesis's study, {plan.scale.name} scale"
 
 
-def _lines(
+def _head(
     plan: Plan, sections: Sequence[Section], judgments: Mapping[str, Sequence[Judgment]]
 ) -> list[str]:
     scale = plan.scale
@@ -77,8 +81,11 @@ def _lines(
         "",
         "## What holds of the claims",
         "",
+        _summary([each for found in judgments.values() for each in found]),
+        "",
         "✓ was found as claimed, ✗ was not, – could not be told at this scale. A claim holds if "
-        "all of it was found, with every seed where seeds are compared."
+        'all of it was found, with every seed where seeds are compared. "As drawn" are surfaces as '
+        'the thesis\'s program draws them, "repaired" the same methods without its defects.'
         + _CAUTION.get(scale.name, ""),
         "",
         "| subject | the thesis says | measured | verdict | figure |",
@@ -86,6 +93,13 @@ def _lines(
     ]
     for section in sections:
         lines += [_row(judgment) for judgment in judgments.get(section.name, ())]
+    return lines
+
+
+def _parts(
+    plan: Plan, sections: Sequence[Section], notes: Mapping[str, Sequence[str]]
+) -> list[str]:
+    lines = []
     for section in sections:
         lines += ["", f"## {section.title}", ""]
         for picture in section.pictures(plan):
@@ -95,7 +109,15 @@ def _lines(
                 picture.caption,
                 "",
             ]
+        for note in notes.get(section.name, ()):
+            lines += [note, ""]
     return lines
+
+
+def _summary(judgments: Sequence[Judgment]) -> str:
+    counts = Counter(judgment.verdict for judgment in judgments)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    return f"Of {len(judgments)} claims: {told}."
 
 
 def _row(judgment: Judgment) -> str:

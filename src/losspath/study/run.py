@@ -10,7 +10,7 @@ from pathlib import Path
 from losspath.errors import ArgumentError
 from losspath.figures import save_figure
 from losspath.files import plain_json, write_atomically
-from losspath.study import methods, surfaces, techniques, training
+from losspath.study import distances, methods, surfaces, techniques, training
 from losspath.study.claims import Judgment
 from losspath.study.pages import write_pages
 from losspath.study.plan import Plan, Scale
@@ -24,8 +24,8 @@ SECTIONS: tuple[Section, ...] = (
     surfaces.RESOLUTION,
     methods.METHODS,
     methods.LAYERS,
-    surfaces.DISTANCES,
-    surfaces.TEMPERATURE,
+    distances.DISTANCES,
+    distances.TEMPERATURE,
     techniques.TECHNIQUES,
     techniques.NETWORKS,
     techniques.LOSSES,
@@ -87,6 +87,7 @@ def run_study(
     workshop.make(result for section in sections for result in section.needs(plan))
     evidence = Evidence(plan, workshop.load, workshop.dataset)
     judgments: dict[str, list[Judgment]] = {}
+    notes: dict[str, list[str]] = {}
     for section in sections:
         for picture in section.pictures(plan):
             file = save_figure(
@@ -95,9 +96,10 @@ def run_study(
             if told:
                 told(f"figure: {file}")
         judgments[section.name] = [judge(evidence) for judge in section.judges]
+        notes[section.name] = [tell(evidence) for tell in section.notes]
     every = [judgment for found in judgments.values() for judgment in found]
     _write_claims(directory / "claims.json", every)
-    for page in write_pages(directory, plan, sections, judgments):
+    for page in write_pages(directory, plan, sections, judgments, notes):
         if told:
             told(f"page: {page}")
     return every

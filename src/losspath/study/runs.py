@@ -13,7 +13,7 @@ import numpy as np
 from losspath.analysis.dynamics import Dynamics, measure_dynamics
 from losspath.analysis.interpolation import Interpolation, interpolate
 from losspath.analysis.runs import History
-from losspath.analysis.steps import StepSizes, step_sizes
+from losspath.analysis.steps import StepSizes, even_states, step_sizes
 from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, read_document, write_document
@@ -23,7 +23,11 @@ from losspath.recording.trajectory import StateSequence, Trajectory
 from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import Dataset
 from losspath.reference.objectives import training_objective, validation_objective
-from losspath.surface import Surface, compute_surface
+from losspath.surface import StateLosses, Surface, compute_surface
+
+# So many parts of a run's steps, and states of its path, are kept: figures and claims need no more,
+# and what is kept is small enough to stand beside the page that is made of it.
+_PARTS, _STATES = 1000, 500
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,27 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class Steps:
-    """The size of every step."""
+    """The size of the steps, as means over parts of the run."""
 
     run: Run
     file_name = "steps.npz"
+    weight = 2.0
+
+    def compute(self, ground: Ground, file: Path) -> None:
+        """Measures them."""
+        step_sizes(ground.path).averaged(_PARTS).save(file)
+
+    def load(self, file: Path) -> StepSizes:
+        """Reads them."""
+        return StepSizes.load(file)
+
+
+@dataclass(frozen=True)
+class EveryStep:
+    """The size of every single step, for the runs that take them as learning rates."""
+
+    run: Run
+    file_name = "every-step.npz"
     weight = 2.0
 
     def compute(self, ground: Ground, file: Path) -> None:
@@ -159,8 +180,26 @@ class Accuracies:
 
 
 @dataclass(frozen=True)
-class Ratios:
-    """The plane's explained variance, and the path's coordinates."""
+class Explained:
+    """The share of the path's variance along each axis of its plane."""
+
+    run: Run
+    file_name = "explained.json"
+    weight = 3.0
+
+    def compute(self, ground: Ground, file: Path) -> None:
+        """Fits the plane."""
+        ratios = ground.plane().explained_variance_ratio.tolist()
+        write_document(file, {"explained_variance_ratio": ratios})
+
+    def load(self, file: Path) -> float:
+        """Reads it: of both axes together."""
+        return float(sum(read_document(file)["explained_variance_ratio"]))
+
+
+@dataclass(frozen=True)
+class PlaneOf:
+    """The plane, with all of the path's coordinates."""
 
     run: Run
     file_name = "plane.npz"
@@ -217,12 +256,22 @@ class SurfaceOf:
             checkpoint=checkpoint,
         )
         title = {"run": ground.run.config.title}
-        dataclasses.replace(surface, provenance={**surface.provenance, **title}).save(file)
+        surface = dataclasses.replace(surface, provenance={**surface.provenance, **title})
+        with_fewer_states(surface).save(file)
         forget_checkpoint(checkpoint)
 
     def load(self, file: Path) -> Surface:
         """Reads it."""
         return Surface.load(file)
+
+
+def with_fewer_states(surface: Surface) -> Surface:
+    """A surface with no more of its path than is drawn, and all states whose losses it has."""
+    kept = np.union1d(even_states(len(surface.path), _STATES), surface.states.index)
+    index = np.searchsorted(kept, surface.states.index)
+    return dataclasses.replace(
+        surface, path=surface.path[kept], states=StateLosses(index, surface.states.loss)
+    )
 
 
 @dataclass(frozen=True)
@@ -312,8 +361,12 @@ class Thinned:
 
     run: Run
     strides: tuple[int, ...] = (10, 100)
-    file_name = "thinned.json"
     weight = 3.0
+
+    @property
+    def file_name(self) -> str:
+        """Named after the strides."""
+        return f"thinned-{'-'.join(map(str, self.strides))}.json"
 
     def compute(self, ground: Ground, file: Path) -> None:
         """Measures the length of the path, and of the paths that are left of it."""

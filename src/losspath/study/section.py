@@ -21,8 +21,9 @@ from losspath.study.plan import Plan
 from losspath.study.runs import (
     Accuracies,
     DynamicsOf,
+    Explained,
     LineOf,
-    Ratios,
+    PlaneOf,
     Result,
     Run,
     Steps,
@@ -66,12 +67,13 @@ class Evidence:
 
     def plane(self, run: Run) -> Plane:
         """The plane of a run."""
-        plane: Plane = self._load(Ratios(run))
+        plane: Plane = self._load(PlaneOf(run))
         return plane
 
     def explained(self, run: Run) -> float:
         """The share of the path's variance in its plane."""
-        return float(self.plane(run).explained_variance_ratio.sum())
+        share: float = self._load(Explained(run))
+        return share
 
     def surface(self, run: Run, method: Method, **options: Any) -> Surface:
         """A surface of a run."""
@@ -117,7 +119,13 @@ def dynamics_of(plan: Plan, run: Run) -> DynamicsOf:
 
 def thinned_of(plan: Plan, run: Run) -> Thinned:
     """A path's lengths when it is sampled."""
-    return Thinned(run, tuple(sorted({10, plan.scale.stride})))
+    return Thinned(run, strides_of(plan))
+
+
+def strides_of(plan: Plan) -> tuple[int, ...]:
+    """The strides that paths are thinned by; the study's own is the last but one."""
+    usual = plan.scale.stride
+    return (max(2, usual // 10), max(3, usual // 3), usual, 3 * usual)
 
 
 def curves_of(runs: Sequence[Run]) -> list[Result]:
@@ -150,6 +158,7 @@ class Section:
         needs: the results that its pictures and judgments are made of.
         pictures: its figures.
         judges: hold claims against the results.
+        notes: what else the results say, in sentences with their numbers.
     """
 
     name: str
@@ -157,3 +166,4 @@ class Section:
     needs: Callable[[Plan], list[Result]]
     pictures: Callable[[Plan], list[Picture]]
     judges: tuple[Callable[[Evidence], Judgment], ...] = ()
+    notes: tuple[Callable[[Evidence], str], ...] = ()

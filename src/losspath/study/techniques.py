@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from losspath.figures import plot_runs
-from losspath.reference.networks import build_network
+from losspath.reference.networks import TITLES, build_network
 from losspath.study.claims import (
     Check,
     Judgment,
     all_above,
-    all_below,
     separated,
     spread,
 )
+from losspath.study.dots import Dots, draw_dots
 from losspath.study.drawing import draw_steps
-from losspath.study.numbers import Development
+from losspath.study.numbers import CLIMB, DECLINE, Development, Direction
 from losspath.study.plan import Plan
 from losspath.study.runs import Result, Run
 from losspath.study.section import Evidence, Picture, Section, curves_of
 
 _BUMP = 1.1  # of the mean that follows: a rise that a hundred means do not show by chance
-
-
-_CLIMB, _DECLINE = 1.1, 0.9
-
-
-def _developments(evidence: Evidence, runs: Sequence[Run]) -> list[Development]:
-    return [Development.of(evidence.sizes(run)) for run in runs]
 
 
 def _techniques_needs(plan: Plan, networks: Sequence[str]) -> list[Result]:
@@ -67,123 +61,174 @@ _10 = _caption("6.10", "Modified-LeNet")
 _11 = _caption("6.11", "other networks")
 
 
-def _data(plan: Plan) -> tuple[str, str | None]:
-    """The titles of the data that stand for MNIST and for CIFAR-10."""
-    first, *others = plan.scale.data
-    return first, others[0] if others else None
+def _developments(
+    evidence: Evidence, data: str, technique: str, network: str = "modified-lenet"
+) -> list[Development]:
+    runs = evidence.plan.techniques(network, data)[technique]
+    return [Development.of(evidence.sizes(run)) for run in runs]
+
+
+def _bumps(
+    evidence: Evidence, data: str, technique: str, network: str = "modified-lenet"
+) -> list[float]:
+    return [each.bump for each in _developments(evidence, data, technique, network)]
+
+
+def _trends(evidence: Evidence, data: str, technique: str) -> list[float]:
+    return [each.trend for each in _developments(evidence, data, technique)]
+
+
+def _check_direction(evidence: Evidence, data: str, technique: str, claimed: Direction) -> Check:
+    """Whether the steps go where it is claimed with every seed, and where they go."""
+    found = _developments(evidence, data, technique)
+    counts = Counter(each.direction for each in found)
+    ways = ", ".join(f"{way} with {count} of {len(found)} seeds" for way, count in counts.items())
+    trends = spread([each.trend for each in found])
+    return Check(
+        f"{technique}, {data}: {ways} (last tenth over third {trends})",
+        counts[claimed] == len(found),
+    )
+
+
+def _draw_developments(evidence: Evidence) -> Figure:
+    grid = []
+    for data in evidence.plan.scale.data:
+        found = {
+            technique: _developments(evidence, data, technique)
+            for technique in evidence.plan.techniques("modified-lenet", data)
+        }
+
+        def rows(
+            measure: Callable[[Development], float],
+            found: dict[str, list[Development]] = found,
+        ) -> dict[str, dict[str, list[float]]]:
+            return {name: {"": [measure(each) for each in group]} for name, group in found.items()}
+
+        grid.append(
+            [
+                Dots("mean step size", rows(lambda each: each.mean), data, logarithmic=True),
+                Dots("bump (× what follows)", rows(lambda each: each.bump), data, {"no bump": 1.0}),
+                Dots(
+                    "last tenth over third tenth",
+                    rows(lambda each: each.trend),
+                    data,
+                    {"level": (DECLINE, CLIMB)},
+                ),
+            ]
+        )
+    return draw_dots(grid, _DEVELOPMENTS)
+
+
+_DEVELOPMENTS = (
+    "How Modified-LeNet's steps develop, a dot for each seed: their mean size; the highest of a "
+    "hundred means in the first fifth of the steps over the mean of the next fifth; and where they "
+    "go behind that, climbing on the right and declining on the left."
+)
 
 
 def _judge_adam(evidence: Evidence) -> Judgment:
-    plan = evidence.plan
-    easy, hard = _data(plan)
     checks = []
-    for data in plan.scale.data:
-        groups = plan.techniques("modified-lenet", data)
+    for data in evidence.plan.scale.data:
         adam, sgd = (
-            [each.mean for each in _developments(evidence, groups[name])]
-            for name in ("Adam", "SGD")
+            [each.mean for each in _developments(evidence, data, name)] for name in ("Adam", "SGD")
         )
         ratio = np.mean(adam) / np.mean(sgd)
         checks.append(Check(f"{data}: Adam's are {ratio:.2g}× SGD's", separated(sgd, adam)))
-    trends = _trends(evidence, "Adam")
-    checks.append(
-        Check(f"{easy}: last over early {spread(trends[easy])}", all_above(trends[easy], _CLIMB))
-    )
-    if hard is not None:
-        near = all(_DECLINE < value < _CLIMB for value in trends[hard])
-        checks.append(Check(f"{hard}: last over early {spread(trends[hard])}", near))
+    ways: tuple[Direction, ...] = ("climb", "are level")
+    for data, way in zip(evidence.plan.scale.data, ways, strict=False):
+        checks.append(_check_direction(evidence, data, "Adam", way))
     return Judgment(
         "Adam's steps",
         "Larger than SGD's; they climb on MNIST and are nearly constant on CIFAR-10.",
         tuple(checks),
-        "fig-6.10",
+        "developments",
     )
 
 
-def _trends(
-    evidence: Evidence, technique: str, network: str = "modified-lenet"
-) -> dict[str, list[float]]:
-    plan = evidence.plan
-    return {
-        data: [
-            each.trend
-            for each in _developments(evidence, plan.techniques(network, data)[technique])
-        ]
-        for data in plan.scale.data
-    }
-
-
-def _bumps(evidence: Evidence, network: str, data: str, technique: str) -> list[float]:
-    runs = evidence.plan.techniques(network, data)[technique]
-    return [each.bump for each in _developments(evidence, runs)]
-
-
 def _judge_sgd(evidence: Evidence) -> Judgment:
-    plan = evidence.plan
-    easy, hard = _data(plan)
-    trends = _trends(evidence, "SGD")
-    bumps = _bumps(evidence, "modified-lenet", easy, "SGD")
-    checks = [
-        Check(f"{easy}: bump {spread(bumps)}× what follows", all_above(bumps, _BUMP)),
-        Check(f"{easy}: last over early {spread(trends[easy])}", all_below(trends[easy], _DECLINE)),
-    ]
-    if hard is not None:
-        words = f"{hard}: last over early {spread(trends[hard])}"
-        checks.append(Check(words, all_above(trends[hard], _CLIMB)))
+    checks = []
+    for data in evidence.plan.scale.data:
+        bumps = _bumps(evidence, data, "SGD")
+        checks.append(Check(f"{data}: bump {spread(bumps)}× what follows", all_above(bumps, _BUMP)))
+    ways: tuple[Direction, ...] = ("decline", "climb")
+    for data, way in zip(evidence.plan.scale.data, ways, strict=False):
+        checks.append(_check_direction(evidence, data, "SGD", way))
     return Judgment(
         "SGD's steps",
         "A bump at the start; then they decline on MNIST and climb on CIFAR-10.",
         tuple(checks),
-        "fig-6.10",
+        "developments",
     )
 
 
-def _judge_bump(evidence: Evidence) -> Judgment:
+def _by_size(evidence: Evidence, data: str) -> dict[str, list[float]]:
+    """The bumps of SGD by the name and the size of the network, the smallest first."""
     plan = evidence.plan
-    networks = ("modified-lenet", *plan.scale.networks)
+    channels = evidence.dataset(plan.scale.data[data]).channels
+    counts = {
+        network: sum(p.numel() for p in build_network(network, channels, 10).parameters())
+        for network in ("modified-lenet", *plan.scale.networks)
+    }
+    return {
+        f"{TITLES[network]} ({counts[network]:,})": _bumps(evidence, data, "SGD", network)
+        for network in sorted(counts, key=counts.__getitem__)
+    }
+
+
+def _draw_bumps(evidence: Evidence) -> Figure:
+    grid = []
+    for data in evidence.plan.scale.data:
+        rows = {name: {"": found} for name, found in _by_size(evidence, data).items()}
+        grid.append([Dots("bump (× what follows)", rows, data, {"no bump": 1.0})])
+    return draw_dots(grid, _BUMPS)
+
+
+_BUMPS = (
+    "The bump of SGD's steps by network, with its number of parameters, a dot for each seed: the "
+    "highest of a hundred means in the first fifth of the steps over the mean of the next fifth."
+)
+
+
+def _judge_bump(evidence: Evidence) -> Judgment:
     checks = []
-    for data in plan.scale.data:
-        sizes, bumps = [], []
-        for network in networks:
-            runs = plan.techniques(network, data)["SGD"]
-            found = _bumps(evidence, network, data, "SGD")
-            channels = evidence.dataset(runs[0].config.data).channels
-            model = build_network(network, channels, 10)
-            sizes.append(sum(parameter.numel() for parameter in model.parameters()))
-            bumps.append(float(np.mean(found)))
-        order = [bumps[i] for i in np.argsort(sizes)]
-        told = ", ".join(f"{networks[i]} ({sizes[i]:,}) {bumps[i]:.2f}" for i in np.argsort(sizes))
-        checks.append(Check(f"{data}: {told}", bool(np.all(np.diff(order) > 0))))
+    for data in evidence.plan.scale.data:
+        found = _by_size(evidence, data)
+        told = ", ".join(f"{name} {spread(bumps)}" for name, bumps in found.items())
+        means = [np.mean(bumps) for bumps in found.values()]
+        checks.append(Check(f"{data}: {told}", bool(np.all(np.diff(means) > 0))))
     return Judgment(
         "SGD's bump",
         "The larger the network, the larger the bump.",
         tuple(checks),
-        "fig-6.11",
+        "bumps",
     )
 
 
 def _judge_dropout(evidence: Evidence) -> Judgment:
     plan = evidence.plan
-    easy, hard = _data(plan)
-    with_it = _bumps(evidence, "modified-lenet", easy, "SGD, dropout")
-    without = _bumps(evidence, "modified-lenet", easy, "SGD")
-    slow, quick = (_trends(evidence, name)[easy] for name in ("Adam, dropout", "Adam"))
-    checks = [
+    first, *others = plan.scale.data
+    checks = []
+    for data in plan.scale.data:
+        with_it, without = (_bumps(evidence, data, name) for name in ("SGD, dropout", "SGD"))
+        checks.append(
+            Check(
+                f"{data}: SGD's bump {spread(with_it)} against {spread(without)}",
+                separated(with_it, without),
+            )
+        )
+    slow, quick = (_trends(evidence, first, name) for name in ("Adam, dropout", "Adam"))
+    checks.append(
         Check(
-            f"SGD's bump {spread(with_it)} against {spread(without)}", separated(with_it, without)
-        ),
-        Check(
-            f"Adam: last over early {spread(slow)} against {spread(quick)}", separated(slow, quick)
-        ),
-    ]
-    if hard is not None:
-        climbs = _trends(evidence, "SGD, dropout")[hard]
-        checks.append(Check(f"SGD, dropout, {hard}: {spread(climbs)}", all_above(climbs, _CLIMB)))
+            f"{first}: Adam's last tenth over third {spread(slow)} against {spread(quick)}",
+            separated(slow, quick),
+        )
+    )
+    checks += [_check_direction(evidence, data, "SGD, dropout", "climb") for data in others[:1]]
     return Judgment(
         "dropout",
         "SGD's bump is smaller with it, Adam's climb slower; SGD with it still climbs on CIFAR-10.",
         tuple(checks),
-        "fig-6.10",
+        "developments",
     )
 
 
@@ -210,7 +255,10 @@ TECHNIQUES = Section(
     "6.10",
     "Step sizes by technique",
     lambda plan: _techniques_needs(plan, ["modified-lenet"]),
-    lambda plan: [Picture("fig-6.10", _10, lambda e: _draw_techniques(e, ["modified-lenet"], _10))],
+    lambda plan: [
+        Picture("fig-6.10", _10, lambda e: _draw_techniques(e, ["modified-lenet"], _10)),
+        Picture("developments", _DEVELOPMENTS, _draw_developments),
+    ],
     (_judge_adam, _judge_sgd, _judge_dropout),
 )
 
@@ -219,7 +267,8 @@ NETWORKS = Section(
     "Step sizes of other networks",
     lambda plan: _techniques_needs(plan, ["modified-lenet", *plan.scale.networks]),
     lambda plan: [
-        Picture("fig-6.11", _11, lambda e: _draw_techniques(e, plan.scale.networks, _11))
+        Picture("fig-6.11", _11, lambda e: _draw_techniques(e, plan.scale.networks, _11)),
+        Picture("bumps", _BUMPS, _draw_bumps),
     ],
     (_judge_bump,),
 )

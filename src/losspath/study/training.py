@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -16,13 +16,18 @@ from losspath.study.claims import (
     separated,
     spread,
 )
-from losspath.study.drawing import STYLES, draw_prediction
+from losspath.study.dots import Dots, draw_dots
+from losspath.study.drawing import STYLES, Floats, draw_lines, draw_prediction
 from losspath.study.numbers import Development, area_under_curve
 from losspath.study.plan import OPTIMIZERS, Plan
 from losspath.study.runs import Result, Run
 from losspath.study.section import Evidence, Picture, Section, curves_of, dynamics_of
 
 SHARES = (0.05, 0.1, 0.2)
+
+
+def _losses(evidence: Evidence, runs: Sequence[Run]) -> list[float]:
+    return [float(evidence.history(run).training_loss[-1]) for run in runs]
 
 
 def _accuracies(evidence: Evidence, runs: Sequence[Run]) -> list[float]:
@@ -141,6 +146,35 @@ def _judge_prediction(evidence: Evidence) -> Judgment:
     )
 
 
+def _draw_trials(evidence: Evidence) -> Figure:
+    runs = evidence.plan.trials()
+    rates = np.array([run.config.lr for run in runs])
+    accuracies = 100 * np.array(_accuracies(evidence, runs))
+    orders = [
+        np.array([Development.of(evidence.sizes(run), share).order for run in runs])
+        for share in SHARES
+    ]
+    panels: list[tuple[str, str, Mapping[str, tuple[Floats, Floats]]]] = [
+        ("learning rate", "final validation accuracy (%)", {"end": (rates, accuracies)}),
+        (
+            "learning rate",
+            "rank correlation\nof step size and time",
+            {
+                f"first {share:.0%} of the steps": (rates, order)
+                for share, order in zip(SHARES, orders, strict=True)
+            },
+        ),
+    ]
+    return draw_lines(panels, _TRIALS, joined=False)
+
+
+_TRIALS = (
+    "The runs of the prediction experiment: how they end, and how their steps develop behind the "
+    "bump of what is seen (1: a steady climb, −1: a steady decline). They differ in rate and seed; "
+    "what foretells the end is what tells the rates apart."
+)
+
+
 def _arms_needs(plan: Plan) -> list[Result]:
     return [result for runs in plan.arms().values() for result in curves_of(runs)]
 
@@ -151,10 +185,7 @@ def _draw_arms(evidence: Evidence) -> Figure:
 
 
 def _judge_arms(evidence: Evidence) -> Judgment:
-    losses = {
-        name: [float(evidence.history(run).training_loss[-1]) for run in runs]
-        for name, runs in evidence.plan.arms().items()
-    }
+    losses = {name: _losses(evidence, runs) for name, runs in evidence.plan.arms().items()}
     plain, raw = losses["plain rate"], losses["lr = step sizes"]
     mean, scaled = losses["mean step size"], losses["scaled step sizes"]
     shuffled = losses["shuffled step sizes"]
@@ -176,8 +207,37 @@ def _judge_arms(evidence: Evidence) -> Judgment:
                 separated(scaled, plain),
             ),
         ),
-        "fig-6.13",
+        "ends",
     )
+
+
+def _draw_ends(evidence: Evidence) -> Figure:
+    arms = evidence.plan.arms()
+    losses, accuracies = (
+        {name: {"": measure(evidence, runs)} for name, runs in arms.items()}
+        for measure in (_losses, lambda e, runs: [100 * a for a in _accuracies(e, runs)])
+    )
+    rates = {
+        name: {"": [float(evidence.sizes(run).sizes.mean()) for run in runs]}
+        for name, runs in arms.items()
+    }
+    return draw_dots(
+        [
+            [
+                Dots("final training loss", losses),
+                Dots("final validation accuracy (%)", accuracies),
+                Dots("mean step size", rates),
+            ]
+        ],
+        _ENDS,
+    )
+
+
+_ENDS = (
+    "How the runs of the learning-rate experiment end, a dot for each seed, and how long their "
+    "steps were. If the form of the bump helped, the rates in order would do better than the same "
+    "rates in random order, and than a constant rate of the same mean."
+)
 
 
 def _dynamics_runs(plan: Plan) -> dict[str, Run]:
@@ -194,6 +254,14 @@ def _draw_samples(evidence: Evidence, data: str) -> Figure:
     dataset = evidence.dataset(evidence.plan.scale.data[data])
     images, targets = dataset.test_inputs[:2000].numpy(), dataset.test_targets[:2000].numpy()
     return plot_samples(images, targets, dataset.classes, title=data)
+
+
+def _judge_cost(evidence: Evidence) -> Judgment:
+    return Judgment(
+        "cost",
+        "Training takes about 10 minutes, a surface about 30, the step sizes about 1.",
+        (Check("a study keeps no times; the benchmarks do, see docs/performance.md", None),),
+    )
 
 
 DATA = Section(
@@ -221,14 +289,17 @@ ACCURACY = Section(
             _draw_networks,
         )
     ],
-    (_judge_networks,),
+    (_judge_networks, _judge_cost),
 )
 
 PREDICTION = Section(
     "prediction",
     "Do the first steps tell how a run ends?",
     lambda plan: curves_of(plan.trials()),
-    lambda plan: [Picture("prediction", _PREDICTION, _draw_prediction)],
+    lambda plan: [
+        Picture("prediction", _PREDICTION, _draw_prediction),
+        Picture("trials", _TRIALS, _draw_trials),
+    ],
     (_judge_prediction,),
 )
 
@@ -241,7 +312,8 @@ RATES = Section(
             "fig-6.13",
             "Training again with lr_t = s_t (thesis Fig. 6.13), and four controls.",
             _draw_arms,
-        )
+        ),
+        Picture("ends", _ENDS, _draw_ends),
     ],
     (_judge_arms,),
 )

@@ -20,7 +20,7 @@ from losspath.recording import store
 from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import Dataset, load_dataset
 from losspath.reference.training import train
-from losspath.study.runs import Ground, Result, Run, Steps
+from losspath.study.runs import EveryStep, Ground, Result, Run
 
 # Called with (seconds of work done, in all, what is under way).
 Progress = Callable[[float, float, str], None]
@@ -169,7 +169,7 @@ class Workshop:
             if result in missing or self._is_there(result):
                 return
             if result.run.rates_from is not None:
-                need(Steps(result.run.rates_from))
+                need(EveryStep(result.run.rates_from))
             missing[result] = None
 
         for result in wanted:
@@ -201,7 +201,7 @@ class Workshop:
         """The configuration with the place of the step sizes that are its rates."""
         if run.rates_from is None:
             return run.config
-        source = self.file_of(Steps(run.rates_from)).resolve()
+        source = self.file_of(EveryStep(run.rates_from)).resolve()
         return dataclasses.replace(run.config, lr_schedule=f"steps:{source}")
 
     def _tell(self, done: float, total: float, what: str) -> None:

@@ -1,0 +1,236 @@
+"""Which states a point of the ground is blended from: distances and temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from losspath.analysis.comparison import compare_surfaces
+from losspath.figures import plot_surfaces
+from losspath.geometry.grid import Grid
+from losspath.methods import PCA, Averaged, AveragedND, PathGeometry
+from losspath.study import numbers
+from losspath.study.claims import Check, Judgment, spread
+from losspath.study.dots import Dots, draw_dots
+from losspath.study.drawing import draw_lines
+from losspath.study.plan import OPTIMIZERS, Plan
+from losspath.study.runs import Explained, PlaneOf, Result, Run
+from losspath.study.section import Evidence, Picture, Section, surface_of
+
+_TEMPERATURES = (0.01, 0.1, 1.0, 10.0)
+_CLAIMED = {"SGD": 0.95, "Adam": 0.65}
+_ABOUT = 0.05  # what "about" is taken for
+# The first two of the shares 6/(π²k²) that the components of a long random walk in many dimensions
+# have: J. Antognini and J. Sohl-Dickstein, "PCA of high dimensional random walks with comparison to
+# neural network training", NeurIPS 2018.
+_RANDOM_WALK = 6 / np.pi**2 * (1 + 1 / 4)
+
+
+def _runs(plan: Plan) -> dict[tuple[str, str], list[Run]]:
+    """Modified-LeNet's runs by data and technique."""
+    return {
+        (data, technique): runs
+        for data in plan.scale.data
+        for technique, runs in plan.techniques("modified-lenet", data).items()
+    }
+
+
+def _distances_needs(plan: Plan) -> list[Result]:
+    needs: list[Result] = []
+    for runs in _runs(plan).values():
+        for run in runs:
+            needs += [surface_of(plan, run, Averaged()), surface_of(plan, run, AveragedND())]
+            needs.append(Explained(run))
+    return needs
+
+
+def _draw_distances(evidence: Evidence, data: str) -> Figure:
+    surfaces, titles = [], []
+    for technique, runs in evidence.plan.techniques("modified-lenet", data).items():
+        for method in (Averaged(), AveragedND()):
+            surfaces.append(evidence.surface(runs[0], method))
+            titles.append(f"{technique}\n{method.name}")
+    return plot_surfaces(surfaces, titles=titles, title=f"Modified-LeNet, {data}", columns=4)
+
+
+def _difference(evidence: Evidence, run: Run) -> float:
+    """Between the two averaged surfaces of a run."""
+    surface, reference = evidence.surface(run, AveragedND()), evidence.surface(run, Averaged())
+    return compare_surfaces(surface, reference).median_error
+
+
+def _draw_variance(evidence: Evidence) -> Figure:
+    claimed = {f"claimed for {name}": 100 * share for name, share in _CLAIMED.items()}
+    guides = {**claimed, "a long random walk": 100 * _RANDOM_WALK}
+    grid = []
+    for data in evidence.plan.scale.data:
+        groups = evidence.plan.techniques("modified-lenet", data)
+        shares, differences = (
+            {
+                technique: {"": [100 * measure(run) for run in runs]}
+                for technique, runs in groups.items()
+            }
+            for measure in (evidence.explained, partial(_difference, evidence))
+        )
+        grid.append(
+            [
+                Dots("variance in the plane (%)", shares, data, guides),
+                Dots("averaged-nd against averaged (%)", differences, data),
+            ]
+        )
+    return draw_dots(grid, _VARIANCE)
+
+
+_VARIANCE = (
+    "Modified-LeNet, a dot for each seed. Left: the share of the path's variance in its plane, and "
+    "what a long random walk in many dimensions has there. Right: the median relative difference "
+    "between the losses of the two averaged surfaces."
+)
+
+
+def _by_optimizer(evidence: Evidence, measure: Callable[[Run], float]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {title: [] for title in OPTIMIZERS.values()}
+    for runs in _runs(evidence.plan).values():
+        found[OPTIMIZERS[runs[0].config.optimizer]] += map(measure, runs)
+    return found
+
+
+def _judge_variance(evidence: Evidence) -> Judgment:
+    shares = _by_optimizer(evidence, evidence.explained)
+    checks = [
+        Check(
+            f"{name} {spread(shares[name], '.0%')}",
+            bool(abs(np.mean(shares[name]) - claimed) < _ABOUT),
+        )
+        for name, claimed in _CLAIMED.items()
+    ]
+    less = bool(np.mean(shares["Adam"]) < np.mean(shares["SGD"]))
+    checks.append(Check("less for Adam on the average", less))
+    return Judgment(
+        "explained variance",
+        "Two components hold about 95 % of the variance of SGD's paths, about 65 % of Adam's.",
+        tuple(checks),
+        "variance",
+    )
+
+
+def _judge_distances(evidence: Evidence) -> Judgment:
+    differences = _by_optimizer(evidence, partial(_difference, evidence))
+    ratios = _by_optimizer(evidence, evidence.explained)
+    order = float(
+        spearmanr(np.concatenate([*ratios.values()]), np.concatenate([*differences.values()]))[0]
+    )
+    told = ", ".join(f"{name} {spread(found, '.1%')}" for name, found in differences.items())
+    more = bool(np.mean(differences["Adam"]) > np.mean(differences["SGD"]))
+    return Judgment(
+        "averaged-nd",
+        "It differs from averaged more for Adam than for SGD, following the explained variance.",
+        (
+            Check(f"median difference: {told}", more),
+            Check(f"rank correlation with the explained variance {order:.2f}", order < -0.3),
+        ),
+        "variance",
+    )
+
+
+def _temperature_runs(plan: Plan) -> dict[str, Run]:
+    return {title: plan.run(optimizer=name) for name, title in OPTIMIZERS.items()}
+
+
+def _temperature_needs(plan: Plan) -> list[Result]:
+    needs: list[Result] = []
+    methods = [PCA(), Averaged(temperature="auto")]
+    methods += [Averaged(temperature=temperature) for temperature in _TEMPERATURES]
+    for run in _temperature_runs(plan).values():
+        needs += [surface_of(plan, run, method) for method in methods]
+        needs.append(PlaneOf(run))
+    return needs
+
+
+def _states_blended(evidence: Evidence, run: Run, temperature: float) -> float:
+    """The share of the states that a point of the ground is blended from."""
+    plane = evidence.plane(run)
+    grid = Grid.around(plane.path, evidence.plan.scale.resolution)
+    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
+    return numbers.effective_states(geometry, grid.points, temperature) / len(plane.path)
+
+
+def _width(evidence: Evidence, run: Run) -> float:
+    """The larger extent of the path in its plane."""
+    return float(np.ptp(evidence.plane(run).path, axis=0).max())
+
+
+def _draw_temperature(evidence: Evidence) -> Figure:
+    labels = (
+        "share of the states that\na point is blended from",
+        "ground off the\nstates' losses (median)",
+        "structural similarity\nto pca",
+    )
+    curves: dict[str, dict[str, tuple[numbers.Floats, numbers.Floats]]] = {n: {} for n in labels}
+    x = np.array(_TEMPERATURES)
+    for title, run in _temperature_runs(evidence.plan).items():
+        surfaces = [evidence.surface(run, Averaged(temperature=t)) for t in _TEMPERATURES]
+        pca = evidence.surface(run, PCA())
+        found = (
+            [_states_blended(evidence, run, t) for t in _TEMPERATURES],
+            [numbers.state_error(surface) for surface in surfaces],
+            [compare_surfaces(surface, pca).ssim for surface in surfaces],
+        )
+        name = f"{title}, path {_width(evidence, run):.2g} wide"
+        for label, values in zip(labels, found, strict=True):
+            curves[label][name] = (x, np.array(values))
+    return draw_lines([("temperature τ", n, by_run) for n, by_run in curves.items()], _TEMPERATURE)
+
+
+_TEMPERATURE = (
+    "What τ = 1 means depends on the path's width: where it is wide against τ, a point is blended "
+    "from a few states (as in sampled), where it is narrow from all (as in pca). Left: exp(entropy "
+    "of the weights), median over the grid."
+)
+
+
+def _tell_temperature(evidence: Evidence) -> str:
+    told = []
+    for title, run in _temperature_runs(evidence.plan).items():
+        usual, pca = evidence.surface(run, Averaged()), evidence.surface(run, PCA())
+        auto = evidence.surface(run, Averaged(temperature="auto"))
+        told.append(
+            f"{title}'s path is {_width(evidence, run):.2g} wide: with τ = 1 a point is blended "
+            f"from {_states_blended(evidence, run, 1.0):.0%} of the states, the ground is off "
+            f"the states' losses by {numbers.state_error(usual):.0%} at the median (pca "
+            f"{numbers.state_error(pca):.0%}, τ tied to the path's own spacing "
+            f"{numbers.state_error(auto):.0%}), and its similarity to pca is "
+            f"{compare_surfaces(usual, pca).ssim:.2f}."
+        )
+    return " ".join(told)
+
+
+DISTANCES = Section(
+    "6.9",
+    "Distances in the plane and in all of parameter space",
+    _distances_needs,
+    lambda plan: [
+        *(
+            Picture(
+                f"fig-6.9-{number}" if number else "fig-6.9",
+                f"averaged and averaged-nd on {data} (thesis Fig. 6.9).",
+                partial(_draw_distances, data=data),
+            )
+            for number, data in enumerate(plan.scale.data)
+        ),
+        Picture("variance", _VARIANCE, _draw_variance),
+    ],
+    (_judge_variance, _judge_distances),
+)
+
+TEMPERATURE = Section(
+    "temperature",
+    "The temperature of the averages",
+    _temperature_needs,
+    lambda plan: [Picture("temperature", _TEMPERATURE, _draw_temperature)],
+    notes=(_tell_temperature,),
+)
