@@ -39,9 +39,13 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 """One colour each for optimisers and networks, in every figure; dashes are dropout."""
 
-METHOD_COLORS = dict(
-    zip(("pca", "sampled", "sampled-pca", "averaged", "averaged-nd"), COLORS, strict=False)
-)
+# The last is dashed, for it is often where another one is.
+_METHODS: dict[str, dict[str, Any]] = {
+    name: {"color": color, "lw": 1.1, "ls": (0, (4, 3)) if name == "averaged-nd" else "-"}
+    for name, color in zip(
+        ("pca", "sampled", "sampled-pca", "averaged", "averaged-nd"), COLORS, strict=False
+    )
+}
 
 
 def draw_steps(
@@ -91,7 +95,7 @@ def draw_check(
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, alpha, exact, read) in zip(grid, panels, strict=True):
         for name, values in read.items():
-            axes.plot(alpha, values, color=METHOD_COLORS[name], lw=1.1)
+            axes.plot(alpha, values, **_METHODS[name])
         axes.plot(alpha, exact, color="black", lw=1.6, ls="--")
         axes.set_title(title, fontsize=TEXT)
         axes.set_xlabel("α (0: first state, 1: last)")
@@ -99,7 +103,7 @@ def draw_check(
     grid[0].set_ylabel("loss")
     names = dict.fromkeys(name for *_, read in panels for name in read)
     entries = [Line2D([], [], color="black", lw=1.6, ls="--", label="exact")]
-    entries += [Line2D([], [], color=METHOD_COLORS[n], lw=1.1, label=n) for n in names]
+    entries += [Line2D([], [], label=n, **_METHODS[n]) for n in names]
     add_footer(figure, caption, entries, columns=6)
     return figure
 

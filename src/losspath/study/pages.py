@@ -9,8 +9,9 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from losspath.files import write_atomically
+from losspath.reference.networks import TITLES
 from losspath.study.claims import VERDICTS, Judgment
-from losspath.study.plan import Plan
+from losspath.study.plan import OPTIMIZERS, Plan
 from losspath.study.section import Section
 
 _CAUTION = {
@@ -65,10 +66,10 @@ def _head(
 ) -> list[str]:
     scale = plan.scale
     seeds = f"{len(scale.seeds)} seeds"
-    slow = [name for name in scale.slow if name in scale.networks]
+    slow = [TITLES[name] for name in scale.slow if name in scale.networks]
     if slow:
-        seeds += f" (one of {', '.join(slow)})"
-    rates = ", ".join(f"{rate:g} for {name}" for name, rate in scale.rates.items())
+        seeds += f" (one for {', '.join(slow)})"
+    rates = ", ".join(f"{scale.rates[name]:g} for {title}" for name, title in OPTIMIZERS.items())
     lines = [
         f"# {_title(plan)}",
         "",
@@ -116,8 +117,8 @@ def _parts(
 
 def _summary(judgments: Sequence[Judgment]) -> str:
     counts = Counter(judgment.verdict for judgment in judgments)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-    return f"Of {len(judgments)} claims: {told}."
+    told = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
+    return f"{len(judgments)} claims. {told[:1].upper()}{told[1:]}."
 
 
 def _row(judgment: Judgment) -> str:
