@@ -53,10 +53,10 @@ class Judgment:
         return verdict_of([check.found for check in self.checks])
 
     @property
-    def measured(self) -> str:
-        """What was measured, in words."""
+    def measured(self) -> list[str]:
+        """What was measured, in words, with a mark of whether it was found."""
         marks = {True: "✓", False: "✗", None: "–"}
-        return "; ".join(f"{marks[check.found]} {check.what}" for check in self.checks)
+        return [f"{marks[check.found]} {check.what}" for check in self.checks]
 
 
 def verdict_of(found: Sequence[bool | None]) -> Verdict:

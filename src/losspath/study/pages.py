@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -12,7 +12,7 @@ from losspath.files import write_atomically
 from losspath.reference.networks import TITLES
 from losspath.study.claims import VERDICTS, Judgment
 from losspath.study.plan import OPTIMIZERS, Plan
-from losspath.study.section import Section
+from losspath.study.section import Finding
 
 _CAUTION = {
     "quick": " This scale is too small to judge any claim of the thesis: it shows that the study "
@@ -28,24 +28,15 @@ th, td { border-bottom: 1px solid #ccc; padding: 0.35rem 0.6rem; text-align: lef
 """
 
 
-def write_pages(
-    directory: Path,
-    plan: Plan,
-    sections: Sequence[Section],
-    judgments: Mapping[str, Sequence[Judgment]],
-    notes: Mapping[str, Sequence[str]],
-) -> list[Path]:
+def write_pages(directory: Path, plan: Plan, findings: Sequence[Finding]) -> list[Path]:
     """Writes README.md and index.html; returns where.
 
     Args:
         directory: of the study; its figures are in figures/.
         plan: its runs.
-        sections: the parts that were made.
-        judgments: of each part.
-        notes: of each part.
+        findings: what the results say, part by part.
     """
-    lines = [*_head(plan, sections, judgments), *_parts(plan, sections, notes)]
-    text = "\n".join(lines) + "\n"
+    text = "\n".join([*_head(plan, findings), *_parts(plan, findings)]) + "\n"
     page = MarkdownIt("commonmark").enable("table").render(text)
     html = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -61,9 +52,7 @@ def _title(plan: Plan) -> str:
     return f"The thesis's study, {plan.scale.name} scale"
 
 
-def _head(
-    plan: Plan, sections: Sequence[Section], judgments: Mapping[str, Sequence[Judgment]]
-) -> list[str]:
+def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
     scale = plan.scale
     seeds = f"{len(scale.seeds)} seeds"
     slow = [TITLES[name] for name in scale.slow if name in scale.networks]
@@ -82,7 +71,7 @@ def _head(
         "",
         "## What holds of the claims",
         "",
-        _summary([each for found in judgments.values() for each in found]),
+        _summary([judgment for found in findings for judgment in found.judgments]),
         "",
         "✓ was found as claimed, ✗ was not, – could not be told at this scale. A claim holds if "
         'all of it was found, with every seed where seeds are compared. "As drawn" are surfaces as '
@@ -92,25 +81,23 @@ def _head(
         "| subject | the thesis says | measured | verdict | figure |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for section in sections:
-        lines += [_row(judgment) for judgment in judgments.get(section.name, ())]
+    for found in findings:
+        lines += [_row(judgment) for judgment in found.judgments]
     return lines
 
 
-def _parts(
-    plan: Plan, sections: Sequence[Section], notes: Mapping[str, Sequence[str]]
-) -> list[str]:
+def _parts(plan: Plan, findings: Sequence[Finding]) -> list[str]:
     lines = []
-    for section in sections:
-        lines += ["", f"## {section.title}", ""]
-        for picture in section.pictures(plan):
+    for found in findings:
+        lines += ["", f"## {found.section.title}", ""]
+        for picture in found.section.pictures(plan):
             lines += [
                 f"![{picture.caption}](figures/{picture.name}.png)",
                 "",
                 picture.caption,
                 "",
             ]
-        for note in notes.get(section.name, ()):
+        for note in found.notes:
             lines += [note, ""]
     return lines
 
@@ -123,5 +110,6 @@ def _summary(judgments: Sequence[Judgment]) -> str:
 
 def _row(judgment: Judgment) -> str:
     link = f"[{judgment.figure}](figures/{judgment.figure}.png)" if judgment.figure else ""
-    cells = (judgment.subject, judgment.claim, judgment.measured, f"**{judgment.verdict}**", link)
+    measured = "<br>".join(judgment.measured)
+    cells = (judgment.subject, judgment.claim, measured, f"**{judgment.verdict}**", link)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -45,6 +45,7 @@ class Scale:
     Attributes:
         name: "full" or "quick".
         data: data sets by their titles; the first stands for MNIST, the second for CIFAR-10.
+        channels: of their images.
         epochs: of every run.
         seeds: of every run that is not slow.
         slow: networks that are trained with one seed only.
@@ -59,6 +60,7 @@ class Scale:
 
     name: str
     data: dict[str, str] = field(hash=False)
+    channels: dict[str, int] = field(hash=False)
     epochs: int = 13
     seeds: tuple[int, ...] = (0, 1, 2)
     slow: tuple[str, ...] = ("vgg",)
@@ -85,7 +87,7 @@ def full_scale(mnist: str = "mnist", cifar10: str = "cifar10") -> Scale:
         cifar10: those for CIFAR-10.
     """
     name = "CIFAR-10 (JPEG)" if "jpeg" in cifar10 else "CIFAR-10"
-    return Scale("full", {"MNIST": mnist, name: cifar10})
+    return Scale("full", {"MNIST": mnist, name: cifar10}, {"MNIST": 1, name: 3})
 
 
 def quick_scale() -> Scale:
@@ -93,6 +95,7 @@ def quick_scale() -> Scale:
     return Scale(
         name="quick",
         data={"digits": "digits"},
+        channels={"digits": 1},
         epochs=6,
         seeds=(0, 1),
         rates={"sgd": 0.05, "adam": 0.005},

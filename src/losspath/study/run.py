@@ -10,11 +10,11 @@ from pathlib import Path
 from losspath.errors import ArgumentError
 from losspath.figures import save_figure
 from losspath.files import plain_json, write_atomically
-from losspath.study import distances, methods, surfaces, techniques, training
+from losspath.study import distances, methods, prediction, surfaces, techniques, training
 from losspath.study.claims import Judgment
 from losspath.study.pages import write_pages
 from losspath.study.plan import Plan, Scale
-from losspath.study.section import Evidence, Section
+from losspath.study.section import Evidence, Finding, Section
 from losspath.study.workshop import Progress, Workshop
 
 SECTIONS: tuple[Section, ...] = (
@@ -29,7 +29,7 @@ SECTIONS: tuple[Section, ...] = (
     techniques.TECHNIQUES,
     techniques.NETWORKS,
     techniques.LOSSES,
-    training.PREDICTION,
+    prediction.PREDICTION,
     training.RATES,
     training.DYNAMICS,
 )
@@ -86,23 +86,19 @@ def run_study(
     workshop = Workshop(directory, data_dirs or {}, keep_bytes, progress, executor)
     workshop.make(result for section in sections for result in section.needs(plan))
     evidence = Evidence(plan, workshop.load, workshop.dataset)
-    judgments: dict[str, list[Judgment]] = {}
-    notes: dict[str, list[str]] = {}
     for section in sections:
         for picture in section.pictures(plan):
-            file = save_figure(
-                picture.draw(evidence), directory / "figures" / f"{picture.name}.png"
-            )
+            file = directory / "figures" / f"{picture.name}.png"
+            save_figure(picture.draw(evidence), file)
             if told:
                 told(f"figure: {file}")
-        judgments[section.name] = [judge(evidence) for judge in section.judges]
-        notes[section.name] = [tell(evidence) for tell in section.notes]
-    every = [judgment for found in judgments.values() for judgment in found]
-    _write_claims(directory / "claims.json", every)
-    for page in write_pages(directory, plan, sections, judgments, notes):
+    findings = [Finding.of(section, evidence) for section in sections]
+    judgments = [judgment for found in findings for judgment in found.judgments]
+    _write_claims(directory / "claims.json", judgments)
+    for page in write_pages(directory, plan, findings):
         if told:
             told(f"page: {page}")
-    return every
+    return judgments
 
 
 def _write_claims(file: Path, judgments: Sequence[Judgment]) -> None:

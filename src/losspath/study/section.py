@@ -61,6 +61,10 @@ class Evidence:
         history: History = self._load(Accuracies(run))
         return history
 
+    def accuracies(self, runs: Sequence[Run]) -> list[float]:
+        """The validation accuracies that runs end with."""
+        return [float(self.history(run).validation_accuracy[-1]) for run in runs]
+
     def curves(self, runs: Sequence[Run]) -> list[RunCurves]:
         """What runs are compared by."""
         return [RunCurves(self.sizes(r), self.history(r), r.config.seed) for r in runs]
@@ -167,3 +171,27 @@ class Section:
     pictures: Callable[[Plan], list[Picture]]
     judges: tuple[Callable[[Evidence], Judgment], ...] = ()
     notes: tuple[Callable[[Evidence], str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the results say of a part.
+
+    Attributes:
+        section: the part.
+        judgments: its claims with what was measured.
+        notes: what else there is to say.
+    """
+
+    section: Section
+    judgments: tuple[Judgment, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, section: Section, evidence: Evidence) -> Finding:
+        """Judges a part whose results have been made."""
+        return cls(
+            section,
+            tuple(judge(evidence) for judge in section.judges),
+            tuple(tell(evidence) for tell in section.notes),
+        )

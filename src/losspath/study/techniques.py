@@ -164,7 +164,7 @@ def _judge_sgd(evidence: Evidence) -> Judgment:
 def _by_size(evidence: Evidence, data: str) -> dict[str, list[float]]:
     """The bumps of SGD by the name and the size of the network, the smallest first."""
     plan = evidence.plan
-    channels = evidence.dataset(plan.scale.data[data]).channels
+    channels = plan.scale.channels[data]
     counts = {
         network: sum(p.numel() for p in build_network(network, channels, 10).parameters())
         for network in ("modified-lenet", *plan.scale.networks)
