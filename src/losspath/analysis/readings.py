@@ -64,14 +64,14 @@ def read_dynamics(dynamics: Dynamics) -> Reading:
     known = half[np.isfinite(half)]
     cosine = float(known.mean()) if len(known) else 0.0
     if cosine < _BACK:
-        return Reading("oscillating", f"successive steps have a mean cosine of {cosine:.2f}")
+        return Reading("oscillating", f"mean cosine of the second half {cosine:.2f}")
     fallen = float(loss[0] - loss.min()) / first
     if fallen < _FALLEN:
         return Reading("stuck", f"the loss fell by {fallen:.1%} at most")
     rises = int((np.diff(loss) > _RISE * fallen * first).sum())
     words = (
         f"the loss fell by {fallen:.0%} and rose between {rises} of {len(loss) - 1} measured "
-        f"states; mean cosine {cosine:.2f}"
+        f"states; mean cosine of the second half {cosine:.2f}"
     )
     if rises <= _RISES * (len(loss) - 1) and cosine > _ON:
         return Reading("smooth", words)

@@ -36,7 +36,7 @@ def write_pages(directory: Path, plan: Plan, findings: Sequence[Finding]) -> lis
         plan: its runs.
         findings: what the results say, part by part.
     """
-    text = "\n".join([*_head(plan, findings), *_parts(plan, findings)]) + "\n"
+    text = markdown(plan, findings)
     page = MarkdownIt("commonmark").enable("table").render(text)
     html = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -46,6 +46,16 @@ def write_pages(directory: Path, plan: Plan, findings: Sequence[Finding]) -> lis
     for file, content in files.items():
         write_atomically(file, lambda out, content=content: out.write(content.encode()))  # type: ignore[misc]
     return list(files)
+
+
+def markdown(plan: Plan, findings: Sequence[Finding]) -> str:
+    """The page as Markdown.
+
+    Args:
+        plan: the runs.
+        findings: what the results say, part by part.
+    """
+    return "\n".join([*_head(plan, findings), *_parts(plan, findings)]) + "\n"
 
 
 def _title(plan: Plan) -> str:

@@ -19,7 +19,7 @@ from losspath.study.claims import (
 from losspath.study.dots import Dots, draw_dots
 from losspath.study.drawing import STYLES
 from losspath.study.plan import OPTIMIZERS, Plan
-from losspath.study.runs import Result, Run
+from losspath.study.runs import Result, Run, Steps
 from losspath.study.section import Evidence, Picture, Section, curves_of, dynamics_of
 
 
@@ -138,6 +138,24 @@ def _draw_dynamics(evidence: Evidence, optimizer: str) -> Figure:
     return plot_dynamics(evidence.dynamics(run), rate=rate, title=f"Modified-LeNet, {optimizer}")
 
 
+def _tell_dynamics(evidence: Evidence) -> str:
+    """Where SGD's steps are longest, and how sharp the surface is there."""
+    runs = _dynamics_runs(evidence.plan)
+    found = {title: evidence.dynamics(run) for title, run in runs.items()}
+    middles, sizes, _ = evidence.sizes(runs["SGD"]).binned()
+    sgd, limit = found["SGD"], 2 / runs["SGD"].config.lr
+    sharpest = int(np.nanargmax(sgd.sharpness))
+    cosines = {title: float(np.nanmean(each.cosines)) for title, each in found.items()}
+    return (
+        f"SGD's steps are longest about step {middles[np.argmax(sizes)]:,.0f}. Of the states that "
+        f"were measured, {np.diff(sgd.steps).mean():,.0f} steps apart, the surface is sharpest at "
+        f"step {sgd.steps[sharpest]:,}, by {sgd.sharpness[sharpest] / limit:.2f} of 2/η, beyond "
+        f"which descent on a quadratic diverges; in the end by {sgd.sharpness[-1] / limit:.2f}. "
+        f"Successive steps have a mean cosine of {cosines['SGD']:.2f} by SGD and of "
+        f"{cosines['Adam']:.2f} by Adam, whose steps are running means of gradients (β₁ = 0.9)."
+    )
+
+
 def _draw_samples(evidence: Evidence, data: str) -> Figure:
     dataset = evidence.dataset(evidence.plan.scale.data[data])
     images, targets = dataset.test_inputs[:2000].numpy(), dataset.test_targets[:2000].numpy()
@@ -198,7 +216,11 @@ RATES = Section(
 DYNAMICS = Section(
     "dynamics",
     "Gradient, sharpness and turns along the path",
-    lambda plan: [dynamics_of(plan, run) for run in _dynamics_runs(plan).values()],
+    lambda plan: [
+        result
+        for run in _dynamics_runs(plan).values()
+        for result in (dynamics_of(plan, run), Steps(run))
+    ],
     lambda plan: [
         Picture(
             f"dynamics-{title.lower()}",
@@ -208,4 +230,5 @@ DYNAMICS = Section(
         )
         for title in OPTIMIZERS.values()
     ],
+    notes=(_tell_dynamics,),
 )
