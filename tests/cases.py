@@ -20,6 +20,8 @@ METHODS = [
     SampledPCA(),
     SampledPCA(side="hull"),
     SampledPCA(side="sign"),
+    SampledPCA(side="above"),
+    SampledPCA(side="below"),
     Averaged(),
     Averaged(temperature=0.2),
     Averaged(temperature="auto"),
@@ -30,6 +32,8 @@ METHODS = [
 ]
 LITERAL = [
     PCA(literal=True),
+    SampledPCA(literal=True),
+    SampledPCA(side="below", literal=True),
     Averaged(literal=True),
     Averaged(temperature="auto", arc_length=True, literal=True),
     AveragedND(literal=True),
@@ -233,6 +237,8 @@ def is_inside(side, point, state, plane):
         angles = sorted(math.atan2(*(p - point)[::-1]) for p in plane.path if any(p != point))
         gaps = [after - before for before, after in itertools.pairwise(angles)]
         return max([*gaps, angles[0] + 2 * math.pi - angles[-1]]) < math.pi - 1e-9
+    if side in ("above", "below"):
+        return point[1] >= state[1] if side == "above" else point[1] <= state[1]
     if side == "sign":
         return (point[1] - state[1]) * (plane.center[1] - state[1]) >= 0
     return (point - state) @ (plane.center - state) >= 0
@@ -268,11 +274,15 @@ def reference_parameters(method, point, plane):
     states = [
         plane.mean + plane.basis @ p + r for p, r in zip(plane.path, plane.residuals, strict=True)
     ]
-    if isinstance(method, PCA) and method.literal:
+    if isinstance(method, (PCA, SampledPCA)) and method.literal:
         extremes = [plane.path[:, 0].argmin(), plane.path[:, 0].argmax()]
         extremes += [plane.path[:, 1].argmin(), plane.path[:, 1].argmax()]
         average = sum(states[i] for i in extremes) / 4
-        return average + plane.basis @ (point - plane.center)
+        displaced = average + plane.basis @ (point - plane.center)
+        near = int(np.argmax(weights))
+        share = weights[near]  # none, for pca
+        state = states[near] + plane.basis @ (point - plane.path[near])
+        return share * state + (1 - share) * displaced
     if getattr(method, "literal", False):
         return sum(w * state for w, state in zip(weights, states, strict=True))
     blend = sum(w * r for w, r in zip(weights, plane.residuals, strict=True))

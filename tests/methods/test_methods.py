@@ -31,6 +31,7 @@ from losspath.methods import (
     SampledPCA,
     method_named,
 )
+from losspath.methods.sampled_pca import SIDES
 
 BLENDS = [m for m in METHODS if not isinstance(m, (PCA, SampledPCA))]
 SOFTMAX = [Averaged, AveragedND]
@@ -80,13 +81,13 @@ def test_sums_of_weights(geometry, data):
     for method in BLENDS:
         np.testing.assert_allclose(method.weights(points, geometry).sum(axis=1), 1.0, rtol=1e-12)
     assert not PCA().weights(points, geometry).any()
-    for side in ("centre", "hull", "sign"):
+    for side in SIDES:
         weights = SampledPCA(side).weights(points, geometry)
         assert ((weights >= 0) & (weights <= 1)).all()
         assert (np.count_nonzero(weights, axis=1) <= 1).all()
 
 
-@pytest.mark.parametrize("side", ["centre", "hull", "sign"])
+@pytest.mark.parametrize("side", SIDES)
 def test_sampled_pca_is_one_on_the_path(side):
     geometry = geometry_of(fit_plane(descent(12, 6)))
     np.testing.assert_array_equal(SampledPCA(side).weights(geometry.path, geometry), np.eye(12))
@@ -117,6 +118,17 @@ def test_sampled_pca_by_hand():
         assert weights[1, 2] == pytest.approx(0.8)
         assert weights[2, 2] == 1.0
         assert weights[3, 1] == 1.0
+
+
+def test_above_and_below_are_told_by_the_second_axis_alone():
+    geometry = geometry_from([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
+    points = np.array([[3.0, 2.0], [3.0, 3.5], [4.5, 3.0]])
+    d_c = np.linalg.norm(points, axis=1)
+    d_p = np.linalg.norm(points - [4.0, 3.0], axis=1)
+    share = d_c / (d_c + d_p)
+    above, below = (SampledPCA(s).weights(points, geometry)[:, 2] for s in ("above", "below"))
+    np.testing.assert_allclose(above, [1.0, share[1], share[2]])
+    np.testing.assert_allclose(below, [share[0], 1.0, share[2]])
 
 
 def test_sides_differ_where_they_should():
@@ -294,7 +306,7 @@ def test_literal_pca_counts_a_state_that_is_extreme_twice_twice():
     np.testing.assert_array_equal(weights, [[0.5, 0.25, 0.25]])
 
 
-@pytest.mark.parametrize("method", [m for m in LITERAL if not isinstance(m, PCA)], ids=named)
+@pytest.mark.parametrize("method", [m for m in LITERAL if isinstance(m, Averaged)], ids=named)
 def test_literal_averages_lie_where_the_blends_project(method):
     geometry = geometry_of(fit_plane(descent(12, 6)))
     points = points_around(geometry)
@@ -326,8 +338,11 @@ def test_mirroring_an_axis_mirrors_the_weights(method, seed, count, axis):
     )
     points = points_around(geometry, 6)
     others = points * np.where([axis == 0, axis == 1], -1.0, 1.0)
+    other = method
+    if axis == 1 and getattr(method, "side", None) in ("above", "below"):
+        other = dataclasses.replace(method, side={"above": "below", "below": "above"}[method.side])
     np.testing.assert_allclose(
-        method.weights(others, mirrored), method.weights(points, geometry), rtol=1e-12, atol=1e-14
+        other.weights(others, mirrored), method.weights(points, geometry), rtol=1e-12, atol=1e-14
     )
 
 

@@ -19,8 +19,8 @@ TIME = np.linspace(0, 1, 2000)
 @pytest.mark.parametrize(
     ("curve", "bump", "trend", "order"),
     [
-        (1 + TIME, False, 1.5, 1.0),
-        (2 - TIME, False, 0.5, -1.0),
+        (1 + TIME, False, 1.9, 1.0),
+        (2 - TIME, False, 1 / 1.9, -1.0),
         (np.ones(2000), False, 1.0, 0.0),
         (1 + 3 * np.exp(-(((TIME - 0.05) / 0.02) ** 2)), True, 1.0, None),
     ],
@@ -63,7 +63,7 @@ def test_a_chord_is_read_from_start_to_end():
     np.testing.assert_array_equal(same, exact)
     assert numbers.chord_error(surface(lambda x, y: 3 + x), line(exact)) < 1e-12
     wrong = surface(lambda x, y: 1.2 * (3 + x))
-    assert numbers.chord_error(wrong, line(exact)) == pytest.approx(0.2)
+    assert numbers.chord_error(wrong, line(exact)) == pytest.approx(0.2 * 3.8 / 1.6)
 
 
 def test_a_rise_is_a_share_of_the_fall():
@@ -91,12 +91,52 @@ def test_effective_states_go_from_one_to_all():
 
 def test_the_area_under_the_curve():
     good = [True] * 10 + [False] * 10
-    area, low, high = numbers.area_under_curve(good, list(range(20, 0, -1)))
-    assert (area, low, high) == pytest.approx((1.0, 1.0, 1.0))
-    assert numbers.area_under_curve(good, list(range(20)))[0] == 0.0
+    area = numbers.area_under_curve(good, list(range(20, 0, -1)))
+    assert (area.value, area.low, area.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert numbers.area_under_curve(good, list(range(20))).value == 0.0
     scores = np.random.default_rng(0).standard_normal(20)
-    area, low, high = numbers.area_under_curve(good, scores)
-    assert low < area < high
-    assert low < 0.5 < high
-    assert np.isnan(numbers.area_under_curve([True, True], [1.0, 2.0])[0])
-    assert numbers.area_under_curve([True, False], [1.0, np.nan])[0] == 1.0
+    area = numbers.area_under_curve(good, scores)
+    assert area.low < area.value < area.high
+    assert area.low < 0.5 < area.high
+    wider = numbers.area_under_curve(good, scores, level=0.99)
+    assert wider.low < area.low < area.high < wider.high
+    assert np.isnan(numbers.area_under_curve([True, True], [1.0, 2.0]).value)
+    assert numbers.area_under_curve([True, False], [1.0, np.nan]).value == 1.0
+
+
+def test_pairs_within_groups_do_not_see_what_tells_groups_apart():
+    # Scores that follow the group alone: all between groups is told, nothing within.
+    apart = [([1.0, 2.0], [5.0, 5.0]), ([11.0, 12.0], [9.0, 9.0])]
+    assert numbers.concordance(apart).value == 0.5
+    told = [([1.0, 2.0, 3.0], [0.1, 0.2, 0.3]), ([4.0, 5.0], [0.05, 0.06])]
+    area = numbers.concordance(told)
+    assert (area.value, area.low, area.high) == (1.0, 1.0, 1.0)
+    mixed = [([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])] * 4
+    assert numbers.concordance(mixed).value == pytest.approx(2 / 3)
+    assert numbers.concordance([([1.0, 2.0], [np.nan, 0.0])]).value == 1.0
+    assert np.isnan(numbers.concordance([([1.0, 1.0], [0.0, 1.0])]).value)
+    assert str(area) == "1.00 (1.00…1.00)"
+
+
+@pytest.mark.parametrize(
+    "curve", [2 - TIME, 1 / np.sqrt(TIME + 0.01), 1 + np.exp(-TIME / 0.05), 1 + TIME]
+)
+def test_what_only_falls_or_only_climbs_has_no_bump(curve):
+    assert Development.of(sizes_of(curve)).bump == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_run_that_diverges_has_no_development():
+    sizes = np.where(TIME < 0.5, 1.0, np.nan)
+    found = Development.of(sizes_of(sizes))
+    assert np.isnan([found.mean, found.bump, found.trend, found.order]).all()
+    assert np.isfinite(Development.of(sizes_of(sizes), 0.2).order)
+
+
+def test_roughness_is_of_the_ground_and_not_of_its_scale():
+    plane, bowl = (surface(height) for height in (lambda x, y: 3 + x, lambda x, y: x**2 + y**2))
+    rng = np.random.default_rng(0)
+    jagged = surface(lambda x, y: x**2 + y**2 + 0.5 * rng.random(x.shape))
+    assert numbers.roughness(plane) < 1e-12
+    assert numbers.roughness(jagged) > 2 * numbers.roughness(bowl)
+    scaled = surface(lambda x, y: 7 * (x**2 + y**2))
+    assert numbers.roughness(scaled) == pytest.approx(numbers.roughness(bowl))

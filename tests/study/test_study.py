@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from losspath import Surface
+from losspath import StepSizes, Surface
 from losspath.errors import ArgumentError
 from losspath.reference.datasets import load_dataset
 from losspath.study import run as study
-from losspath.study.claims import FAILS, NOT_JUDGED, Check, Judgment
+from losspath.study import techniques
+from losspath.study.claims import FAILS, HOLDS, NOT_JUDGED, Check, Judgment
 from losspath.study.numbers import Development
 from losspath.study.plan import Plan, full_scale, quick_scale
 from losspath.study.runs import Accuracies, Steps, with_fewer_states
@@ -20,7 +21,14 @@ from losspath.study.workshop import Workshop
 from losspath.surface import StateLosses
 
 TINY = dataclasses.replace(
-    quick_scale(), epochs=1, resolution=5, samples=60, states=2, trials=4, trial_epochs=1, stride=5
+    quick_scale(),
+    epochs=1,
+    resolution=5,
+    samples=60,
+    states=2,
+    trials=(2, 2),
+    trial_epochs=1,
+    stride=5,
 )
 
 
@@ -105,7 +113,7 @@ def test_paths_that_are_done_with_are_removed_and_made_again_when_needed(whole, 
     study.run_study(TINY, tmp_path, only=["dynamics"], keep_bytes=0)
     mine, all_ = contents(tmp_path), contents(whole[0])
     results = [name for name in mine if name.startswith("results/")]
-    assert len(results) == 3
+    assert len(results) == 5  # the line, and of two runs the dynamics and the steps
     assert all(mine[name] == all_[name] for name in results)
 
 
@@ -163,6 +171,42 @@ def test_a_false_claim_does_not_hold(tmp_path, monkeypatch):
     assert "**does not hold**" in (tmp_path / "README.md").read_text()
 
 
+def developing(curve):
+    """Step sizes of a form."""
+    values = np.asarray(curve, float)
+    return StepSizes(values, np.arange(len(values) + 1), np.ones(len(values)), {})
+
+
+TIME = np.linspace(0, 1, 1000)
+HILL = np.exp(-(((TIME - 0.08) / 0.03) ** 2))
+
+
+@pytest.mark.parametrize("true", [True, False])
+def test_judges_tell_the_claimed_evidence_from_its_reverse(true):
+    """Made up as the thesis has it, all hold; with optimisers or data swapped, none does."""
+    scale = full_scale(cifar10="images:cifar.zip")
+    plan = Plan(scale)
+    easy, _ = scale.data.values()
+
+    def sizes(run):
+        optimizer, data, drop = run.config.optimizer, run.config.data, run.config.dropout > 0
+        if not true:
+            optimizer = {"sgd": "adam", "adam": "sgd"}[optimizer]
+        if optimizer == "adam":
+            climb = {False: 0.6, True: 0.3}[drop] if data == easy else 0.0
+            return developing(5 + 5 * climb * TIME)
+        turn = -0.5 if data == easy else 0.5
+        return developing(0.5 + (0.3 if drop else 0.8) * HILL + 0.5 * turn * TIME + 0.4)
+
+    def load(result):
+        assert isinstance(result, Steps)
+        return sizes(result.run)
+
+    evidence = Evidence(plan, load, lambda name: None)
+    verdicts = [judge(evidence).verdict for judge in techniques.TECHNIQUES.judges]
+    assert verdicts == [HOLDS] * 3 if true else HOLDS not in verdicts
+
+
 def test_rates_come_from_the_run_of_the_same_seed(tmp_path):
     plan = Plan(TINY)
     arm = plan.arms()["lr = step sizes"][1]
@@ -178,7 +222,7 @@ def test_the_full_scale_is_the_thesiss():
     plan = Plan(scale)
     assert list(scale.data) == ["MNIST", "CIFAR-10 (JPEG)"]
     assert (scale.epochs, scale.resolution, scale.samples, scale.stride) == (13, 19, 10_000, 100)
-    assert len(plan.trials()) >= 30
+    assert sum(map(len, plan.trials().values())) >= 30
     runs = {result.run for section in study.SECTIONS for result in section.needs(plan)}
     names = [run.name for run in runs]
     assert len(set(names)) == len(names)

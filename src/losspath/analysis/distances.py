@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from losspath.errors import ArgumentError
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
 from losspath.methods import PathGeometry, SampledPCA
@@ -50,7 +51,12 @@ def distance_map(
         resolution: grid lines an axis; see `Grid.around`.
         grid: the grid, instead of `resolution`.
         method: the rule for ``sampled-pca``, with its default options when not given.
+
+    Raises:
+        ArgumentError: the literal variant, which moves more than one residual.
     """
+    if method is not None and method.literal:
+        raise ArgumentError("the distance map has no literal variant; leave literal out")
     grid = grid or Grid.around(plane.path, resolution)
     method = method or SampledPCA()
     geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)

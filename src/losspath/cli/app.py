@@ -165,11 +165,13 @@ def surface(
     ] = None,
     side: Annotated[
         str | None,
-        typer.Option(help="Of sampled-pca: centre, hull or sign.", show_default="centre"),
+        typer.Option(
+            help="Of sampled-pca: centre, hull, sign, above or below.", show_default="centre"
+        ),
     ] = None,
     literal: Annotated[
         bool | None,
-        typer.Option("--literal", help="Of pca, averaged, averaged-nd: as the thesis drew it."),
+        typer.Option("--literal", help="Of all but sampled: as the thesis drew or printed it."),
     ] = None,
     states: States = None,
     data_dir: DataDir = None,

@@ -31,7 +31,7 @@ class PCA(Method):
         """(G, T): zeros, or a quarter for each of the four extreme states."""
         weights = np.zeros((len(points), len(geometry.path)))
         if self.literal:
-            for extreme in _extremes(geometry):
+            for extreme in geometry.extremes:
                 weights[:, extreme] += 0.25
         return weights
 
@@ -39,11 +39,5 @@ class PCA(Method):
         """(G, 2): the points, or in the literal variant the points displaced."""
         if not self.literal:
             return points
-        average = geometry.path[_extremes(geometry)].mean(axis=0)
-        displaced: Floats = points - geometry.center + average
+        displaced: Floats = points + geometry.displacement
         return displaced
-
-
-def _extremes(geometry: PathGeometry) -> list[int]:
-    low, high = geometry.path.argmin(axis=0), geometry.path.argmax(axis=0)
-    return [int(low[0]), int(high[0]), int(low[1]), int(high[1])]

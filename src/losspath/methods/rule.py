@@ -27,6 +27,21 @@ class PathGeometry:
     residual_norms: Floats
     center: Floats
 
+    @property
+    def extremes(self) -> list[int]:
+        """The four states with the smallest and the largest coordinate on each axis."""
+        low, high = self.path.argmin(axis=0), self.path.argmax(axis=0)
+        return [int(low[0]), int(high[0]), int(low[1]), int(high[1])]
+
+    @property
+    def displacement(self) -> Floats:
+        """(2,): where the average of the extremes is, from the middle of the box.
+
+        The thesis's program draws the one at the other.
+        """
+        displacement: Floats = self.path[self.extremes].mean(axis=0) - self.center
+        return displacement
+
     def distances(self, points: Floats) -> Floats:
         """(G, T): distances in the plane between points (G, 2) and the states."""
         x = points[:, 0, None] - self.path[None, :, 0]

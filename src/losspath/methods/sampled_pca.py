@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,10 @@ from scipy.spatial import Delaunay, QhullError
 
 from losspath.errors import ArgumentError
 from losspath.methods.rule import Floats, Method, PathGeometry
+
+Side = Literal["centre", "hull", "sign", "above", "below"]
+
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @dataclass(frozen=True)
@@ -26,23 +30,39 @@ class SampledPCA(Method):
             "centre": (g − p_q)·(c − p_q) ≥ 0. Mirroring an axis mirrors the surface.
             "hull": g lies in the convex hull of the path ("within a convex area of the path" in
             the thesis's text).
-            "sign": g and c lie on the same side of q along the second axis (as in the thesis's
-            program, with a rule for the sign of a principal direction, which is arbitrary).
+            "sign": g and c lie on the same side of q along the second axis.
+            "above", "below": g lies there of q along the second axis, as in the thesis's program;
+            which of the two it is depends there on the arbitrary sign of a principal direction.
+        literal: the rest is what `PCA(literal=True)` has at g, as eq. 6.4 says with eq. 6.1, so the
+            picture is displaced by as much as it has of that.
     """
 
     name: ClassVar[str] = "sampled-pca"
-    side: Literal["centre", "hull", "sign"] = "centre"
+    side: Side = "centre"
+    literal: bool = False
 
     def __post_init__(self) -> None:
-        if self.side not in ("centre", "hull", "sign"):
-            raise ArgumentError(f'expected side="centre", "hull" or "sign", got {self.side!r}')
+        if self.side not in SIDES:
+            raise ArgumentError(f"expected a side among {', '.join(SIDES)}, got {self.side!r}")
 
     def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
-        """(G, T): at most one weight in each row, between 0 and 1."""
+        """(G, T): at most one weight in each row, between 0 and 1; more in the literal variant."""
         nearest = geometry.nearest(points)
+        share = self.state_weights(points, nearest, geometry)
         weights = np.zeros((len(points), len(geometry.path)))
-        weights[np.arange(len(points)), nearest] = self.state_weights(points, nearest, geometry)
+        weights[np.arange(len(points)), nearest] = share
+        if self.literal:
+            for extreme in geometry.extremes:
+                weights[:, extreme] += (1 - share) / 4
         return weights
+
+    def places(self, points: Floats, weights: Floats, geometry: PathGeometry) -> Floats:
+        """(G, 2): the points, or in the literal variant displaced by the plane's part in them."""
+        if not self.literal:
+            return points
+        share = self.state_weights(points, geometry.nearest(points), geometry)
+        displaced: Floats = points + (1 - share)[:, None] * geometry.displacement
+        return displaced
 
     def state_weights(
         self, points: Floats, nearest: npt.NDArray[np.intp], geometry: PathGeometry
@@ -61,7 +81,9 @@ class SampledPCA(Method):
     ) -> npt.NDArray[np.bool_]:
         if self.side == "hull":
             return _in_hull(points, geometry.path)
-        if self.side == "sign":
+        if self.side in ("above", "below"):
+            product = (points[:, 1] - state[:, 1]) * (1 if self.side == "above" else -1)
+        elif self.side == "sign":
             product = (points[:, 1] - state[:, 1]) * (geometry.center[1] - state[:, 1])
         else:
             product = np.sum((points - state) * (geometry.center - state), axis=1)

@@ -18,6 +18,11 @@ NOT_JUDGED: Verdict = "not judged"
 VERDICTS: tuple[Verdict, ...] = (HOLDS, IN_PART, FAILS, NOT_JUDGED)
 
 
+AS_DRAWN, REPAIRED, BOTH = "as drawn", "repaired", "as drawn and repaired"
+"""Variants of surfaces: as the thesis's program draws them, without its defects, and where that is
+the same."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that a claim says, and whether it was found.
@@ -25,10 +30,12 @@ class Check:
     Attributes:
         what: what was measured, in words with its numbers.
         found: whether it is as the claim says; None where it could not be told.
+        variant: of which surfaces, where a claim is judged of several.
     """
 
     what: str
     found: bool | None
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,26 @@ class Judgment:
         return verdict_of([check.found for check in self.checks])
 
     @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict of each variant; of a claim that is judged once, by an empty name."""
+        variants = dict.fromkeys(check.variant for check in self.checks)
+        if AS_DRAWN in variants or REPAIRED in variants:
+            variants.pop(BOTH, None)
+        return {
+            name: verdict_of(
+                [check.found for check in self.checks if check.variant in (name, BOTH)]
+            )
+            for name in variants
+        }
+
+    @property
     def measured(self) -> list[str]:
         """What was measured, in words, with a mark of whether it was found."""
         marks = {True: "✓", False: "✗", None: "–"}
-        return [f"{marks[check.found]} {check.what}" for check in self.checks]
+        return [
+            f"{marks[check.found]} {check.variant and check.variant + ': '}{check.what}"
+            for check in self.checks
+        ]
 
 
 def verdict_of(found: Sequence[bool | None]) -> Verdict:
@@ -70,11 +93,14 @@ def verdict_of(found: Sequence[bool | None]) -> Verdict:
 
 
 def spread(values: Sequence[float], form: str = ".3g") -> str:
-    """Mean and standard deviation in words."""
+    """Mean and standard deviation in words, both to the digits of the deviation's second."""
     numbers = np.array(values, float)
-    if len(numbers) == 1:
-        return format(float(numbers[0]), form)
-    return f"{numbers.mean():{form}} ± {numbers.std(ddof=1):{form}}"
+    if len(numbers) == 1 or not np.isfinite(numbers).all():
+        return format(float(numbers.mean()), form)
+    mean, deviation = float(numbers.mean()), float(numbers.std(ddof=1))
+    if not form.endswith("%") and deviation > 0:
+        form = f".{min(4, max(0, 1 - int(np.floor(np.log10(deviation)))))}f"
+    return f"{mean:{form}} ± {deviation:{form}}"
 
 
 def all_above(values: Sequence[float], limit: float) -> bool | None:
@@ -92,3 +118,10 @@ def separated(lower: Sequence[float], upper: Sequence[float]) -> bool | None:
     if not len(lower) or not len(upper):
         return None
     return max(lower) < min(upper)
+
+
+def paired_below(lower: Sequence[float], upper: Sequence[float]) -> bool | None:
+    """Whether one value is below the other with every seed; None without any."""
+    if not len(lower):
+        return None
+    return all(low < high for low, high in zip(lower, upper, strict=True))

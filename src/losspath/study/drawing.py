@@ -16,7 +16,6 @@ from losspath.figures.style import (
     COLORS,
     COLUMN,
     PAGE,
-    SMALL,
     TEXT,
     add_footer,
     line_style,
@@ -24,6 +23,7 @@ from losspath.figures.style import (
     set_scale,
     tidy,
 )
+from losspath.study.numbers import Area
 
 Floats = npt.NDArray[np.float64]
 
@@ -146,36 +146,43 @@ def draw_lines(
 
 
 def draw_prediction(
-    areas: Mapping[str, Mapping[float, tuple[float, float, float]]], caption: str
+    panels: Mapping[str, Mapping[str, Mapping[float, Area]]], caption: str
 ) -> Figure:
-    """Areas under the curve by the share of the steps that is looked at.
+    """How well something is foretold, by the share of the steps that is looked at.
 
     Args:
-        areas: by predictor, by share: the area and its 95 % interval.
+        panels: by title, by predictor, by share.
         caption: what to see.
     """
-    figure = new_figure(COLUMN, 2.4)
-    axes = figure.add_subplot()
-    axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
-    for number, (_, by_share) in enumerate(areas.items()):
-        x = np.array([100 * share for share in by_share]) * (1 + 0.03 * number)
-        middle, low, high = np.array(list(by_share.values())).T
-        style: dict[str, Any] = line_style(number)
-        axes.errorbar(
-            x, middle, [middle - low, high - middle], lw=1.1, marker="o", ms=3, capsize=2, **style
-        )
-    axes.set_xscale("log")
-    shares = [100 * share for share in next(iter(areas.values()))]
-    axes.set_xticks(shares, [f"{share:g} %" for share in shares])
-    axes.minorticks_off()
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel("share of the steps that is seen")
-    axes.set_ylabel("area under the curve")
-    tidy(axes)
-    axes.tick_params(labelsize=SMALL)
-    entries = []
-    for number, name in enumerate(areas):
-        entry: dict[str, Any] = line_style(number)
-        entries.append(Line2D([], [], lw=1.1, marker="o", ms=3, label=name, **entry))
-    add_footer(figure, caption, entries, columns=1)
+    figure = new_figure(PAGE, 2.4)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, areas) in zip(grid, panels.items(), strict=True):
+        axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
+        for number, by_share in enumerate(areas.values()):
+            x = np.array([100 * share for share in by_share]) * (1 + 0.03 * number)
+            middle, low, high = np.array([(a.value, a.low, a.high) for a in by_share.values()]).T
+            # Resampled, an area need not lie within its own interval.
+            ends = np.maximum([middle - low, high - middle], 0.0)
+            axes.errorbar(x, middle, ends, **_POINTS, capsize=2, **_style(number))
+        axes.set_xscale("log")
+        shares = [100 * share for share in next(iter(areas.values()))]
+        axes.set_xticks(shares, [f"{share:g} %" for share in shares])
+        axes.minorticks_off()
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_title(title, fontsize=TEXT)
+        axes.set_xlabel("share of the steps that is seen")
+        tidy(axes)
+    grid[0].set_ylabel("chance to be right")
+    names = next(iter(panels.values()))
+    entries = [
+        Line2D([], [], label=name, **_POINTS, **_style(number)) for number, name in enumerate(names)
+    ]
+    add_footer(figure, caption, entries, columns=4)
     return figure
+
+
+_POINTS: dict[str, Any] = {"lw": 1.1, "marker": "o", "ms": 3}
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {**line_style(number)}

@@ -84,8 +84,9 @@ def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
         _summary([judgment for found in findings for judgment in found.judgments]),
         "",
         "✓ was found as claimed, ✗ was not, – could not be told at this scale. A claim holds if "
-        'all of it was found, with every seed where seeds are compared. "As drawn" are surfaces as '
-        'the thesis\'s program draws them, "repaired" the same methods without its defects.'
+        "all of it was found with every seed; three values that differ by chance alone are apart "
+        'from three others in one comparison of ten. "As drawn" are surfaces as the thesis\'s '
+        'program draws them, "repaired" the same methods without its defects.'
         + _CAUTION.get(scale.name, ""),
         "",
         "| subject | the thesis says | measured | verdict | figure |",
@@ -121,5 +122,8 @@ def _summary(judgments: Sequence[Judgment]) -> str:
 def _row(judgment: Judgment) -> str:
     link = f"[{judgment.figure}](figures/{judgment.figure}.png)" if judgment.figure else ""
     measured = "<br>".join(judgment.measured)
-    cells = (judgment.subject, judgment.claim, measured, f"**{judgment.verdict}**", link)
+    verdict = "<br>".join(
+        f"{name and name + ': '}**{verdict}**" for name, verdict in judgment.verdicts.items()
+    )
+    cells = (judgment.subject, judgment.claim, measured, verdict, link)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

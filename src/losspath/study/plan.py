@@ -22,7 +22,7 @@ REPAIRED: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), Averaged(), Aver
 AS_DRAWN: tuple[Method, ...] = (
     PCA(literal=True),
     Sampled(),
-    SampledPCA(side="sign"),
+    SampledPCA(side="sign", literal=True),
     Averaged(),
     AveragedND(),
 )
@@ -54,7 +54,7 @@ class Scale:
         samples: that its loss is over.
         stride: states between those of the sampled path; 100 in the thesis.
         states: at which gradients and sharpness are measured.
-        trials: runs of the prediction experiment.
+        trials: learning rates of the prediction experiment, and seeds of each.
         trial_epochs: of each of them.
     """
 
@@ -69,7 +69,7 @@ class Scale:
     samples: int = 10_000
     stride: int = 100
     states: int = 25
-    trials: int = 36
+    trials: tuple[int, int] = (9, 4)
     trial_epochs: int = 3
     networks: tuple[str, ...] = ("tiny-nn", "tiny-cnn", "vgg")
 
@@ -103,7 +103,7 @@ def quick_scale() -> Scale:
         samples=300,
         stride=10,
         states=5,
-        trials=8,
+        trials=(4, 2),
         trial_epochs=2,
         networks=("tiny-nn", "tiny-cnn"),
     )
@@ -176,20 +176,21 @@ class Plan:
             arms[name] = self.seeds(arm)
         return arms
 
-    def trials(self) -> list[Run]:
-        """Runs that differ in learning rate and seed, for the prediction of how they end."""
-        count = self.scale.trials
-        # Even on a logarithmic scale from a hundredth of the usual rate to a hundred times it.
-        rates = [
-            self.scale.rates["sgd"] * 10 ** (-2 + 4 * i / max(count - 1, 1)) for i in range(count)
-        ]
-        return [
-            Run(
-                dataclasses.replace(self.run(seed=i % 6).config, lr=float(f"{rate:.3g}")),
-                self.scale.trial_epochs,
-            )
-            for i, rate in enumerate(rates)
-        ]
+    def trials(self) -> dict[float, list[Run]]:
+        """Runs for the prediction of how a run ends, by their learning rate.
+
+        Rates are even on a logarithmic scale, from a hundredth of the usual one to a hundred times
+        it, each with the same seeds.
+        """
+        rates, seeds = self.scale.trials
+        found = {}
+        for number in range(rates):
+            rate = self.scale.rates["sgd"] * 10 ** (-2 + 4 * number / max(rates - 1, 1))
+            rate = float(f"{rate:.3g}")
+            config = dataclasses.replace(self.run().config, lr=rate)
+            run = Run(config, self.scale.trial_epochs)
+            found[rate] = [run.with_seed(seed) for seed in range(seeds)]
+        return found
 
     def title(self, run: Run) -> str:
         """Network and data, as figures name them."""

@@ -2,86 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from losspath.analysis.steps import StepSizes
 from losspath.study.claims import Check, Judgment
 from losspath.study.drawing import Floats, draw_lines, draw_prediction
-from losspath.study.numbers import Development, area_under_curve
+from losspath.study.numbers import Area, Development, area_under_curve, concordance
+from losspath.study.plan import Plan
+from losspath.study.runs import Result, Run
 from losspath.study.section import Evidence, Picture, Section, curves_of
 
 SHARES = (0.05, 0.1, 0.2)
 
+# Two signs at three shares are looked at, of which the best is told.
+_LEVEL = 1 - 0.05 / (2 * len(SHARES))
 
-def trial_scores(evidence: Evidence, share: float) -> tuple[list[bool], dict[str, list[float]]]:
-    """Which runs of the prediction experiment end well, and what is seen of each by then.
 
-    A run ends well if its validation accuracy is above the median of all. The predictors are the
-    development of the step sizes, with both signs, and as a control the fall of the batch loss.
+def _fall(sizes: StepSizes, share: float) -> float:
+    """Of the batch loss, from the first tenth of what is seen to its last."""
+    losses = sizes.losses[: max(20, round(share * len(sizes.losses)))]
+    tenth = max(1, len(losses) // 10)
+    return float(losses[:tenth].mean() - losses[-tenth:].mean())
 
-    Args:
-        evidence: the results.
-        share: of the steps that is seen.
-    """
-    runs = evidence.plan.trials()
+
+PREDICTORS: dict[str, Callable[[StepSizes, float], float]] = {
+    "steps climb": lambda sizes, share: Development.of(sizes, share).order,
+    "steps decline": lambda sizes, share: -Development.of(sizes, share).order,
+    "mean step size": lambda sizes, share: Development.of(sizes, share).mean,
+    "fall of the batch loss": _fall,
+}
+"""What is seen of a run by a share of its steps: the development with both signs, and as controls
+its mean size, which tells the learning rates apart, and the loss itself."""
+
+
+def _all_runs(plan: Plan) -> list[Run]:
+    return [run for runs in plan.trials().values() for run in runs]
+
+
+def _scores(evidence: Evidence, runs: list[Run], name: str, share: float) -> list[float]:
+    return [PREDICTORS[name](evidence.sizes(run), share) for run in runs]
+
+
+def among_all(evidence: Evidence, name: str, share: float) -> Area:
+    """The area under the curve of a predictor for runs that end above the median accuracy."""
+    runs = _all_runs(evidence.plan)
     accuracies = np.array(evidence.accuracies(runs))
     good = (accuracies > np.median(accuracies)).tolist()
-    scores: dict[str, list[float]] = {name: [] for name in _PREDICTORS}
-    for run in runs:
-        sizes = evidence.sizes(run)
-        seen = Development.of(sizes, share)
-        count = max(20, round(share * len(sizes.sizes)))
-        losses = sizes.losses[:count]
-        tenth = max(1, count // 10)
-        scores["steps decline"].append(-seen.order)
-        scores["steps climb"].append(seen.order)
-        scores["fall of the batch loss"].append(
-            float(losses[:tenth].mean() - losses[-tenth:].mean())
-        )
-    return good, scores
+    return area_under_curve(good, _scores(evidence, runs, name, share), _LEVEL)
 
 
-_PREDICTORS = ("steps decline", "steps climb", "fall of the batch loss")
-
-
-def prediction_areas(
-    evidence: Evidence,
-) -> dict[str, dict[float, tuple[float, float, float]]]:
-    """By predictor and share of the steps: the area under the curve and its interval."""
-    areas: dict[str, dict[float, tuple[float, float, float]]] = {n: {} for n in _PREDICTORS}
-    for share in SHARES:
-        good, scores = trial_scores(evidence, share)
-        for name, values in scores.items():
-            areas[name][share] = area_under_curve(good, values)
-    return areas
-
-
-_PREDICTION = (
-    "How well the first steps tell whether a run ends above the median accuracy: the area under "
-    "the curve over runs of Modified-LeNet by SGD at rates from a hundredth to a hundred times the "
-    "usual one, with 95 % intervals (bootstrap over runs). At 0.5 they tell nothing."
-)
+def within_rates(evidence: Evidence, name: str, share: float) -> Area:
+    """The same among runs of one learning rate, which differ in nothing but their seeds."""
+    groups = [
+        (evidence.accuracies(runs), _scores(evidence, runs, name, share))
+        for runs in evidence.plan.trials().values()
+    ]
+    return concordance(groups, _LEVEL)
 
 
 def _draw_prediction(evidence: Evidence) -> Figure:
-    return draw_prediction(prediction_areas(evidence), _PREDICTION)
+    panels = {
+        title: {
+            name: {share: measure(evidence, name, share) for share in SHARES} for name in PREDICTORS
+        }
+        for title, measure in (
+            ("among all runs", among_all),
+            ("among runs of one learning rate", within_rates),
+        )
+    }
+    return draw_prediction(panels, _PREDICTION)
+
+
+_PREDICTION = (
+    "How well the first steps tell whether a run ends well: the chance that of two runs the one "
+    "that ends better has the higher score, with intervals (bootstrap, 95 % for six looks "
+    "together). Left: runs above and below the median accuracy, Modified-LeNet by SGD at rates "
+    "from a hundredth to a hundred times the usual one. Right: pairs of the same rate. At 0.5 they "
+    "tell nothing."
+)
 
 
 def _judge_prediction(evidence: Evidence) -> Judgment:
-    areas = prediction_areas(evidence)
+    signs = ("steps climb", "steps decline")
+    sign = max(signs, key=lambda name: among_all(evidence, name, SHARES[-1]).value)
     checks = []
-    for share in SHARES:
-        sign = max(("steps decline", "steps climb"), key=lambda name: areas[name][share][0])
-        area, low, high = areas[sign][share]
-        told = None if np.isnan(area) else bool(low > 0.5)
-        control = areas["fall of the batch loss"][share][0]
+    for words, measure in (("among all", among_all), ("at one learning rate", within_rates)):
+        found = {share: measure(evidence, sign, share) for share in SHARES}
+        told = ", ".join(f"{share:.0%} of the steps {area}" for share, area in found.items())
+        control = measure(evidence, "fall of the batch loss", SHARES[-1])
+        known = [area.low > 0.5 for area in found.values() if np.isfinite(area.value)]
         checks.append(
             Check(
-                f"first {share:.0%}: {sign} {area:.2f} ({low:.2f}…{high:.2f}), the fall of the "
-                f"loss itself {control:.2f}",
-                told,
+                f"{words}, {sign}: {told}; the fall of the loss itself {control}",
+                all(known) if len(known) == len(SHARES) else None,
             )
         )
     return Judgment(
@@ -93,21 +109,20 @@ def _judge_prediction(evidence: Evidence) -> Judgment:
 
 
 def _draw_trials(evidence: Evidence) -> Figure:
-    runs = evidence.plan.trials()
+    runs = _all_runs(evidence.plan)
     rates = np.array([run.config.lr for run in runs])
     accuracies = 100 * np.array(evidence.accuracies(runs))
-    orders = [
-        np.array([Development.of(evidence.sizes(run), share).order for run in runs])
-        for share in SHARES
-    ]
     panels: list[tuple[str, str, Mapping[str, tuple[Floats, Floats]]]] = [
         ("learning rate", "final validation accuracy (%)", {"end": (rates, accuracies)}),
         (
             "learning rate",
             "rank correlation\nof step size and time",
             {
-                f"first {share:.0%} of the steps": (rates, order)
-                for share, order in zip(SHARES, orders, strict=True)
+                f"first {share:.0%} of the steps": (
+                    rates,
+                    np.array(_scores(evidence, runs, "steps climb", share)),
+                )
+                for share in SHARES
             },
         ),
     ]
@@ -116,15 +131,19 @@ def _draw_trials(evidence: Evidence) -> Figure:
 
 _TRIALS = (
     "The runs of the prediction experiment: how they end, and how their steps develop behind the "
-    "bump of what is seen (1: a steady climb, −1: a steady decline). They differ in rate and seed; "
-    "what foretells the end is what tells the rates apart."
+    "bump of what is seen (1: a steady climb, −1: a steady decline). Runs of one rate differ in "
+    "their seeds."
 )
+
+
+def _needs(plan: Plan) -> list[Result]:
+    return curves_of(_all_runs(plan))
 
 
 PREDICTION = Section(
     "prediction",
     "Do the first steps tell how a run ends?",
-    lambda plan: curves_of(plan.trials()),
+    _needs,
     lambda plan: [
         Picture("prediction", _PREDICTION, _draw_prediction),
         Picture("trials", _TRIALS, _draw_trials),

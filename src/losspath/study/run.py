@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -107,7 +108,7 @@ def _write_claims(file: Path, judgments: Sequence[Judgment]) -> None:
             "subject": each.subject,
             "claim": each.claim,
             "verdict": each.verdict,
-            "checks": [{"what": check.what, "found": check.found} for check in each.checks],
+            "checks": [dataclasses.asdict(check) for check in each.checks],
             "figure": each.figure,
         }
         for each in judgments

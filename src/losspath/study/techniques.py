@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import kendalltau
 
 from losspath.figures import plot_runs
+from losspath.figures.style import COLORS
 from losspath.reference.networks import TITLES, build_network
 from losspath.study.claims import (
     Check,
@@ -85,9 +88,22 @@ def _check_direction(evidence: Evidence, data: str, technique: str, claimed: Dir
     ways = ", ".join(f"{way} with {count} of {len(found)} seeds" for way, count in counts.items())
     trends = spread([each.trend for each in found])
     return Check(
-        f"{technique}, {data}: {ways} (last tenth over third {trends})",
+        f"{technique}, {data}: {ways} (× {trends} behind the bump)",
         counts[claimed] == len(found),
     )
+
+
+def _check_directions(
+    evidence: Evidence, technique: str, claimed: Sequence[Direction]
+) -> list[Check]:
+    """The same for the data that stand for MNIST, and for those that stand for CIFAR-10."""
+    checks = [
+        _check_direction(evidence, data, technique, way)
+        for data, way in zip(evidence.plan.scale.data, claimed, strict=False)
+    ]
+    if len(checks) < len(claimed):
+        checks.append(Check(f"{technique}: no data stand for CIFAR-10", None))
+    return checks
 
 
 def _draw_developments(evidence: Evidence) -> Figure:
@@ -109,7 +125,7 @@ def _draw_developments(evidence: Evidence) -> Figure:
                 Dots("mean step size", rows(lambda each: each.mean), data, logarithmic=True),
                 Dots("bump (× what follows)", rows(lambda each: each.bump), data, {"no bump": 1.0}),
                 Dots(
-                    "last tenth over third tenth",
+                    "end over beginning, behind the bump",
                     rows(lambda each: each.trend),
                     data,
                     {"level": (DECLINE, CLIMB)},
@@ -121,8 +137,8 @@ def _draw_developments(evidence: Evidence) -> Figure:
 
 _DEVELOPMENTS = (
     "How Modified-LeNet's steps develop, a dot for each seed: their mean size; the highest of a "
-    "hundred means in the first fifth of the steps over the mean of the next fifth; and where they "
-    "go behind that, climbing on the right and declining on the left."
+    "hundred means in the first quarter, over the lowest before it or what follows, whichever is "
+    "less; and by how much they change behind that, climbing on the right, declining on the left."
 )
 
 
@@ -135,8 +151,7 @@ def _judge_adam(evidence: Evidence) -> Judgment:
         ratio = np.mean(adam) / np.mean(sgd)
         checks.append(Check(f"{data}: Adam's are {ratio:.2g}× SGD's", separated(sgd, adam)))
     ways: tuple[Direction, ...] = ("climb", "are level")
-    for data, way in zip(evidence.plan.scale.data, ways, strict=False):
-        checks.append(_check_direction(evidence, data, "Adam", way))
+    checks += _check_directions(evidence, "Adam", ways)
     return Judgment(
         "Adam's steps",
         "Larger than SGD's; they climb on MNIST and are nearly constant on CIFAR-10.",
@@ -151,8 +166,7 @@ def _judge_sgd(evidence: Evidence) -> Judgment:
         bumps = _bumps(evidence, data, "SGD")
         checks.append(Check(f"{data}: bump {spread(bumps)}× what follows", all_above(bumps, _BUMP)))
     ways: tuple[Direction, ...] = ("decline", "climb")
-    for data, way in zip(evidence.plan.scale.data, ways, strict=False):
-        checks.append(_check_direction(evidence, data, "SGD", way))
+    checks += _check_directions(evidence, "SGD", ways)
     return Judgment(
         "SGD's steps",
         "A bump at the start; then they decline on MNIST and climb on CIFAR-10.",
@@ -167,7 +181,7 @@ def _by_size(evidence: Evidence, data: str) -> dict[str, list[float]]:
     channels = plan.scale.channels[data]
     counts = {
         network: sum(p.numel() for p in build_network(network, channels, 10).parameters())
-        for network in ("modified-lenet", *plan.scale.networks)
+        for network in _networks(plan)
     }
     return {
         f"{TITLES[network]} ({counts[network]:,})": _bumps(evidence, data, "SGD", network)
@@ -185,7 +199,8 @@ def _draw_bumps(evidence: Evidence) -> Figure:
 
 _BUMPS = (
     "The bump of SGD's steps by network, with its number of parameters, a dot for each seed: the "
-    "highest of a hundred means in the first fifth of the steps over the mean of the next fifth."
+    "highest of a hundred means in the first quarter, over the lowest before it or what follows, "
+    "whichever is less."
 )
 
 
@@ -194,8 +209,12 @@ def _judge_bump(evidence: Evidence) -> Judgment:
     for data in evidence.plan.scale.data:
         found = _by_size(evidence, data)
         told = ", ".join(f"{name} {spread(bumps)}" for name, bumps in found.items())
-        means = [np.mean(bumps) for bumps in found.values()]
-        checks.append(Check(f"{data}: {told}", bool(np.all(np.diff(means) > 0))))
+        checks.append(Check(f"{data}, by parameters: {told}", _climb_apart([*found.values()])))
+        # The order of the thesis's text, which calls the two tiny ones the smaller.
+        networks = [name for name in _BY_COMPLEXITY if name in _networks(evidence.plan)]
+        bumps = [_bumps(evidence, data, "SGD", name) for name in networks]
+        told = ", ".join(TITLES[name] for name in networks)
+        checks.append(Check(f"{data}, in the text's order: {told}", _climb_apart(bumps)))
     return Judgment(
         "SGD's bump",
         "The larger the network, the larger the bump.",
@@ -204,26 +223,38 @@ def _judge_bump(evidence: Evidence) -> Judgment:
     )
 
 
+_BY_COMPLEXITY = ("tiny-nn", "tiny-cnn", "modified-lenet", "vgg")
+
+
+def _networks(plan: Plan) -> tuple[str, ...]:
+    return ("modified-lenet", *plan.scale.networks)
+
+
+def _climb_apart(groups: Sequence[Sequence[float]]) -> bool:
+    """Whether each group's values are all above those of the one before."""
+    return all(max(low) < min(high) for low, high in pairwise(groups))
+
+
 def _judge_dropout(evidence: Evidence) -> Judgment:
     plan = evidence.plan
     first, *others = plan.scale.data
     checks = []
     for data in plan.scale.data:
         with_it, without = (_bumps(evidence, data, name) for name in ("SGD, dropout", "SGD"))
-        checks.append(
-            Check(
-                f"{data}: SGD's bump {spread(with_it)} against {spread(without)}",
-                separated(with_it, without),
-            )
-        )
+        words = f"{data}: SGD's bump {spread(with_it)} against {spread(without)}"
+        there = all_above(without, _BUMP)
+        checks.append(Check(words, separated(with_it, without) if there else None))
     slow, quick = (_trends(evidence, first, name) for name in ("Adam, dropout", "Adam"))
     checks.append(
         Check(
-            f"{first}: Adam's last tenth over third {spread(slow)} against {spread(quick)}",
+            f"{first}: Adam's change behind the bump × {spread(slow)} against × {spread(quick)}",
             separated(slow, quick),
         )
     )
-    checks += [_check_direction(evidence, data, "SGD, dropout", "climb") for data in others[:1]]
+    if others:
+        checks.append(_check_direction(evidence, others[0], "SGD, dropout", "climb"))
+    else:
+        checks.append(Check("no data stand for CIFAR-10", None))
     return Judgment(
         "dropout",
         "SGD's bump is smaller with it, Adam's climb slower; SGD with it still climbs on CIFAR-10.",
@@ -242,7 +273,47 @@ def _sgd_runs(plan: Plan) -> dict[str, list[Run]]:
 
 def _draw_loss(evidence: Evidence) -> Figure:
     runs = {name: evidence.curves(group) for name, group in _sgd_runs(evidence.plan).items()}
-    return plot_runs(runs, title="Modified-LeNet, SGD")
+    styles = {
+        f"{data}{suffix}": {"color": COLORS[2 + number], "linestyle": dashes}
+        for number, data in enumerate(evidence.plan.scale.data)
+        for suffix, dashes in (("", "-"), (", dropout", "--"))
+    }
+    return plot_runs(runs, title="Modified-LeNet, SGD", styles=styles)
+
+
+def _judge_loss(evidence: Evidence) -> Judgment:
+    checks, every = [], []
+    for data in evidence.plan.scale.data:
+        runs = [
+            run
+            for technique, group in evidence.plan.techniques("modified-lenet", data).items()
+            if technique.startswith("SGD")
+            for run in group
+        ]
+        trends = [Development.of(evidence.sizes(run)).trend for run in runs]
+        pairs = list(zip(trends, evidence.accuracies(runs), strict=True))
+        every += pairs
+        checks.append(_check_pairs(data, pairs))
+    if len(checks) > 1:
+        checks.insert(0, _check_pairs("all data", every))
+    return Judgment(
+        "SGD's steps and accuracy",
+        "If SGD's steps decrease the network trains poorly, and vice versa (its figures say the "
+        "reverse; any relation counts).",
+        tuple(checks),
+        "fig-6.12",
+    )
+
+
+def _check_pairs(words: str, pairs: Sequence[tuple[float, float]]) -> Check:
+    """Whether change of the steps and accuracy go together, in either sign."""
+    found = kendalltau(*zip(*pairs, strict=True))
+    sign = "higher" if found.statistic < 0 else "lower"
+    return Check(
+        f"{words}, {len(pairs)} runs: steps that decline go with {sign} accuracy, rank "
+        f"correlation {found.statistic:.2f} (p = {found.pvalue:.2g})",
+        bool(found.pvalue < 0.05),
+    )
 
 
 _12 = (
@@ -278,4 +349,5 @@ LOSSES = Section(
     "Step sizes and loss",
     lambda plan: [result for runs in _sgd_runs(plan).values() for result in curves_of(runs)],
     lambda plan: [Picture("fig-6.12", _12, _draw_loss)],
+    (_judge_loss,),
 )

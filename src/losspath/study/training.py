@@ -13,7 +13,7 @@ from losspath.reference.networks import build_network
 from losspath.study.claims import (
     Check,
     Judgment,
-    separated,
+    paired_below,
     spread,
 )
 from losspath.study.dots import Dots, draw_dots
@@ -83,16 +83,18 @@ def _judge_arms(evidence: Evidence) -> Judgment:
         (
             Check(
                 f"final training loss {spread(raw)} against {spread(plain)} at the plain rate",
-                separated(raw, plain),
+                paired_below(raw, plain),
             ),
-            Check(f"than a constant rate of the same mean ({spread(mean)})", separated(raw, mean)),
+            Check(
+                f"than a constant rate of the same mean ({spread(mean)})", paired_below(raw, mean)
+            ),
             Check(
                 f"than the same rates in random order ({spread(shuffled)})",
-                separated(raw, shuffled),
+                paired_below(raw, shuffled),
             ),
             Check(
                 f"scaled to the plain rate's mean ({spread(scaled)}), than the plain rate",
-                separated(scaled, plain),
+                paired_below(scaled, plain),
             ),
         ),
         "ends",
@@ -123,8 +125,8 @@ def _draw_ends(evidence: Evidence) -> Figure:
 
 _ENDS = (
     "How the runs of the learning-rate experiment end, a dot for each seed, and how long their "
-    "steps were. If the form of the bump helped, the rates in order would do better than the same "
-    "rates in random order, and than a constant rate of the same mean."
+    "steps were. Raw, mean and shuffled step sizes have the same mean rate: they differ in when it "
+    "is taken, in the bump and in what follows it."
 )
 
 
@@ -147,10 +149,12 @@ def _tell_dynamics(evidence: Evidence) -> str:
     sharpest = int(np.nanargmax(sgd.sharpness))
     cosines = {title: float(np.nanmean(each.cosines)) for title, each in found.items()}
     return (
-        f"SGD's steps are longest about step {middles[np.argmax(sizes)]:,.0f}. Of the states that "
-        f"were measured, {np.diff(sgd.steps).mean():,.0f} steps apart, the surface is sharpest at "
-        f"step {sgd.steps[sharpest]:,}, by {sgd.sharpness[sharpest] / limit:.2f} of 2/η, beyond "
-        f"which descent on a quadratic diverges; in the end by {sgd.sharpness[-1] / limit:.2f}. "
+        "Of seed 0: plain SGD's step is its rate times the batch's gradient, so that a bump is one "
+        f"of the gradient. Its steps are longest about step {middles[np.argmax(sizes)]:,.0f}. Of "
+        f"the states that were measured, {np.diff(sgd.steps).mean():,.0f} steps apart, the surface "
+        f"is sharpest at step {sgd.steps[sharpest]:,}, by {sgd.sharpness[sharpest] / limit:.2f} of "
+        "2/η, beyond which descent on a quadratic diverges; in the end by "
+        f"{sgd.sharpness[-1] / limit:.2f}. "
         f"Successive steps have a mean cosine of {cosines['SGD']:.2f} by SGD and of "
         f"{cosines['Adam']:.2f} by Adam, whose steps are running means of gradients (β₁ = 0.9)."
     )
