@@ -25,7 +25,7 @@ class SurfaceDifference:
     Attributes:
         ssim: the structural similarity [1] of the two pictures, 1 for equal ones; of losses up to
             1.5 times the initial loss.
-        median_error: the median over the ground of |difference| / loss.
+        median_error: the median over the ground of |difference| / loss, of losses so clipped.
         high_error: its 95 % quantile.
         cost: evaluations of samples, as a multiple of the other's.
 

@@ -112,6 +112,7 @@ def draw_lines(
     panels: Sequence[tuple[str, str, Mapping[str, tuple[Floats, Floats]]]],
     caption: str,
     joined: bool = True,
+    logarithmic: bool = False,
 ) -> Figure:
     """One quantity over another on a logarithmic axis, panel by panel.
 
@@ -119,6 +120,7 @@ def draw_lines(
         panels: label of the x axis, of the y axis, and curves by name.
         caption: what to see.
         joined: by lines.
+        logarithmic: whether the y axis is logarithmic too.
     """
     figure = new_figure(PAGE if len(panels) > 1 else COLUMN, 2.3)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -133,6 +135,8 @@ def draw_lines(
         if len(ticks) <= _MOST_TICKS:
             axes.set_xticks(ticks, [f"{value:,g}" for value in ticks])
             axes.minorticks_off()
+        if logarithmic:
+            axes.set_yscale("log")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         tidy(axes)

@@ -142,7 +142,7 @@ def _draw_trust(evidence: Evidence) -> Figure:
             }
             for method in REPAIRED
         }
-        panels.append(Dots(label, rows))
+        panels.append(Dots(label, rows, logarithmic=measure is _states_off))
     return draw_dots([panels[:2], panels[2:]], _TRUST)
 
 
