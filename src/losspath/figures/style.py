@@ -138,8 +138,8 @@ def add_footer(
 
 
 def _wrapped(figure: Figure, text: str, size: float) -> str:
-    # A letter of the default font is half as wide as it is high, on average.
-    letters = int(figure.get_figwidth() * 0.95 * 72 / (0.53 * size))
+    # A letter of the default font is about half as wide as it is high, a digit or capital more.
+    letters = int(figure.get_figwidth() * 0.95 * 72 / (0.55 * size))
     return textwrap.fill(text, letters)
 
 

@@ -113,6 +113,22 @@ def _judge_variance(evidence: Evidence) -> Judgment:
     )
 
 
+def _tell_variance(evidence: Evidence) -> str:
+    """How the claimed shares and the measured ones stand to a walk without direction."""
+    told = []
+    for data in evidence.plan.scale.data:
+        groups = evidence.plan.techniques("modified-lenet", data)
+        shares = {
+            technique: spread([evidence.explained(run) for run in runs], ".0%")
+            for technique, runs in groups.items()
+        }
+        told.append(f"{data}: {', '.join(f'{name} {share}' for name, share in shares.items())}.")
+    return (
+        f"A long random walk has {_RANDOM_WALK:.0%} of its variance in two components, so that as "
+        f"much is no sign of a path that is flat. {' '.join(told)}"
+    )
+
+
 def _judge_distances(evidence: Evidence) -> Judgment:
     checks = []
     shares, differences = [], []
@@ -234,6 +250,7 @@ DISTANCES = Section(
         Picture("variance", _VARIANCE, _draw_variance),
     ],
     (_judge_variance, _judge_distances),
+    (_tell_variance,),
 )
 
 TEMPERATURE = Section(

@@ -122,10 +122,10 @@ def _draw_developments(evidence: Evidence) -> Figure:
 
         grid.append(
             [
-                Dots("mean step size", rows(lambda each: each.mean), data, logarithmic=True),
+                Dots("mean step size", rows(lambda each: each.mean), data),
                 Dots("bump (× what follows)", rows(lambda each: each.bump), data, {"no bump": 1.0}),
                 Dots(
-                    "end over beginning, behind the bump",
+                    "change behind the bump (×)",
                     rows(lambda each: each.trend),
                     data,
                     {"level": (DECLINE, CLIMB)},
