@@ -86,25 +86,42 @@ _PREDICTION = (
 
 
 def _judge_prediction(evidence: Evidence) -> Judgment:
-    signs = ("steps climb", "steps decline")
-    sign = max(signs, key=lambda name: among_all(evidence, name, SHARES[-1]).value)
-    checks = []
-    for words, measure in (("among all", among_all), ("at one learning rate", within_rates)):
-        found = {share: measure(evidence, sign, share) for share in SHARES}
-        told = ", ".join(f"{share:.0%} of the steps {area}" for share, area in found.items())
-        control = measure(evidence, "fall of the batch loss", SHARES[-1])
-        known = [area.low > 0.5 for area in found.values() if np.isfinite(area.value)]
-        checks.append(
-            Check(
-                f"{words}, {sign}: {told}; the fall of the loss itself {control}",
-                all(known) if len(known) == len(SHARES) else None,
-            )
-        )
+    areas = {
+        sign: {share: among_all(evidence, sign, share) for share in SHARES}
+        for sign in ("steps climb", "steps decline")
+    }
+    sign = max(areas, key=lambda name: max(area.value for area in areas[name].values()))
+    checks = [
+        Check(f"among all, first {share:.0%}: {sign} {area}", _tells(area))
+        for share, area in areas[sign].items()
+    ]
+    within = {share: within_rates(evidence, sign, share) for share in SHARES}
+    told = ", ".join(f"{share:.0%} {area}" for share, area in within.items())
+    verdicts = [_tells(area) for area in within.values()]
+    found = None if None in verdicts else all(verdicts)
+    checks.append(Check(f"among runs of one learning rate: {told}", found))
     return Judgment(
         "steps and loss",
         "The development of the steps tells whether the network trains well.",
         tuple(checks),
         "prediction",
+    )
+
+
+def _tells(area: Area) -> bool | None:
+    return area.low > 0.5 if np.isfinite(area.value) else None
+
+
+def _tell_prediction(evidence: Evidence) -> str:
+    """How the controls do."""
+    told = [
+        f"{name} {', '.join(str(among_all(evidence, name, share)) for share in SHARES)}"
+        for name in ("mean step size", "fall of the batch loss")
+    ]
+    shares = ", ".join(f"{share:.0%}" for share in SHARES)
+    return (
+        f"Controls, from the first {shares} of the steps, among all runs: {'; '.join(told)}. What "
+        "tells the learning rates apart seems to foretell the end, whatever it is."
     )
 
 
@@ -149,4 +166,5 @@ PREDICTION = Section(
         Picture("trials", _TRIALS, _draw_trials),
     ],
     (_judge_prediction,),
+    (_tell_prediction,),
 )

@@ -101,6 +101,21 @@ def _judge_arms(evidence: Evidence) -> Judgment:
     )
 
 
+def _tell_arms(evidence: Evidence) -> str:
+    """What the rates from step sizes are beside the plain rate."""
+    plain = evidence.plan.arms()["plain rate"]
+    ratios = [float(evidence.sizes(run).sizes.mean()) / run.config.lr for run in plain]
+    accuracies = {
+        name: spread(evidence.accuracies(runs), ".2%")
+        for name, runs in evidence.plan.arms().items()
+    }
+    told = ", ".join(f"{name} {value}" for name, value in accuracies.items())
+    return (
+        f"The recorded step sizes are, as rates, {spread(ratios)} times the plain rate on the "
+        f"average: an arm that takes them has another mean rate too. Final accuracies: {told}."
+    )
+
+
 def _draw_ends(evidence: Evidence) -> Figure:
     arms = evidence.plan.arms()
     losses, accuracies = (
@@ -215,6 +230,7 @@ RATES = Section(
         Picture("ends", _ENDS, _draw_ends),
     ],
     (_judge_arms,),
+    (_tell_arms,),
 )
 
 DYNAMICS = Section(
