@@ -56,10 +56,12 @@ def test_mirroring_an_axis_mirrors_the_surface(method, axis):
     surface = compute_surface(DESCENT.path, DESCENT.objective(), method, plane=plane, grid=grid)
     signs = np.where(np.arange(2) == axis, -1.0, 1.0)
     lines = [-grid.x[::-1], grid.y] if axis == 0 else [grid.x, -grid.y[::-1]]
+    # Above the path is below it in the mirror: which of the two a program draws is chance.
+    swapped = {"above": "below", "below": "above"}.get(getattr(method, "side", ""))
     mirrored = compute_surface(
         DESCENT.path,
         DESCENT.objective(),
-        method,
+        dataclasses.replace(method, side=swapped) if swapped and axis == 1 else method,
         plane=mirrored_plane(plane, axis),
         grid=Grid(*lines, grid.center * signs),
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from losspath.analysis.readings import read_dynamics as read_dynamics
     from losspath.analysis.runs import History as History
     from losspath.analysis.runs import RunCurves as RunCurves
+    from losspath.analysis.runs import measure_history as measure_history
     from losspath.analysis.saliency import Saliency as Saliency
     from losspath.analysis.saliency import saliency as saliency
     from losspath.analysis.steps import StepSizes as StepSizes
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from losspath.figures import plot_runs as plot_runs
     from losspath.figures import plot_saliency as plot_saliency
     from losspath.figures import plot_samples as plot_samples
+    from losspath.figures import plot_step_panels as plot_step_panels
     from losspath.figures import plot_step_sizes as plot_step_sizes
     from losspath.figures import plot_surface as plot_surface
     from losspath.figures import plot_surfaces as plot_surfaces
@@ -96,6 +98,7 @@ _EXPORTS = {
     "interpolate": "losspath.analysis.interpolation",
     "learning_rates": "losspath.analysis.rates",
     "measure_dynamics": "losspath.analysis.dynamics",
+    "measure_history": "losspath.analysis.runs",
     "plot_activations": "losspath.figures",
     "plot_confusion": "losspath.figures",
     "plot_distance_map": "losspath.figures",
@@ -107,6 +110,7 @@ _EXPORTS = {
     "plot_runs": "losspath.figures",
     "plot_saliency": "losspath.figures",
     "plot_samples": "losspath.figures",
+    "plot_step_panels": "losspath.figures",
     "plot_step_sizes": "losspath.figures",
     "plot_surface": "losspath.figures",
     "plot_surfaces": "losspath.figures",

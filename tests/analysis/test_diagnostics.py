@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from losspath import Objective, activations, confusion, feature_maps, filters
-from losspath.analysis.diagnostics import default_modules, outputs_of
+from losspath.analysis.diagnostics import default_modules, last_finite, outputs_of
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.parameters import flatten_parameters
 from losspath.recording.trajectory import as_path
@@ -149,13 +149,27 @@ class Twice(nn.Module):
         super().__init__()
         self.layer = nn.Linear(3, 3)
         self.cell = nn.GRU(3, 3, batch_first=True)
+        self.named = Named()
 
     def forward(self, x):
-        return self.cell(self.layer(self.layer(x))[:, None])[0][:, 0]
+        return self.named(self.cell(self.layer(self.layer(x))[:, None])[0][:, 0])["scores"]
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return {"scores": x * self.scale}
+
+    @staticmethod
+    def of_scores(outputs, targets):
+        return F.cross_entropy(outputs["scores"], targets)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("layer", "runs 2 times"), ("cell", "puts out a tuple")]
+    ("name", "message"), [("layer", "runs 2 times"), ("named", "puts out a dict")]
 )
 def test_modules_that_have_no_one_output_are_refused(name, message):
     model = Twice()
@@ -163,6 +177,36 @@ def test_modules_that_have_no_one_output_are_refused(name, message):
     with pytest.raises(UnsupportedError, match=message):
         outputs_of(objective, flat(model), [name], 4)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_modules_without_one_output_do_not_hide_the_others():
+    torch.manual_seed(0)
+    model, x = Twice(), torch.randn(4, 3)
+    objective = Objective(model, x, torch.randint(3, (4,)), F.cross_entropy)
+    path = as_path(flat(model)[None])
+    assert activations(path, objective).names == ("cell",)
+    (output,) = outputs_of(objective, flat(model), ["cell"], 4)
+    with torch.no_grad():
+        expected = model.cell(model.layer(model.layer(x))[:, None])[0]
+    np.testing.assert_allclose(output, expected, atol=1e-6)
+    alone = Objective(Named(), x, torch.randint(3, (4,)), Named.of_scores)
+    with pytest.raises(UnsupportedError, match="no layer puts out one tensor"):
+        activations(as_path(np.ones((1, 3))), alone)
+
+
+def test_states_that_are_not_finite_are_left_out():
+    model, (x, y) = network(), images()
+    objective = Objective(model, x, y, F.cross_entropy)
+    vector = flat(model)
+    path = np.array([vector, vector * 2, vector * np.nan, vector * np.inf])
+    found = activations(as_path(path), objective)
+    assert (found.steps.tolist(), found.left_out) == ([0, 1], (2, 3))
+    whole = activations(as_path(path[:2]), objective)
+    np.testing.assert_array_equal(found.counts, whole.counts)
+    assert (last_finite(as_path(path), 4), last_finite(as_path(path), 1)) == (1, 0)
+    assert last_finite(as_path(path[2:]), 2) is None
+    with pytest.raises(UnsupportedError, match="no state is finite"):
+        activations(as_path(path[2:]), objective)
 
 
 def test_filters_are_the_weights_of_convolutions():

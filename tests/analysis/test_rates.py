@@ -101,6 +101,14 @@ def test_the_scheduler_goes_on_where_it_was():
     assert again.get_last_lr() == [0.2]
 
 
-def test_the_scheduler_needs_a_rate():
-    with pytest.raises(ArgumentError, match="at least one learning rate"):
-        StepSizeLR(torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), 0.1), [])
+@pytest.mark.parametrize("rates", [[], [0.1, np.nan], [np.inf], [-0.1], [[0.1]], 0.1])
+def test_the_scheduler_needs_rates(rates):
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), 0.1)
+    with pytest.raises(ArgumentError, match="expected \\(S,\\) learning rates"):
+        StepSizeLR(optimizer, rates)
+
+
+def test_the_scheduler_refuses_step_sizes():
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), 0.1)
+    with pytest.raises(ArgumentError, match="pass learning_rates"):
+        StepSizeLR(optimizer, StepSizes(SIZES, np.arange(5), np.ones(4), {}))

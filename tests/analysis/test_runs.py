@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
-from losspath import History, RunCurves, StepSizes
+from losspath import History, Objective, RunCurves, StepSizes, measure_history
 from losspath.analysis.runs import Spread
+from losspath.recording.trajectory import as_path
 
 SIZES = StepSizes(np.ones(4), np.arange(5), np.ones(4), {})
 
@@ -27,6 +30,22 @@ def test_a_run_without_epochs_has_no_steps_in_one(history):
     run = RunCurves(SIZES, history)
     assert run.steps_per_epoch is None
     assert np.isnan(run.final("validation_loss"))
+
+
+def test_a_history_is_measured_where_none_was_kept():
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 3), torch.randint(2, (40,))
+    objective = Objective(torch.nn.Linear(3, 2), x, y, F.cross_entropy)
+    path = np.random.default_rng(0).standard_normal((9, 8))
+    path[8] = np.nan
+    history = measure_history(as_path(path), objective, states=5)
+    np.testing.assert_array_equal(history.step, [0, 2, 4, 6, 8])
+    expected = [objective(path[i]) for i in (0, 2, 4, 6)]
+    np.testing.assert_allclose(history.training_loss[:4], [each.loss for each in expected])
+    np.testing.assert_allclose(history.training_accuracy[:4], [e.accuracy for e in expected])
+    assert np.isnan(history.training_loss[4])
+    assert np.isnan(history.validation_loss).all()
+    assert RunCurves(SIZES, history).steps_per_epoch is None
 
 
 def test_spread():

@@ -92,3 +92,50 @@ def test_equal_names_are_told_apart_by_directory(call, seeds, tmp_path):
     names = list(json.loads(out))
     assert len(names) == 2
     assert all("(" in name for name in names)
+
+
+def test_seeds_of_an_arm_are_one_line(call, seeds, tmp_path):
+    sources = [seed for seed in seeds if seed.name.startswith("sgd")]
+    for number, source in enumerate(sources):
+        arguments = ("train", "--network", "tiny-cnn", "--epochs", 1, "--seed", number)
+        schedule = ("--lr-schedule", f"steps:{source}", "--out", tmp_path / f"arm-{number}")
+        assert call(*arguments, *schedule)[0] == 0
+    arms = [tmp_path / "arm-0", tmp_path / "arm-1"]
+    code, out, _ = call("compare", *sources, *arms, "--json", "--out", tmp_path / "out")
+    assert code == 0
+    numbers = json.loads(out)
+    assert [row["seeds"] for row in numbers.values()] == [[0, 1], [0, 1]]
+    assert len(numbers) == 2
+
+
+def test_runs_without_words_that_tell_them_apart_have_their_own_directories(call, seeds, tmp_path):
+    """Two seeds, and then two runs that differ in how often a state is kept alone."""
+    thin = []
+    for every in (2, 3):
+        config = TrainingConfig("tiny-cnn", "digits", "sgd", 0.05, record_every=every)
+        thin.append(tmp_path / f"every-{every}")
+        train(config, load_dataset("digits"), thin[-1], epochs=1)
+    code, out, _ = call("compare", *seeds[2:], *thin, "--json", "--out", tmp_path / "out")
+    assert code == 0
+    names = list(json.loads(out))
+    for name, directory in zip(names, (seeds[2], *thin), strict=True):
+        assert str(directory) in name
+
+
+def test_the_numbers_can_be_read_on_a_narrow_screen(call, seeds, tmp_path):
+    code, out, _ = call("compare", *seeds, "--out", tmp_path / "out")
+    assert code == 0
+    for words in ("validation accuracy", "training loss", "first steps"):
+        assert out.count(words) == 2
+    assert "…" not in out
+
+
+def test_step_sizes_in_panels(call, seeds, tmp_path):
+    config = TrainingConfig("tiny-nn", "digits", "sgd", 0.05)
+    train(config, load_dataset("digits"), tmp_path / "other", epochs=1)
+    arguments = ("compare", *seeds, tmp_path / "other", "--out", tmp_path / "out")
+    code, out, _ = call(*arguments, "--panels")
+    assert code == 0
+    assert call(*arguments)[0] == 0
+    assert len(list((tmp_path / "out" / "figures").iterdir())) == 2
+    assert "TinyNN, SGD lr 0.05" in out

@@ -34,6 +34,9 @@ def test_every_view_of_a_run(call, run):
         "samples.png",
     ]
     assert "Total params: 328" in out  # of the table of layers
+    table = (run / "results" / "architecture.txt").read_text()
+    assert "Conv2d (conv1)" in table
+    assert max(map(len, table.splitlines())) <= 80
     for name in figures(run):
         assert f"figures/{name}" in out
 
@@ -68,6 +71,34 @@ def test_a_network_without_convolutions(call, tmp_path):
     assert "filters-step23.png" in figures(tmp_path / "run")  # its templates
 
 
+def test_a_chosen_input(call, run):
+    arguments = ("diagnose", run, "--view", "saliency", "--view", "feature-maps")
+    assert call(*arguments)[0] == 0
+    first = {name: (run / "figures" / name).read_bytes() for name in figures(run)}
+    assert call(*arguments, "--sample", "3")[0] == 0
+    assert all((run / "figures" / name).read_bytes() != drawn for name, drawn in first.items())
+    code, _, err = call(*arguments, "--sample", "999")
+    assert code != 0
+    assert "expected --sample from 0 to" in err
+    assert "got 999" in err
+
+
+def test_a_run_that_went_wrong_is_shown_where_it_was_whole(call, tmp_path):
+    arguments = ("train", "--network", "tiny-nn", "--epochs", "1", "--lr", "1e38")
+    assert call(*arguments, "--out", tmp_path / "run")[0] == 0
+    states = losspath.Trajectory(tmp_path / "run")
+    last = int(np.flatnonzero(np.isfinite(states[:]).all(axis=1))[-1])
+    assert last < len(states) - 1
+    code, out, _ = call("diagnose", tmp_path / "run", "--view", "confusion", "--view", "filters")
+    assert code == 0
+    assert f"not finite: training went wrong; the last finite one, at step {last}, is shown" in out
+    assert f"confusion-step{last}.png" in figures(tmp_path / "run")
+    code, _, err = call("diagnose", tmp_path / "run", "--step", "20")
+    assert code != 0
+    assert "the state at step 20 is not finite: training went wrong" in err
+    assert f"the last finite one before is --step {last}" in err
+
+
 @pytest.fixture
 def own(tmp_path):
     """A run of a loop of one's own, and the file of its objective."""
@@ -92,8 +123,8 @@ def test_a_run_of_ones_own_has_the_views_that_make_sense(call, own):
     run, source = own
     code, out, _ = call("diagnose", run, "--objective", source)
     assert code == 0
-    assert figures(run) == ["activations.png", "confusion-step12.png"]
-    for name in ("history", "samples", "filters", "feature-maps", "saliency"):
+    assert figures(run) == ["activations.png", "confusion-step12.png", "history.png"]
+    for name in ("samples", "filters", "feature-maps", "saliency"):
         assert f"{name}: left out, as" in out
     code, out, _ = call("dynamics", run, "--objective", source, "--states", "4")
     assert code == 0

@@ -1,3 +1,5 @@
+import dataclasses
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -135,9 +137,9 @@ def test_what_is_no_image_is_refused():
 
 
 def make_dynamics(sharpness=2.0):
-    steps = np.array([0, 50, 100])
-    loss, gradient = np.array([2.0, 1.0, 0.5]), np.array([1.0, 0.5, 0.1])
-    sharp = np.full(3, sharpness)
+    steps = np.array([0, 25, 50, 75, 100])
+    loss, gradient = np.array([2.0, 1.5, 1.0, 0.7, 0.5]), np.array([1.0, 0.8, 0.5, 0.3, 0.1])
+    sharp = np.full(5, sharpness)
     return Dynamics(
         steps, steps, loss, gradient, sharp, np.full(99, 0.5), np.arange(101), {"samples": 1000}
     )
@@ -159,6 +161,21 @@ def test_dynamics_are_drawn_over_training():
     assert "1,000 samples" in caption
 
 
+def test_dynamics_of_several_seeds_are_a_mean_and_a_band():
+    runs = [make_dynamics(sharpness) for sharpness in (1.0, 3.0)]
+    figure = plot_dynamics(runs)
+    sharpness = figure.axes[2]
+    np.testing.assert_array_equal(sharpness.lines[0].get_ydata(), [2.0] * 5)
+    (band,) = sharpness.collections
+    low, high = band.get_datalim(sharpness.transData).intervaly
+    assert (low, high) == (1.0, 3.0)
+    assert "Readings: smooth, smooth" in " ".join(" ".join(texts(figure)).split())
+    other = dataclasses.replace(runs[0], steps=runs[0].steps + 1)
+    for wrong in ([], [runs[0], other]):
+        with pytest.raises(ArgumentError, match="at the same steps"):
+            plot_dynamics(wrong)
+
+
 def test_unknown_sharpness_is_said():
     caption = " ".join(" ".join(texts(plot_dynamics(make_dynamics(np.nan)))).split())
-    assert "The sharpness of 3 states was not found" in caption
+    assert "The sharpness of 5 states was not found" in caption

@@ -2,7 +2,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from losspath import History, RunCurves, StepSizes, plot_history, plot_runs
+from losspath import History, RunCurves, StepSizes, plot_history, plot_runs, plot_step_panels
 from losspath.errors import ArgumentError
 
 
@@ -115,3 +115,35 @@ def test_history_shows_training_and_validation():
 def test_history_without_accuracies_has_one_panel():
     rows = [{"epoch": 0, "step": 0, "training_loss": 1.0}, {"epoch": 1, "step": 9}]
     assert len(plot_history(History.of(rows)).axes) == 1
+
+
+def test_step_sizes_have_a_panel_for_each_place():
+    panels = {
+        "LeNet-5": {"sgd": [make_run(), make_run(1)], "adam": [make_run(level=2.0)]},
+        "VGG": {"adam": [make_run(level=0.3)]},
+        "TinyNN": {"sgd": [make_run(count=20)]},
+    }
+    figure = plot_step_panels(panels, title="three networks", styles={"sgd": {"color": "black"}})
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    first, second, third = figure.axes
+    assert (len(first.lines), len(first.collections), len(second.lines)) == (2, 1, 1)
+    np.testing.assert_array_equal(third.lines[0].get_ydata(), make_run(count=20).sizes.sizes)
+    assert first.lines[0].get_color() == third.lines[0].get_color() == "black"
+    assert first.lines[1].get_color() == second.lines[0].get_color()
+    words = " ".join(texts(figure))
+    assert "three networks" in words
+    assert "bands: from the least" in " ".join(words.split())
+    for nothing in ({}, {"a": {}}, {"a": {"sgd": []}}):
+        with pytest.raises(ArgumentError, match="at least one run"):
+            plot_step_panels(nothing)
+
+
+def test_a_history_without_epochs_is_drawn_by_step():
+    rows = [{"step": 10.0 * i, "training_loss": 3.0 - i} for i in range(3)]
+    figure = plot_history(History.of(rows), names=("the objective", ""))
+    (loss,) = figure.axes
+    np.testing.assert_array_equal(loss.lines[0].get_xdata(), [0, 10, 20])
+    assert len(loss.lines) == 1
+    words = texts(figure)
+    assert {"optimiser step", "the objective"} <= set(words)
+    assert "validation" not in words

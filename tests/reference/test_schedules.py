@@ -98,11 +98,13 @@ def test_the_source_may_move_and_may_not_change(run, tmp_path, digits):
 def test_more_steps_than_rates_are_refused_before_any_is_taken(run, tmp_path, digits):
     with pytest.raises(RunError, match="rates for 46 steps and 69"):
         train(from_steps(run), digits, tmp_path / "again", epochs=3)
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_source_that_is_not_there_is_refused(tmp_path, digits):
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="no run and no file of step sizes"):
         train(from_steps(tmp_path / "none"), digits, tmp_path / "again", epochs=1)
+    assert not (tmp_path / "again").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The study on a small scale: made once, stopped anywhere, and held against a false claim."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from losspath import StepSizes, Surface
-from losspath.errors import ArgumentError
+from losspath.errors import ArgumentError, RunError
 from losspath.reference.datasets import load_dataset
 from losspath.study import run as study
 from losspath.study import techniques
@@ -112,8 +113,8 @@ def test_paths_that_are_done_with_are_removed_and_made_again_when_needed(whole, 
     assert not list((tmp_path / "runs").iterdir())
     study.run_study(TINY, tmp_path, only=["dynamics"], keep_bytes=0)
     mine, all_ = contents(tmp_path), contents(whole[0])
-    results = [name for name in mine if name.startswith("results/")]
-    assert len(results) == 5  # the line, and of two runs the dynamics and the steps
+    results = [name for name in mine if name.endswith(".npz")]
+    assert len(results) == 10  # for each seed the line, and of two runs the dynamics and the steps
     assert all(mine[name] == all_[name] for name in results)
 
 
@@ -121,13 +122,46 @@ def test_one_part_makes_no_more_than_it_needs(tmp_path):
     study.run_study(TINY, tmp_path, only=["6.13"])
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {"fig-6.13.png", "ends.png"}
     assert len(list((tmp_path / "runs").iterdir())) == 10  # five arms of two seeds
+    study.run_study(TINY, tmp_path, only=["ends"])  # a figure stands for its part
+    assert len(list((tmp_path / "runs").iterdir())) == 10
     with pytest.raises(ArgumentError, match=r"6\.10.*got '6\.1'"):
         study.run_study(TINY, tmp_path, only=["6.1"])
 
 
+def test_a_part_made_later_joins_those_made_before(whole, tmp_path):
+    first = study.run_study(TINY, tmp_path, only=["networks"])
+    page = (tmp_path / "README.md").read_text()
+    (second,) = study.run_study(TINY, tmp_path, only=["resolution"])
+    assert first[0].subject == "accuracy"
+    both = (tmp_path / "README.md").read_text()
+    for judgment in (*first, second):
+        assert judgment.claim in both
+    assert second.claim not in page
+    claims = json.loads((tmp_path / "claims.json").read_text())
+    assert len(claims) == len(first) + 1
+
+
+def test_results_of_other_data_are_not_taken_for_these(tmp_path):
+    from PIL import Image
+
+    folders = [tmp_path / "one" / "images", tmp_path / "two" / "images"]
+    for shade, folder in enumerate(folders):
+        for part, kind, number in itertools.product(("train", "test"), "ab", range(3)):
+            file = folder / part / kind / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (28, 28), (50 * number, 90 * shade * number**2 % 256, 0)).save(file)
+    scales = [
+        dataclasses.replace(TINY, data={"images": f"images:{folder}"}, channels={"images": 3})
+        for folder in folders
+    ]
+    study.run_study(scales[0], tmp_path / "study", only=["networks"])
+    with pytest.raises(RunError, match="results of other data"):
+        study.run_study(scales[1], tmp_path / "study", only=["layers"])
+
+
 def test_a_damaged_result_is_made_again(whole, tmp_path):
     study.run_study(TINY, tmp_path, only=["layers"])
-    (file,) = (tmp_path / "results").rglob("*.npz")
+    file = min((tmp_path / "results").rglob("*.npz"))
     good = file.read_bytes()
     file.write_bytes(good[:-30])
     study.run_study(TINY, tmp_path, only=["layers"])
@@ -147,6 +181,15 @@ def test_progress_covers_the_whole_and_never_goes_back(tmp_path):
     assert done == sorted(done)
     assert 0 <= done[0] < 0.2 * told[0][1]
     assert done[-1] <= told[0][1] * 1.0001
+    again = []
+    study.run_study(
+        TINY,
+        tmp_path,
+        only=["networks", "dynamics"],
+        progress=lambda done, total, what: again.append((done, total)),
+    )
+    assert again[0][0] > 0.5 * told[0][1]  # what was there counts
+    assert again[-1][0] <= again[0][1] * 1.0001
 
 
 def test_a_false_claim_does_not_hold(tmp_path, monkeypatch):

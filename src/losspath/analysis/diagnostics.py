@@ -101,6 +101,7 @@ class Activations:
         counts: (L, k, B) values in each bin.
         zeros: (L, k) the share of values that are exactly zero, as behind a ReLU.
         silent: (L, k) the share of units (channels, features) that are zero for all samples.
+        left_out: steps of the states that are not finite, which put out nothing to count.
     """
 
     names: tuple[str, ...]
@@ -109,6 +110,7 @@ class Activations:
     counts: npt.NDArray[np.int64] = field(repr=False)
     zeros: Floats = field(repr=False)
     silent: Floats = field(repr=False)
+    left_out: tuple[int, ...] = ()
 
 
 def activations(
@@ -125,22 +127,32 @@ def activations(
     Args:
         path: the recorded path.
         objective: its model and data.
-        states: how many states, evenly in time, first and last among them.
+        states: how many states, evenly in time, first and last among them; those that are not
+            finite are left out.
         modules: names of modules; by default the activation functions and the last layer, or all
-            layers with parameters where no activation function is a module.
+            layers with parameters where no activation function is a module, without those that put
+            out something else than numbers or do not run exactly once.
         samples: of the first so many samples.
         bins: bins of each histogram.
 
     Raises:
         ArgumentError: the model has no such module.
-        UnsupportedError: a module puts out something else than numbers, or runs several times.
+        UnsupportedError: a module puts out something else than numbers, or runs several times; or
+            no state is finite.
     """
     check_same_network(path, objective)
     if states < 1 or samples < 1 or bins < 1:
         raise ArgumentError("expected at least one state, one sample and one bin")
-    names = tuple(modules) if modules is not None else default_modules(objective.model)
     count = len(path)
-    index = even_states(count, states)
+    chosen = even_states(count, states)
+    finite = np.array([bool(np.isfinite(path_state(path, i)).all()) for i in chosen.tolist()])
+    index = chosen[finite]
+    if not len(index):
+        raise UnsupportedError("no state is finite")
+    if modules is None:
+        names = _with_one_output(objective, path_state(path, int(index[0])))
+    else:
+        names = tuple(modules)
     shown = min(samples, len(objective))
     limits = np.array(
         [
@@ -162,7 +174,16 @@ def activations(
             others = tuple(axis for axis in range(values.ndim) if axis != 1)
             silent[layer, place] = float((values == 0).all(axis=others).mean())
     steps = np.asarray(getattr(path, "steps", np.arange(count)), np.int64)
-    return Activations(names, steps[index], edges, counts, zeros, silent)
+    left_out = tuple(steps[chosen[~finite]].tolist())
+    return Activations(names, steps[index], edges, counts, zeros, silent, left_out)
+
+
+def last_finite(path: StateSequence, before: int) -> int | None:
+    """The index of the last finite state among the first `before`; None if there is none."""
+    for index in range(before - 1, -1, -1):
+        if np.isfinite(path_state(path, index)).all():
+            return index
+    return None
 
 
 def path_state(path: StateSequence, index: int) -> npt.NDArray[Any]:
@@ -205,24 +226,56 @@ def outputs_of(
         samples: how many.
 
     Returns:
-        For each module an array (N, …).
+        For each module an array (N, …); of a tuple, as of recurrent layers and attention, the first
+        member.
 
     Raises:
         ArgumentError: the model has no such module.
         UnsupportedError: a module puts out something else than numbers, or runs several times.
     """
+    kept, passes = _outputs(objective, parameters, names, samples)
+    for name, parts in kept.items():
+        for part in parts:
+            if not isinstance(part, torch.Tensor):
+                raise UnsupportedError(f"{name} puts out a {type(part).__name__}, not a tensor")
+        if len(parts) != passes:
+            raise UnsupportedError(f"{name} runs {len(parts) / passes:g} times in a forward pass")
+    return [torch.cat(kept[name]).numpy() for name in names]
+
+
+def _with_one_output(objective: Objective, parameters: npt.ArrayLike) -> tuple[str, ...]:
+    """Those of the default modules that put out one tensor in a pass."""
+    names = default_modules(objective.model)
+    kept, passes = _outputs(objective, parameters, names, 1)
+    fit = tuple(
+        name
+        for name, parts in kept.items()
+        if len(parts) == passes and all(isinstance(part, torch.Tensor) for part in parts)
+    )
+    if not fit:
+        raise UnsupportedError("no layer puts out one tensor in a forward pass")
+    return fit
+
+
+def _outputs(
+    objective: Objective, parameters: npt.ArrayLike, names: Sequence[str], samples: int
+) -> tuple[dict[str, list[Any]], int]:
+    """What modules put out each time that they ran, and the number of forward passes."""
     modules = dict(objective.model.named_modules())
     unknown = [name for name in names if name not in modules]
     if unknown:
         raise ArgumentError(
             f"expected modules among {', '.join(filter(None, modules))}, got {unknown[0]!r}"
         )
-    kept: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    kept: dict[str, list[Any]] = {name: [] for name in names}
 
-    def keep(name: str, output: object) -> None:
-        if not isinstance(output, torch.Tensor):
-            raise UnsupportedError(f"{name} puts out a {type(output).__name__}, not a tensor")
-        kept[name].append(output.detach().float().cpu())
+    def keep(name: str, output: Any) -> None:
+        # Recurrent layers and attention put out their states or weights beside their output.
+        if isinstance(output, tuple) and output and isinstance(output[0], torch.Tensor):
+            output = output[0]
+        if isinstance(output, torch.Tensor):
+            output = output.detach().float().cpu()
+        kept[name].append(output)
 
     handles = [
         modules[name].register_forward_hook(lambda _, __, output, n=name: keep(n, output))
@@ -233,10 +286,7 @@ def outputs_of(
     finally:
         for handle in handles:
             handle.remove()
-    for name, parts in kept.items():
-        if len(parts) != passes:
-            raise UnsupportedError(f"{name} runs {len(parts) / passes:g} times in a forward pass")
-    return [torch.cat(kept[name]).numpy() for name in names]
+    return kept, passes
 
 
 def _passes(

@@ -34,8 +34,9 @@ def learning_rates(
 
     Args:
         sizes: the recorded step sizes, or an array (S,) of them.
-        form: "raw" takes them as they are; "scaled" multiplies them so that their mean is `mean`;
-            "shuffled" takes them in random order; "mean" is their mean at every step.
+        form: of all sizes, also where fewer are used in the end: "raw" takes them as they are;
+            "scaled" multiplies them so that their mean is `mean`; "shuffled" takes them in random
+            order; "mean" is their mean at every step.
         smooth: a moving average over so many steps comes first, over fewer at the ends; 1 for none.
         mean: of the form "scaled": what the rates' mean shall be.
         seed: of the form "shuffled".
@@ -92,6 +93,10 @@ class StepSizeLR(LRScheduler):
         rates: (S,) a rate for each step.
         last_epoch: how many steps were taken before, less one; −1 to begin.
 
+    Raises:
+        ArgumentError: no rates, or such as are not finite or below zero; or step sizes that
+            `learning_rates` has yet to make rates of.
+
     Example:
         >>> steps = losspath.step_sizes(Trajectory("runs/plain"))  # doctest: +SKIP
         >>> scheduler = StepSizeLR(optimizer, learning_rates(steps))  # doctest: +SKIP
@@ -100,9 +105,15 @@ class StepSizeLR(LRScheduler):
     def __init__(
         self, optimizer: torch.optim.Optimizer, rates: npt.ArrayLike, last_epoch: int = -1
     ) -> None:
-        self.rates = np.array(rates, np.float64).reshape(-1).tolist()
-        if not self.rates:
-            raise ArgumentError("expected at least one learning rate")
+        if isinstance(rates, StepSizes):
+            raise ArgumentError("expected learning rates, got step sizes; pass learning_rates(…)")
+        given = np.array(rates, np.float64)
+        if given.ndim != 1 or not len(given) or not np.isfinite(given).all() or given.min() < 0:
+            raise ArgumentError(
+                "expected (S,) learning rates, at least one, all finite and ≥ 0, got "
+                f"{np.array2string(given, threshold=5)}"
+            )
+        self.rates = given.tolist()
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | torch.Tensor]:

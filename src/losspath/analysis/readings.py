@@ -9,15 +9,19 @@ import numpy as np
 
 from losspath.analysis.dynamics import Dynamics
 
-# The loss has risen to so many times what it was at the beginning.
-_RISEN = 1.5
+# Fewer measured states than this say nothing.
+_LEAST = 5
+# The loss has risen to so many times what it was at the beginning, or from its lowest so far by
+# such a share of what it had fallen by then.
+_RISEN, _BACK_UP = 1.5, 0.5
 # The loss has fallen by no more than this share.
-_FALLEN = 0.02
+_FALLEN = 0.05
 # Mean cosine of successive steps: below the first, training goes back and forth.
 _BACK, _ON = -0.3, -0.2
-# Share of the measured states at which the loss may have risen in a smooth training, by more than
-# a share of its whole fall: noise at the bottom is no rise.
-_RISES, _RISE = 0.2, 0.01
+# In a smooth training the loss rises from at most this share of the measured states to the next by
+# more than this share of its whole fall (noise at the bottom is no rise), and is never further
+# above its lowest so far than this share of the whole fall.
+_RISES, _RISE, _ABOVE = 0.2, 0.01, 0.2
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,9 @@ class Reading:
     """What a run did.
 
     Attributes:
-        name: "overshooting" (the loss rose above where it began, or is not finite), "oscillating"
-            (successive steps point against each other), "stuck" (the loss hardly fell), "smooth"
-            (it fell steadily), or "unclear".
+        name: "overshooting" (the loss rose above where it began or far back up, or is not finite),
+            "oscillating" (successive steps point against each other), "stuck" (the loss hardly
+            fell), "smooth" (it fell steadily), or "unclear".
         reason: the numbers that say so.
     """
 
@@ -42,11 +46,14 @@ def read_dynamics(dynamics: Dynamics) -> Reading:
     """Says what a run did, by fixed rules in this order.
 
     * overshooting: the loss at some measured state is not finite, or above 1.5 times the first;
+    * unclear: fewer than five states were measured;
+    * overshooting: the loss fell by more than 5 %, and then rose again by more than half of that;
     * oscillating: over the second half of the steps, the mean cosine of successive steps is below
       −0.3;
-    * stuck: the loss never fell by more than 2 %;
+    * stuck: the loss never fell by more than 5 %;
     * smooth: it rose, by more than 1 % of its whole fall, from at most one measured state in five
-      to the next, and the mean cosine of the second half is above −0.2;
+      to the next; it was never above its lowest so far by more than a fifth of its whole fall; and
+      the mean cosine of the second half is above −0.2;
     * unclear: none of these.
 
     Args:
@@ -60,19 +67,31 @@ def read_dynamics(dynamics: Dynamics) -> Reading:
     risen = float(loss.max() - loss[0]) / first
     if risen > _RISEN - 1:
         return Reading("overshooting", f"the loss rose to {1 + risen:.2g} times what it was")
+    if len(loss) < _LEAST:
+        return Reading("unclear", f"only {len(loss)} states were measured")
+    lowest = np.minimum.accumulate(loss)
+    fall, above = float(loss[0] - lowest[-1]), loss - lowest
+    falls = loss[0] - lowest
+    back_up = np.divide(above, falls, out=np.zeros(len(loss)), where=falls > _FALLEN * first)
+    if back_up.max() > _BACK_UP:
+        step = int(dynamics.steps[back_up.argmax()])
+        words = (
+            f"by step {step:,} the loss was back up by {back_up.max():.0%} of what it had fallen"
+        )
+        return Reading("overshooting", words)
     half = dynamics.cosines[len(dynamics.cosines) // 2 :]
     known = half[np.isfinite(half)]
     cosine = float(known.mean()) if len(known) else 0.0
     if cosine < _BACK:
         return Reading("oscillating", f"mean cosine of the second half {cosine:.2f}")
-    fallen = float(loss[0] - loss.min()) / first
-    if fallen < _FALLEN:
-        return Reading("stuck", f"the loss fell by {fallen:.1%} at most")
-    rises = int((np.diff(loss) > _RISE * fallen * first).sum())
+    if fall <= _FALLEN * first:
+        return Reading("stuck", f"the loss fell by {fall / first:.1%} at most")
+    rises = int((np.diff(loss) > _RISE * fall).sum())
     words = (
-        f"the loss fell by {fallen:.0%} and rose between {rises} of {len(loss) - 1} measured "
-        f"states; mean cosine of the second half {cosine:.2f}"
+        f"the loss fell by {fall / first:.0%}, rose between {rises} of {len(loss) - 1} measured "
+        f"states, and was above its lowest by {above.max() / fall:.0%} of that at most; mean "
+        f"cosine of the second half {cosine:.2f}"
     )
-    if rises <= _RISES * (len(loss) - 1) and cosine > _ON:
+    if rises <= _RISES * (len(loss) - 1) and above.max() <= _ABOVE * fall and cosine > _ON:
         return Reading("smooth", words)
     return Reading("unclear", words)

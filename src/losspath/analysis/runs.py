@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
-from losspath.analysis.steps import StepSizes
+from losspath.analysis.steps import StepSizes, even_states
+from losspath.evaluation.objective import Objective
+from losspath.recording.trajectory import StateSequence
+from losspath.surface import check_same_network
 
 Floats = npt.NDArray[np.float64]
 
@@ -18,7 +21,7 @@ class History:
     """Losses and accuracies over whole data sets, before the first step and after every epoch.
 
     Attributes:
-        epoch: (E,) epochs done.
+        epoch: (E,) epochs done; NaN for a run without epochs.
         step: (E,) optimiser steps taken.
         training_loss: (E,) NaN where there is none, as in all that follow.
         training_accuracy: (E,) shares of 1.
@@ -43,6 +46,35 @@ class History:
         return cls(**columns)
 
 
+def measure_history(path: StateSequence, objective: Objective, states: int = 25) -> History:
+    """The history of a run that kept none, as one objective has it.
+
+    Args:
+        path: the recorded path.
+        objective: its loss and accuracy stand as those of training.
+        states: how many states are evaluated, evenly in time, first and last among them.
+
+    Returns:
+        A history by step, without epochs and without validation.
+
+    Raises:
+        ModelError: the path is of another network than the objective's model.
+    """
+    check_same_network(path, objective)
+    index = even_states(len(path), states)
+    steps = np.asarray(getattr(path, "steps", np.arange(len(path))), float)
+    found = [objective(path.read(i, i + 1)[0]) for i in index.tolist()]
+    unknown = np.full(len(index), np.nan)
+    return History(
+        epoch=unknown,
+        step=steps[index],
+        training_loss=np.array([each.loss for each in found]),
+        training_accuracy=np.array([_number(each.accuracy) for each in found]),
+        validation_loss=unknown,
+        validation_accuracy=unknown,
+    )
+
+
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
@@ -65,6 +97,8 @@ class RunCurves:
     def steps_per_epoch(self) -> float | None:
         """Optimiser steps in an epoch; None where no epoch is known."""
         if self.history is None or len(self.history.epoch) < 2:
+            return None
+        if not np.isfinite(self.history.epoch[-1]):
             return None
         return float(self.history.step[-1] / self.history.epoch[-1])
 

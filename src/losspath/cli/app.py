@@ -296,6 +296,12 @@ def compare(
         bool,
         typer.Option("--each", help="Keep runs apart that differ in their seeds alone."),
     ] = False,
+    panels: Annotated[
+        bool,
+        typer.Option(
+            "--panels", help="Draw step sizes alone, a panel for each network and data set."
+        ),
+    ] = False,
     bins: Annotated[int, typer.Option(help="Means over so many equal parts of a run.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
     out: OutDir = None,
@@ -316,7 +322,10 @@ def compare(
     recorded = [Run(directory, out=out) for directory in dict.fromkeys(runs)]
     with silence() if as_json else nullcontext():
         groups = comparison.group_runs(recorded, each)
-        comparison.draw_comparison(recorded, groups, by.value, bins, figure, format_.value)
+        if panels:
+            comparison.draw_panels(recorded, groups, bins, figure, format_.value)
+        else:
+            comparison.draw_comparison(recorded, groups, by.value, bins, figure, format_.value)
     numbers = comparison.summary(groups)
     if as_json:
         typer.echo(json.dumps(plain_json(numbers), indent=2))
@@ -338,6 +347,13 @@ def diagnose(
             "or saliency; may be given several times. All by default.",
         ),
     ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            help="Input for feature maps and saliency: which of the validation data.",
+            show_default="the first; the first of each class",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     objective: ObjectiveSource = None,
     out: OutDir = None,
@@ -349,7 +365,7 @@ def diagnose(
 
     views = diagnosis.check_views(view or [])
     recorded = Run(run, data_dir, objective, None, out)
-    diagnosis.run_diagnose(recorded, step, views, format_.value)
+    diagnosis.run_diagnose(recorded, step, sample, views, format_.value)
 
 
 @app.command(epilog="Example: losspath dynamics runs/lenet5 --states 25")
@@ -398,12 +414,21 @@ def thesis(
     ] = StudyScale.FULL,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="PART", help="A part, as 6.10 or prediction; may be given again."),
+        typer.Option(
+            metavar="PART",
+            help="A part or a figure: data, networks, 6.7, resolution, 6.8, layers, 6.9, "
+            "temperature, 6.10, 6.11, 6.12, prediction, 6.13 or dynamics; may be given again.",
+        ),
     ] = None,
     data_dir: DataDir = None,
     cifar10: Annotated[
-        str, typer.Option(metavar="DATA", help="What stands for CIFAR-10, as for train --data.")
-    ] = "cifar10",
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="What stands for CIFAR-10, as for train --data.",
+            show_default="cifar10",
+        ),
+    ] = None,
     keep_gigabytes: Annotated[
         float,
         typer.Option(help="Paths larger than this are removed once all is computed of them."),
@@ -416,9 +441,7 @@ def thesis(
     from losspath.cli import study
     from losspath.cli.workers import open_workers
 
-    if cifar10.startswith("images:"):
-        cifar10 = f"images:{Path(cifar10.removeprefix('images:')).expanduser().resolve()}"
-    chosen = study.make_scale(scale.value, "mnist", cifar10)
+    chosen = study.make_scale(scale.value, data_dir, cifar10)
     with open_workers(processes, None) as executor:
         study.run_thesis_study(chosen, out, only or [], data_dir, keep_gigabytes, executor)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from losspath.analysis.runs import RunCurves, Spread
 from losspath.cli import jobs
 from losspath.cli.console import out, say, say_file
 from losspath.cli.runs import Run
-from losspath.errors import RunError
+from losspath.errors import RunError, StoreError
 from losspath.files import digest_of
+from losspath.reference.config import TrainingConfig
 from losspath.reference.training import training_config
 
 
@@ -27,11 +28,13 @@ class Group:
 
     Attributes:
         parts: what they are, in words.
+        directory: of the first.
         runs: the runs.
     """
 
     parts: tuple[str, ...]
-    runs: list[RunCurves]
+    directory: Path
+    runs: list[RunCurves] = field(default_factory=list)
 
 
 def curves_of(run: Run) -> RunCurves:
@@ -56,22 +59,35 @@ def group_runs(runs: Sequence[Run], each: bool = False) -> dict[str, Group]:
             config = training_config(run.directory)
             parts = config.parts + ((f"seed {config.seed}",) if each else ())
             if not each:
-                key = dataclasses.replace(config, seed=0)
+                key = _without_seeds(config)
         except RunError:
             parts = (run.directory.resolve().name,)
-        groups.setdefault(key, Group(parts, [])).runs.append(curves_of(run))
-    return _named(list(groups.values()), [run.directory for run in runs])
+        if key in groups and isinstance(key, TrainingConfig):
+            groups[key] = dataclasses.replace(groups[key], parts=key.parts)
+        groups.setdefault(key, Group(parts, run.directory)).runs.append(curves_of(run))
+    return _named(list(groups.values()))
 
 
-def _named(groups: Sequence[Group], directories: Sequence[Path]) -> dict[str, Group]:
+def _without_seeds(config: TrainingConfig) -> TrainingConfig:
+    """What all seeds of a run share, also where each takes its rates from a run of its own seed."""
+    schedule = config.lr_schedule
+    kind, _, source = schedule.partition(":")
+    if kind == "steps":
+        with suppress(RunError, StoreError):
+            taken = training_config(Path(source))
+            name = taken.directory_name.replace(f"-seed{taken.seed}", "")
+            schedule = f"steps:{name}"
+    return dataclasses.replace(config, seed=0, lr_schedule=schedule)
+
+
+def _named(groups: Sequence[Group]) -> dict[str, Group]:
     shared = _shared([group.parts for group in groups])
     names = [
         ", ".join(part for part in group.parts if part not in shared) or ", ".join(group.parts)
         for group in groups
     ]
     if len(set(names)) < len(names):  # what tells them apart has no words
-        firsts = {id(g): d for g, d in zip(groups, directories, strict=False)}
-        names = [f"{name} ({firsts[id(g)]})" for name, g in zip(names, groups, strict=True)]
+        names = [f"{name} ({g.directory})" for name, g in zip(names, groups, strict=True)]
     return dict(zip(names, groups, strict=True))
 
 
@@ -92,6 +108,7 @@ def _numbers(runs: Sequence[RunCurves]) -> dict[str, Any]:
         "validation_accuracy": [run.final("validation_accuracy") for run in runs],
         "validation_loss": [run.final("validation_loss") for run in runs],
         "training_loss": [run.final("training_loss") for run in runs],
+        "training_accuracy": [run.final("training_accuracy") for run in runs],
         "first_steps": [first for first, _ in tenths],
         "last_steps": [last for _, last in tenths],
     }
@@ -109,25 +126,28 @@ def _tenths(run: RunCurves) -> tuple[float, float]:
 
 def print_summary(numbers: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints runs in numbers for people."""
-    table = Table(box=None)
-    table.add_column("run", no_wrap=True)
-    for column in ("seeds", "steps", "accuracy", "loss", "first steps", "last steps"):
-        table.add_column(column, justify="right")
     for name, row in numbers.items():
-        table.add_row(
-            name,
-            str(len(row["seeds"])),
-            f"{row['steps']:,}",
-            _shown(row["validation_accuracy"], ".2%"),
-            _shown(row["validation_loss"], ".4f"),
-            _shown(row["first_steps"], ".3g"),
-            _shown(row["last_steps"], ".3g"),
-        )
-    out.print(table)
+        count = len(row["seeds"])
+        seeds = f"{count} seeds, " if count > 1 else ""
+        say(f"{name} ({seeds}{row['steps']:,} steps)")
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 2))
+        for what, key, form in _SHOWN:
+            table.add_row(what, _shown(row[key], form))
+        out.print(table)
     say(
-        "Accuracy and loss: on validation data, at the end. First and last steps: mean size over a "
-        "tenth of the run. ±: standard deviation over seeds."
+        "Losses and accuracies: at the end. First and last steps: mean size over a tenth of the "
+        "run. ±: standard deviation over seeds."
     )
+
+
+_SHOWN = (
+    ("validation accuracy", "validation_accuracy", ".2%"),
+    ("training accuracy", "training_accuracy", ".2%"),
+    ("validation loss", "validation_loss", ".4f"),
+    ("training loss", "training_loss", ".4f"),
+    ("first steps", "first_steps", ".3g"),
+    ("last steps", "last_steps", ".3g"),
+)
 
 
 def _shown(spread: Mapping[str, Any], form: str) -> str:
@@ -151,8 +171,39 @@ def draw_comparison(
     curves = {name: group.runs for name, group in groups.items()}
     digests = [run.path.digest for run in runs]
     target = figure or runs[0].figures / f"compare-{digest_of(digests, by, bins)[:8]}.{extension}"
-    first = next(iter(groups.values())).parts
-    shared = _shared([group.parts for group in groups.values()])
-    title = ", ".join(part for part in first if part in shared)
-    drawn = plot_runs(curves, by=by, bins=bins, title=title or None)
+    drawn = plot_runs(curves, by=by, bins=bins, title=_title(groups))
     say_file("figure", save_figure(drawn, target))
+
+
+def _title(groups: Mapping[str, Group], start: int = 0) -> str | None:
+    """What all groups have from a place in their parts on."""
+    parts = [group.parts[start:] for group in groups.values()]
+    shared = _shared(parts)
+    return ", ".join(part for part in parts[0] if part in shared) or None
+
+
+def draw_panels(
+    runs: Sequence[Run],
+    groups: Mapping[str, Group],
+    bins: int,
+    figure: Path | None,
+    extension: str,
+) -> None:
+    """Draws step sizes, a panel for each network and data set, and says where."""
+    from losspath.figures import plot_step_panels, save_figure
+
+    shared = _shared([group.parts[_WHERE:] for group in groups.values()])
+    panels: dict[str, dict[str, list[RunCurves]]] = {}
+    for group in groups.values():
+        title, how = ", ".join(group.parts[:_WHERE]), group.parts[_WHERE:]
+        name = ", ".join(part for part in how if part not in shared) or ", ".join(how) or title
+        panel = panels.setdefault(title, {})
+        panel[f"{name} ({group.directory})" if name in panel else name] = group.runs
+    digests = [run.path.digest for run in runs]
+    key = digest_of(digests, "panels", bins)[:8]
+    target = figure or runs[0].figures / f"compare-{key}.{extension}"
+    drawn = plot_step_panels(panels, bins=bins, title=_title(groups, _WHERE))
+    say_file("figure", save_figure(drawn, target))
+
+
+_WHERE = 2  # parts that say where training was: network and data

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +16,18 @@ from losspath import figures
 from losspath.analysis import diagnostics
 from losspath.analysis.dynamics import Dynamics, dynamics_key, measure_dynamics
 from losspath.analysis.readings import read_dynamics
+from losspath.analysis.runs import measure_history
 from losspath.analysis.saliency import saliency
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run
-from losspath.errors import ArgumentError, RunError, UnsupportedError
+from losspath.errors import ArgumentError, PathError, RunError, UnsupportedError
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.undisturbed import undisturbed
+from losspath.files import write_atomically
 from losspath.recording.trajectory import Trajectory
 from losspath.reference.training import training_config
 
+_COLUMN = 20  # letters, so that a table of layers fits 80
 _IMAGES = 6  # that saliency is shown for
 _SAMPLES = 1000  # that dynamics are measured with: a state costs some tens of gradients
 
@@ -31,11 +35,16 @@ _SAMPLES = 1000  # that dynamics are measured with: a state costs some tens of g
 class _Moment:
     """A network at one step of its training, and the pictures of it."""
 
-    def __init__(self, run: Run, step: int | None) -> None:
+    def __init__(self, run: Run, step: int | None, sample: int | None) -> None:
         self.run = run
         self.index = _state_at(run.trajectory, step)
         self.step = int(run.trajectory.steps[self.index])
         self.objective: Objective = run.validation_objective()
+        if sample is not None and not 0 <= sample < len(self.objective):
+            raise ArgumentError(
+                f"expected --sample from 0 to {len(self.objective) - 1:,}, got {sample}"
+            )
+        self.sample = sample
 
     @cached_property
     def parameters(self) -> npt.NDArray[np.floating]:
@@ -53,8 +62,9 @@ class _Moment:
 
     @property
     def image(self) -> npt.NDArray[np.floating] | None:
-        """The first input, if it is an image."""
-        first = self.objective.inputs_of(0, 1)
+        """The chosen input or the first, if it is an image."""
+        chosen = self.sample or 0
+        first = self.objective.inputs_of(chosen, chosen + 1)
         if first.dim() != 4 or first.shape[1] not in (1, 3):
             return None
         array: npt.NDArray[np.floating] = first[0].cpu().numpy()
@@ -62,9 +72,11 @@ class _Moment:
 
     def history(self) -> Figure:
         history = self.run.history
-        if history is None:
-            raise UnsupportedError("this run has no history of epochs")
-        return figures.plot_history(history, title=self.run.title)
+        if history is not None:
+            return figures.plot_history(history, title=self.run.title)
+        measured = measure_history(self.run.path, self.objective)
+        names = ("the objective", "")
+        return figures.plot_history(measured, title=self.run.title, names=names)
 
     def samples(self) -> Figure:
         if self.image is None:
@@ -91,7 +103,7 @@ class _Moment:
         return figures.plot_filters(found, title=self.title)
 
     def feature_maps(self) -> Figure:
-        found = diagnostics.feature_maps(self.objective, self.parameters)
+        found = diagnostics.feature_maps(self.objective, self.parameters, self.sample or 0)
         if not found:
             raise UnsupportedError("this network has no convolutions")
         return figures.plot_feature_maps(found, self.image, title=self.title)
@@ -99,9 +111,13 @@ class _Moment:
     def saliency(self) -> Figure:
         if self.image is None:
             raise UnsupportedError("the inputs are not images")
-        targets = self.objective.targets_of(0, len(self.objective)).cpu().numpy()
-        _, firsts = np.unique(targets, return_index=True)
-        found = saliency(self.objective, self.parameters, firsts[:_IMAGES].tolist())
+        if self.sample is not None:
+            chosen = [self.sample]
+        else:  # one of each class
+            targets = self.objective.targets_of(0, len(self.objective)).cpu().numpy()
+            _, firsts = np.unique(targets, return_index=True)
+            chosen = firsts[:_IMAGES].tolist()
+        found = saliency(self.objective, self.parameters, chosen)
         return figures.plot_saliency(found, labels=self.labels, title=self.title)
 
     def architecture(self) -> str:
@@ -113,10 +129,13 @@ class _Moment:
             found = torchinfo.summary(
                 model,
                 input_data=self.objective.inputs_of(0, 1).clone(),
-                col_names=("output_size", "kernel_size", "num_params"),
+                col_names=("output_size", "num_params"),
+                row_settings=("var_names", "depth"),
+                col_width=_COLUMN,
                 verbose=0,
             )
-        return str(found)
+        # torchinfo prints the name of its enumeration for "millions" from Python 3.11 on.
+        return str(found).replace("Units.MEGABYTES", "M").replace("Units.GIGABYTES", "G")
 
 
 VIEWS: dict[str, Callable[[_Moment], Figure]] = {
@@ -145,14 +164,20 @@ def check_views(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names)) or known
 
 
-def run_diagnose(run: Run, step: int | None, views: Sequence[str], extension: str) -> None:
+def run_diagnose(
+    run: Run, step: int | None, sample: int | None, views: Sequence[str], extension: str
+) -> None:
     """Draws what a network answers and computes; says what cannot be drawn, and why."""
-    moment = _Moment(run, step)
+    moment = _Moment(run, step, sample)
     if step is not None and moment.step != step:
         say(f"no state was recorded at step {step:,}: step {moment.step:,} is shown")
     for name in views:
         if name == ARCHITECTURE:
-            say(moment.architecture())
+            table = moment.architecture()
+            say(table)
+            file = run.results / f"{ARCHITECTURE}.txt"
+            write_atomically(file, partial(_write_text, text=f"{table}\n"))
+            say_file("table of layers", file)
             continue
         try:
             with busy(name):
@@ -165,14 +190,29 @@ def run_diagnose(run: Run, step: int | None, views: Sequence[str], extension: st
         say_file(f"figure of {name}", figures.save_figure(drawn, target))
 
 
+def _write_text(file: BinaryIO, text: str) -> None:
+    file.write(text.encode())
+
+
 def _state_at(path: Trajectory, step: int | None) -> int:
-    """The index of the last state, or of the one that is nearest to a step."""
+    """The index of the last finite state, or of the one that is nearest to a step."""
     if step is None:
-        return len(path) - 1
-    last = int(path.steps[-1])
-    if not 0 <= step <= last:
-        raise ArgumentError(f"expected --step from 0 to {last:,}, got {step}")
-    return int(np.argmin(np.abs(path.steps - step)))
+        index = len(path) - 1
+    else:
+        last = int(path.steps[-1])
+        if not 0 <= step <= last:
+            raise ArgumentError(f"expected --step from 0 to {last:,}, got {step}")
+        index = int(np.argmin(np.abs(path.steps - step)))
+    if np.isfinite(path[index]).all():
+        return index
+    found = diagnostics.last_finite(path, index)
+    broken = f"the state at step {path.steps[index]:,} is not finite: training went wrong"
+    if found is None:
+        raise PathError(f"{broken} from the first step on")
+    if step is not None:
+        raise ArgumentError(f"{broken}; the last finite one before is --step {path.steps[found]}")
+    say(f"{broken}; the last finite one, at step {path.steps[found]:,}, is shown")
+    return found
 
 
 def compute_dynamics(run: Run, states: int, samples: int | None) -> Dynamics:

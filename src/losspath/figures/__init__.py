@@ -16,7 +16,7 @@ from losspath.figures.diagnostics import (
     plot_samples,
 )
 from losspath.figures.dynamics import plot_dynamics
-from losspath.figures.runs import plot_history, plot_runs
+from losspath.figures.runs import plot_history, plot_runs, plot_step_panels
 from losspath.figures.scale import LossScale
 from losspath.figures.style import save_figure
 from losspath.figures.surfaces import plot_distance_map, plot_surface, plot_surfaces
@@ -34,6 +34,7 @@ __all__ = [
     "plot_runs",
     "plot_saliency",
     "plot_samples",
+    "plot_step_panels",
     "plot_step_sizes",
     "plot_surface",
     "plot_surfaces",

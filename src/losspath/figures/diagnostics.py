@@ -141,9 +141,15 @@ def plot_activations(activations: Activations, *, title: str | None = None) -> F
     add_footer(
         figure,
         "What each layer puts out, in the network's order; zeros and silent units (zero for every "
-        "sample) at the last state shown.",
+        f"sample) at the last state shown.{_tell_left_out(activations.left_out)}",
     )
     return figure
+
+
+def _tell_left_out(steps: Sequence[int]) -> str:
+    if not steps:
+        return ""
+    return f" {len(steps)} states, from step {steps[0]:,} on, are not finite and left out."
 
 
 def _borders(steps: npt.NDArray[np.int64]) -> Floats:
@@ -187,17 +193,14 @@ def plot_feature_maps(
 
     Args:
         maps: by layer, (channels, H, W).
-        image: the input (C, H, W), drawn first.
+        image: the input (1 or 3, H, W), drawn first.
         title: over the figure.
 
     Raises:
         ArgumentError: nothing to draw.
     """
-    shown: dict[str, npt.NDArray[Any]] = {}
-    if image is not None:
-        shown["input"] = np.asarray(image).mean(axis=0, keepdims=True)
     caption = "Outputs of convolutions before their activation; dark is low, each layer on a scale."
-    return _plot_tiles({**shown, **maps}, _SHOWN_MAPS, title, caption, signed=False)
+    return _plot_tiles(maps, _SHOWN_MAPS, title, caption, signed=False, image=image)
 
 
 def _plot_tiles(
@@ -206,8 +209,9 @@ def _plot_tiles(
     title: str | None,
     caption: str,
     signed: bool,
+    image: npt.NDArray[Any] | None = None,
 ) -> Figure:
-    if not any(name != "input" for name in layers):
+    if not layers:
         raise ArgumentError("this network has no convolutions (or images) to draw these of")
     across = 16
     lines = [
@@ -215,11 +219,15 @@ def _plot_tiles(
         for name, values in layers.items()
         for i in range(0, min(len(values), most), across)
     ]
-    figure = new_figure(PAGE, 0.2 + 0.47 * len(lines))
-    grid = figure.subplots(len(lines), across, squeeze=False)
+    first = 0 if image is None else 1
+    figure = new_figure(PAGE, 0.2 + 0.47 * (first + len(lines)))
+    grid = figure.subplots(first + len(lines), across, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for row, (name, start, values) in zip(grid, lines, strict=True):
+    if image is not None:
+        _draw_image(grid[0, 0], image, float(image.min()), float(image.max()))
+        _label_row(grid[0, 0], "input")
+    for row, (name, start, values) in zip(grid[first:], lines, strict=True):
         reach = float(np.abs(layers[name]).max()) or 1.0
         low, high = (-reach, reach) if signed else (layers[name].min(), layers[name].max())
         for axes, tile in zip(row, values, strict=False):
@@ -227,18 +235,16 @@ def _plot_tiles(
         if start == 0:
             total = len(layers[name])
             label = name if total <= most else f"{name}\n{most} of {total}"
-            row[0].text(
-                -0.25,
-                0.5,
-                label,
-                transform=row[0].transAxes,
-                fontsize=_SMALLER,
-                ha="right",
-                va="center",
-            )
+            _label_row(row[0], label)
     add_title(figure, title)
     add_footer(figure, caption)
     return figure
+
+
+def _label_row(axes: Axes, label: str) -> None:
+    axes.text(
+        -0.25, 0.5, label, transform=axes.transAxes, fontsize=_SMALLER, ha="right", va="center"
+    )
 
 
 def plot_saliency(

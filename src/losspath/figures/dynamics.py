@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from losspath.analysis.dynamics import Dynamics
 from losspath.analysis.readings import read_dynamics
+from losspath.errors import ArgumentError
+from losspath.figures.runs import draw_band
 from losspath.figures.style import (
     COLORS,
     COLUMN,
@@ -21,37 +25,51 @@ from losspath.figures.style import (
 
 
 def plot_dynamics(
-    dynamics: Dynamics, *, rate: float | None = None, title: str | None = None
+    dynamics: Dynamics | Sequence[Dynamics],
+    *,
+    rate: float | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Draws loss, gradient norm, sharpness and the turns between steps over training.
 
     Args:
-        dynamics: the measurements.
+        dynamics: the measurements of a run; or of several that differ in their seeds alone, drawn
+            as their mean with a band from the least to the greatest.
         rate: the learning rate of plain gradient descent, if it was constant: 2/rate, the
             sharpness that it can go down at most, is drawn as a line.
         title: over the figure.
 
     Returns:
         A figure as wide as a column.
+
+    Raises:
+        ArgumentError: no measurements, or some at other steps than the first.
     """
-    check_type(dynamics, Dynamics, "Dynamics")
+    runs = [dynamics] if isinstance(dynamics, Dynamics) else list(dynamics)
+    for each in runs:
+        check_type(each, Dynamics, "Dynamics")
+    if not runs or any(not np.array_equal(runs[0].steps, each.steps) for each in runs):
+        raise ArgumentError("expected the measurements of one or more runs at the same steps")
+    first = runs[0]
     figure = new_figure(COLUMN, 5.2)
     loss, gradient, sharpness, cosine = figure.subplots(4, 1, sharex=True)
-    for axes, values, color in (
-        (loss, dynamics.loss, COLORS[0]),
-        (gradient, dynamics.gradient_norm, COLORS[2]),
-        (sharpness, dynamics.sharpness, COLORS[1]),
+    for axes, name, color in (
+        (loss, "loss", COLORS[0]),
+        (gradient, "gradient_norm", COLORS[2]),
+        (sharpness, "sharpness", COLORS[1]),
     ):
-        axes.plot(dynamics.steps, values, color=color, lw=1.2, marker=".", ms=3)
+        values = np.stack([getattr(each, name) for each in runs])
+        draw_band(axes, first.steps.astype(float), values, {"color": color, "marker": ".", "ms": 3})
         limit = [2 / rate] if rate and axes is sharpness else []
         set_scale(axes, [values, limit])
     entries = []
     if rate:
         sharpness.axhline(2 / rate, color="#555555", lw=0.9, ls="--")
         entries.append(Line2D([], [], color="#555555", lw=0.9, ls="--", label=f"2/η, η = {rate:g}"))
-    middles, means = dynamics.binned_cosines()
+    middles = first.binned_cosines()[0]
+    means = np.stack([each.binned_cosines()[1] for each in runs])
     cosine.axhline(0.0, color="#bbbbbb", lw=0.6, zorder=0)
-    cosine.plot(middles, means, color=COLORS[3], lw=1.2, marker="." if len(means) == 1 else "")
+    draw_band(cosine, middles, means, {"color": COLORS[3]})
     cosine.set_ylim(-1.05, 1.05)
     loss.set_ylabel("loss")
     gradient.set_ylabel("gradient norm")
@@ -62,14 +80,20 @@ def plot_dynamics(
         tidy(axes)
     figure.align_ylabels()
     add_title(figure, title)
-    samples = dynamics.provenance.get("samples")
+    samples = first.provenance.get("samples")
     of = f" over {samples:,} samples" if samples else ""
     caption = (
         f"Loss, gradient and largest Hessian eigenvalue (sharpness){of}; cosines: means over "
-        f"{len(means)} equal parts. Reading: {read_dynamics(dynamics)}."
+        f"{len(middles)} equal parts. "
     )
-    if not np.isfinite(dynamics.sharpness).all():
-        unknown = int((~np.isfinite(dynamics.sharpness)).sum())
+    readings = [read_dynamics(each) for each in runs]
+    if len(runs) > 1:
+        caption += "Lines: means over seeds; bands: from the least to the greatest. "
+        caption += f"Readings: {', '.join(each.name for each in readings)}."
+    else:
+        caption += f"Reading: {readings[0]}."
+    unknown = sum(int((~np.isfinite(each.sharpness)).sum()) for each in runs)
+    if unknown:
         caption += f" The sharpness of {unknown} states was not found."
     add_footer(figure, caption, entries)
     return figure

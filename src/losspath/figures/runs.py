@@ -10,13 +10,14 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from losspath.analysis.runs import History, RunCurves
 from losspath.errors import ArgumentError
 from losspath.figures.style import (
     COLUMN,
     PAGE,
+    TEXT,
     add_footer,
     add_title,
     line_style,
@@ -99,13 +100,103 @@ def plot_runs(
         tidy(axes)
     for axes in grid[-1]:
         axes.set_xlabel("optimiser step" if by == "step" else "epoch")
+        if by == "epoch":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_title(figure, title)
-    several = max(len(group) for group in runs.values()) > 1
-    caption = f"Step sizes and batch losses: means over {bins} equal parts of each run."
-    if several:
-        caption += " Lines: means over seeds; bands: from the least to the greatest."
-    add_footer(figure, caption, [_entry(n, named[n], len(g)) for n, g in runs.items()])
+    caption = f"Step sizes and batch losses: {_tell_means(runs, bins)}"
+    entries = [_entry(n, named[n], len(g)) for n, g in runs.items()]
+    add_footer(figure, caption, entries, columns=min(2, _columns(list(runs))))
     return figure
+
+
+def plot_step_panels(
+    panels: Mapping[str, Mapping[str, Sequence[RunCurves]]],
+    *,
+    bins: int = 100,
+    title: str | None = None,
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
+    caption: str | None = None,
+) -> Figure:
+    """Draws step sizes over training, a panel for each network and data set on its own scale.
+
+    Args:
+        panels: by the panel's title, and by the name that the legend gives them, runs that differ
+            in their seeds alone: a line is their mean, and a band reaches from the least to the
+            greatest.
+        bins: means over so many equal parts of a run.
+        title: over the figure.
+        styles: colour and dashes by name, as ``{"color": …, "linestyle": …}``.
+        caption: what to see, instead of what is drawn.
+
+    Returns:
+        A figure as wide as a page.
+
+    Raises:
+        ArgumentError: no run.
+    """
+    if not panels or not all(runs and all(runs.values()) for runs in panels.values()):
+        raise ArgumentError("expected at least one run to draw in each panel")
+    names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
+    named: dict[str, dict[str, Any]] = {
+        name: {**line_style(number), **(styles or {}).get(name, {})}
+        for number, name in enumerate(names)
+    }
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(PAGE, 0.2 + 1.9 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (name, runs) in zip(grid.flat, panels.items(), strict=False):
+        drawn = [
+            _draw_group(axes, [run.sizes.binned(bins)[:2] for run in group], named[label])
+            for label, group in runs.items()
+        ]
+        axes.set_title(name, fontsize=TEXT)
+        _set_scale(axes, "step size", drawn)
+        tidy(axes)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("step size")
+    for axes in figure.axes[-columns:]:
+        axes.set_xlabel("optimiser step")
+    add_title(figure, title)
+    everything = {f"{k}: {n}": group for k, runs in panels.items() for n, group in runs.items()}
+    words = caption or f"Step sizes, each panel on its own scale: {_tell_means(everything, bins)}"
+    entries = [_entry(name, named[name], 1) for name in names]
+    add_footer(figure, words, entries, columns=_columns(names))
+    return figure
+
+
+def _tell_means(runs: Mapping[str, Sequence[RunCurves]], bins: int) -> str:
+    """What lines of step sizes are means over."""
+    everything = [run for group in runs.values() for run in group]
+    if max(len(run.sizes.sizes) for run in everything) > bins:
+        told = f"means over {bins} equal parts of each run."
+    else:
+        told = "of every step that was recorded."
+    thinned = [name for name, group in runs.items() if any(map(_is_thinned, group))]
+    if thinned:
+        told += f" Where states were left out ({', '.join(thinned)}), a size is that of several "
+        told += "steps together."
+    if max(map(len, runs.values())) > 1:
+        told += " Lines: means over seeds; bands: from the least to the greatest."
+    return told
+
+
+def _columns(names: Sequence[str]) -> int:
+    """How many names have room side by side."""
+    longest = max(map(len, names))
+    if longest <= _SHORT:
+        return 4
+    return 2 if longest <= _LONG else 1
+
+
+_SHORT, _LONG = 20, 50  # letters
+
+
+def _is_thinned(run: RunCurves) -> bool:
+    """Whether sizes are of more steps than one, and not means over them."""
+    return "averaged" not in run.sizes.provenance and bool((np.diff(run.sizes.steps) > 1).any())
 
 
 def _unit(run: RunCurves, by: str) -> float:
@@ -115,38 +206,34 @@ def _unit(run: RunCurves, by: str) -> float:
 def _draw_group(
     axes: Axes, curves: Sequence[Curve | None], style: Mapping[str, Any]
 ) -> list[Floats]:
-    """Draws runs of one kind; what was drawn."""
+    """Draws runs of one kind; what must be seen of it."""
     there = [curve for curve in curves if curve is not None]
     if not there:
         return []
     x = there[0][0]
     if len(there) > 1 and all(np.array_equal(x, other) for other, _ in there):
-        there = [(x, draw_band(axes, x, np.stack([y for _, y in there]), style))]
+        draw_band(axes, x, np.stack([y for _, y in there]), style)
     else:
         for x, y in there:
             draw_band(axes, x, y[None], style)
     return [y for _, y in there]
 
 
-def draw_band(axes: Axes, x: Floats, values: Floats, style: Mapping[str, Any]) -> Floats:
+def draw_band(axes: Axes, x: Floats, values: Floats, style: Mapping[str, Any]) -> None:
     """Draws the mean over runs (n, …) as a line, and a band from the least to the greatest.
 
     Args:
         axes: where to draw.
         x: (k,) positions.
         values: (n, k) of each run; one alone has no band.
-        style: colour and dashes.
-
-    Returns:
-        (k,) the mean.
+        style: colour, dashes, and what else a line has.
     """
     if len(values) > 1:
         axes.fill_between(
             x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.2, lw=0
         )
-    mean: Floats = values.mean(axis=0)
-    axes.plot(x, mean, lw=1.2, marker="." if len(x) <= 1 else "", **style)
-    return mean
+    line = {"lw": 1.2, "marker": "." if len(x) <= 1 else "", **style}
+    axes.plot(x, values.mean(axis=0), **line)
 
 
 def _set_scale(axes: Axes, label: str, drawn: Sequence[Sequence[Floats]]) -> None:
@@ -165,33 +252,49 @@ def _entry(name: str, style: Mapping[str, Any], count: int) -> Line2D:
 _PARTS: tuple[dict[str, Any], ...] = (line_style(0), {**line_style(1), "linestyle": "--"})
 
 
-def plot_history(history: History, *, title: str | None = None) -> Figure:
+def plot_history(
+    history: History,
+    *,
+    title: str | None = None,
+    names: tuple[str, str] = ("training", "validation"),
+) -> Figure:
     """Draws loss and accuracy over training, on training and validation data.
 
     Args:
-        history: the run's.
+        history: the run's; by step where it has no epochs.
         title: over the figure.
+        names: what the legend calls the two.
 
     Returns:
         A figure as wide as a column.
     """
+    parts = [
+        (name, part, _PARTS[number])
+        for number, (name, part) in enumerate(zip(names, ("training", "validation"), strict=True))
+        if number == 0 or np.isfinite(getattr(history, f"{part}_loss")).any()
+    ]
     with_accuracy = bool(
         np.isfinite([history.training_accuracy, history.validation_accuracy]).any()
     )
+    by_epoch = bool(np.isfinite(history.epoch).any())
     figure = new_figure(COLUMN, 0.5 + 1.5 * (1 + with_accuracy))
     grid = figure.subplots(1 + with_accuracy, 1, sharex=True, squeeze=False)[:, 0]
     for axes, what in zip(grid, ("loss", "accuracy"), strict=False):
         drawn = []
-        for number, part in enumerate(("training", "validation")):
+        for _, part, style in parts:
             values = getattr(history, f"{part}_{what}")
-            axes.plot(history.epoch, values, lw=1.2, marker=".", ms=3, **_PARTS[number])
+            x = history.epoch if by_epoch else history.step
+            axes.plot(x, values, lw=1.2, marker=".", ms=3, **style)
             drawn.append([values])
         axes.set_ylabel(what)
         _set_scale(axes, what, drawn)
         tidy(axes)
-    grid[-1].set_xlabel("epoch")
+    grid[-1].set_xlabel("epoch" if by_epoch else "optimiser step")
+    if by_epoch:
+        grid[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     add_title(figure, title)
-    entries = [_entry(part, _PARTS[i], 1) for i, part in enumerate(("training", "validation"))]
     caption = "Over whole data sets in evaluation mode; epoch 0 is before the first step."
-    add_footer(figure, caption, entries)
+    if not by_epoch:
+        caption = f"In evaluation mode, at {len(history.step)} states evenly in time."
+    add_footer(figure, caption, [_entry(name, style, 1) for name, _, style in parts])
     return figure

@@ -67,7 +67,8 @@ def tidy(axes: Axes) -> None:
 
 
 # A range wider than this is drawn on a logarithmic axis, one narrower than the second from zero on.
-_LOGARITHMIC, _FROM_ZERO = 100.0, 2.0
+# One that is wider than the last times what is usual hides everything else otherwise.
+_LOGARITHMIC, _FROM_ZERO, _HIDES = 100.0, 2.0, 1000.0
 
 
 def set_scale(axes: Axes, values: Sequence[npt.ArrayLike], *, from_zero: bool = False) -> None:
@@ -83,7 +84,8 @@ def set_scale(axes: Axes, values: Sequence[npt.ArrayLike], *, from_zero: bool = 
     if not len(finite):
         return
     low, high = float(finite.min()), float(finite.max())
-    if low > 0 and high > _LOGARITHMIC * low and not from_zero:
+    hides = high > _HIDES * float(np.median(finite))
+    if low > 0 and (hides or (high > _LOGARITHMIC * low and not from_zero)):
         axes.set_yscale("log")
     elif low >= 0 and high > 0 and (from_zero or high >= _FROM_ZERO * low):
         axes.set_ylim(0.0, 1.05 * high)

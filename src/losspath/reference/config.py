@@ -31,7 +31,8 @@ class TrainingConfig:
             epochs), or "steps:RUN" (the recorded step sizes of a run, or of a saved
             `StepSizes`, as in the thesis's last experiment).
         lr_form: of "steps:RUN": "raw", "scaled" (so that their mean is `lr`), "shuffled" or
-            "mean", as for `losspath.learning_rates`.
+            "mean", as for `losspath.learning_rates`; all of them of the whole run, however few of
+            its steps are trained for.
         lr_smooth: of "steps:RUN": a moving average over so many steps first.
         momentum: of SGD.
         weight_decay: the L2 penalty that the optimiser adds.
@@ -102,7 +103,7 @@ class TrainingConfig:
             return f"×{float(factor):g} every {epochs} epochs"
         if kind == "steps":
             smooth = f", smoothed over {self.lr_smooth}" if self.lr_smooth > 1 else ""
-            return f"{_FORM_NAMES[self.lr_form]} of {Path(rest).stem}{smooth}"
+            return f"{_FORM_NAMES[self.lr_form]} of {Path(rest).name.removesuffix('.npz')}{smooth}"
         return ""
 
     @property

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from losspath.analysis.rates import learning_rates
 from losspath.analysis.steps import StepSizes, step_sizes
-from losspath.errors import RunError
+from losspath.errors import RunError, StoreError
 from losspath.files import digest_of
 from losspath.recording.trajectory import Trajectory
 from losspath.reference.config import TrainingConfig
@@ -101,6 +101,8 @@ def make_schedule(config: TrainingConfig, batches: int) -> Schedule:
         return Decay(config.lr, int(epochs) * batches, float(factor))
     if kind == "steps":
         source = Path(rest)
+        if not source.exists():
+            raise StoreError(f"there is no run and no file of step sizes at {source}")
         sizes = step_sizes(Trajectory(source)) if source.is_dir() else StepSizes.load(source)
         rates = learning_rates(
             sizes, config.lr_form, smooth=config.lr_smooth, mean=config.lr, seed=config.seed

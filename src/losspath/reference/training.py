@@ -24,7 +24,7 @@ from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import Dataset
 from losspath.reference.networks import build_network
 from losspath.reference.objectives import classification_objective
-from losspath.reference.schedules import make_schedule
+from losspath.reference.schedules import Schedule, make_schedule
 
 HISTORY = "history.json"
 CHECKPOINT_SECONDS = 60.0  # what a kill can cost of a long epoch
@@ -94,8 +94,13 @@ def train(
     if epochs < 0:
         raise ArgumentError(f"expected epochs ≥ 0, got {epochs}")
     directory = Path(directory)
+    # What is refused here leaves no directory behind.
+    where = _prepare_device(torch.device(device))
+    batches = -(-len(dataset.train_targets) // config.batch_size)
+    schedule = make_schedule(config, batches)
+    schedule.check(epochs * batches)
     with only_writer(directory / ".train.lock", f"to {directory}"):
-        training = _Training(config, dataset, directory, torch.device(device))
+        training = _Training(config, dataset, schedule, directory, where)
         training.epochs = epochs
         if checkpoint_seconds is not None:
             training.checkpoint_seconds = checkpoint_seconds
@@ -109,15 +114,19 @@ def train(
 
 class _Training:
     def __init__(
-        self, config: TrainingConfig, dataset: Dataset, directory: Path, device: torch.device
+        self,
+        config: TrainingConfig,
+        dataset: Dataset,
+        schedule: Schedule,
+        directory: Path,
+        device: torch.device,
     ) -> None:
-        self.config, self.directory = config, directory
+        self.config, self.schedule = config, schedule
+        self.directory, self.device = directory, device
         self.identity = {**dataclasses.asdict(config), "data_digest": dataset.digest}
         self.batches = -(-len(dataset.train_targets) // config.batch_size)
-        self.schedule = make_schedule(config, self.batches)
         self.identity["lr_digest"] = self.schedule.digest
         self.recorded = _recorded_steps(directory, self.identity, device.type)
-        self.device = _prepare_device(device)
         self.model = build_network(
             config.network, dataset.channels, len(dataset.classes), config.dropout, config.seed
         ).to(self.device)
@@ -143,7 +152,6 @@ class _Training:
         on_step: Callable[[int, int], None] | None,
         on_epoch: Callable[[Row], None] | None,
     ) -> Trained:
-        self.schedule.check(self.epochs * self.batches)
         checkpoint = load_latest_checkpoint(self.directory, self.recorded or 0)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -321,7 +329,8 @@ def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> i
             if name == "lr_digest":
                 raise RunError(
                     f"{directory} was trained with learning rates of other step sizes than "
-                    f"{identity['lr_schedule']}; choose another directory (--out)"
+                    f"{identity['lr_schedule']} has now; take them as they were, or choose another "
+                    "directory (--out)"
                 )
             raise RunError(
                 f"{directory} holds a run with {shown} {before.get(name)} and {shown} {value} is "

@@ -15,10 +15,10 @@ from losspath.methods import PCA, Averaged, AveragedND, PathGeometry
 from losspath.study import numbers
 from losspath.study.claims import Check, Judgment, separated, spread
 from losspath.study.dots import Dots, draw_dots
-from losspath.study.drawing import draw_lines
+from losspath.study.drawing import draw_check, draw_lines
 from losspath.study.plan import OPTIMIZERS, Plan
 from losspath.study.runs import Explained, PlaneOf, Result, Run
-from losspath.study.section import Evidence, Picture, Section, surface_of
+from losspath.study.section import Evidence, Picture, Section, chord_of, surface_of
 
 _TEMPERATURES = (0.01, 0.1, 1.0, 10.0)
 _CLAIMED = {"SGD": 0.95, "Adam": 0.65}
@@ -35,7 +35,7 @@ def _distances_needs(plan: Plan) -> list[Result]:
         for runs in plan.techniques("modified-lenet", data).values():
             for run in runs:
                 needs += [surface_of(plan, run, Averaged()), surface_of(plan, run, AveragedND())]
-                needs.append(Explained(run))
+                needs += [Explained(run), chord_of(plan, run)]
     return needs
 
 
@@ -46,6 +46,47 @@ def _draw_distances(evidence: Evidence, data: str) -> Figure:
             surfaces.append(evidence.surface(runs[0], method))
             titles.append(f"{technique}\n{method.name}")
     return plot_surfaces(surfaces, titles=titles, title=f"Modified-LeNet, {data}", columns=4)
+
+
+def _draw_lines(evidence: Evidence) -> Figure:
+    panels = []
+    for data in evidence.plan.scale.data:
+        for technique, runs in evidence.plan.techniques("modified-lenet", data).items():
+            line, read = evidence.chord(runs[0]), {}
+            for method in (Averaged(), AveragedND()):
+                read[method.name], exact = numbers.chord(evidence.surface(runs[0], method), line)
+            panels.append((f"{data}\n{technique}", line.alpha, exact, read))
+    return draw_check(panels, _LINES, columns=4)
+
+
+_LINES = (
+    "Losses along the straight line between the first state and the last of Modified-LeNet (seed "
+    "0): exact, and as each surface has them."
+)
+
+
+def _tell_lines(evidence: Evidence) -> str:
+    """How far each surface is from the line, as a table."""
+    lines = [
+        "Largest distance from the exact losses of the line, as a share of their range:",
+        "",
+        "| data | technique | averaged | averaged-nd |",
+        "| --- | --- | --- | --- |",
+    ]
+    for data in evidence.plan.scale.data:
+        for technique, runs in evidence.plan.techniques("modified-lenet", data).items():
+            off = [
+                spread(
+                    [
+                        numbers.chord_error(evidence.surface(run, method), evidence.chord(run))
+                        for run in runs
+                    ],
+                    ".0%",
+                )
+                for method in (Averaged(), AveragedND())
+            ]
+            lines.append(f"| {data} | {technique} | {off[0]} | {off[1]} |")
+    return "\n".join(lines)
 
 
 def _difference(evidence: Evidence, run: Run) -> float:
@@ -162,17 +203,18 @@ def _judge_distances(evidence: Evidence) -> Judgment:
     )
 
 
-def _temperature_runs(plan: Plan) -> dict[str, Run]:
-    return {title: plan.run(optimizer=name) for name, title in OPTIMIZERS.items()}
+def _temperature_runs(plan: Plan) -> dict[str, list[Run]]:
+    return {title: plan.seeds(plan.run(optimizer=name)) for name, title in OPTIMIZERS.items()}
 
 
 def _temperature_needs(plan: Plan) -> list[Result]:
     needs: list[Result] = []
     methods = [PCA(), Averaged(temperature="auto")]
     methods += [Averaged(temperature=temperature) for temperature in _TEMPERATURES]
-    for run in _temperature_runs(plan).values():
-        needs += [surface_of(plan, run, method) for method in methods]
-        needs.append(PlaneOf(run))
+    for runs in _temperature_runs(plan).values():
+        for run in runs:
+            needs += [surface_of(plan, run, method) for method in methods]
+            needs.append(PlaneOf(run))
     return needs
 
 
@@ -189,6 +231,17 @@ def _width(evidence: Evidence, run: Run) -> float:
     return float(np.ptp(evidence.plane(run).path, axis=0).max())
 
 
+def _by_temperature(evidence: Evidence, run: Run) -> list[list[float]]:
+    """(3, temperatures): states blended, distance of the ground from them, likeness to pca."""
+    surfaces = [evidence.surface(run, Averaged(temperature=t)) for t in _TEMPERATURES]
+    pca = evidence.surface(run, PCA())
+    return [
+        [_states_blended(evidence, run, t) for t in _TEMPERATURES],
+        [numbers.state_error(surface) for surface in surfaces],
+        [compare_surfaces(surface, pca).ssim for surface in surfaces],
+    ]
+
+
 def _draw_temperature(evidence: Evidence) -> Figure:
     labels = (
         "share of the states that\na point is blended from",
@@ -197,41 +250,41 @@ def _draw_temperature(evidence: Evidence) -> Figure:
     )
     curves: dict[str, dict[str, tuple[numbers.Floats, numbers.Floats]]] = {n: {} for n in labels}
     x = np.array(_TEMPERATURES)
-    for title, run in _temperature_runs(evidence.plan).items():
-        surfaces = [evidence.surface(run, Averaged(temperature=t)) for t in _TEMPERATURES]
-        pca = evidence.surface(run, PCA())
-        found = (
-            [_states_blended(evidence, run, t) for t in _TEMPERATURES],
-            [numbers.state_error(surface) for surface in surfaces],
-            [compare_surfaces(surface, pca).ssim for surface in surfaces],
-        )
-        name = f"{title}, path {_width(evidence, run):.2g} wide"
-        for label, values in zip(labels, found, strict=True):
-            curves[label][name] = (x, np.array(values))
+    for title, runs in _temperature_runs(evidence.plan).items():
+        found = np.array([_by_temperature(evidence, run) for run in runs])
+        widths = spread([_width(evidence, run) for run in runs])
+        for number, label in enumerate(labels):
+            curves[label][f"{title}, path {widths} wide"] = (x, found[:, number])
     return draw_lines([("temperature τ", n, by_run) for n, by_run in curves.items()], _TEMPERATURE)
 
 
 _TEMPERATURE = (
     "What τ = 1 means depends on the path's width: where it is wide against τ, a point is blended "
     "from a few states (as in sampled), where it is narrow from all (as in pca). Left: exp(entropy "
-    "of the weights), median over the grid."
+    "of the weights), median over the grid. Lines: means over seeds; bands: from the least to the "
+    "greatest."
 )
 
 
 def _tell_temperature(evidence: Evidence) -> str:
     told = []
-    for title, run in _temperature_runs(evidence.plan).items():
-        usual, pca = evidence.surface(run, Averaged()), evidence.surface(run, PCA())
-        auto = evidence.surface(run, Averaged(temperature="auto"))
+    for title, runs in _temperature_runs(evidence.plan).items():
+        usual = [evidence.surface(run, Averaged()) for run in runs]
+        pca = [evidence.surface(run, PCA()) for run in runs]
+        auto = [evidence.surface(run, Averaged(temperature="auto")) for run in runs]
+        off = {
+            name: spread([numbers.state_error(surface) for surface in surfaces], ".0%")
+            for name, surfaces in (("usual", usual), ("pca", pca), ("auto", auto))
+        }
+        blended = spread([_states_blended(evidence, run, 1.0) for run in runs], ".0%")
+        alike = [compare_surfaces(*pair).ssim for pair in zip(usual, pca, strict=True)]
         told.append(
-            f"{title}'s path is {_width(evidence, run):.2g} wide: with τ = 1 a point is blended "
-            f"from {_states_blended(evidence, run, 1.0):.0%} of the states, the ground is off "
-            f"the states' losses by {numbers.state_error(usual):.0%} at the median (pca "
-            f"{numbers.state_error(pca):.0%}, τ tied to the path's own spacing "
-            f"{numbers.state_error(auto):.0%}), and its similarity to pca is "
-            f"{compare_surfaces(usual, pca).ssim:.2f}."
+            f"{title}'s path is {spread([_width(evidence, run) for run in runs])} wide: with τ = 1 "
+            f"a point is blended from {blended} of the states, the ground is off the states' "
+            f"losses by {off['usual']} at the median (pca {off['pca']}, τ tied to the path's own "
+            f"spacing {off['auto']}), and its similarity to pca is {spread(alike)}."
         )
-    return f"Of seed 0: {' '.join(told)}"
+    return " ".join(told)
 
 
 DISTANCES = Section(
@@ -242,21 +295,23 @@ DISTANCES = Section(
         *(
             Picture(
                 f"fig-6.9-{number}" if number else "fig-6.9",
-                f"averaged and averaged-nd on {data} (thesis Fig. 6.9).",
+                f"averaged and averaged-nd on {data} (thesis Fig. 6.9), pairs side by side: where "
+                "the states' distances off the plane change the picture.",
                 partial(_draw_distances, data=data),
             )
             for number, data in enumerate(plan.scale.data)
         ),
-        Picture("variance", _VARIANCE, _draw_variance),
+        Picture("check-6.9", _LINES, _draw_lines, True),
+        Picture("variance", _VARIANCE, _draw_variance, True),
     ],
     (_judge_variance, _judge_distances),
-    (_tell_variance,),
+    (_tell_variance, _tell_lines),
 )
 
 TEMPERATURE = Section(
     "temperature",
     "The temperature of the averages",
     _temperature_needs,
-    lambda plan: [Picture("temperature", _TEMPERATURE, _draw_temperature)],
+    lambda plan: [Picture("temperature", _TEMPERATURE, _draw_temperature, True)],
     notes=(_tell_temperature,),
 )

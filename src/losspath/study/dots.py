@@ -27,6 +27,8 @@ from losspath.figures.style import (
 
 _GUIDES = ("--", ":", "-.")
 _LINE, _RANGE = "#777777", "#dddddd"
+_WHOLE = 101.0  # per cent, with room for a dot
+_LEAST = 0.2  # what an axis spans at least, of what it shows: less is no difference to look at
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,13 @@ def _draw_panel(axes: Axes, panel: Dots, series: Sequence[str], guides: Sequence
             offset = 0.28 * (number - (len(by_series) - 1) / 2)
             axes.plot(values, np.full(len(values), row + offset), **_style(series, name))
     axes.set_ylim(len(panel.rows) - 0.5, -0.5)
+    low, high = axes.get_xlim()
+    if not panel.logarithmic and high - low < _LEAST * max(abs(low), abs(high)):
+        margin = _LEAST / 2 * max(abs(low), abs(high))
+        top = (low + high) / 2 + margin
+        if panel.label.endswith("(%)") and high <= _WHOLE:
+            top = min(top, _WHOLE)
+        axes.set_xlim(top - 2 * margin, top)
     if panel.logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

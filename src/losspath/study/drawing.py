@@ -10,8 +10,6 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from losspath.analysis.runs import RunCurves
-from losspath.figures.runs import draw_band
 from losspath.figures.style import (
     COLORS,
     COLUMN,
@@ -20,7 +18,6 @@ from losspath.figures.style import (
     add_footer,
     line_style,
     new_figure,
-    set_scale,
     tidy,
 )
 from losspath.study.numbers import Area
@@ -48,59 +45,33 @@ _METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_steps(
-    panels: Sequence[tuple[str, Mapping[str, Sequence[RunCurves]]]], caption: str, bins: int = 100
-) -> Figure:
-    """Step sizes over training, a panel for each network and data set, each on its own scale.
-
-    Args:
-        panels: titles with runs by technique.
-        caption: what to see.
-        bins: means over so many equal parts of a run.
-    """
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(PAGE, 0.2 + 1.9 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, (title, runs) in zip(grid.flat, panels, strict=False):
-        for name, group in runs.items():
-            found = [run.sizes.binned(bins) for run in group]
-            draw_band(axes, found[0][0], np.stack([sizes for _, sizes, _ in found]), STYLES[name])
-        axes.set_title(title, fontsize=TEXT)
-        drawn = [run.sizes.binned(bins)[1] for group in runs.values() for run in group]
-        set_scale(axes, drawn, from_zero=True)
-        tidy(axes)
-    for axes in grid.flat[len(panels) :]:
-        axes.remove()
-    for axes in grid[:, 0]:
-        axes.set_ylabel("step size")
-    for axes in figure.axes[-columns:]:
-        axes.set_xlabel("optimiser step")
-    names = dict.fromkeys(name for _, runs in panels for name in runs)
-    entries = [Line2D([], [], lw=1.2, label=name, **STYLES[name]) for name in names]
-    add_footer(figure, caption, entries, columns=4)
-    return figure
-
-
 def draw_check(
-    panels: Sequence[tuple[str, Floats, Floats, Mapping[str, Floats]]], caption: str
+    panels: Sequence[tuple[str, Floats, Floats, Mapping[str, Floats]]],
+    caption: str,
+    columns: int = 2,
 ) -> Figure:
     """Surfaces read along the straight line between the ends, and the exact losses of that line.
 
     Args:
         panels: title, positions, exact losses, and by method what the surface says.
         caption: what to see.
+        columns: panels in a row; those of a row have one scale.
     """
-    figure = new_figure(PAGE, 2.6)
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, alpha, exact, read) in zip(grid, panels, strict=True):
+    rows = -(-len(panels) // columns)
+    figure = new_figure(PAGE, rows * (2.6 if columns <= 2 else 1.8))
+    grid = figure.subplots(rows, columns, sharey="row", sharex=True, squeeze=False)
+    for axes, (title, alpha, exact, read) in zip(grid.flat, panels, strict=False):
         for name, values in read.items():
             axes.plot(alpha, values, **_METHODS[name])
         axes.plot(alpha, exact, color="black", lw=1.6, ls="--")
         axes.set_title(title, fontsize=TEXT)
-        axes.set_xlabel("α (0: first state, 1: last)")
         tidy(axes)
-    grid[0].set_ylabel("loss")
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes in grid[-1]:
+        axes.set_xlabel("α (0: first state, 1: last)" if columns <= 2 else "α")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("loss")
     names = dict.fromkeys(name for *_, read in panels for name in read)
     entries = [Line2D([], [], color="black", lw=1.6, ls="--", label="exact")]
     entries += [Line2D([], [], label=n, **_METHODS[n]) for n in names]
@@ -117,7 +88,9 @@ def draw_lines(
     """One quantity over another on a logarithmic axis, panel by panel.
 
     Args:
-        panels: label of the x axis, of the y axis, and curves by name.
+        panels: label of the x axis, of the y axis, and curves by name: positions (k,), and values
+            (k,), or (n, k) of n seeds, drawn as their mean and a band from the least to the
+            greatest.
         caption: what to see.
         joined: by lines.
         logarithmic: whether the y axis is logarithmic too.
@@ -129,7 +102,11 @@ def draw_lines(
     for axes, (x_label, y_label, curves) in zip(grid, panels, strict=True):
         for name, (x, y) in curves.items():
             style: dict[str, Any] = line_style(names.index(name))
-            axes.plot(x, y, **mark, **style)
+            seeds = np.atleast_2d(y)
+            if len(seeds) > 1:
+                low, high = seeds.min(axis=0), seeds.max(axis=0)
+                axes.fill_between(x, low, high, color=style["color"], alpha=0.2, lw=0)
+            axes.plot(x, seeds.mean(axis=0), **mark, **style)
         axes.set_xscale("log")
         ticks = sorted({float(value) for x, _ in curves.values() for value in x})
         if len(ticks) <= _MOST_TICKS:

@@ -41,8 +41,7 @@ def _methods_needs(plan: Plan) -> list[Result]:
     for run in plan.main_runs():
         every = {*REPAIRED, *AS_DRAWN, *_OTHER_SIDES}
         needs += [surface_of(plan, run, method) for method in every]
-        needs.append(chord_of(plan, run))
-    needs.append(PlaneOf(plan.run()))
+        needs += [chord_of(plan, run), PlaneOf(run)]
     return sorted(needs, key=lambda result: (result.run.name, result.file_name))
 
 
@@ -259,24 +258,45 @@ def _judge_averaged(evidence: Evidence) -> Judgment:
 
 def _tell_line(evidence: Evidence) -> str:
     """Why no surface has the line's losses."""
-    run = evidence.plan.run()
-    ends = evidence.plane(run).residual_norms[[0, -1]]
-    alike = compare_surfaces(evidence.surface(run, Averaged()), evidence.surface(run, PCA())).ssim
+    runs = evidence.plan.main_runs()
+    ends = [evidence.plane(run).residual_norms[[0, -1]].tolist() for run in runs]
+    alike = [
+        compare_surfaces(evidence.surface(run, Averaged()), evidence.surface(run, PCA())).ssim
+        for run in runs
+    ]
     off = {
         words: spread(_measured(evidence, method, numbers.chord_error), ".0%")
         for words, method in {**_variants("pca"), "averaged": Averaged()}.items()
     }
     return (
-        f"The line is off the plane, its ends by {ends[0]:.2f} and {ends[1]:.2f} (seed 0): what a "
-        "surface has below it are other parameters, and it need not have the line's losses. pca "
+        f"The line is off the plane, its ends by {spread([first for first, _ in ends])} and "
+        f"{spread([last for _, last in ends])}: what a surface has below it are other parameters, "
+        "and it need not have the line's losses. pca "
         f"is off the line by {off[claims.AS_DRAWN]} of the fall as drawn and by "
         f"{off[claims.REPAIRED]} repaired, averaged by {off['averaged']}; the structural "
-        f"similarity of averaged to pca, repaired, is {alike:.3f} (seed 0; 1 for equal pictures)."
+        f"similarity of averaged to pca, repaired, is {spread(alike)} (1 for equal pictures)."
     )
 
 
 def _draw_layers(evidence: Evidence) -> Figure:
     return plot_interpolation(evidence.layers(evidence.plan.run()), title="Modified-LeNet, SGD")
+
+
+def _tell_layers(evidence: Evidence) -> str:
+    """What each layer accounts for, over seeds."""
+    runs = evidence.plan.main_runs()
+    shares = [evidence.layers(run).shares for run in runs]
+    lines = [
+        f"The share of the drop in loss that is lost if one layer alone goes back to its first "
+        f"state ({len(runs)} seeds; layers act together, so shares need not sum to one):",
+        "",
+        "| layer | share of the drop |",
+        "| --- | --- |",
+    ]
+    lines += [
+        f"| {name} | {spread([each[name] for each in shares], '.0%')} |" for name in shares[0]
+    ]
+    return "\n".join(lines)
 
 
 METHODS = Section(
@@ -287,7 +307,8 @@ METHODS = Section(
         Picture(
             "fig-6.8",
             "The five methods around one path, and how far sampled-pca is from sampled "
-            "(thesis Fig. 6.8).",
+            "(thesis Fig. 6.8). Circles that stand out of their ground are states whose own loss "
+            "the surface does not have.",
             lambda evidence: _draw_methods(evidence, REPAIRED),
         ),
         Picture(
@@ -296,8 +317,8 @@ METHODS = Section(
             "that, and the side of the path told along one axis.",
             lambda evidence: _draw_methods(evidence, AS_DRAWN),
         ),
-        Picture("check", _CHECK, _draw_check),
-        Picture("trust", _TRUST, _draw_trust),
+        Picture("check", _CHECK, _draw_check, True),
+        Picture("trust", _TRUST, _draw_trust, True),
     ],
     (_judge_pca, _judge_sampled, _judge_sampled_pca, _judge_averaged),
     (_tell_sampled_pca, _tell_line),
@@ -306,13 +327,14 @@ METHODS = Section(
 LAYERS = Section(
     "layers",
     "The straight line, layer by layer",
-    lambda plan: [LineOf(plan.run())],
+    lambda plan: [LineOf(run) for run in plan.main_runs()],
     lambda plan: [
         Picture(
             "layers",
             "Loss and accuracy between the first state and the last: the whole model, and "
-            "each layer alone.",
+            "each layer alone (seed 0): which layers the network cannot do without.",
             _draw_layers,
         )
     ],
+    notes=(_tell_layers,),
 )

@@ -26,7 +26,7 @@ _BUMP, _PAUSE, _AFTER = 0.25, 0.1, 0.2
 # Where the bump is over, or Adam's first steps are, at the latest from here on.
 _BEHIND = 0.05
 
-Direction = Literal["climb", "decline", "are level"]
+Direction = Literal["climb", "decline", "are level", "cannot be told"]
 
 CLIMB, DECLINE = 1.05, 0.95
 """Steps climb or decline if the line through their sizes does by more than a twentieth."""
@@ -54,6 +54,8 @@ class Development:
     @property
     def direction(self) -> Direction:
         """Where the steps go behind the bump."""
+        if not np.isfinite(self.trend):
+            return "cannot be told"
         if self.trend > CLIMB:
             return "climb"
         return "decline" if self.trend < DECLINE else "are level"
@@ -191,21 +193,27 @@ def _ranked(scores: Sequence[float]) -> Floats:
 
 
 def area_under_curve(
-    good: Sequence[bool], scores: Sequence[float], level: float = 0.95, seed: int = 0
+    good: Sequence[Sequence[bool]],
+    scores: Sequence[Sequence[float]],
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Area:
     """The area under the curve of receiver and operator, as Mann and Whitney's U.
 
     Args:
-        good: which runs ended well.
+        good: which runs ended well, group by group of runs that are alike; groups are as large as
+            each other.
         scores: the predictor; a score that is not finite counts as the lowest.
         level: of the interval.
-        seed: of the bootstrap over runs.
+        seed: of the bootstrap over groups.
     """
-    labels, values = np.array(good, bool), _ranked(scores)
+    grouped = np.array(good, bool)
+    labels, values = grouped.reshape(-1), _ranked(np.reshape(scores, -1).tolist())
     if labels.all() or not labels.any():
         return _NO_AREA
-    chosen = np.random.default_rng(seed).integers(0, len(labels), (_DRAWS, len(labels)))
-    drawn = _areas(labels[chosen], values[chosen])
+    chosen = np.random.default_rng(seed).integers(0, len(grouped), (_DRAWS, len(grouped)))
+    runs = np.arange(len(labels)).reshape(grouped.shape)[chosen].reshape(_DRAWS, -1)
+    drawn = _areas(labels[runs], values[runs])
     return Area(float(_areas(labels[None], values[None])[0]), *_ends(drawn, level))
 
 

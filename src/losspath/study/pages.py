@@ -84,10 +84,10 @@ def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
         _summary([judgment for found in findings for judgment in found.judgments]),
         "",
         "✓ was found as claimed, ✗ was not, – could not be told at this scale. A claim holds if "
-        "all of it was found with every seed; three values that differ by chance alone are apart "
-        'from three others in one comparison of ten. "As drawn" are surfaces as the thesis\'s '
-        'program draws them, "repaired" the same methods without its defects.'
-        + _CAUTION.get(scale.name, ""),
+        "all of it was found with every seed; of what differs by chance alone, three values are "
+        "all above three others in one comparison of twenty, and each above its own in one of "
+        'eight. "As drawn" are surfaces as the thesis\'s program draws them, "repaired" the same '
+        "methods without its defects." + _CAUTION.get(scale.name, ""),
         "",
         "| subject | the thesis says | measured | verdict | figure |",
         "| --- | --- | --- | --- | --- |",
@@ -105,8 +105,7 @@ def _parts(plan: Plan, findings: Sequence[Finding]) -> list[str]:
             lines += [
                 f"![{picture.caption}](figures/{picture.name}.png)",
                 "",
-                picture.caption,
-                "",
+                *([] if picture.captioned else [picture.caption, ""]),
             ]
         for note in found.notes:
             lines += [note, ""]

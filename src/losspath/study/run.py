@@ -36,17 +36,24 @@ SECTIONS: tuple[Section, ...] = (
 )
 
 
-def chosen_sections(names: Sequence[str]) -> list[Section]:
+def chosen_sections(names: Sequence[str], plan: Plan) -> list[Section]:
     """The parts of a study that were asked for, in their order; all if none was.
 
+    Args:
+        names: of parts, or of figures in them.
+        plan: the study.
+
     Raises:
-        ArgumentError: there is no part of a name.
+        ArgumentError: there is no part and no figure of a name.
     """
-    known = {section.name: section for section in SECTIONS}
+    known = {picture.name: each.name for each in SECTIONS for picture in each.pictures(plan)}
+    known |= {section.name: section.name for section in SECTIONS}
     for name in names:
         if name not in known:
-            raise ArgumentError(f"expected --only {'|'.join(known)}, got {name!r}")
-    return [section for section in SECTIONS if not names or section.name in names]
+            parts = "|".join(section.name for section in SECTIONS)
+            raise ArgumentError(f"expected --only {parts} or the name of a figure, got {name!r}")
+    chosen = {known[name] for name in names}
+    return [section for section in SECTIONS if not names or section.name in chosen]
 
 
 def run_study(
@@ -67,7 +74,8 @@ def run_study(
     Args:
         scale: how large it is.
         directory: where everything goes.
-        only: names of parts; all by default.
+        only: names of parts, or of figures in them; all by default. The pages have those made
+            before, too.
         data_dirs: where data sets are, by their names.
         keep_bytes: recorded paths larger than this are removed once everything is computed of
             them; they are trained again if more is asked of them later.
@@ -77,13 +85,14 @@ def run_study(
         told: called with a line about each file that is written.
 
     Returns:
-        The claims with what was measured.
+        The claims of the parts that were asked for, with what was measured.
 
     Raises:
         ArgumentError: there is no part of a name.
+        RunError: the directory's results are of other data of the same name.
     """
-    sections = chosen_sections(only)
     plan = Plan(scale)
+    sections = chosen_sections(only, plan)
     workshop = Workshop(directory, data_dirs or {}, keep_bytes, progress, executor)
     workshop.make(result for section in sections for result in section.needs(plan))
     evidence = Evidence(plan, workshop.load, workshop.dataset)
@@ -93,13 +102,21 @@ def run_study(
             save_figure(picture.draw(evidence), file)
             if told:
                 told(f"figure: {file}")
-    findings = [Finding.of(section, evidence) for section in sections]
+    # The page has every part that was made, also by an earlier call.
+    there = [section for section in SECTIONS if _is_made(section, plan, workshop)]
+    findings = [Finding.of(section, evidence) for section in there]
     judgments = [judgment for found in findings for judgment in found.judgments]
     _write_claims(directory / "claims.json", judgments)
     for page in write_pages(directory, plan, findings):
         if told:
             told(f"page: {page}")
-    return judgments
+    return [each for found in findings if found.section in sections for each in found.judgments]
+
+
+def _is_made(section: Section, plan: Plan, workshop: Workshop) -> bool:
+    figures = workshop.directory / "figures"
+    drawn = all((figures / f"{each.name}.png").exists() for each in section.pictures(plan))
+    return drawn and all(map(workshop.has, section.needs(plan)))
 
 
 def _write_claims(file: Path, judgments: Sequence[Judgment]) -> None:

@@ -331,7 +331,11 @@ class DynamicsOf:
     run: Run
     states: int = 25
     samples: int = 1000
-    file_name = "dynamics.npz"
+
+    @property
+    def file_name(self) -> str:
+        """Named after the states and samples."""
+        return f"dynamics-{self.states}-{self.samples}.npz"
 
     @property
     def weight(self) -> float:

@@ -145,11 +145,13 @@ class Picture:
         name: of its file.
         caption: what to see in it.
         draw: draws it.
+        captioned: whether the caption stands in the figure itself.
     """
 
     name: str
     caption: str
     draw: Callable[[Evidence], Figure]
+    captioned: bool = False
 
 
 @dataclass(frozen=True)

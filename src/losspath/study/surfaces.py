@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from losspath.study import numbers
 from losspath.study.claims import Check, Judgment, all_above, all_below, spread
 from losspath.study.drawing import draw_lines
 from losspath.study.plan import Plan
-from losspath.study.runs import Result
+from losspath.study.runs import Result, Run
 from losspath.study.section import (
     Evidence,
     Picture,
@@ -46,6 +47,24 @@ def _draw_sizes(evidence: Evidence) -> Figure:
     ]
     titles = ["LeNet-5", "Modified-LeNet", f"Modified-LeNet, every {stride}th state"]
     return plot_surfaces(surfaces, titles=titles)
+
+
+def _tell_sizes(evidence: Evidence) -> str:
+    """How far the surfaces are to be trusted."""
+    plan, stride = evidence.plan, evidence.plan.scale.stride
+    lenet = numbers.state_error(evidence.surface(plan.run("lenet5"), Averaged()))
+    whole, sampled = (
+        [
+            numbers.state_error(evidence.surface(run, Averaged(), **options))
+            for run in plan.main_runs()
+        ]
+        for options in ({}, {"stride": stride})
+    )
+    return (
+        f"The ground is off the states' own losses, at the median, by {lenet:.0%} (LeNet-5, seed "
+        f"0), {spread(whole, '.0%')} (Modified-LeNet) and {spread(sampled, '.0%')} (its path "
+        f"sampled, by the states that were kept)."
+    )
 
 
 def _judge_sampling(evidence: Evidence) -> Judgment:
@@ -84,32 +103,65 @@ def _sample_counts(plan: Plan) -> tuple[int, ...]:
 
 
 def _resolution_needs(plan: Plan) -> list[Result]:
-    run = plan.run()
-    grids = [surface_of(plan, run, Averaged(), resolution=n) for n in _grids(plan)]
-    counts = [surface_of(plan, run, Averaged(), samples=n) for n in _sample_counts(plan)]
-    thinned = [surface_of(plan, run, Averaged(), stride=n) for n in strides_of(plan)]
-    return [*grids, *counts, *thinned, thinned_of(plan, run)]
+    needs: list[Result] = []
+    for run in plan.main_runs():
+        needs += [surface_of(plan, run, Averaged(), resolution=n) for n in _grids(plan)]
+        needs += [surface_of(plan, run, Averaged(), samples=n) for n in _sample_counts(plan)]
+        needs += [surface_of(plan, run, Averaged(), stride=n) for n in strides_of(plan)]
+        needs.append(thinned_of(plan, run))
+    return needs
 
 
-def _resolution_numbers(evidence: Evidence) -> dict[str, dict[int, SurfaceDifference]]:
-    """By what is varied and its values: how far the surface is from the finest."""
-    plan, run = evidence.plan, evidence.plan.run()
-    found = {}
-    for name, key, values in (
-        ("grid lines", "resolution", _grids(plan)),
-        ("samples", "samples", _sample_counts(plan)),
-    ):
-        finest = evidence.surface(run, Averaged(), **{key: values[-1]})
-        found[name] = {
-            value: compare_surfaces(evidence.surface(run, Averaged(), **{key: value}), finest)
-            for value in values[:-1]
+@dataclass(frozen=True)
+class _Coarser:
+    """How far a run's surface is from the finest, with a number for each seed."""
+
+    differences: tuple[SurfaceDifference, ...]
+
+    def values(self, name: str) -> list[float]:
+        return [float(getattr(each, name)) for each in self.differences]
+
+    @property
+    def cost(self) -> float:
+        """Evaluations, of the finest's; much the same for all seeds."""
+        return float(np.mean(self.values("cost")))
+
+    @property
+    def alike(self) -> bool:
+        """Whether each is taken for the same picture."""
+        return min(self.values("ssim")) > _SAME and max(self.values("median_error")) < _ERROR
+
+
+def _resolution_numbers(evidence: Evidence) -> dict[str, dict[int, _Coarser]]:
+    """By what is varied and its values."""
+    plan = evidence.plan
+
+    def against(values: Sequence[int], finest: dict[str, int], key: str) -> dict[int, _Coarser]:
+        return {
+            value: _Coarser(
+                tuple(
+                    compare_surfaces(
+                        evidence.surface(run, Averaged(), **{key: value}),
+                        evidence.surface(run, Averaged(), **finest),
+                    )
+                    for run in plan.main_runs()
+                )
+            )
+            for value in values
         }
-    whole = evidence.surface(run, Averaged())
-    found[_THINNED] = {
-        stride: compare_surfaces(evidence.surface(run, Averaged(), stride=stride), whole)
-        for stride in strides_of(plan)
+
+    grids, counts = _grids(plan), _sample_counts(plan)
+    return {
+        "grid lines": against(grids[:-1], {"resolution": grids[-1]}, "resolution"),
+        "samples": against(counts[:-1], {"samples": counts[-1]}, "samples"),
+        _THINNED: against(strides_of(plan), {}, "stride"),
     }
-    return found
+
+
+def _kept_lengths(evidence: Evidence, stride: int) -> list[float]:
+    """A thinned path's length as a share of the path's, for each seed."""
+    lengths = [evidence.lengths(run) for run in evidence.plan.main_runs()]
+    return [each[stride] / each[1] for each in lengths]
 
 
 def _draw_resolution(evidence: Evidence) -> Figure:
@@ -118,13 +170,12 @@ def _draw_resolution(evidence: Evidence) -> Figure:
         x = np.array(list(by_value), float)
         found = list(by_value.values())
         curves = {
-            "1 − structural similarity": (x, np.array([1 - each.ssim for each in found])),
-            "median difference": (x, np.array([each.median_error for each in found])),
+            "1 − structural similarity": (x, 1 - np.array([e.values("ssim") for e in found]).T),
+            "median difference": (x, np.array([e.values("median_error") for e in found]).T),
         }
         label = f"{name}\n(evaluations: {', '.join(f'{each.cost:.0%}' for each in found)})"
         if name == _THINNED:
-            lengths = evidence.lengths(evidence.plan.run())
-            lost = np.array([1 - lengths[stride] / lengths[1] for stride in by_value])
+            lost = 1 - np.array([_kept_lengths(evidence, stride) for stride in by_value]).T
             curves["length that the path has lost"] = (x, lost)
             label = name
         panels.append((label, f"against {_AGAINST[name]}", curves))
@@ -135,30 +186,57 @@ _THINNED = "one state kept of"
 _AGAINST = {"grid lines": "twice the lines", "samples": "six times as many", _THINNED: "all states"}
 
 _RESOLUTION = (
-    "The averaged surface of Modified-LeNet (SGD, seed 0) on coarser grids, over fewer samples and "
-    "around a thinned path: how far the picture and the losses are from the finest, and how much "
-    "shorter a thinned path is than the path. Evaluations are shares of the finest's."
+    "The averaged surface of Modified-LeNet (SGD) on coarser grids, over fewer samples and around "
+    "a thinned path: how far the picture and the losses are from the finest, and how much shorter "
+    "a thinned path is than the path. Evaluations are shares of the finest's. Lines: means over "
+    "seeds; bands: from the least to the greatest."
 )
 
 
-def _alike(difference: SurfaceDifference) -> bool:
-    return difference.ssim > _SAME and difference.median_error < _ERROR
+def _tell_resolution(evidence: Evidence) -> str:
+    """The numbers of the figure as a table."""
+    plan = evidence.plan
+    lines = [
+        "| what | value | structural similarity | median difference | 95 % below | cost |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, by_value in _resolution_numbers(evidence).items():
+        for value, each in by_value.items():
+            cost = f"{each.cost:.0%} of the evaluations"
+            if name == _THINNED:
+                shifts = [_shift(evidence, run, value) for run in plan.main_runs()]
+                cost = (
+                    f"{1 / value:.1%} of the states; the path is "
+                    f"{spread(_kept_lengths(evidence, value), '.0%')} as long, and its start "
+                    f"{spread(shifts)} away in its own plane"
+                )
+            lines.append(
+                f"| {name} | {value:,} | {spread(each.values('ssim'))} | "
+                f"{spread(each.values('median_error'), '.1%')} | "
+                f"{spread(each.values('high_error'), '.1%')} | {cost} |"
+            )
+    return "\n".join(lines)
+
+
+def _shift(evidence: Evidence, run: Run, stride: int) -> float:
+    """How far the start of a thinned path is from the path's, each in its own plane."""
+    paths = [evidence.surface(run, Averaged(), **o).path for o in ({"stride": stride}, {})]
+    return float(np.linalg.norm(paths[0][0] - paths[1][0]))
 
 
 def _judge_resolution(evidence: Evidence) -> Judgment:
     found, scale = _resolution_numbers(evidence), evidence.plan.scale
     checks = []
     for name, usual in (("grid lines", scale.resolution), ("samples", scale.samples)):
-        alike = {value: _alike(each) for value, each in found[name].items()}
         here = found[name][usual]
         words = (
-            f"{usual:,} {name}, seed 0: similarity {here.ssim:.3f} and difference "
-            f"{here.median_error:.1%} for {here.cost:.0%} of the evaluations"
+            f"{usual:,} {name}: similarity {spread(here.values('ssim'))} and difference "
+            f"{spread(here.values('median_error'), '.1%')} for {here.cost:.0%} of the evaluations"
         )
-        fewest = min((value for value, same in alike.items() if same), default=usual)
+        fewest = min((value for value, each in found[name].items() if each.alike), default=usual)
         if fewest < usual:
             words += f"; {fewest:,} would pass too"
-        checks.append(Check(words, alike[usual]))
+        checks.append(Check(words, here.alike))
     return Judgment(
         "resolution and samples",
         "More than 10,000 samples and a grid of 19 × 19 change nothing visible.",
@@ -175,17 +253,20 @@ SIZES = Section(
         Picture(
             "fig-6.7",
             "Averaged surfaces of LeNet-5, of Modified-LeNet, and of Modified-LeNet's path "
-            "sampled (thesis Fig. 6.7).",
+            "sampled (thesis Fig. 6.7): how alike valley and path are in a network of a thirtieth "
+            "of the parameters, and what is lost with most of the states.",
             _draw_sizes,
         )
     ],
     (_judge_sampling,),
+    (_tell_sizes,),
 )
 
 RESOLUTION = Section(
     "resolution",
     "Grid and samples",
     _resolution_needs,
-    lambda plan: [Picture("resolution", _RESOLUTION, _draw_resolution)],
+    lambda plan: [Picture("resolution", _RESOLUTION, _draw_resolution, True)],
     (_judge_resolution,),
+    (_tell_resolution,),
 )

@@ -8,7 +8,9 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
+from losspath.analysis.readings import read_dynamics
 from losspath.figures import plot_dynamics, plot_runs, plot_samples
+from losspath.figures.style import COLORS
 from losspath.reference.networks import build_network
 from losspath.study.claims import (
     Check,
@@ -18,7 +20,7 @@ from losspath.study.claims import (
 )
 from losspath.study.dots import Dots, draw_dots
 from losspath.study.drawing import STYLES
-from losspath.study.plan import OPTIMIZERS, Plan
+from losspath.study.plan import ARMS, OPTIMIZERS, Plan
 from losspath.study.runs import Result, Run, Steps
 from losspath.study.section import Evidence, Picture, Section, curves_of, dynamics_of
 
@@ -69,7 +71,20 @@ def _arms_needs(plan: Plan) -> list[Result]:
 
 def _draw_arms(evidence: Evidence) -> Figure:
     runs = {name: evidence.curves(group) for name, group in evidence.plan.arms().items()}
-    return plot_runs(runs, by="epoch", title=f"Modified-LeNet, SGD, {evidence.plan.scale.first}")
+    title = f"Modified-LeNet, SGD, {evidence.plan.scale.first}"
+    return plot_runs(runs, by="epoch", title=title, styles=_ARM_STYLES)
+
+
+# The plain rate is SGD as in other figures; no arm has the colour of Adam.
+_ARM_STYLES = {
+    name: {"color": color, "linestyle": dashes}
+    for name, color, dashes in zip(
+        ARMS,
+        (COLORS[0], COLORS[4], COLORS[5], COLORS[6], "black"),
+        ("-", "-", "-", "--", ":"),
+        strict=True,
+    )
+}
 
 
 def _judge_arms(evidence: Evidence) -> Judgment:
@@ -145,34 +160,52 @@ _ENDS = (
 )
 
 
-def _dynamics_runs(plan: Plan) -> dict[str, Run]:
-    return {title: plan.run(optimizer=name) for name, title in OPTIMIZERS.items()}
+def _dynamics_runs(plan: Plan) -> dict[str, list[Run]]:
+    return {title: plan.seeds(plan.run(optimizer=name)) for name, title in OPTIMIZERS.items()}
 
 
 def _draw_dynamics(evidence: Evidence, optimizer: str) -> Figure:
-    run = _dynamics_runs(evidence.plan)[optimizer]
-    rate = run.config.lr if optimizer == "SGD" else None
-    return plot_dynamics(evidence.dynamics(run), rate=rate, title=f"Modified-LeNet, {optimizer}")
+    runs = _dynamics_runs(evidence.plan)[optimizer]
+    rate = runs[0].config.lr if optimizer == "SGD" else None
+    found = [evidence.dynamics(run) for run in runs]
+    return plot_dynamics(found, rate=rate, title=f"Modified-LeNet, {optimizer}")
 
 
 def _tell_dynamics(evidence: Evidence) -> str:
     """Where SGD's steps are longest, and how sharp the surface is there."""
     runs = _dynamics_runs(evidence.plan)
-    found = {title: evidence.dynamics(run) for title, run in runs.items()}
-    middles, sizes, _ = evidence.sizes(runs["SGD"]).binned()
-    sgd, limit = found["SGD"], 2 / runs["SGD"].config.lr
-    sharpest = int(np.nanargmax(sgd.sharpness))
-    cosines = {title: float(np.nanmean(each.cosines)) for title, each in found.items()}
+    found = {title: [evidence.dynamics(run) for run in each] for title, each in runs.items()}
+    longest = []
+    for run in runs["SGD"]:
+        middles, sizes, _ = evidence.sizes(run).binned()
+        longest.append(float(middles[np.argmax(sizes)]))
+    limit = 2 / runs["SGD"][0].config.lr
+    sharpest = [int(np.nanargmax(each.sharpness)) for each in found["SGD"]]
+    steps = [float(each.steps[i]) for each, i in zip(found["SGD"], sharpest, strict=True)]
+    most = [each.sharpness[i] / limit for each, i in zip(found["SGD"], sharpest, strict=True)]
+    cosines = {
+        title: spread([float(np.nanmean(each.cosines)) for each in several])
+        for title, several in found.items()
+    }
     return (
-        "Of seed 0: plain SGD's step is its rate times the batch's gradient, so that a bump is one "
-        f"of the gradient. Its steps are longest about step {middles[np.argmax(sizes)]:,.0f}. Of "
-        f"the states that were measured, {np.diff(sgd.steps).mean():,.0f} steps apart, the surface "
-        f"is sharpest at step {sgd.steps[sharpest]:,}, by {sgd.sharpness[sharpest] / limit:.2f} of "
-        "2/η, beyond which descent on a quadratic diverges; in the end by "
-        f"{sgd.sharpness[-1] / limit:.2f}. "
-        f"Successive steps have a mean cosine of {cosines['SGD']:.2f} by SGD and of "
-        f"{cosines['Adam']:.2f} by Adam, whose steps are running means of gradients (β₁ = 0.9)."
+        "Plain SGD's step is its rate times the batch's gradient, so that a bump is one of the "
+        f"gradient. Its steps are longest about step {_numbers(longest)} (a number for each seed). "
+        f"Of the states that were measured, {np.diff(found['SGD'][0].steps).mean():,.0f} steps "
+        f"apart, the surface is sharpest at step {_numbers(steps)}, by {spread(most)} of 2/η, "
+        "beyond which descent on a quadratic diverges; in the end by "
+        f"{spread([each.sharpness[-1] / limit for each in found['SGD']])}. Successive steps have a "
+        f"mean cosine of {cosines['SGD']} by SGD and of {cosines['Adam']} by Adam, whose steps are "
+        "running means of gradients (β₁ = 0.9). Readings: "
+        + "; ".join(
+            f"{title} {', '.join(read_dynamics(each).name for each in several)}"
+            for title, several in found.items()
+        )
+        + "."
     )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:,.0f}" for value in values)
 
 
 def _draw_samples(evidence: Evidence, data: str) -> Figure:
@@ -182,11 +215,27 @@ def _draw_samples(evidence: Evidence, data: str) -> Figure:
 
 
 def _judge_cost(evidence: Evidence) -> Judgment:
+    """Times differ from machine to machine: what can be counted is told, and judged nowhere."""
+    scale = evidence.plan.scale
+    steps = evidence.sizes(evidence.plan.run()).steps[-1]
+    passes = steps * evidence.plan.run().config.batch_size
+    points = scale.resolution**2 * scale.samples
     return Judgment(
         "cost",
         "Training takes about 10 minutes, a surface about 30, the step sizes about 1.",
-        (Check("a study keeps no times; the benchmarks do, see docs/performance.md", None),),
+        (
+            Check(
+                f"counted in samples: training {_millions(passes)} forward and backward, a surface "
+                f"{_millions(points)} forward, the step sizes none; for times, which a study does "
+                "not keep, see docs/results",
+                None,
+            ),
+        ),
     )
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.2g} million"
 
 
 DATA = Section(
@@ -210,7 +259,8 @@ ACCURACY = Section(
     lambda plan: [
         Picture(
             "networks",
-            "LeNet-5 and Modified-LeNet by SGD: step sizes, losses and accuracies.",
+            "LeNet-5 and Modified-LeNet by SGD: how close a network of a thirtieth of the "
+            "parameters comes in loss and accuracy, and whether its steps develop alike.",
             _draw_networks,
         )
     ],
@@ -224,10 +274,11 @@ RATES = Section(
     lambda plan: [
         Picture(
             "fig-6.13",
-            "Training again with lr_t = s_t (thesis Fig. 6.13), and four controls.",
+            "Training again with lr_t = s_t (thesis Fig. 6.13), and its controls: is it the bump "
+            "that helps, or the mean rate alone?",
             _draw_arms,
         ),
-        Picture("ends", _ENDS, _draw_ends),
+        Picture("ends", _ENDS, _draw_ends, True),
     ],
     (_judge_arms,),
     (_tell_arms,),
@@ -238,14 +289,15 @@ DYNAMICS = Section(
     "Gradient, sharpness and turns along the path",
     lambda plan: [
         result
-        for run in _dynamics_runs(plan).values()
+        for runs in _dynamics_runs(plan).values()
+        for run in runs
         for result in (dynamics_of(plan, run), Steps(run))
     ],
     lambda plan: [
         Picture(
             f"dynamics-{title.lower()}",
-            f"Modified-LeNet by {title}: loss, gradient norm, sharpness, and cosine of "
-            "successive steps.",
+            f"Modified-LeNet by {title}: is the surface sharpest where the gradient is longest? "
+            "Cosines below zero are steps that go back and forth.",
             partial(_draw_dynamics, optimizer=title),
         )
         for title in OPTIMIZERS.values()

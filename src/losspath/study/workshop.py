@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losspath.errors import DamagedError, StoreError
+from losspath.errors import DamagedError, RunError, StoreError
+from losspath.files import read_document, write_document
 from losspath.recording import store
 from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import Dataset, load_dataset
@@ -121,9 +122,27 @@ class Workshop:
         """A result that `make` has made."""
         return result.load(self.file_of(result))
 
+    def has(self, result: Result) -> bool:
+        """Whether a result was made."""
+        return self.file_of(result).exists()
+
     def dataset(self, name: str) -> Dataset:
-        """A data set, loaded once."""
-        return _dataset(name, self.data_dirs.get(name))
+        """A data set, loaded once.
+
+        Raises:
+            RunError: results in this directory are of other data of the same name.
+        """
+        found = _dataset(name, self.data_dirs.get(name))
+        file = self.directory / "results" / "data.json"
+        known = read_document(file)["data"] if file.exists() else {}
+        if known.setdefault(Path(name).name, found.digest) != found.digest:
+            raise RunError(
+                f"{self.directory} holds results of other data named {name!r} than these; look at "
+                "--data-dir, or choose another directory (--out)"
+            )
+        if not file.exists() or known != read_document(file)["data"]:
+            write_document(file, {"data": known})
+        return found
 
     def make(self, wanted: Iterable[Result]) -> None:
         """Trains and computes whatever is missing.
@@ -131,11 +150,18 @@ class Workshop:
         Args:
             wanted: results; what they need beside is made too.
         """
-        by_run: dict[Run, list[Result]] = {}
-        for result in self._missing(wanted):
-            by_run.setdefault(result.run, []).append(result)
-        jobs = [self._job(run, results) for run, results in by_run.items()]
-        total, done = sum(job.weight for job in jobs), 0.0
+        everything = _by_run(wanted)
+        missing = self._missing(everything)
+        jobs = [self._job(run, results) for run, results in missing.items()]
+        for name in dict.fromkeys(job.config.data for job in jobs):
+            self.dataset(name)  # what cannot be read is told before anything is trained
+        # What was there before counts as done.
+        done = 0.0
+        for run, results in everything.items():
+            left = missing.get(run, [])
+            there = self._job(run, [result for result in results if result not in left])
+            done += there.weight - (there.training_weight if left else 0.0)
+        total = done + sum(job.weight for job in jobs)
         for depth in sorted({_depth(job.run) for job in jobs}):
             wave = [job for job in jobs if _depth(job.run) == depth]
             for job in self._do(wave, done, total):
@@ -161,20 +187,21 @@ class Workshop:
             for future in futures:
                 future.cancel()
 
-    def _missing(self, wanted: Iterable[Result]) -> list[Result]:
-        """What is not there, after what it depends on."""
-        missing: dict[Result, None] = {}
+    def _missing(self, everything: Mapping[Run, Iterable[Result]]) -> dict[Run, list[Result]]:
+        """What is not there, by run, and what that depends on."""
+        missing: dict[Run, list[Result]] = {}
 
         def need(result: Result) -> None:
-            if result in missing or self._is_there(result):
+            if result in missing.get(result.run, ()) or self._is_there(result):
                 return
             if result.run.rates_from is not None:
                 need(EveryStep(result.run.rates_from))
-            missing[result] = None
+            missing.setdefault(result.run, []).append(result)
 
-        for result in wanted:
-            need(result)
-        return list(missing)
+        for results in everything.values():
+            for result in results:
+                need(result)
+        return missing
 
     def _is_there(self, result: Result) -> bool:
         file = self.file_of(result)
@@ -207,6 +234,14 @@ class Workshop:
     def _tell(self, done: float, total: float, what: str) -> None:
         if self.progress:
             self.progress(done, total, what)
+
+
+def _by_run(wanted: Iterable[Result]) -> dict[Run, list[Result]]:
+    """Each result once, with the others of its run."""
+    found: dict[Run, dict[Result, None]] = {}
+    for result in wanted:
+        found.setdefault(result.run, {})[result] = None
+    return {run: list(results) for run, results in found.items()}
 
 
 def _depth(run: Run) -> int:
