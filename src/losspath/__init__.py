@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from losspath.analysis.diagnostics import Activations as Activations
     from losspath.analysis.diagnostics import Confusion as Confusion
     from losspath.analysis.diagnostics import activations as activations
+    from losspath.analysis.diagnostics import architecture as architecture
     from losspath.analysis.diagnostics import confusion as confusion
     from losspath.analysis.diagnostics import feature_maps as feature_maps
     from losspath.analysis.diagnostics import filters as filters
@@ -88,6 +89,7 @@ _EXPORTS = {
     "SurfaceDifference": "losspath.analysis.comparison",
     "Trajectory": "losspath.recording.trajectory",
     "activations": "losspath.analysis.diagnostics",
+    "architecture": "losspath.analysis.diagnostics",
     "compare_surfaces": "losspath.analysis.comparison",
     "compute_surface": "losspath.surface",
     "confusion": "losspath.analysis.diagnostics",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from losspath import Objective, activations, confusion, feature_maps, filters
+from losspath import Objective, activations, architecture, confusion, feature_maps, filters
 from losspath.analysis.diagnostics import default_modules, last_finite, outputs_of
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.parameters import flatten_parameters
@@ -234,3 +234,28 @@ def test_feature_maps_of_one_input():
         feature_maps(objective, flat(model), 11)
     linear = Objective(passing_through(), torch.eye(3), torch.arange(3), F.cross_entropy)
     assert feature_maps(linear, flat(linear.model)) == {}
+
+
+def test_the_architecture_is_a_table():
+    model, (x, y) = network(), images()
+    table = architecture(Objective(model, x, y, F.cross_entropy))
+    assert "Conv2d (conv): 1-1" in table
+    assert "Total params: 271" in table
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def test_a_network_that_cannot_be_followed_is_told():
+    class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            if len(x) == 1:
+                raise RuntimeError("more samples, please")
+            return self.layer(x)
+
+    x, y = torch.randn(8, 3), torch.randint(3, (8,))
+    objective = Objective(Stubborn(), x, y, F.cross_entropy)
+    with pytest.raises(UnsupportedError, match="torchinfo cannot follow this network"):
+        architecture(objective)

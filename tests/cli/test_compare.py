@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -139,3 +140,41 @@ def test_step_sizes_in_panels(call, seeds, tmp_path):
     assert call(*arguments)[0] == 0
     assert len(list((tmp_path / "out" / "figures").iterdir())) == 2
     assert "TinyNN, SGD lr 0.05" in out
+    code, _, err = call(*arguments, "--panels", "--by", "epoch")
+    assert code != 0
+    assert "--panels draws by step" in err
+
+
+def test_arms_from_saved_step_sizes_are_one_line(call, seeds, tmp_path):
+    arms = []
+    for number, source in enumerate(seeds[2:]):
+        assert call("steps", source)[0] == 0
+        (sizes,) = (source / "results").glob("steps-*.npz")
+        saved = tmp_path / str(number) / "sizes.npz"
+        saved.parent.mkdir()
+        saved.write_bytes(sizes.read_bytes())
+        arms.append(tmp_path / f"arm-{number}")
+        arguments = ("train", "--network", "tiny-cnn", "--epochs", 1, "--seed", number)
+        assert call(*arguments, "--lr-schedule", f"steps:{saved}", "--out", arms[-1])[0] == 0
+    code, out, _ = call("compare", *arms, "--json", "--out", tmp_path / "out")
+    assert code == 0
+    (row,) = json.loads(out).values()
+    assert row["seeds"] == [0, 1]
+
+
+def test_copies_and_longer_runs_are_no_seeds(call, seeds, tmp_path):
+    copied = shutil.copytree(seeds[2], tmp_path / "copy")
+    config = TrainingConfig("tiny-cnn", "digits", "sgd", 0.05, seed=0)
+    train(config, load_dataset("digits"), tmp_path / "long", epochs=2)
+    arguments = ("compare", *seeds[2:], copied, tmp_path / "long", "--out", tmp_path / "out")
+    code, out, _ = call(*arguments, "--json")
+    assert code == 0
+    rows = list(json.loads(out).values())
+    assert [row["seeds"] for row in rows] == [[0, 1], [0], [0]]
+    assert [row["steps"] for row in rows] == [23, 23, 46]
+
+
+def test_each_and_together_are_two_figures(call, seeds, tmp_path):
+    for more in ((), ("--each",)):
+        assert call("compare", *seeds, *more, "--out", tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out" / "figures").iterdir())) == 2

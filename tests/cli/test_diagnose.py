@@ -131,6 +131,44 @@ def test_a_run_of_ones_own_has_the_views_that_make_sense(call, own):
     assert any(name.startswith("dynamics-") for name in figures(run))
 
 
+FORMS = {
+    "regression": "torch.nn.Conv2d(1, 1, 6)",
+    "segmentation": "torch.nn.Conv2d(1, 4, 3, padding=1)",
+}
+OTHER = """
+import torch
+from losspath import Objective
+
+def objective():
+    torch.manual_seed(0)
+    if {what!r} == "regression":
+        model = torch.nn.Sequential({layer}, torch.nn.Flatten())
+        return Objective(model, torch.randn(9, 1, 6, 6), torch.randn(9, 1), torch.nn.MSELoss())
+    targets = torch.randint(4, (9, 6, 6))
+    return Objective({layer}, torch.randn(9, 1, 6, 6), targets, torch.nn.CrossEntropyLoss())
+"""
+
+
+@pytest.mark.parametrize("what", FORMS)
+def test_targets_that_are_not_classes_of_samples(call, tmp_path, what):
+    import torch
+
+    (tmp_path / "own.py").write_text(OTHER.format(what=what, layer=FORMS[what]))
+    layer = eval(FORMS[what], {"torch": torch})
+    model = torch.nn.Sequential(layer, torch.nn.Flatten()) if what == "regression" else layer
+    with losspath.Recorder(tmp_path / "run", model) as recorder:
+        for _ in range(3):
+            recorder.record(1.0)
+    source = f"{tmp_path / 'own.py'}:objective"
+    code, out, err = call("diagnose", tmp_path / "run", "--objective", source)
+    assert code == 0, err
+    for name in ("samples", "saliency"):
+        assert f"{name}: left out, as the targets are not classes (N,)" in out
+    assert {"filters-step3.png", "feature-maps-step3.png", "history.png"} <= set(
+        figures(tmp_path / "run")
+    )
+
+
 def test_dynamics_are_measured_once(call, run):
     arguments = ("dynamics", run, "--states", "4", "--samples", "100")
     code, out, _ = call(*arguments)

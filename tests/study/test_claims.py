@@ -12,6 +12,7 @@ from losspath.study.claims import (
     Judgment,
     all_above,
     all_below,
+    all_of,
     paired_below,
     separated,
     spread,
@@ -57,16 +58,33 @@ def test_variants_are_judged_each():
 
 
 def test_every_seed_counts():
-    assert all_above([1.2, 1.3], 1.1)
-    assert not all_above([1.0, 9.0], 1.1)
-    assert all_below([0.5, 0.8], 0.9)
-    assert not all_below([0.5, 0.95], 0.9)
-    assert separated([1, 2], [3, 4])
-    assert not separated([1, 3.5], [3, 4])
-    assert paired_below([1, 3.5], [2, 4])
-    assert not paired_below([1, 4.5], [2, 4])
+    assert all_above([1.2, 1.3], 1.1) is True
+    assert all_above([1.0, 9.0], 1.1) is None  # the seeds disagree
+    assert all_above([1.0, 0.9], 1.1) is False
+    assert all_below([0.5, 0.8], 0.9) is True
+    assert all_below([0.5, 0.95], 0.9) is None
+    assert all_below([0.9, 0.95], 0.9) is False
+    assert separated([1, 2], [3, 4]) is True
+    assert separated([1, 3.5], [3, 4]) is None
+    assert separated([3, 4], [1, 2]) is False
+    assert paired_below([1, 3.5], [2, 4]) is True
+    assert paired_below([1, 4.5], [2, 4]) is None
+    assert paired_below([3, 4.5], [2, 4]) is False
     assert paired_below([], []) is None
     assert all_above([], 1) is all_below([], 1) is separated([], [1]) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ([True, True], True),
+        ([True, False], False),
+        ([None, False], False),
+        ([True, None], None),
+    ],
+)
+def test_several_things_are_all_so(found, told):
+    assert all_of(found) is told
 
 
 def test_spread_has_a_deviation_from_two_seeds_on():

@@ -33,9 +33,9 @@ def test_the_page_is_what_the_results_say(findings):
 
 def test_the_claims_are_what_the_results_say(findings):
     _, found = findings
-    judged = [(each.subject, each.verdict) for part in found for each in part.judgments]
+    judged = [(each.subject, each.verdicts) for part in found for each in part.judgments]
     claims = json.loads((PUBLISHED / "claims.json").read_text())
-    assert [(claim["subject"], claim["verdict"]) for claim in claims] == judged
+    assert [(claim["subject"], claim["verdicts"]) for claim in claims] == judged
 
 
 def test_every_picture_is_there(findings):

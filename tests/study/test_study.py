@@ -28,6 +28,7 @@ TINY = dataclasses.replace(
     samples=60,
     states=2,
     trials=(2, 2),
+    rates_alone=3,
     trial_epochs=1,
     stride=5,
 )
@@ -69,9 +70,10 @@ def test_every_part_has_its_figures_and_claims(whole):
     for judgment in judgments:
         assert judgment.claim in page
         assert judgment.figure in names or judgment.verdict == NOT_JUDGED
-        assert f"**{judgment.verdict}**" in page
+        for verdict in judgment.verdicts.values():
+            assert f"**{verdict}**" in page
     claims = json.loads((directory / "claims.json").read_text())
-    assert [claim["verdict"] for claim in claims] == [each.verdict for each in judgments]
+    assert [claim["verdicts"] for claim in claims] == [each.verdicts for each in judgments]
     assert "<table>" in (directory / "index.html").read_text()
 
 
@@ -139,6 +141,22 @@ def test_a_part_made_later_joins_those_made_before(whole, tmp_path):
     assert second.claim not in page
     claims = json.loads((tmp_path / "claims.json").read_text())
     assert len(claims) == len(first) + 1
+
+
+def test_a_directory_has_one_scale(whole):
+    with pytest.raises(RunError, match="a study of another scale"):
+        study.run_study(dataclasses.replace(TINY, epochs=2), whole[0], only=["layers"])
+
+
+def test_a_damaged_result_of_another_part_takes_that_off_the_page_alone(tmp_path):
+    study.run_study(TINY, tmp_path, only=["layers"])
+    study.run_study(TINY, tmp_path, only=["networks"])
+    file = min((tmp_path / "results").rglob("line-*.npz"))
+    file.write_bytes(file.read_bytes()[:-30])
+    study.run_study(TINY, tmp_path, only=["networks"])
+    page = (tmp_path / "README.md").read_text()
+    assert "figures/networks.png" in page
+    assert "figures/layers.png" not in page
 
 
 def test_results_of_other_data_are_not_taken_for_these(tmp_path):

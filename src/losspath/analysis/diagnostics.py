@@ -27,6 +27,38 @@ _TAILS = (0.001, 0.999)
 _KEPT_VALUES = 20_000  # of a layer and state, to find its range
 
 
+_COLUMN = 20  # letters, so that a table of layers has 80 across
+
+
+def architecture(objective: Objective) -> str:
+    """A table of the network's layers: names, forms of their outputs, numbers of parameters.
+
+    Args:
+        objective: its model, and data whose first sample goes through it.
+
+    Raises:
+        UnsupportedError: torchinfo cannot follow the network.
+    """
+    import torchinfo
+
+    sample = objective.inputs_of(0, 1).clone()
+    with undisturbed(objective.model):
+        try:
+            found = torchinfo.summary(
+                objective.model,
+                input_data=sample,
+                col_names=("output_size", "num_params"),
+                row_settings=("var_names", "depth"),
+                col_width=_COLUMN,
+                verbose=0,
+            )
+        except Exception as cause:
+            reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+            raise UnsupportedError(f"torchinfo cannot follow this network: {reason}") from cause
+    # torchinfo prints the name of its enumeration for "millions" from Python 3.11 on.
+    return str(found).replace("Units.MEGABYTES", "M").replace("Units.GIGABYTES", "G")
+
+
 @dataclass(frozen=True)
 class Confusion:
     """Which classes are taken for which.

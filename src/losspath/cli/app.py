@@ -21,8 +21,8 @@ from losspath.cli.options import (
     RateForm,
     RunArgument,
     States,
-    StudyScale,
 )
+from losspath.cli.study_commands import study_app
 
 app = typer.Typer(
     name="losspath",
@@ -319,6 +319,7 @@ def compare(
 
     jobs.check_figure(figure)
     jobs.check_bins(bins)
+    comparison.check_panels(panels, by.value)
     recorded = [Run(directory, out=out) for directory in dict.fromkeys(runs)]
     with silence() if as_json else nullcontext():
         groups = comparison.group_runs(recorded, each)
@@ -392,63 +393,12 @@ def dynamics(
     diagnosis.draw_dynamics(recorded, found, figure, format_.value)
 
 
-study_app = typer.Typer(help="Run a whole study.", no_args_is_help=True)
-app.add_typer(study_app, name="study")
-
-
-@study_app.callback()
-def _study() -> None:
-    """A study is a list of runs and pictures; it stops and goes on anywhere."""
-
-
-@study_app.command(
-    epilog="Examples: losspath study thesis --scale quick --out study; "
-    "losspath study thesis --data-dir data --only 6.10 --only 6.13"
-)
-def thesis(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path(
-        "losspath-study"
-    ),
-    scale: Annotated[
-        StudyScale, typer.Option(help="full: MNIST and CIFAR-10, hours; quick: digits, minutes.")
-    ] = StudyScale.FULL,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PART",
-            help="A part or a figure: data, networks, 6.7, resolution, 6.8, layers, 6.9, "
-            "temperature, 6.10, 6.11, 6.12, prediction, 6.13 or dynamics; may be given again.",
-        ),
-    ] = None,
-    data_dir: DataDir = None,
-    cifar10: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="What stands for CIFAR-10, as for train --data.",
-            show_default="cifar10",
-        ),
-    ] = None,
-    keep_gigabytes: Annotated[
-        float,
-        typer.Option(help="Paths larger than this are removed once all is computed of them."),
-    ] = 1.0,
-    processes: Annotated[
-        int | None, typer.Option(help="Train and compute in so many processes side by side.")
-    ] = None,
-) -> None:
-    """Make the whole study of the thesis: its figures, and what holds of its claims."""
-    from losspath.cli import study
-    from losspath.cli.workers import open_workers
-
-    chosen = study.make_scale(scale.value, data_dir, cifar10)
-    with open_workers(processes, None) as executor:
-        study.run_thesis_study(chosen, out, only or [], data_dir, keep_gigabytes, executor)
-
-
 @app.command(epilog="Example: losspath repair runs/lenet5")
 def repair(run: RunArgument) -> None:
     """Cut a damaged run back to its last good state, and say what is lost."""
     from losspath.cli.repair import repair_run
 
     repair_run(run)
+
+
+app.add_typer(study_app, name="study")

@@ -13,10 +13,11 @@ import numpy as np
 from rich.table import Table
 
 from losspath.analysis.runs import RunCurves, Spread
+from losspath.analysis.steps import StepSizes
 from losspath.cli import jobs
 from losspath.cli.console import out, say, say_file
 from losspath.cli.runs import Run
-from losspath.errors import RunError, StoreError
+from losspath.errors import ArgumentError, RunError, StoreError
 from losspath.files import digest_of
 from losspath.reference.config import TrainingConfig
 from losspath.reference.training import training_config
@@ -54,17 +55,22 @@ def group_runs(runs: Sequence[Run], each: bool = False) -> dict[str, Group]:
     """
     groups: dict[object, Group] = {}
     for run in runs:
+        curves = curves_of(run)
         key: object = run.directory.resolve()
         try:
             config = training_config(run.directory)
-            parts = config.parts + ((f"seed {config.seed}",) if each else ())
-            if not each:
-                key = _without_seeds(config)
-        except RunError:
-            parts = (run.directory.resolve().name,)
-        if key in groups and isinstance(key, TrainingConfig):
-            groups[key] = dataclasses.replace(groups[key], parts=key.parts)
-        groups.setdefault(key, Group(parts, run.directory)).runs.append(curves_of(run))
+        except RunError:  # recorded by a loop of one's own
+            groups[key] = Group((run.directory.resolve().name,), run.directory, [curves])
+            continue
+        alike = (_without_seeds(config), int(curves.sizes.steps[-1]))
+        parts = config.parts
+        if each:
+            parts += (f"seed {config.seed}",)
+        elif alike not in groups or config.seed not in [r.seed for r in groups[alike].runs]:
+            key = alike  # a second run of one seed is no other seed
+        if key in groups:
+            groups[key] = dataclasses.replace(groups[key], parts=alike[0].parts)
+        groups.setdefault(key, Group(parts, run.directory)).runs.append(curves)
     return _named(list(groups.values()))
 
 
@@ -74,10 +80,18 @@ def _without_seeds(config: TrainingConfig) -> TrainingConfig:
     kind, _, source = schedule.partition(":")
     if kind == "steps":
         with suppress(RunError, StoreError):
-            taken = training_config(Path(source))
-            name = taken.directory_name.replace(f"-seed{taken.seed}", "")
-            schedule = f"steps:{name}"
+            schedule = f"steps:{_source_name(Path(source))}"
     return dataclasses.replace(config, seed=0, lr_schedule=schedule)
+
+
+def _source_name(source: Path) -> str:
+    """What all seeds of a run share that rates are taken from, or of its saved step sizes."""
+    if source.is_dir():
+        config = training_config(source)
+        return config.directory_name.replace(f"-seed{config.seed}", "")
+    provenance = StepSizes.load(source).provenance
+    name = str(provenance.get("run", source))
+    return name.replace(f"-seed{provenance.get('seed')}", "")
 
 
 def _named(groups: Sequence[Group]) -> dict[str, Group]:
@@ -170,7 +184,10 @@ def draw_comparison(
 
     curves = {name: group.runs for name, group in groups.items()}
     digests = [run.path.digest for run in runs]
-    target = figure or runs[0].figures / f"compare-{digest_of(digests, by, bins)[:8]}.{extension}"
+    target = (
+        figure
+        or runs[0].figures / f"compare-{digest_of(digests, list(curves), by, bins)[:8]}.{extension}"
+    )
     drawn = plot_runs(curves, by=by, bins=bins, title=_title(groups))
     say_file("figure", save_figure(drawn, target))
 
@@ -180,6 +197,12 @@ def _title(groups: Mapping[str, Group], start: int = 0) -> str | None:
     parts = [group.parts[start:] for group in groups.values()]
     shared = _shared(parts)
     return ", ".join(part for part in parts[0] if part in shared) or None
+
+
+def check_panels(panels: bool, by: Literal["step", "epoch"]) -> None:
+    """Raises `ArgumentError` where panels are asked for by epoch."""
+    if panels and by == "epoch":
+        raise ArgumentError("--panels draws by step; leave --by epoch out")
 
 
 def draw_panels(
@@ -200,7 +223,7 @@ def draw_panels(
         panel = panels.setdefault(title, {})
         panel[f"{name} ({group.directory})" if name in panel else name] = group.runs
     digests = [run.path.digest for run in runs]
-    key = digest_of(digests, "panels", bins)[:8]
+    key = digest_of(digests, [list(panel) for panel in panels.values()], bins)[:8]
     target = figure or runs[0].figures / f"compare-{key}.{extension}"
     drawn = plot_step_panels(panels, bins=bins, title=_title(groups, _WHERE))
     say_file("figure", save_figure(drawn, target))

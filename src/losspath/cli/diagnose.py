@@ -22,12 +22,11 @@ from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError, PathError, RunError, UnsupportedError
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.undisturbed import undisturbed
 from losspath.files import write_atomically
 from losspath.recording.trajectory import Trajectory
 from losspath.reference.training import training_config
 
-_COLUMN = 20  # letters, so that a table of layers fits 80
+_SHOWN = 2000  # samples that those shown of each class are taken from
 _IMAGES = 6  # that saliency is shown for
 _SAMPLES = 1000  # that dynamics are measured with: a state costs some tens of gradients
 
@@ -70,6 +69,14 @@ class _Moment:
         array: npt.NDArray[np.floating] = first[0].cpu().numpy()
         return array
 
+    def _classes(self) -> npt.NDArray[np.integer]:
+        """The targets of all samples."""
+        targets = self.objective.targets_of(0, len(self.objective))
+        if targets.dim() != 1 or targets.is_floating_point():
+            raise UnsupportedError("the targets are not classes (N,)")
+        array: npt.NDArray[np.integer] = targets.cpu().numpy()
+        return array
+
     def history(self) -> Figure:
         history = self.run.history
         if history is not None:
@@ -81,9 +88,8 @@ class _Moment:
     def samples(self) -> Figure:
         if self.image is None:
             raise UnsupportedError("the inputs are not images")
-        count = min(2000, len(self.objective))
-        images = self.objective.inputs_of(0, count).cpu().numpy()
-        targets = self.objective.targets_of(0, count).cpu().numpy()
+        targets = self._classes()[:_SHOWN]
+        images = self.objective.inputs_of(0, len(targets)).cpu().numpy()
         title = f"validation data of {self.run.title}"
         return figures.plot_samples(images, targets, self.labels, title=title)
 
@@ -111,31 +117,14 @@ class _Moment:
     def saliency(self) -> Figure:
         if self.image is None:
             raise UnsupportedError("the inputs are not images")
+        classes = self._classes()
         if self.sample is not None:
             chosen = [self.sample]
         else:  # one of each class
-            targets = self.objective.targets_of(0, len(self.objective)).cpu().numpy()
-            _, firsts = np.unique(targets, return_index=True)
-            chosen = firsts[:_IMAGES].tolist()
+            kinds, firsts = np.unique(classes, return_index=True)
+            chosen = firsts[kinds >= 0][:_IMAGES].tolist()  # a negative target is to be ignored
         found = saliency(self.objective, self.parameters, chosen)
         return figures.plot_saliency(found, labels=self.labels, title=self.title)
-
-    def architecture(self) -> str:
-        """A table of the layers."""
-        import torchinfo
-
-        model = self.objective.model
-        with undisturbed(model):
-            found = torchinfo.summary(
-                model,
-                input_data=self.objective.inputs_of(0, 1).clone(),
-                col_names=("output_size", "num_params"),
-                row_settings=("var_names", "depth"),
-                col_width=_COLUMN,
-                verbose=0,
-            )
-        # torchinfo prints the name of its enumeration for "millions" from Python 3.11 on.
-        return str(found).replace("Units.MEGABYTES", "M").replace("Units.GIGABYTES", "G")
 
 
 VIEWS: dict[str, Callable[[_Moment], Figure]] = {
@@ -172,14 +161,10 @@ def run_diagnose(
     if step is not None and moment.step != step:
         say(f"no state was recorded at step {step:,}: step {moment.step:,} is shown")
     for name in views:
-        if name == ARCHITECTURE:
-            table = moment.architecture()
-            say(table)
-            file = run.results / f"{ARCHITECTURE}.txt"
-            write_atomically(file, partial(_write_text, text=f"{table}\n"))
-            say_file("table of layers", file)
-            continue
         try:
+            if name == ARCHITECTURE:
+                _tell_architecture(run, moment.objective)
+                continue
             with busy(name):
                 drawn = VIEWS[name](moment)
         except UnsupportedError as reason:
@@ -188,6 +173,14 @@ def run_diagnose(
         when = "" if name in OF_THE_RUN else f"-step{moment.step}"
         target = run.figures / f"{name}{when}.{extension}"
         say_file(f"figure of {name}", figures.save_figure(drawn, target))
+
+
+def _tell_architecture(run: Run, objective: Objective) -> None:
+    table = diagnostics.architecture(objective)
+    say(table)
+    file = run.results / f"{ARCHITECTURE}.txt"
+    write_atomically(file, partial(_write_text, text=f"{table}\n"))
+    say_file("table of layers", file)
 
 
 def _write_text(file: BinaryIO, text: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from losspath.analysis.interpolation import (
 from losspath.analysis.steps import StepSizes, step_sizes
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run
-from losspath.errors import ArgumentError
+from losspath.errors import ArgumentError, RunError
 from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
 from losspath.methods import METHODS, Method, PathGeometry, SampledPCA
+from losspath.reference.training import training_config
 from losspath.surface import (
     StateLosses,
     Surface,
@@ -296,6 +298,10 @@ def compute_steps(run: Run) -> StepSizes:
             return result
     with busy("measuring the steps"):
         result = step_sizes(run.path)
+    with suppress(RunError):  # so that seeds are known where the sizes are another run's rates
+        config = training_config(run.directory)
+        named = {"run": config.directory_name, "seed": config.seed}
+        result = dataclasses.replace(result, provenance={**result.provenance, **named})
     result.save(file)
     say_file("step sizes", file)
     return result

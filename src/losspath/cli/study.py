@@ -105,4 +105,7 @@ def run_thesis_study(
             told=say,
         )
     for judgment in judgments:
-        say(f"{judgment.verdict}: {judgment.subject}: {judgment.claim}")
+        told = ", ".join(
+            f"{verdict}{name and f' ({name})'}" for name, verdict in judgment.verdicts.items()
+        )
+        say(f"{told}: {judgment.subject}: {judgment.claim}")

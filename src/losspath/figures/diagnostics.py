@@ -165,7 +165,7 @@ def plot_filters(filters: Mapping[str, npt.NDArray[Any]], *, title: str | None =
 
     Args:
         filters: by layer, (out, in, h, w). One row a layer; of several input channels the first,
-            or red, green and blue together where there are three.
+            or the mean where there are three, as of red, green and blue.
         title: over the figure.
 
     Raises:
@@ -173,8 +173,8 @@ def plot_filters(filters: Mapping[str, npt.NDArray[Any]], *, title: str | None =
     """
     shown = {name: _tiles(weights) for name, weights in filters.items()}
     caption = (
-        "White is zero, red positive, blue negative, each layer on a scale of its own. Of layers "
-        "with many input channels, the weights on the first are shown."
+        "White is zero, red positive, blue negative, each layer on a scale of its own. Of three "
+        "input channels their mean is shown, of any other number the first."
     )
     return _plot_tiles(shown, _SHOWN_FILTERS, title, caption, signed=True)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.stats import kendalltau
 
 Verdict = Literal["holds", "holds in part", "does not hold", "not judged"]
 
@@ -103,25 +104,57 @@ def spread(values: Sequence[float], form: str = ".3g") -> str:
     return f"{mean:{form}} ± {deviation:{form}}"
 
 
+def agreed(found: Iterable[bool]) -> bool | None:
+    """What all seeds say; None where they disagree, or there are none."""
+    told = list(found)
+    if not told or (any(told) and not all(told)):
+        return None
+    return told[0]
+
+
+def all_of(found: Sequence[bool | None]) -> bool | None:
+    """Whether several things are all so; None where one could not be told, and none is not so."""
+    if False in found:
+        return False
+    return None if None in found else True
+
+
 def all_above(values: Sequence[float], limit: float) -> bool | None:
-    """Whether every seed's value is above a limit; None without any value."""
-    return all(value > limit for value in values) if len(values) else None
+    """Whether every seed's value is above a limit; None where seeds disagree."""
+    return agreed(value > limit for value in values)
 
 
 def all_below(values: Sequence[float], limit: float) -> bool | None:
-    """Whether every seed's value is below a limit; None without any value."""
-    return all(value < limit for value in values) if len(values) else None
+    """Whether every seed's value is below a limit; None where seeds disagree."""
+    return agreed(value < limit for value in values)
 
 
 def separated(lower: Sequence[float], upper: Sequence[float]) -> bool | None:
-    """Whether all of some seeds' values are below all of others'; None without any."""
+    """Whether all of some seeds' values are below all of others'; None where they overlap."""
     if not len(lower) or not len(upper):
         return None
-    return max(lower) < min(upper)
+    if max(lower) < min(upper):
+        return True
+    return False if min(lower) >= max(upper) else None
 
 
 def paired_below(lower: Sequence[float], upper: Sequence[float]) -> bool | None:
-    """Whether one value is below the other with every seed; None without any."""
-    if not len(lower):
-        return None
-    return all(low < high for low, high in zip(lower, upper, strict=True))
+    """Whether one value is below the other with every seed; None where seeds disagree."""
+    return agreed(low < high for low, high in zip(lower, upper, strict=True))
+
+
+def check_ranks(words: str, one: Sequence[float], other: Sequence[float], sign: int) -> Check:
+    """Whether two quantities rise together (sign 1) or against each other (sign −1).
+
+    Found if Kendall's τ has that sign with p < 0.05, not found if it has the other; the words say
+    when it has.
+    """
+    result = kendalltau(one, other)
+    told = f"{words} {result.statistic:.2f} (p = {result.pvalue:.2g})"
+    if not result.pvalue < _SIGNIFICANT:
+        return Check(told, None)
+    found = bool(result.statistic * sign > 0)
+    return Check(told if found else f"{told}: the reverse", found)
+
+
+_SIGNIFICANT = 0.05

@@ -6,14 +6,13 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import kendalltau
 
 from losspath.analysis.comparison import compare_surfaces
 from losspath.figures import plot_surfaces
 from losspath.geometry.grid import Grid
 from losspath.methods import PCA, Averaged, AveragedND, PathGeometry
 from losspath.study import numbers
-from losspath.study.claims import Check, Judgment, separated, spread
+from losspath.study.claims import Check, Judgment, check_ranks, separated, spread
 from losspath.study.dots import Dots, draw_dots
 from losspath.study.drawing import draw_check, draw_lines
 from losspath.study.plan import OPTIMIZERS, Plan
@@ -187,14 +186,8 @@ def _judge_distances(evidence: Evidence) -> Judgment:
             checks.append(Check(what, separated(found[sgd], found[adam])))
         differences += [float(np.mean(values)) for values in found.values()]
         shares += [float(np.mean([*map(evidence.explained, runs)])) for runs in groups.values()]
-    order = kendalltau(shares, differences)
-    checks.append(
-        Check(
-            f"over {len(shares)} settings, rank correlation with the explained variance "
-            f"{order.statistic:.2f} (p = {order.pvalue:.2g})",
-            bool(order.statistic < 0 and order.pvalue < 0.05),
-        )
-    )
+    words = f"over {len(shares)} settings, rank correlation with the explained variance"
+    checks.append(check_ranks(words, shares, differences, -1))
     return Judgment(
         "averaged-nd",
         "It differs from averaged more for Adam than for SGD, following the explained variance.",
@@ -295,8 +288,8 @@ DISTANCES = Section(
         *(
             Picture(
                 f"fig-6.9-{number}" if number else "fig-6.9",
-                f"averaged and averaged-nd on {data} (thesis Fig. 6.9), pairs side by side: where "
-                "the states' distances off the plane change the picture.",
+                f"averaged and averaged-nd on {data}, seed 0 (thesis Fig. 6.9), pairs side by "
+                "side: where the states' distances off the plane change the picture.",
                 partial(_draw_distances, data=data),
             )
             for number, data in enumerate(plan.scale.data)

@@ -28,7 +28,7 @@ from losspath.figures.style import (
 _GUIDES = ("--", ":", "-.")
 _LINE, _RANGE = "#777777", "#dddddd"
 _WHOLE = 101.0  # per cent, with room for a dot
-_LEAST = 0.2  # what an axis spans at least, of what it shows: less is no difference to look at
+_LEAST = 0.05  # what an axis spans at least, of what it shows: less is no difference to look at
 
 
 @dataclass(frozen=True)

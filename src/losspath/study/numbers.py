@@ -26,6 +26,12 @@ _BUMP, _PAUSE, _AFTER = 0.25, 0.1, 0.2
 # Where the bump is over, or Adam's first steps are, at the latest from here on.
 _BEHIND = 0.05
 
+LEAST = 10
+"""Steps that are looked at at least."""
+
+GUESS = 0.15
+"""Accuracy below which a network of ten classes does no better than a guess."""
+
 Direction = Literal["climb", "decline", "are level", "cannot be told"]
 
 CLIMB, DECLINE = 1.05, 0.95
@@ -63,7 +69,7 @@ class Development:
     @classmethod
     def of(cls, sizes: StepSizes, share: float = 1.0) -> Development:
         """Of the first share of a run's steps."""
-        values = sizes.sizes[: max(20, round(share * len(sizes.sizes)))]
+        values = sizes.sizes[: max(LEAST, round(share * len(sizes.sizes)))]
         parts = np.array_split(values, min(_MEANS, len(values)))
         means = np.array([part.mean() for part in parts])
         if not np.isfinite(means).all():
@@ -193,27 +199,21 @@ def _ranked(scores: Sequence[float]) -> Floats:
 
 
 def area_under_curve(
-    good: Sequence[Sequence[bool]],
-    scores: Sequence[Sequence[float]],
-    level: float = 0.95,
-    seed: int = 0,
+    good: Sequence[bool], scores: Sequence[float], level: float = 0.95, seed: int = 0
 ) -> Area:
     """The area under the curve of receiver and operator, as Mann and Whitney's U.
 
     Args:
-        good: which runs ended well, group by group of runs that are alike; groups are as large as
-            each other.
+        good: which runs ended well.
         scores: the predictor; a score that is not finite counts as the lowest.
         level: of the interval.
-        seed: of the bootstrap over groups.
+        seed: of the bootstrap over runs, none of which may be much like another.
     """
-    grouped = np.array(good, bool)
-    labels, values = grouped.reshape(-1), _ranked(np.reshape(scores, -1).tolist())
+    labels, values = np.array(good, bool), _ranked(scores)
     if labels.all() or not labels.any():
         return _NO_AREA
-    chosen = np.random.default_rng(seed).integers(0, len(grouped), (_DRAWS, len(grouped)))
-    runs = np.arange(len(labels)).reshape(grouped.shape)[chosen].reshape(_DRAWS, -1)
-    drawn = _areas(labels[runs], values[runs])
+    chosen = np.random.default_rng(seed).integers(0, len(labels), (_DRAWS, len(labels)))
+    drawn = _areas(labels[chosen], values[chosen])
     return Area(float(_areas(labels[None], values[None])[0]), *_ends(drawn, level))
 
 

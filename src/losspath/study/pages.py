@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +65,8 @@ def _title(plan: Plan) -> str:
 
 def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
     scale = plan.scale
-    seeds = f"{len(scale.seeds)} seeds"
+    count = len(scale.seeds)
+    seeds = f"{count} seeds"
     slow = [TITLES[name] for name in scale.slow if name in scale.networks]
     if slow:
         seeds += f" (one for {', '.join(slow)})"
@@ -83,11 +85,12 @@ def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
         "",
         _summary([judgment for found in findings for judgment in found.judgments]),
         "",
-        "✓ was found as claimed, ✗ was not, – could not be told at this scale. A claim holds if "
-        "all of it was found with every seed; of what differs by chance alone, three values are "
-        "all above three others in one comparison of twenty, and each above its own in one of "
-        'eight. "As drawn" are surfaces as the thesis\'s program draws them, "repaired" the same '
-        "methods without its defects." + _CAUTION.get(scale.name, ""),
+        "✓ was found as claimed with every seed, ✗ with none, – could not be told: seeds disagree, "
+        "or the scale is too small. A claim holds if all of it was found; of what differs by "
+        f"chance alone, {count} values are all above {count} others in one comparison of "
+        f"{math.comb(2 * count, count)}, and each above its own in one of {2**count}. "
+        '"As drawn" are surfaces as the thesis\'s program draws them, "repaired" the same methods '
+        "without its defects." + _CAUTION.get(scale.name, ""),
         "",
         "| subject | the thesis says | measured | verdict | figure |",
         "| --- | --- | --- | --- | --- |",
@@ -113,9 +116,12 @@ def _parts(plan: Plan, findings: Sequence[Finding]) -> list[str]:
 
 
 def _summary(judgments: Sequence[Judgment]) -> str:
-    counts = Counter(judgment.verdict for judgment in judgments)
+    counts = Counter(verdict for each in judgments for verdict in each.verdicts.values())
     told = ", ".join(f"{verdict}: {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
-    return f"{len(judgments)} claims. {told[:1].upper()}{told[1:]}."
+    return (
+        f"{len(judgments)} claims, {counts.total()} verdicts, as claims about surfaces are judged "
+        f"as drawn and repaired. {told[:1].upper()}{told[1:]}."
+    )
 
 
 def _row(judgment: Judgment) -> str:

@@ -22,11 +22,12 @@ REPAIRED: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), Averaged(), Aver
 AS_DRAWN: tuple[Method, ...] = (
     PCA(literal=True),
     Sampled(),
-    SampledPCA(side="sign", literal=True),
+    SampledPCA(side="above", literal=True),
     Averaged(),
     AveragedND(),
 )
-"""The five methods as the thesis's program drew them."""
+"""The five methods as the thesis's program drew them. The side of the path is told there by the
+second coordinate; which of the two it is hangs on the arbitrary sign of a principal direction."""
 
 ARMS: dict[str, Form | None] = {
     "plain rate": None,
@@ -55,6 +56,7 @@ class Scale:
         stride: states between those of the sampled path; 100 in the thesis.
         states: at which gradients and sharpness are measured.
         trials: learning rates of the prediction experiment, and seeds of each.
+        rates_alone: learning rates of the same that have one run each.
         trial_epochs: of each of them.
     """
 
@@ -70,6 +72,7 @@ class Scale:
     stride: int = 100
     states: int = 25
     trials: tuple[int, int] = (9, 4)
+    rates_alone: int = 36
     trial_epochs: int = 3
     networks: tuple[str, ...] = ("tiny-nn", "tiny-cnn", "vgg")
 
@@ -103,8 +106,9 @@ def quick_scale() -> Scale:
         samples=300,
         stride=10,
         states=5,
-        trials=(4, 2),
-        trial_epochs=2,
+        trials=(3, 2),
+        rates_alone=8,
+        trial_epochs=9,
         networks=("tiny-nn", "tiny-cnn"),
     )
 
@@ -183,14 +187,23 @@ class Plan:
         it, each with the same seeds.
         """
         rates, seeds = self.scale.trials
-        found = {}
-        for number in range(rates):
-            rate = self.scale.rates["sgd"] * 10 ** (-2 + 4 * number / max(rates - 1, 1))
-            rate = float(f"{rate:.3g}")
-            config = dataclasses.replace(self.run().config, lr=rate)
-            run = Run(config, self.scale.trial_epochs)
-            found[rate] = [run.with_seed(seed) for seed in range(seeds)]
-        return found
+        return {
+            rate: [self._trial(rate, seed) for seed in range(seeds)] for rate in self._rates(rates)
+        }
+
+    def trials_alone(self) -> list[Run]:
+        """More such runs, each with a rate and a seed of its own, so that none is like another."""
+        rates = self._rates(self.scale.rates_alone)
+        return [self._trial(rate, seed) for seed, rate in enumerate(rates)]
+
+    def _rates(self, count: int) -> list[float]:
+        usual = self.scale.rates["sgd"]
+        rates = [usual * 10 ** (-2 + 4 * number / max(count - 1, 1)) for number in range(count)]
+        return [float(f"{rate:.3g}") for rate in rates]
+
+    def _trial(self, rate: float, seed: int) -> Run:
+        config = dataclasses.replace(self.run().config, lr=rate, seed=seed)
+        return Run(config, self.scale.trial_epochs)
 
     def title(self, run: Run) -> str:
         """Network and data, as figures name them."""

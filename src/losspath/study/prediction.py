@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from losspath.analysis.steps import StepSizes
-from losspath.study.claims import Check, Judgment
+from losspath.study.claims import Check, Judgment, all_of
 from losspath.study.drawing import Floats, draw_lines, draw_prediction
-from losspath.study.numbers import Area, Development, area_under_curve, concordance
+from losspath.study.numbers import GUESS, LEAST, Area, Development, area_under_curve, concordance
 from losspath.study.plan import Plan
 from losspath.study.runs import Result, Run
 from losspath.study.section import Evidence, Picture, Section, curves_of
@@ -23,7 +23,7 @@ _LEVEL = 1 - 0.05 / (2 * len(SHARES))
 
 def _fall(sizes: StepSizes, share: float) -> float:
     """Of the batch loss, from the first tenth of what is seen to its last."""
-    losses = sizes.losses[: max(20, round(share * len(sizes.losses)))]
+    losses = sizes.losses[: max(LEAST, round(share * len(sizes.losses)))]
     tenth = max(1, len(losses) // 10)
     return float(losses[:tenth].mean() - losses[-tenth:].mean())
 
@@ -39,7 +39,8 @@ its mean size, which tells the learning rates apart, and the loss itself."""
 
 
 def _all_runs(plan: Plan) -> list[Run]:
-    return [run for runs in plan.trials().values() for run in runs]
+    several = [run for runs in plan.trials().values() for run in runs]
+    return list(dict.fromkeys([*several, *plan.trials_alone()]))
 
 
 def _scores(evidence: Evidence, runs: list[Run], name: str, share: float) -> list[float]:
@@ -48,17 +49,21 @@ def _scores(evidence: Evidence, runs: list[Run], name: str, share: float) -> lis
 
 def among_all(evidence: Evidence, name: str, share: float) -> Area:
     """The area under the curve of a predictor for runs that end above the median accuracy."""
-    groups = evidence.plan.trials().values()
-    accuracies = np.array([evidence.accuracies(runs) for runs in groups])
-    good = (accuracies > np.median(accuracies)).tolist()
-    return area_under_curve(good, [_scores(evidence, r, name, share) for r in groups], _LEVEL)
+    runs = evidence.plan.trials_alone()
+    accuracies = np.array(evidence.accuracies(runs))
+    good = accuracies > np.median(accuracies)
+    return area_under_curve(good.tolist(), _scores(evidence, runs, name, share), _LEVEL)
 
 
 def within_rates(evidence: Evidence, name: str, share: float) -> Area:
-    """The same among runs of one learning rate, which differ in nothing but their seeds."""
+    """The same among runs of one learning rate, which differ in nothing but their seeds.
+
+    Rates at which no run ends better than a guess are left out: there is no better one.
+    """
     groups = [
-        (evidence.accuracies(runs), _scores(evidence, runs, name, share))
+        (accuracies, _scores(evidence, runs, name, share))
         for runs in evidence.plan.trials().values()
+        if max(accuracies := evidence.accuracies(runs)) > GUESS
     ]
     return concordance(groups, _LEVEL)
 
@@ -78,10 +83,10 @@ def _draw_prediction(evidence: Evidence) -> Figure:
 
 _PREDICTION = (
     "How well the first steps tell whether a run ends well: the chance that of two runs the one "
-    "that ends better has the higher score, with intervals (bootstrap over rates, 95 % for "
-    "six looks together). Left: runs above and below the median accuracy, Modified-LeNet by SGD at "
-    "rates from a hundredth to a hundred times the usual one. Right: pairs of the same rate. At "
-    "0.5 they tell nothing."
+    "that ends better has the higher score, with intervals (bootstrap, 95 % for six looks "
+    "together). Left: runs above and below the median accuracy, Modified-LeNet by SGD, each at a "
+    "rate of its own from a hundredth to a hundred times the usual one. Right: pairs of the same "
+    "rate. At 0.5 they tell nothing."
 )
 
 
@@ -98,8 +103,7 @@ def _judge_prediction(evidence: Evidence) -> Judgment:
     # The other sign has what is left to one.
     within = {share: within_rates(evidence, sign, share) for share in SHARES}
     told = ", ".join(f"{share:.0%} {area}" for share, area in within.items())
-    verdicts = [_tells(area, either=True) for area in within.values()]
-    found = None if None in verdicts else all(verdicts)
+    found = all_of([_tells(area, either=True) for area in within.values()])
     checks.append(Check(f"among runs of one learning rate, {sign}: {told}", found))
     return Judgment(
         "steps and loss",
@@ -110,23 +114,36 @@ def _judge_prediction(evidence: Evidence) -> Judgment:
     )
 
 
+# An area that one could go by: where none is in an interval with a half, nothing is foretold.
+_USEFUL = 0.8
+
+
 def _tells(area: Area, either: bool = False) -> bool | None:
-    """Whether an interval is above a half; or on either side of it, which is the other sign."""
+    """Whether an interval is above a half; or on either side of it, which is the other sign.
+
+    None where it has both a half and areas that one could go by.
+    """
     if not np.isfinite(area.value):
         return None
-    return area.low > 0.5 or (either and area.high < 0.5)
+    if area.low > 0.5 or (either and area.high < 0.5):
+        return True
+    useless = area.high < _USEFUL and (not either or area.low > 1 - _USEFUL)
+    return False if useless else None
 
 
 def _tell_prediction(evidence: Evidence) -> str:
     """How the controls do."""
-    told = [
-        f"{name} {', '.join(str(among_all(evidence, name, share)) for share in SHARES)}"
-        for name in ("mean step size", "fall of the batch loss")
-    ]
+    told, sure = [], []
+    for name in ("mean step size", "fall of the batch loss"):
+        areas = [among_all(evidence, name, share) for share in SHARES]
+        told.append(f"{name} {', '.join(map(str, areas))}")
+        sure += [name] if all(area.low > 0.5 for area in areas) else []
     shares = ", ".join(f"{share:.0%}" for share in SHARES)
+    rates = sum(max(evidence.accuracies(runs)) > GUESS for runs in evidence.plan.trials().values())
     return (
-        f"Controls, from the first {shares} of the steps, among all runs: {'; '.join(told)}. What "
-        "tells the learning rates apart seems to foretell the end, whatever it is."
+        f"Controls, from the first {shares} of the steps, among all runs: {'; '.join(told)}. "
+        f"With every share above a half: {', '.join(sure) or 'none'}. Within rates, {rates} of "
+        f"{len(evidence.plan.trials())} are looked at, those where a run ended better than a guess."
     )
 
 
@@ -154,7 +171,7 @@ def _draw_trials(evidence: Evidence) -> Figure:
 _TRIALS = (
     "The runs of the prediction experiment: how they end, and how their steps develop behind the "
     "bump of what is seen (1: a steady climb, −1: a steady decline). Runs of one rate differ in "
-    "their seeds."
+    "their seeds alone."
 )
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from losspath.analysis.runs import History
 from losspath.reference.networks import TITLES, build_network
-from losspath.study.claims import spread
-from losspath.study.numbers import Development
+from losspath.study.claims import separated, spread
+from losspath.study.numbers import GUESS, Development
 from losspath.study.plan import Plan
 from losspath.study.runs import Run
 from losspath.study.section import Evidence
@@ -58,11 +58,10 @@ def tell_techniques(evidence: Evidence) -> str:
             "average."
         )
     return (
-        "Plain SGD's step is its rate times the batch's gradient: it is long where the loss falls "
-        "steeply, and climbs as long as training is still on its way down. Adam divides by the "
-        "gradient's running size, so that a step in which all gradients agree is about η√P long, "
-        "whatever their length, and the size of its steps tells how far they agree. "
-        + " ".join(told)
+        "Plain SGD's step is its rate times the batch's gradient, so that its development is the "
+        "gradient's. Adam divides by the gradient's running size, so that a step in which all "
+        "gradients agree is about η√P long, whatever their length, and the size of its steps tells "
+        "how far they agree. " + " ".join(told)
     )
 
 
@@ -89,9 +88,8 @@ def tell_networks(evidence: Evidence) -> str:
         told.append(f"{data}: {_ranks([row[2] for row in rows], rows)}.")
     return "\n".join(
         [
-            "A network without hidden layers (TinyNN) has no plateau to leave, and no bump however "
-            "many parameters it has. Rank correlations of the mean bump, over too few networks to "
-            f"tell by: {' '.join(told)} {_tell_failed(evidence, networks)}",
+            "Rank correlations of the mean bump, over too few networks to tell by: "
+            f"{' '.join(told)} {_tell_failed(evidence, networks)}",
             "",
             *lines,
         ]
@@ -104,7 +102,7 @@ def _tell_failed(evidence: Evidence, networks: Sequence[str]) -> str:
     for data in plan.scale.data:
         for name in networks:
             for technique, runs in plan.techniques(name, data).items():
-                count = sum(accuracy < _GUESS for accuracy in evidence.accuracies(runs))
+                count = sum(accuracy < GUESS for accuracy in evidence.accuracies(runs))
                 if count:
                     several = f" ({count} of {len(runs)} seeds)" if len(runs) > 1 else ""
                     failed.append(f"{TITLES[name]} by {technique} on {data}{several}")
@@ -114,9 +112,6 @@ def _tell_failed(evidence: Evidence, networks: Sequence[str]) -> str:
         f"No better than a guess in the end, so that their steps are those of a network that has "
         f"stopped learning: {'; '.join(failed)}."
     )
-
-
-_GUESS = 0.15  # accuracy; a tenth is chance
 
 
 def _ranks(bumps: Sequence[float], rows: Sequence[tuple[int, int, float]]) -> str:
@@ -129,19 +124,28 @@ def _ranks(bumps: Sequence[float], rows: Sequence[tuple[int, int, float]]) -> st
 
 
 def tell_losses(evidence: Evidence) -> str:
-    """What tells apart the runs that the relation is found among."""
+    """Whether dropout is what the relation is of, or each technique has it."""
     plan, told = evidence.plan, []
     for data in plan.scale.data:
         groups = plan.techniques("modified-lenet", data)
-        parts = []
+        parts, trends, accuracies = [], [], []
         for technique in ("SGD", "SGD, dropout"):
             runs = groups[technique]
-            trends = [Development.of(evidence.sizes(run)).trend for run in runs]
-            accuracies = spread(evidence.accuracies(runs), ".1%")
-            parts.append(f"{technique} × {spread(trends)} and {accuracies}")
+            trends.append([Development.of(evidence.sizes(run)).trend for run in runs])
+            accuracies.append(evidence.accuracies(runs))
+            within = kendalltau(trends[-1], accuracies[-1]).statistic
+            parts.append(
+                f"{technique} × {spread(trends[-1])} and {spread(accuracies[-1], '.1%')}, rank "
+                f"correlation among its {len(runs)} seeds {within:.2f}"
+            )
+        apart = {
+            name: separated(*values) is not None
+            for name, values in (("steps", trends), ("accuracies", accuracies))
+        }
+        if all(apart.values()):
+            parts.append("dropout tells both apart, so that a relation among all is one of dropout")
         told.append(f"{data}: {'; '.join(parts)}.")
     return (
         "Change of the steps behind the bump, and validation accuracy, with and without dropout: "
-        f"{' '.join(told)} Runs with dropout differ in both, so that a relation among all is one "
-        "of dropout; within one technique there are too few seeds to tell."
+        + " ".join(told)
     )

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
-from losspath.errors import ArgumentError
+from losspath.errors import ArgumentError, RunError
 from losspath.figures import save_figure
-from losspath.files import plain_json, write_atomically
+from losspath.files import plain_json, read_document, write_atomically, write_document
 from losspath.study import distances, methods, prediction, surfaces, techniques, training
 from losspath.study.claims import Judgment
 from losspath.study.pages import write_pages
@@ -89,10 +89,11 @@ def run_study(
 
     Raises:
         ArgumentError: there is no part of a name.
-        RunError: the directory's results are of other data of the same name.
+        RunError: the directory holds a study of another scale, or of other data of the same name.
     """
     plan = Plan(scale)
     sections = chosen_sections(only, plan)
+    _check_scale(directory, scale)
     workshop = Workshop(directory, data_dirs or {}, keep_bytes, progress, executor)
     workshop.make(result for section in sections for result in section.needs(plan))
     evidence = Evidence(plan, workshop.load, workshop.dataset)
@@ -113,6 +114,21 @@ def run_study(
     return [each for found in findings if found.section in sections for each in found.judgments]
 
 
+def _check_scale(directory: Path, scale: Scale) -> None:
+    """Figures have the same names at every scale, so a directory has one."""
+    file = directory / "results" / "scale.json"
+    mine = plain_json({**dataclasses.asdict(scale), "data": list(scale.data)})
+    if file.exists():
+        known = read_document(file)["scale"]
+        if known != mine:
+            raise RunError(
+                f"{directory} holds a study of another scale ({known['name']}); choose another "
+                "directory (--out)"
+            )
+    else:
+        write_document(file, {"scale": mine})
+
+
 def _is_made(section: Section, plan: Plan, workshop: Workshop) -> bool:
     figures = workshop.directory / "figures"
     drawn = all((figures / f"{each.name}.png").exists() for each in section.pictures(plan))
@@ -124,7 +140,7 @@ def _write_claims(file: Path, judgments: Sequence[Judgment]) -> None:
         {
             "subject": each.subject,
             "claim": each.claim,
-            "verdict": each.verdict,
+            "verdicts": each.verdicts,
             "checks": [dataclasses.asdict(check) for check in each.checks],
             "figure": each.figure,
         }

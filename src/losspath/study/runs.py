@@ -148,7 +148,10 @@ class EveryStep:
 
     def compute(self, ground: Ground, file: Path) -> None:
         """Measures them."""
-        step_sizes(ground.path).save(file)
+        sizes = step_sizes(ground.path)
+        config = self.run.config
+        named = {"run": config.directory_name, "seed": config.seed}
+        dataclasses.replace(sizes, provenance={**sizes.provenance, **named}).save(file)
 
     def load(self, file: Path) -> StepSizes:
         """Reads them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +132,7 @@ def strides_of(plan: Plan) -> tuple[int, ...]:
     return (max(2, usual // 10), max(3, usual // 3), usual, 3 * usual)
 
 
-def curves_of(runs: Sequence[Run]) -> list[Result]:
+def curves_of(runs: Iterable[Run]) -> list[Result]:
     """Step sizes and histories of runs."""
     return [kind(run) for run in runs for kind in (Steps, Accuracies)]
 

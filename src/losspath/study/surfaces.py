@@ -13,13 +13,14 @@ from losspath.figures import plot_surfaces
 from losspath.methods import Averaged
 from losspath.study import numbers
 from losspath.study.claims import Check, Judgment, all_above, all_below, spread
-from losspath.study.drawing import draw_lines
+from losspath.study.drawing import draw_check, draw_lines
 from losspath.study.plan import Plan
 from losspath.study.runs import Result, Run
 from losspath.study.section import (
     Evidence,
     Picture,
     Section,
+    chord_of,
     strides_of,
     surface_of,
     thinned_of,
@@ -30,9 +31,10 @@ _SAME, _ERROR = 0.95, 0.05
 
 
 def _sizes_needs(plan: Plan) -> list[Result]:
-    needs: list[Result] = [surface_of(plan, plan.run("lenet5"), Averaged())]
+    large = plan.run("lenet5")
+    needs: list[Result] = [surface_of(plan, large, Averaged()), chord_of(plan, large)]
     for run in plan.main_runs():
-        needs += [surface_of(plan, run, Averaged()), thinned_of(plan, run)]
+        needs += [surface_of(plan, run, Averaged()), thinned_of(plan, run), chord_of(plan, run)]
         needs.append(surface_of(plan, run, Averaged(), stride=plan.scale.stride))
     return needs
 
@@ -52,19 +54,48 @@ def _draw_sizes(evidence: Evidence) -> Figure:
 def _tell_sizes(evidence: Evidence) -> str:
     """How far the surfaces are to be trusted."""
     plan, stride = evidence.plan, evidence.plan.scale.stride
-    lenet = numbers.state_error(evidence.surface(plan.run("lenet5"), Averaged()))
-    whole, sampled = (
-        [
-            numbers.state_error(evidence.surface(run, Averaged(), **options))
-            for run in plan.main_runs()
+    rows = {
+        "LeNet-5": ([plan.run("lenet5")], {}),
+        "Modified-LeNet": (plan.main_runs(), {}),
+        f"Modified-LeNet, every {stride}th state": (plan.main_runs(), {"stride": stride}),
+    }
+    lines = [
+        "| path | seeds | ground off the states' own losses (median) | off the exact losses of the "
+        "straight line (most, of their range) |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, (runs, options) in rows.items():
+        surfaces = [evidence.surface(run, Averaged(), **options) for run in runs]
+        states = [numbers.state_error(surface) for surface in surfaces]
+        # The last state that is kept of a sampled path need not be the path's last: the line is.
+        chords = [
+            numbers.chord_error(surface, evidence.chord(run))
+            for surface, run in zip(surfaces, runs, strict=True)
         ]
-        for options in ({}, {"stride": stride})
-    )
-    return (
-        f"The ground is off the states' own losses, at the median, by {lenet:.0%} (LeNet-5, seed "
-        f"0), {spread(whole, '.0%')} (Modified-LeNet) and {spread(sampled, '.0%')} (its path "
-        f"sampled, by the states that were kept)."
-    )
+        lines.append(
+            f"| {name} | {len(runs)} | {spread(states, '.0%')} | {spread(chords, '.0%')} |"
+        )
+    return "\n".join(lines)
+
+
+def _draw_sizes_check(evidence: Evidence) -> Figure:
+    plan, stride = evidence.plan, evidence.plan.scale.stride
+    panels = []
+    for title, run, options in (
+        ("LeNet-5", plan.run("lenet5"), {}),
+        ("Modified-LeNet", plan.run(), {}),
+        (f"Modified-LeNet,\nevery {stride}th state", plan.run(), {"stride": stride}),
+    ):
+        line = evidence.chord(run)
+        read, exact = numbers.chord(evidence.surface(run, Averaged(), **options), line)
+        panels.append((title, line.alpha, exact, {"averaged": read}))
+    return draw_check(panels, _SIZES_CHECK, columns=3)
+
+
+_SIZES_CHECK = (
+    "Losses along the straight line between the ends of the paths of Fig. 6.7 (seed 0): exact, and "
+    "as their averaged surfaces have them."
+)
 
 
 def _judge_sampling(evidence: Evidence) -> Judgment:
@@ -253,10 +284,11 @@ SIZES = Section(
         Picture(
             "fig-6.7",
             "Averaged surfaces of LeNet-5, of Modified-LeNet, and of Modified-LeNet's path "
-            "sampled (thesis Fig. 6.7): how alike valley and path are in a network of a thirtieth "
-            "of the parameters, and what is lost with most of the states.",
+            "sampled (seed 0; thesis Fig. 6.7): how alike valley and path are in a network of a "
+            "thirtieth of the parameters, and what is lost with most of the states.",
             _draw_sizes,
-        )
+        ),
+        Picture("check-6.7", _SIZES_CHECK, _draw_sizes_check, True),
     ],
     (_judge_sampling,),
     (_tell_sizes,),

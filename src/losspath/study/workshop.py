@@ -123,8 +123,8 @@ class Workshop:
         return result.load(self.file_of(result))
 
     def has(self, result: Result) -> bool:
-        """Whether a result was made."""
-        return self.file_of(result).exists()
+        """Whether a result was made; one that is damaged is removed."""
+        return self._is_there(result)
 
     def dataset(self, name: str) -> Dataset:
         """A data set, loaded once.
