@@ -370,3 +370,9 @@ def test_a_run_goes_on_only_on_the_device_that_it_was_begun_on(call, run):
     )
     assert code == 1
     assert "--device cuda" in err
+
+
+def test_the_version_is_said(call):
+    code, out, _ = call("--version")
+    assert code == 0
+    assert out.strip() == f"losspath {losspath.__version__}"

@@ -75,7 +75,8 @@ def test_training_from_a_runs_steps(call, seeds, tmp_path):
     assert code == 0
     code, out, _ = call("compare", seeds[2], tmp_path / "again", "--json")
     assert code == 0
-    assert list(json.loads(out)) == ["SGD lr 0.05", "SGD lr scaled step sizes of sgd-0"]
+    scaled = "SGD lr scaled step sizes of sgd-0 to a mean of 0.05"
+    assert list(json.loads(out)) == ["SGD lr 0.05", scaled]
     code, _, err = call(*arguments, "--lr-schedule", "cosine")
     assert code != 0
     assert "expected lr_schedule as constant" in err
@@ -160,6 +161,9 @@ def test_arms_from_saved_step_sizes_are_one_line(call, seeds, tmp_path):
     assert code == 0
     (row,) = json.loads(out).values()
     assert row["seeds"] == [0, 1]
+    code, out, _ = call("compare", arms[0], "--json", "--out", tmp_path / "out")
+    (row,) = json.loads(out).values()
+    assert row["training_loss"]["deviation"] is None  # JSON has no NaN
 
 
 def test_copies_and_longer_runs_are_no_seeds(call, seeds, tmp_path):

@@ -1,9 +1,11 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
 import losspath
+from losspath.cli.runs import Run
 
 OWN = """
 import torch
@@ -76,7 +78,12 @@ def test_a_chosen_input(call, run):
     assert call(*arguments)[0] == 0
     first = {name: (run / "figures" / name).read_bytes() for name in figures(run)}
     assert call(*arguments, "--sample", "3")[0] == 0
-    assert all((run / "figures" / name).read_bytes() != drawn for name, drawn in first.items())
+    assert len(figures(run)) == 4  # one sample's figures do not meet another's
+    for name, drawn in first.items():
+        own = name.replace(".png", "-sample3.png")
+        assert (
+            (run / "figures" / own).read_bytes() != drawn == (run / "figures" / name).read_bytes()
+        )
     code, _, err = call(*arguments, "--sample", "999")
     assert code != 0
     assert "expected --sample from 0 to" in err
@@ -196,3 +203,56 @@ def test_json_of_info_is_not_disturbed(call, run):
     code, out, _ = call("info", run, "--json")
     assert code == 0
     assert np.isin(json.loads(out)["results"], [f.name for f in (run / "results").iterdir()]).all()
+
+
+NORMED = """
+import torch
+from losspath import Objective
+from neighbour import layers
+
+def objective():
+    torch.manual_seed(0)
+    x = 3 * torch.randn(60, 4) + 2
+    return Objective(layers(), x, (x[:, 0] > 2).long(), torch.nn.functional.cross_entropy)
+"""
+NEIGHBOUR = """
+import torch
+
+def layers():
+    return torch.nn.Sequential(
+        torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5), torch.nn.ReLU(), torch.nn.Linear(5, 2)
+    )
+"""
+
+
+def test_a_model_made_anew_has_the_statistics_that_training_ended_with(call, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "neighbour.py").write_text(NEIGHBOUR)
+    (tmp_path / "normed.py").write_text(NORMED)
+    names = {}
+    exec(NEIGHBOUR, names)
+    torch.manual_seed(0)
+    x = 3 * torch.randn(60, 4) + 2
+    y = (x[:, 0] > 2).long()
+    model = names["layers"]()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with losspath.Recorder(tmp_path / "run", model) as recorder:
+        for _ in range(40):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.record(loss)
+    right = (model.eval()(x).argmax(dim=1) == y).float().mean().item()
+    source = f"{tmp_path / 'normed.py'}:objective"
+    run = Run(tmp_path / "run", objective_source=source)
+    found = run.validation_objective()(run.trajectory[-1])
+    assert found.accuracy == pytest.approx(right)
+    assert right > 0.8
+    code, out, err = call(
+        "diagnose", tmp_path / "run", "--objective", source, "--view", "confusion"
+    )
+    assert (code, err) == (0, "")
+    assert "buffers are those that training ended with" in out

@@ -12,6 +12,9 @@ def test_one_part_of_the_study(call, tmp_path):
     assert f"figure: {tmp_path / 'figures' / 'layers.png'}" in out
     assert f"page: {tmp_path / 'README.md'}" in out
     assert (tmp_path / "index.html").exists()
+    page = (tmp_path / "README.md").read_text()
+    assert "hold no claims" in page
+    assert "verdict" not in page
 
 
 def test_wrong_parts_are_refused_before_anything_is_made(call, tmp_path):

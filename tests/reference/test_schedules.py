@@ -134,5 +134,8 @@ def test_titles_and_directories_name_the_schedule():
     assert decay.title == "TinyCNN on digits, SGD lr 0.05 ×0.1 every 5 epochs"
     assert "x0.1-every-5-epochs" in decay.directory_name
     steps = from_steps("/runs/sgd", lr_form="scaled", lr_smooth=9)
-    assert steps.title == "TinyCNN on digits, SGD lr scaled step sizes of sgd, smoothed over 9"
+    assert (
+        steps.title
+        == "TinyCNN on digits, SGD lr scaled step sizes of sgd, smoothed over 9 to a mean of 0.05"
+    )
     assert "scaled-step-sizes-of-sgd" in steps.directory_name

@@ -88,9 +88,9 @@ def read_dynamics(dynamics: Dynamics) -> Reading:
         return Reading("stuck", f"the loss fell by {fall / first:.1%} at most")
     rises = int((np.diff(loss) > _RISE * fall).sum())
     words = (
-        f"the loss fell by {fall / first:.0%}, rose between {rises} of {len(loss) - 1} measured "
-        f"states, and was above its lowest by {above.max() / fall:.0%} of that at most; mean "
-        f"cosine of the second half {cosine:.2f}"
+        f"the loss fell by {fall / first:.0%}; it rose in {rises} of the {len(loss) - 1} intervals "
+        f"between measured states, and was never above its lowest by more than "
+        f"{above.max() / fall:.0%} of the fall; mean cosine of the second half {cosine:.2f}"
     )
     if rises <= _RISES * (len(loss) - 1) and above.max() <= _ABOVE * fall and cosine > _ON:
         return Reading("smooth", words)

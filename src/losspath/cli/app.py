@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,21 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"losspath {version('losspath')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Say the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Loads nothing: help must be quick."""
 
 
@@ -315,7 +329,6 @@ def compare(
     from losspath.cli import jobs
     from losspath.cli.console import silence
     from losspath.cli.runs import Run
-    from losspath.files import plain_json
 
     jobs.check_figure(figure)
     jobs.check_bins(bins)
@@ -329,7 +342,7 @@ def compare(
             comparison.draw_comparison(recorded, groups, by.value, bins, figure, format_.value)
     numbers = comparison.summary(groups)
     if as_json:
-        typer.echo(json.dumps(plain_json(numbers), indent=2))
+        typer.echo(json.dumps(comparison.without_nan(numbers), indent=2))
     else:
         comparison.print_summary(numbers)
 

@@ -116,6 +116,15 @@ def summary(groups: Mapping[str, Group]) -> dict[str, dict[str, Any]]:
     return {name: _numbers(group.runs) for name, group in groups.items()}
 
 
+def without_nan(value: Any) -> Any:
+    """The same for JSON, which has no NaN: nothing stands for what is not known."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def _numbers(runs: Sequence[RunCurves]) -> dict[str, Any]:
     tenths = [_tenths(run) for run in runs]
     values = {

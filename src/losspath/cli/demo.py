@@ -12,7 +12,7 @@ from losspath.cli.train import run_training
 from losspath.reference.config import TrainingConfig
 
 _EPOCHS = 30
-_RESOLUTION = 13
+_RESOLUTION = 19
 
 
 def run_demo(out: Path) -> None:

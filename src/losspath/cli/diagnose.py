@@ -112,7 +112,8 @@ class _Moment:
         found = diagnostics.feature_maps(self.objective, self.parameters, self.sample or 0)
         if not found:
             raise UnsupportedError("this network has no convolutions")
-        return figures.plot_feature_maps(found, self.image, title=self.title)
+        title = f"{self.title}, sample {self.sample or 0}"
+        return figures.plot_feature_maps(found, self.image, title=title)
 
     def saliency(self) -> Figure:
         if self.image is None:
@@ -124,7 +125,8 @@ class _Moment:
             kinds, firsts = np.unique(classes, return_index=True)
             chosen = firsts[kinds >= 0][:_IMAGES].tolist()  # a negative target is to be ignored
         found = saliency(self.objective, self.parameters, chosen)
-        return figures.plot_saliency(found, labels=self.labels, title=self.title)
+        title = self.title + (f", sample {self.sample}" if self.sample is not None else "")
+        return figures.plot_saliency(found, labels=self.labels, title=title)
 
 
 VIEWS: dict[str, Callable[[_Moment], Figure]] = {
@@ -136,6 +138,7 @@ VIEWS: dict[str, Callable[[_Moment], Figure]] = {
     "feature-maps": _Moment.feature_maps,
     "saliency": _Moment.saliency,
 }
+OF_A_SAMPLE = ("feature-maps", "saliency")
 OF_THE_RUN = ("history", "samples", "activations")  # the same at every step
 ARCHITECTURE = "architecture"
 
@@ -171,6 +174,7 @@ def run_diagnose(
             say(f"{name}: left out, as {reason}")
             continue
         when = "" if name in OF_THE_RUN else f"-step{moment.step}"
+        when += f"-sample{sample}" if sample is not None and name in OF_A_SAMPLE else ""
         target = run.figures / f"{name}{when}.{extension}"
         say_file(f"figure of {name}", figures.save_figure(drawn, target))
 

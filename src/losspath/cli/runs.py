@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from losspath.cli.console import busy, say
 from losspath.errors import ArgumentError, LosspathError, RunError
 from losspath.recording.trajectory import StateSequence, Trajectory
@@ -128,7 +130,7 @@ class Run:
                 raise ArgumentError(
                     "--samples does not go with --objective, whose function chooses its own data"
                 )
-            return _own_objective(self.objective_source)
+            return self._own_objective(self.objective_source)
         from losspath.reference.objectives import SAMPLES, training_objective
         from losspath.reference.training import training_config
 
@@ -141,11 +143,33 @@ class Run:
     def validation_objective(self) -> Objective:
         """The loss on the whole validation set."""
         if self.objective_source is not None:
-            return _own_objective(self.objective_source)
+            return self._own_objective(self.objective_source)
         from losspath.reference.objectives import validation_objective
         from losspath.reference.training import training_config
 
         return validation_objective(training_config(self.directory), self.dataset)
+
+    def _own_objective(self, source: str) -> Objective:
+        """The user's own, with the buffers that training ended with.
+
+        A function that makes its model anew has none of the running statistics of training, with
+        which every loss would be another.
+        """
+        objective = _load_objective(source)
+        recorded = self.trajectory.buffers(-1)
+        changed = []
+        for name, buffer in objective.model.named_buffers():
+            values = recorded.get(name)
+            real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
+            if values is None or values.shape != tuple(real.shape):
+                continue
+            given = torch.from_numpy(values).to(real)
+            if not torch.allclose(real, given, rtol=1e-5, atol=1e-8, equal_nan=True):
+                real.copy_(given)
+                changed.append(name)
+        if changed:
+            say(f"buffers are those that training ended with, not the model's own: {changed[0]}, …")
+        return objective
 
     def plane(self) -> Plane:
         """The path's plane, computed once and kept with the results."""
@@ -174,7 +198,7 @@ def _own_errors(source: str) -> Iterator[None]:
         raise ArgumentError(f"{source} failed: {type(cause).__name__}: {cause}") from cause
 
 
-def _own_objective(source: str) -> Objective:
+def _load_objective(source: str) -> Objective:
     from losspath.evaluation.objective import Objective
 
     name, _, function = source.rpartition(":")
@@ -187,14 +211,14 @@ def _own_objective(source: str) -> Objective:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    folder = str(file.resolve().parent)
+    sys.path += [] if folder in sys.path else [folder]  # as for a script, so that it finds others
     with _own_errors(source):
         spec.loader.exec_module(module)
     before = sys.modules.get(file.stem)
     if before is None or getattr(before, "__file__", None) == module.__file__:
         # So that other processes of this machine find what it defines.
         sys.modules[file.stem] = module
-        folder = str(file.resolve().parent)
-        sys.path += [] if folder in sys.path else [folder]
     if not callable(getattr(module, function, None)):
         raise ArgumentError(f"{file} has no function {function!r}")
     with _own_errors(source):

@@ -162,8 +162,12 @@ def plot_step_panels(
     add_title(figure, title)
     everything = {f"{k}: {n}": group for k, runs in panels.items() for n, group in runs.items()}
     words = caption or f"Step sizes, each panel on its own scale: {_tell_means(everything, bins)}"
-    entries = [_entry(name, named[name], 1) for name in names]
-    add_footer(figure, words, entries, columns=_columns(names))
+    counts = {name: {len(runs[name]) for runs in panels.values() if name in runs} for name in names}
+    entries = [
+        _entry(name, named[name], max(counts[name]) if len(counts[name]) == 1 else 1)
+        for name in names
+    ]
+    add_footer(figure, words, entries, columns=_columns([str(e.get_label()) for e in entries]))
     return figure
 
 

@@ -58,6 +58,8 @@ class TrainingConfig:
     record_every: int = 1
 
     def __post_init__(self) -> None:
+        if self.network not in TITLES:
+            raise ArgumentError(f"expected network {'|'.join(TITLES)}, got {self.network!r}")
         if self.optimizer not in ("sgd", "adam"):
             raise ArgumentError(f'expected optimizer "sgd" or "adam", got {self.optimizer!r}')
         if self.momentum and self.optimizer != "sgd":
@@ -90,8 +92,8 @@ class TrainingConfig:
             fits = self.lr_schedule == "constant" or (kind == "steps" and bool(rest))
         if not fits:
             raise ArgumentError(
-                "expected lr_schedule as constant, step-decay:EPOCHS:FACTOR or steps:RUN, got "
-                f"{self.lr_schedule!r}"
+                "expected lr_schedule as constant, step-decay:EPOCHS:FACTOR (at least 1 epoch, a "
+                f"factor above 0) or steps:RUN, got {self.lr_schedule!r}"
             )
 
     @property
@@ -136,6 +138,7 @@ class TrainingConfig:
         rate = f"lr {self.lr:g}"
         if self.lr_schedule.startswith("steps:"):
             rate = f"lr {self._schedule_name}"
+            rate += f" to a mean of {self.lr:g}" if self.lr_form == "scaled" else ""
         elif self._schedule_name:
             rate += f" {self._schedule_name}"
         extras = [

@@ -66,12 +66,11 @@ class Judgment:
         variants = dict.fromkeys(check.variant for check in self.checks)
         if AS_DRAWN in variants or REPAIRED in variants:
             variants.pop(BOTH, None)
-        return {
-            name: verdict_of(
-                [check.found for check in self.checks if check.variant in (name, BOTH)]
-            )
-            for name in variants
-        }
+        return {name: verdict_of([each.found for each in self.of(name)]) for name in variants}
+
+    def of(self, variant: str) -> list[Check]:
+        """The checks that a variant is judged by."""
+        return [check for check in self.checks if check.variant in (variant, BOTH)]
 
     @property
     def measured(self) -> list[str]:

@@ -308,7 +308,8 @@ def _tell_layers(evidence: Evidence) -> str:
     shares = [evidence.layers(run).shares for run in runs]
     lines = [
         f"The share of the drop in loss that is lost if one layer alone goes back to its first "
-        f"state ({len(runs)} seeds; layers act together, so shares need not sum to one):",
+        f"state ({len(runs)} seeds; shares need not sum to one, and above 100 % the network is "
+        "worse with that layer as it was than with all of them as they were):",
         "",
         "| layer | share of the drop |",
         "| --- | --- |",

@@ -71,33 +71,63 @@ def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
     if slow:
         seeds += f" (one for {', '.join(slow)})"
     rates = ", ".join(f"{scale.rates[name]:g} for {title}" for name, title in OPTIMIZERS.items())
+    judgments = [judgment for found in findings for judgment in found.judgments]
     lines = [
         f"# {_title(plan)}",
         "",
+        f"What S. Kuchta found in *Advanced Visualization of Neural Network Training* ({_YEAR}), "
+        "made again and put to the test.",
+        "",
         f"Data: {', '.join(scale.data)}. {scale.epochs} epochs in batches of 64, learning rate "
         f"{rates}, {seeds}. Surfaces of {scale.resolution} × {scale.resolution} points over "
-        f"{scale.samples:,} training samples.",
+        f"{scale.samples:,} training samples." + (_JPEG if "JPEG" in str(scale.data) else ""),
         "",
         "Every number here is read from the study's result files by the command that wrote this "
         "page; ± is the standard deviation over seeds.",
+    ]
+    if not judgments:
+        return [*lines, "", "The parts that were made hold no claims; without --only there are."]
+    lines += [
         "",
         "## What holds of the claims",
         "",
-        _summary([judgment for found in findings for judgment in found.judgments]),
+        _summary(judgments),
         "",
         "✓ was found as claimed with every seed, ✗ with none, – could not be told: seeds disagree, "
-        "or the scale is too small. A claim holds if all of it was found; of what differs by "
+        "or the scale is too small. A claim holds if all of it was found, in part if some of it "
+        "was, and does not hold if none was and something was told. Of what differs by "
         f"chance alone, {count} values are all above {count} others in one comparison of "
-        f"{math.comb(2 * count, count)}, and each above its own in one of {2**count}. "
-        '"As drawn" are surfaces as the thesis\'s program draws them, "repaired" the same methods '
-        "without its defects." + _CAUTION.get(scale.name, ""),
+        f"{math.comb(2 * count, count)}, and each above its own in one of {2**count}."
+        + _CAUTION.get(scale.name, ""),
+        "",
+        *_WORDS,
         "",
         "| subject | the thesis says | measured | verdict | figure |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for found in findings:
-        lines += [_row(judgment) for judgment in found.judgments]
+    lines += [_row(judgment) for judgment in judgments]
     return lines
+
+
+_YEAR = 2023
+_JPEG = (
+    " CIFAR-10 (JPEG) is a copy of CIFAR-10 whose images were kept as JPEG, and so differ a little."
+)
+_WORDS = (
+    '- *As drawn* are surfaces as the thesis\'s program draws them ("literal" in figures), '
+    "*repaired* the same methods without its defects.",
+    "- *The ground* is a surface's loss below a point of the plane; it is *off the states' own "
+    "losses* by the median of the relative differences below the path.",
+    "- *The line* is the straight line between the first state and the last: a surface is *off the "
+    "line* by the most that it differs from the line's exact losses, as a share of their range, "
+    "and *climbs* on it by the most that it rises there.",
+    "- *Roughness* is the mean |Laplacian| of a surface, as a share of its range.",
+    "- *The bump* is the highest of a hundred means of the step sizes in the first quarter of a "
+    "run, over the lowest before it or what follows, whichever is less (1: none); *behind the "
+    "bump* steps change by the line through the logarithms of the means.",
+    "- *Side above* and *below* say on which side of the path sampled-pca blends: in the program "
+    "that is the arbitrary sign of a principal direction.",
+)
 
 
 def _parts(plan: Plan, findings: Sequence[Finding]) -> list[str]:
@@ -124,11 +154,19 @@ def _summary(judgments: Sequence[Judgment]) -> str:
     )
 
 
+def _marks(judgment: Judgment, variant: str) -> str:
+    """How much of a claim was found, not found, and not told."""
+    found = Counter(check.found for check in judgment.of(variant))
+    marks = ((True, "✓"), (False, "✗"), (None, "–"))
+    return ", ".join(f"{found[key]} {mark}" for key, mark in marks if found[key])
+
+
 def _row(judgment: Judgment) -> str:
     link = f"[{judgment.figure}](figures/{judgment.figure}.png)" if judgment.figure else ""
     measured = "<br>".join(judgment.measured)
     verdict = "<br>".join(
-        f"{name and name + ': '}**{verdict}**" for name, verdict in judgment.verdicts.items()
+        f"{name and name + ': '}**{verdict}** ({_marks(judgment, name)})"
+        for name, verdict in judgment.verdicts.items()
     )
     cells = (judgment.subject, judgment.claim, measured, verdict, link)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
