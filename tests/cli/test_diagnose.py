@@ -106,6 +106,20 @@ def test_a_run_that_went_wrong_is_shown_where_it_was_whole(call, tmp_path):
     assert f"the last finite one before is --step {last}" in err
 
 
+def descend(directory, model, x, y, steps):
+    """A loop of one's own, recorded."""
+    import torch
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with losspath.Recorder(directory, model) as recorder:
+        for _ in range(steps):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.record(loss)
+
+
 @pytest.fixture
 def own(tmp_path):
     """A run of a loop of one's own, and the file of its objective."""
@@ -114,15 +128,8 @@ def own(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     torch.manual_seed(1)
     model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     x, y = torch.randn(20, 3), torch.randint(2, (20,))
-    with losspath.Recorder(tmp_path / "own", model) as recorder:
-        for _ in range(12):
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            recorder.record(loss)
+    descend(tmp_path / "own", model, x, y, steps=12)
     return tmp_path / "own", f"{tmp_path / 'own.py'}:objective"
 
 
@@ -237,14 +244,7 @@ def test_a_model_made_anew_has_the_statistics_that_training_ended_with(call, tmp
     x = 3 * torch.randn(60, 4) + 2
     y = (x[:, 0] > 2).long()
     model = names["layers"]()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with losspath.Recorder(tmp_path / "run", model) as recorder:
-        for _ in range(40):
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            recorder.record(loss)
+    descend(tmp_path / "run", model, x, y, steps=40)
     right = (model.eval()(x).argmax(dim=1) == y).float().mean().item()
     source = f"{tmp_path / 'normed.py'}:objective"
     run = Run(tmp_path / "run", objective_source=source)

@@ -29,6 +29,7 @@ from losspath.files import digest_of, load_archive, save_archive
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
 from losspath.methods import METHODS, Method, PathGeometry, SampledPCA
+from losspath.reference.schedules import name_sizes
 from losspath.reference.training import training_config
 from losspath.surface import (
     StateLosses,
@@ -298,10 +299,8 @@ def compute_steps(run: Run) -> StepSizes:
             return result
     with busy("measuring the steps"):
         result = step_sizes(run.path)
-    with suppress(RunError):  # so that seeds are known where the sizes are another run's rates
-        config = training_config(run.directory)
-        named = {"run": config.directory_name, "seed": config.seed}
-        result = dataclasses.replace(result, provenance={**result.provenance, **named})
+    with suppress(RunError):  # recorded by a loop of one's own
+        result = name_sizes(result, training_config(run.directory))
     result.save(file)
     say_file("step sizes", file)
     return result

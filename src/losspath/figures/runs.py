@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -83,10 +83,7 @@ def plot_runs(
             "validation loss": epochs("validation_loss"),
             "validation accuracy": epochs("validation_accuracy"),
         }
-    named: dict[str, dict[str, Any]] = {
-        name: {**line_style(number), **(styles or {}).get(name, {})}
-        for number, name in enumerate(runs)
-    }
+    named = _named_styles(runs, styles)
     rows = len(panels) // 2
     figure = new_figure(PAGE, 0.3 + 1.9 * rows)
     grid = figure.subplots(rows, 2, sharex=True, squeeze=False)
@@ -137,10 +134,7 @@ def plot_step_panels(
     if not panels or not all(runs and all(runs.values()) for runs in panels.values()):
         raise ArgumentError("expected at least one run to draw in each panel")
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
-    named: dict[str, dict[str, Any]] = {
-        name: {**line_style(number), **(styles or {}).get(name, {})}
-        for number, name in enumerate(names)
-    }
+    named = _named_styles(names, styles)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(PAGE, 0.2 + 1.9 * rows)
@@ -169,6 +163,16 @@ def plot_step_panels(
     ]
     add_footer(figure, words, entries, columns=_columns([str(e.get_label()) for e in entries]))
     return figure
+
+
+def _named_styles(
+    names: Iterable[str], styles: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """Colours and dashes in the order of names, but for those that are given."""
+    return {
+        name: {**line_style(number), **(styles or {}).get(name, {})}
+        for number, name in enumerate(names)
+    }
 
 
 def _tell_means(runs: Mapping[str, Sequence[RunCurves]], bins: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,12 @@ from losspath.errors import RunError, StoreError
 from losspath.files import digest_of
 from losspath.recording.trajectory import Trajectory
 from losspath.reference.config import TrainingConfig
+
+
+def name_sizes(sizes: StepSizes, config: TrainingConfig) -> StepSizes:
+    """Step sizes that know the run and seed they are of, where they are another run's rates."""
+    named = {"run": config.directory_name, "seed": config.seed}
+    return dataclasses.replace(sizes, provenance={**sizes.provenance, **named})
 
 
 class Schedule(Protocol):

@@ -96,7 +96,7 @@ def train(
     directory = Path(directory)
     # What is refused here leaves no directory behind.
     where = _prepare_device(torch.device(device))
-    batches = -(-len(dataset.train_targets) // config.batch_size)
+    batches = _batches(config, dataset)
     schedule = make_schedule(config, batches)
     schedule.check(epochs * batches)
     with only_writer(directory / ".train.lock", f"to {directory}"):
@@ -112,6 +112,11 @@ def train(
         return training.run(on_step, on_epoch)
 
 
+def _batches(config: TrainingConfig, dataset: Dataset) -> int:
+    """Steps in an epoch."""
+    return -(-len(dataset.train_targets) // config.batch_size)
+
+
 class _Training:
     def __init__(
         self,
@@ -124,7 +129,7 @@ class _Training:
         self.config, self.schedule = config, schedule
         self.directory, self.device = directory, device
         self.identity = {**dataclasses.asdict(config), "data_digest": dataset.digest}
-        self.batches = -(-len(dataset.train_targets) // config.batch_size)
+        self.batches = _batches(config, dataset)
         self.identity["lr_digest"] = self.schedule.digest
         self.recorded = _recorded_steps(directory, self.identity, device.type)
         self.model = build_network(

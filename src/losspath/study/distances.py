@@ -196,15 +196,11 @@ def _judge_distances(evidence: Evidence) -> Judgment:
     )
 
 
-def _temperature_runs(plan: Plan) -> dict[str, list[Run]]:
-    return {title: plan.seeds(plan.run(optimizer=name)) for name, title in OPTIMIZERS.items()}
-
-
 def _temperature_needs(plan: Plan) -> list[Result]:
     needs: list[Result] = []
     methods = [PCA(), Averaged(temperature="auto")]
     methods += [Averaged(temperature=temperature) for temperature in _TEMPERATURES]
-    for runs in _temperature_runs(plan).values():
+    for runs in plan.by_optimizer().values():
         for run in runs:
             needs += [surface_of(plan, run, method) for method in methods]
             needs.append(PlaneOf(run))
@@ -243,7 +239,7 @@ def _draw_temperature(evidence: Evidence) -> Figure:
     )
     curves: dict[str, dict[str, tuple[numbers.Floats, numbers.Floats]]] = {n: {} for n in labels}
     x = np.array(_TEMPERATURES)
-    for title, runs in _temperature_runs(evidence.plan).items():
+    for title, runs in evidence.plan.by_optimizer().items():
         found = np.array([_by_temperature(evidence, run) for run in runs])
         widths = spread([_width(evidence, run) for run in runs])
         for number, label in enumerate(labels):
@@ -261,7 +257,7 @@ _TEMPERATURE = (
 
 def _tell_temperature(evidence: Evidence) -> str:
     told = []
-    for title, runs in _temperature_runs(evidence.plan).items():
+    for title, runs in evidence.plan.by_optimizer().items():
         usual = [evidence.surface(run, Averaged()) for run in runs]
         pca = [evidence.surface(run, PCA()) for run in runs]
         auto = [evidence.surface(run, Averaged(temperature="auto")) for run in runs]

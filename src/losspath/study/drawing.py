@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from losspath.figures.runs import draw_band
 from losspath.figures.style import (
     COLORS,
     COLUMN,
@@ -102,11 +103,7 @@ def draw_lines(
     for axes, (x_label, y_label, curves) in zip(grid, panels, strict=True):
         for name, (x, y) in curves.items():
             style: dict[str, Any] = line_style(names.index(name))
-            seeds = np.atleast_2d(y)
-            if len(seeds) > 1:
-                low, high = seeds.min(axis=0), seeds.max(axis=0)
-                axes.fill_between(x, low, high, color=style["color"], alpha=0.2, lw=0)
-            axes.plot(x, seeds.mean(axis=0), **mark, **style)
+            draw_band(axes, x, np.atleast_2d(y), {**mark, **style})
         axes.set_xscale("log")
         ticks = sorted({float(value) for x, _ in curves.values() for value in x})
         if len(ticks) <= _MOST_TICKS:

@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import nn
+
 from losspath.analysis.rates import Form
 from losspath.methods import PCA, Averaged, AveragedND, Method, Sampled, SampledPCA
 from losspath.reference.config import TrainingConfig
-from losspath.reference.networks import TITLES
+from losspath.reference.networks import TITLES, build_network
 from losspath.study.runs import Run
 
 OptimizerName = Literal["sgd", "adam"]
@@ -154,6 +156,10 @@ class Plan:
             return [run]
         return [run.with_seed(seed) for seed in self.scale.seeds]
 
+    def by_optimizer(self) -> dict[str, list[Run]]:
+        """Modified-LeNet on the first data by the title of each optimiser, with every seed."""
+        return {title: self.seeds(self.run(optimizer=name)) for name, title in OPTIMIZERS.items()}
+
     def main_runs(self) -> list[Run]:
         """Modified-LeNet by SGD on the first data: what the methods are compared on."""
         return self.seeds(self.run())
@@ -204,6 +210,14 @@ class Plan:
     def _trial(self, rate: float, seed: int) -> Run:
         config = dataclasses.replace(self.run().config, lr=rate, seed=seed)
         return Run(config, self.scale.trial_epochs)
+
+    def network(self, name: str, data: str) -> nn.Module:
+        """A network for the data of a title."""
+        return build_network(name, self.scale.channels[data], 10)
+
+    def parameter_count(self, name: str, data: str) -> int:
+        """The number of its parameters."""
+        return sum(parameter.numel() for parameter in self.network(name, data).parameters())
 
     def title(self, run: Run) -> str:
         """Network and data, as figures name them."""

@@ -55,15 +55,20 @@ def among_all(evidence: Evidence, name: str, share: float) -> Area:
     return area_under_curve(good.tolist(), _scores(evidence, runs, name, share), _LEVEL)
 
 
+def _that_learned(evidence: Evidence) -> list[list[Run]]:
+    """Runs rate by rate, where one of them ends better than a guess."""
+    groups = evidence.plan.trials().values()
+    return [runs for runs in groups if max(evidence.accuracies(runs)) > GUESS]
+
+
 def within_rates(evidence: Evidence, name: str, share: float) -> Area:
     """The same among runs of one learning rate, which differ in nothing but their seeds.
 
     Rates at which no run ends better than a guess are left out: there is no better one.
     """
     groups = [
-        (accuracies, _scores(evidence, runs, name, share))
-        for runs in evidence.plan.trials().values()
-        if max(accuracies := evidence.accuracies(runs)) > GUESS
+        (evidence.accuracies(runs), _scores(evidence, runs, name, share))
+        for runs in _that_learned(evidence)
     ]
     return concordance(groups, _LEVEL)
 
@@ -139,10 +144,10 @@ def _tell_prediction(evidence: Evidence) -> str:
         told.append(f"{name} {', '.join(map(str, areas))}")
         sure += [name] if all(area.low > 0.5 for area in areas) else []
     shares = ", ".join(f"{share:.0%}" for share in SHARES)
-    rates = sum(max(evidence.accuracies(runs)) > GUESS for runs in evidence.plan.trials().values())
+    learned = len(_that_learned(evidence))
     return (
         f"Controls, from the first {shares} of the steps, among all runs: {'; '.join(told)}. "
-        f"With every share above a half: {', '.join(sure) or 'none'}. Within rates, {rates} of "
+        f"With every share above a half: {', '.join(sure) or 'none'}. Within rates, {learned} of "
         f"{len(evidence.plan.trials())} are looked at, those where a run ended better than a guess."
     )
 

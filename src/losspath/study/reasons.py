@@ -9,10 +9,9 @@ from scipy.stats import kendalltau
 from torch import nn
 
 from losspath.analysis.runs import History
-from losspath.reference.networks import TITLES, build_network
+from losspath.reference.networks import TITLES
 from losspath.study.claims import separated, spread
 from losspath.study.numbers import GUESS, Development
-from losspath.study.plan import Plan
 from losspath.study.runs import Run
 from losspath.study.section import Evidence
 
@@ -32,14 +31,6 @@ def _highest_at(evidence: Evidence, run: Run) -> float:
     return float(middles[np.nanargmax(sizes)] / evidence.sizes(run).steps[-1])
 
 
-def _network(plan: Plan, name: str, data: str) -> nn.Module:
-    return build_network(name, plan.scale.channels[data], 10)
-
-
-def _parameter_count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def tell_techniques(evidence: Evidence) -> str:
     """What the steps of both optimisers are made of."""
     plan, told = evidence.plan, []
@@ -47,9 +38,7 @@ def tell_techniques(evidence: Evidence) -> str:
         groups = plan.techniques("modified-lenet", data)
         epochs = [_epochs_to_fall(evidence.history(run)) for run in groups["SGD"]]
         highest = [_highest_at(evidence, run) for run in groups["SGD"]]
-        reach = plan.scale.rates["adam"] * np.sqrt(
-            _parameter_count(_network(plan, "modified-lenet", data))
-        )
+        reach = plan.scale.rates["adam"] * np.sqrt(plan.parameter_count("modified-lenet", data))
         shares = [Development.of(evidence.sizes(r)).mean / reach for r in groups["Adam"]]
         told.append(
             f"{data}: nine tenths of the fall in SGD's training loss are done after "
@@ -77,11 +66,11 @@ def tell_networks(evidence: Evidence) -> str:
     for data in plan.scale.data:
         rows = []
         for name in networks:
-            model = _network(plan, name, data)
+            model = plan.network(name, data)
             layers = sum(isinstance(m, (nn.Linear, nn.Conv2d)) for m in model.modules())
             runs = plan.techniques(name, data)["SGD"]
             bumps = [Development.of(evidence.sizes(run)).bump for run in runs]
-            rows.append((_parameter_count(model), layers, float(np.mean(bumps))))
+            rows.append((plan.parameter_count(name, data), layers, float(np.mean(bumps))))
             lines.append(
                 f"| {data} | {TITLES[name]} | {rows[-1][0]:,} | {layers} | {spread(bumps)} |"
             )

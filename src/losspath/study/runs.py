@@ -23,6 +23,7 @@ from losspath.recording.trajectory import StateSequence, Trajectory
 from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import Dataset
 from losspath.reference.objectives import training_objective, validation_objective
+from losspath.reference.schedules import name_sizes
 from losspath.surface import StateLosses, Surface, compute_surface
 
 # So many parts of a run's steps, and states of its path, are kept: figures and claims need no more,
@@ -148,10 +149,7 @@ class EveryStep:
 
     def compute(self, ground: Ground, file: Path) -> None:
         """Measures them."""
-        sizes = step_sizes(ground.path)
-        config = self.run.config
-        named = {"run": config.directory_name, "seed": config.seed}
-        dataclasses.replace(sizes, provenance={**sizes.provenance, **named}).save(file)
+        name_sizes(step_sizes(ground.path), self.run.config).save(file)
 
     def load(self, file: Path) -> StepSizes:
         """Reads them."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from losspath.figures import plot_runs, plot_step_panels
 from losspath.figures.style import COLORS
-from losspath.reference.networks import TITLES, build_network
+from losspath.reference.networks import TITLES
 from losspath.study.claims import (
     Check,
     Judgment,
@@ -189,11 +189,7 @@ def _judge_sgd(evidence: Evidence) -> Judgment:
 def _by_size(evidence: Evidence, data: str) -> dict[str, list[float]]:
     """The bumps of SGD by the name and the size of the network, the smallest first."""
     plan = evidence.plan
-    channels = plan.scale.channels[data]
-    counts = {
-        network: sum(p.numel() for p in build_network(network, channels, 10).parameters())
-        for network in _networks(plan)
-    }
+    counts = {network: plan.parameter_count(network, data) for network in _networks(plan)}
     return {
         f"{TITLES[network]} ({counts[network]:,})": _bumps(evidence, data, "SGD", network)
         for network in sorted(counts, key=counts.__getitem__)

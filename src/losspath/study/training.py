@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from losspath.analysis.readings import read_dynamics
 from losspath.figures import plot_dynamics, plot_runs, plot_samples
 from losspath.figures.style import COLORS
-from losspath.reference.networks import build_network
 from losspath.study.claims import (
     Check,
     Judgment,
@@ -44,11 +43,8 @@ def _draw_networks(evidence: Evidence) -> Figure:
 
 def _judge_networks(evidence: Evidence) -> Judgment:
     found = {n: evidence.accuracies(runs) for n, runs in _networks(evidence.plan).items()}
-    channels = evidence.plan.scale.channels[evidence.plan.scale.first]
-    counts = [
-        sum(p.numel() for p in build_network(name, channels, 10).parameters())
-        for name in _NETWORKS.values()
-    ]
+    plan = evidence.plan
+    counts = [plan.parameter_count(name, plan.scale.first) for name in _NETWORKS.values()]
     full = evidence.plan.scale.name == "full"
     checks = []
     for (name, values), claimed in zip(found.items(), (0.986, 0.974), strict=True):
@@ -171,12 +167,8 @@ _ENDS = (
 )
 
 
-def _dynamics_runs(plan: Plan) -> dict[str, list[Run]]:
-    return {title: plan.seeds(plan.run(optimizer=name)) for name, title in OPTIMIZERS.items()}
-
-
 def _draw_dynamics(evidence: Evidence, optimizer: str) -> Figure:
-    runs = _dynamics_runs(evidence.plan)[optimizer]
+    runs = evidence.plan.by_optimizer()[optimizer]
     rate = runs[0].config.lr if optimizer == "SGD" else None
     found = [evidence.dynamics(run) for run in runs]
     return plot_dynamics(found, rate=rate, title=f"Modified-LeNet, {optimizer}")
@@ -184,7 +176,7 @@ def _draw_dynamics(evidence: Evidence, optimizer: str) -> Figure:
 
 def _tell_dynamics(evidence: Evidence) -> str:
     """Where SGD's steps are longest, and how sharp the surface is there."""
-    runs = _dynamics_runs(evidence.plan)
+    runs = evidence.plan.by_optimizer()
     found = {title: [evidence.dynamics(run) for run in each] for title, each in runs.items()}
     longest = []
     for run in runs["SGD"]:
@@ -300,7 +292,7 @@ DYNAMICS = Section(
     "Gradient, sharpness and turns along the path",
     lambda plan: [
         result
-        for runs in _dynamics_runs(plan).values()
+        for runs in plan.by_optimizer().values()
         for run in runs
         for result in (dynamics_of(plan, run), Steps(run))
     ],

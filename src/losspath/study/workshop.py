@@ -122,10 +122,6 @@ class Workshop:
         """A result that `make` has made."""
         return result.load(self.file_of(result))
 
-    def has(self, result: Result) -> bool:
-        """Whether a result was made; one that is damaged is removed."""
-        return self._is_there(result)
-
     def dataset(self, name: str) -> Dataset:
         """A data set, loaded once.
 
@@ -135,13 +131,14 @@ class Workshop:
         found = _dataset(name, self.data_dirs.get(name))
         file = self.directory / "results" / "data.json"
         known = read_document(file)["data"] if file.exists() else {}
-        if known.setdefault(Path(name).name, found.digest) != found.digest:
+        key = Path(name).name
+        if key not in known:
+            write_document(file, {"data": {**known, key: found.digest}})
+        elif known[key] != found.digest:
             raise RunError(
                 f"{self.directory} holds results of other data named {name!r} than these; look at "
                 "--data-dir, or choose another directory (--out)"
             )
-        if not file.exists() or known != read_document(file)["data"]:
-            write_document(file, {"data": known})
         return found
 
     def make(self, wanted: Iterable[Result]) -> None:
@@ -192,7 +189,7 @@ class Workshop:
         missing: dict[Run, list[Result]] = {}
 
         def need(result: Result) -> None:
-            if result in missing.get(result.run, ()) or self._is_there(result):
+            if result in missing.get(result.run, ()) or self.has(result):
                 return
             if result.run.rates_from is not None:
                 need(EveryStep(result.run.rates_from))
@@ -203,7 +200,8 @@ class Workshop:
                 need(result)
         return missing
 
-    def _is_there(self, result: Result) -> bool:
+    def has(self, result: Result) -> bool:
+        """Whether a result was made; one that is damaged is removed."""
         file = self.file_of(result)
         if not file.exists():
             return False
