@@ -1,28 +1,137 @@
-"""The flat row that a model's state becomes, and back.
+"""Names, and the flat vector that a model's parameters become, and back.
 
-A row is the parameters in ``named_parameters()`` order (tied ones once, frozen ones included)
-followed by the floating-point buffers. The `Layout` is the table of what lies where.
+Names are canonical: what wraps a module (`torch.compile`, DDP, DataParallel, FSDP, `AveragedModel`)
+adds nothing to them, and a tensor that a module tree holds twice has its first name. A row is the
+trainable parameters in ``named_parameters()`` order; the `Layout` is the table of what lies where.
+What else a model's outputs depend on, its buffers and frozen parameters, are `side_tensors`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import xxhash
 
 from losspath.errors import DamagedError, ModelError
 
 Kind = Literal["parameter", "buffer"]
+Taken = Literal["trainable", "all"]
 
 # What float32 holds exactly: itself and the two half precisions.
 _WIDENED = {torch.float32, torch.float16, torch.bfloat16}
+
+# Modules that hold another and compute what it computes, with the attribute that they hold it in.
+_WRAPPERS = {
+    "AveragedModel": "module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "OffloadWrapper": "_checkpoint_wrapped_module",
+    "OptimizedModule": "_orig_mod",
+}
+# Where `torch.nn.utils.parametrize` puts what a layer's tensors are computed from.
+_PARAMETRIZATIONS = "parametrizations"
+
+
+def wrapped_in(module: torch.nn.Module) -> str | None:
+    """The attribute that a wrapper holds its module in; None for any other module."""
+    for kind in type(module).__mro__:
+        if kind.__module__.startswith("torch.") and kind.__name__ in _WRAPPERS:
+            return _WRAPPERS[kind.__name__]
+    return None
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside all wrappers."""
+    while (attribute := wrapped_in(model)) is not None:
+        model = getattr(model, attribute)
+    return model
+
+
+def named_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Every module once, wrappers too, under its first canonical name; parents come first."""
+    yield from _walk(model, "", set())
+
+
+def _walk(
+    module: torch.nn.Module, name: str, seen: set[torch.nn.Module]
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    if module in seen:
+        return
+    seen.add(module)
+    yield name, module
+    wrapped = wrapped_in(module)
+    for child_name, child in module.named_children():
+        yield from _walk(child, name if child_name == wrapped else _join(name, child_name), seen)
+
+
+def _join(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
+
+
+def named_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter once, under its first canonical name, in ``named_parameters()`` order."""
+    yield from _named(model, "named_parameters")
+
+
+def named_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every buffer once, under its first canonical name, in ``named_buffers()`` order."""
+    yield from _named(model, "named_buffers")
+
+
+def _named(model: torch.nn.Module, what: str) -> Iterator[tuple[str, torch.Tensor]]:
+    seen: dict[int, torch.Tensor] = {}  # held, so that nothing else can come to have the same id
+    for module_name, module in named_modules(model):
+        for name, tensor in getattr(module, what)(recurse=False):
+            if id(tensor) not in seen:
+                seen[id(tensor)] = tensor
+                yield _join(module_name, name), tensor
+
+
+class SideTensor(NamedTuple):
+    """A tensor that outputs depend on and that is no part of a row.
+
+    Attributes:
+        name: its canonical name.
+        tensor: the model's own.
+        kind: "buffer", or "frozen" for a parameter that is not in the rows.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    kind: Literal["buffer", "frozen"]
+
+
+def side_tensors(model: torch.nn.Module, layout: Layout) -> list[SideTensor]:
+    """Buffers of every dtype, and parameters that are not in the rows.
+
+    Left out are those without a shape yet (lazy ones), and views of memory that is in the rows.
+
+    Args:
+        model: the model.
+        layout: the layout of its rows.
+    """
+    rows = {entry.name for entry in layout.parameters}
+    taken = _Memory()
+    found: list[SideTensor] = []
+    for name, parameter in named_parameters(model):
+        if name in rows:
+            taken.add(name, parameter)
+        else:
+            found.append(SideTensor(name, parameter, "frozen"))
+    found += [SideTensor(name, buffer, "buffer") for name, buffer in named_buffers(model)]
+    return [
+        each
+        for each in found
+        if not torch.nn.parameter.is_lazy(each.tensor) and not taken.overlapping(each.tensor)
+    ]
 
 
 @dataclass(frozen=True)
@@ -30,10 +139,10 @@ class Entry:
     """One tensor's place in a row.
 
     Attributes:
-        name: its dotted name in the model.
+        name: its canonical name in the model.
         shape: its shape; a complex tensor has a last dimension of 2 (real, imaginary).
         dtype: its dtype in the model, such as "float32".
-        kind: "parameter" or "buffer".
+        kind: "parameter"; "buffer" in runs of the first format alone, whose rows held buffers.
         offset: where it begins in a row, in numbers.
     """
 
@@ -53,39 +162,64 @@ class Entry:
         """Its slice of a row."""
         return slice(self.offset, self.offset + self.size)
 
+    @property
+    def layer(self) -> str:
+        """The module that it belongs to; what a parametrised layer is computed from is that's."""
+        parts = self.name.split(".")
+        end = parts.index(_PARAMETRIZATIONS) if _PARAMETRIZATIONS in parts else len(parts) - 1
+        return ".".join(parts[:end])
+
 
 @dataclass(frozen=True)
 class Layout:
-    """What lies where in a row: every parameter, then every floating-point buffer."""
+    """What lies where in a row."""
 
     entries: tuple[Entry, ...]
 
     @classmethod
     def of(
-        cls, model: torch.nn.Module, dtype: str = "float32", allow_complex: bool = False
+        cls,
+        model: torch.nn.Module,
+        dtype: str = "float32",
+        allow_complex: bool = False,
+        parameters: Taken = "trainable",
     ) -> Layout:
-        """The layout of a model's state.
+        """The layout of a model's rows.
 
         Args:
             model: any module.
             dtype: "float32" or "float64", the dtype of the rows.
             allow_complex: take complex tensors as pairs of real numbers.
+            parameters: "trainable" takes those that require a gradient, or all where none does;
+                "all" takes frozen ones too.
 
         Raises:
-            ModelError: a lazy module that has not seen data, no parameters at all, or a tensor
-                that rows of this dtype do not hold exactly.
+            ModelError: a lazy module that has not seen data, no parameters at all, a tensor that
+                rows of this dtype do not hold exactly, or parameters that share a part of their
+                memory.
         """
+        named = list(named_parameters(model))
+        if parameters == "trainable" and any(tensor.requires_grad for _, tensor in named):
+            named = [(name, tensor) for name, tensor in named if tensor.requires_grad]
         entries: list[Entry] = []
         offset = 0
-        for name, tensor, kind in _tensors(model):
+        memory = _Memory()
+        for name, tensor in named:
             _check_tensor(name, tensor, dtype, allow_complex)
+            if memory.add(name, tensor):
+                continue  # another view of a parameter that is there: one set of numbers
             shape = tuple(tensor.shape) + ((2,) if tensor.is_complex() else ())
-            entry = Entry(name, shape, str(tensor.dtype).removeprefix("torch."), kind, offset)
+            entry = Entry(name, shape, _dtype_name(tensor), "parameter", offset)
             entries.append(entry)
             offset += entry.size
+        if len({entry.name for entry in entries}) < len(entries):
+            raise ModelError("two parameters have one name once wrappers are left out of names")
         layout = cls(tuple(entries))
         if layout.parameter_count == 0:
-            raise ModelError(f"expected a model with parameters, got {type(model).__name__} with 0")
+            raise ModelError(
+                f"expected a model with parameters, got {type(model).__name__} with 0; look at "
+                "what is passed as the model"
+            )
         return layout
 
     @cached_property
@@ -100,15 +234,20 @@ class Layout:
 
     @cached_property
     def row_size(self) -> int:
-        """How many numbers a row has, buffers included."""
+        """How many numbers a stored row has: P, and in the first format the buffers'."""
         return sum(entry.size for entry in self.entries)
+
+    @cached_property
+    def is_wide(self) -> bool:
+        """Whether any parameter is of double precision."""
+        return any(entry.dtype in ("float64", "complex128") for entry in self.parameters)
 
     @property
     def layers(self) -> dict[str, list[Entry]]:
         """Parameters by the module that owns them, in order; the root module's name is ""."""
         layers: dict[str, list[Entry]] = {}
         for entry in self.parameters:
-            layers.setdefault(entry.name.rpartition(".")[0], []).append(entry)
+            layers.setdefault(entry.layer, []).append(entry)
         return layers
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -156,6 +295,81 @@ def _describe(parameter: tuple[str, tuple[int, ...]] | None) -> str:
     return "absent" if parameter is None else f"{parameter[0]} {list(parameter[1])}"
 
 
+def _dtype_name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+class _Memory:
+    """Tensors by the memory that they have."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, list[tuple[str, torch.Tensor]]] = {}
+
+    def add(self, name: str, tensor: torch.Tensor) -> bool:
+        """Keeps a tensor; True where one that is kept has the very same numbers.
+
+        Raises:
+            ModelError: it shares some of its numbers with another.
+        """
+        if (place := _storage(tensor)) is None:
+            return False
+        for other_name, other in self._held.get(place, ()):
+            if not _meet(tensor, other):
+                continue
+            if torch.equal(_numbers(tensor).sort()[0], _numbers(other).sort()[0]):
+                return True
+            raise ModelError(
+                f"parameters {other_name} and {name} share a part of their memory, so a vector "
+                "cannot set them apart; make one of them a part of the other in forward() instead"
+            )
+        self._held.setdefault(place, []).append((name, tensor))
+        return False
+
+    def overlapping(self, tensor: torch.Tensor) -> bool:
+        """Whether any tensor that is kept shares memory with this one."""
+        place = _storage(tensor)
+        return place is not None and any(
+            _meet(tensor, other) for _, other in self._held.get(place, ())
+        )
+
+
+def _storage(tensor: torch.Tensor) -> int | None:
+    """Where a tensor's memory begins; None for one that has none of its own."""
+    if tensor.layout != torch.strided or tensor.numel() == 0 or tensor.device.type == "meta":
+        return None
+    try:
+        return tensor.untyped_storage().data_ptr() or None
+    except (NotImplementedError, RuntimeError):  # subclasses that are tables of other tensors
+        return None
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first and the last byte of the storage that a tensor reaches."""
+    reach = sum(
+        (int(n) - 1) * int(stride) for n, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    first = int(tensor.storage_offset())
+    return first * tensor.element_size(), (first + reach + 1) * tensor.element_size() - 1
+
+
+def _meet(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one storage have a number in common."""
+    (a, b), (c, d) = _extent(one), _extent(other)
+    if b < c or d < a:
+        return False
+    if one.element_size() != other.element_size():
+        return True
+    return bool(torch.isin(_numbers(one), _numbers(other)).any())
+
+
+def _numbers(tensor: torch.Tensor) -> torch.Tensor:
+    """Which numbers of its storage a tensor has, one-dimensional."""
+    places = torch.tensor(tensor.storage_offset())
+    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        places = places[..., None] + torch.arange(length) * stride
+    return places.reshape(-1)
+
+
 def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bool) -> None:
     if torch.nn.parameter.is_lazy(tensor):
         raise ModelError(
@@ -178,126 +392,61 @@ def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bo
         )
 
 
-def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, Kind]]:
-    for name, parameter in model.named_parameters():
-        yield name, parameter, "parameter"
-    for name, buffer in model.named_buffers():
-        if torch.nn.parameter.is_lazy(buffer) or buffer.is_floating_point() or buffer.is_complex():
-            yield name, buffer, "buffer"
-
-
-class StateReader:
-    """Copies a model's state into rows, again and again, for little more than the copy itself.
-
-    Walking a module tree costs as much as copying a small network, so the tensors are found once;
-    every read checks that each is still the one that the model uses.
-
-    Args:
-        model: the model to read.
-        layout: the layout of its rows.
-    """
-
-    def __init__(self, model: torch.nn.Module, layout: Layout) -> None:
-        self._model = model
-        self._layout = layout
-        self._find()
-
-    def _find(self) -> None:
-        self._tensors = [tensor for _, tensor, _ in _tensors(self._model)]
-        # Every place of the module tree where a tensor or module could be exchanged for another.
-        tables = [
-            table
-            for module in self._model.modules()
-            for table in (module._parameters, module._buffers, module._modules)
-        ]
-        self._tables = [table for table in tables if isinstance(table, dict)]
-        # TorchScript keeps its own tables, and hands out new objects every time.
-        self._is_scripted = len(self._tables) < len(tables)
-        self._links = self._links_now()
-        # Held, so that nothing else can come to have the same id.
-        self._held = [value for table in self._tables for value in table.values()]
-        self._forms = _forms(self._tensors)
-        # Contiguous tensors are read through the same views every time.
-        self._views = [_flat(tensor) for tensor in self._tensors]
-        self._are_views = all(tensor.is_contiguous() for tensor in self._tensors)
-        self._kinds = {(view.dtype, view.device) for view in self._views}
-
-    def _links_now(self) -> tuple[list[str], list[int]]:
-        return (
-            [name for table in self._tables for name in table],
-            [id(value) for table in self._tables for value in table.values()],
-        )
-
-    def _is_as_found(self) -> bool:
-        # `tensor.data = other` and `model.double()` keep the parameter and change its form.
-        return self._links == self._links_now() and self._forms == _forms(self._now())
-
-    def _now(self) -> list[torch.Tensor]:
-        if self._is_scripted:
-            return [tensor for _, tensor, _ in _tensors(self._model)]
-        return self._tensors
-
-    def tensors(self) -> list[torch.Tensor]:
-        """The tensors of a row in order, detached and one-dimensional, on their device.
-
-        Raises:
-            ModelError: the model is no longer the network that the layout describes.
-        """
-        if not self._is_as_found():
-            now = Layout.of(self._model, dtype="float64", allow_complex=True)
-            if now != self._layout:
-                raise ModelError(
-                    "the model has changed: its parameters or buffers are no longer those that "
-                    "the recording began with; begin another recording for the changed model"
-                )
-            self._find()
-        return self._views if self._are_views else [_flat(tensor) for tensor in self._tensors]
-
-    def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
-        """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
-        tensors = self.tensors() if tensors is None else tensors
-        if self._kinds != {(row.dtype, row.device)}:
-            tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
-        torch.cat(tensors, out=row)
-
-    def version(self) -> list[tuple[int, int]]:
-        """Changes whenever a tensor is changed in place, as torch counts it, or its memory is.
-
-        Costs nothing that grows with the size of the tensors.
-        """
-        return [(tensor._version, tensor.data_ptr()) for tensor in self._tensors]
-
-    def digest(self, dtype: torch.dtype) -> int:
-        """The XXH3-64 of the bytes that a row of this state has, without making the row."""
-        hasher = xxhash.xxh3_64()
-        for tensor in self.tensors():
-            for part in tensor.split(1 << 20):  # type: ignore[no-untyped-call]
-                numbers = part.to(device="cpu", dtype=dtype).contiguous()
-                hasher.update(numbers.numpy().view(np.uint8).data)
-        return hasher.intdigest()
-
-
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
+def flat(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's numbers, detached and one-dimensional; complex ones as pairs."""
     value = tensor.detach()
     return (torch.view_as_real(value) if value.is_complex() else value).reshape(-1)
 
 
-def _forms(tensors: list[torch.Tensor]) -> list[tuple[Any, ...]]:
-    return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]
+def in_order(model: torch.nn.Module, layout: Layout) -> list[torch.Tensor]:
+    """The model's parameters that a layout names, in its order.
+
+    Raises:
+        ModelError: the model has none of such a name, or of another shape or dtype.
+    """
+    named = dict(named_parameters(model))
+    found = []
+    for entry in layout.parameters:
+        tensor = named.get(entry.name)
+        shape = None if tensor is None else tuple(tensor.shape) + (2,) * tensor.is_complex()
+        if tensor is None or shape != entry.shape or _dtype_name(tensor) != entry.dtype:
+            now = (
+                "is not there"
+                if tensor is None
+                else f"is {_dtype_name(tensor)} {list(shape or ())}"
+            )
+            raise ModelError(
+                f"the model has changed: parameter {entry.name} was {entry.dtype} "
+                f"{list(entry.shape)} and now {now}; begin anew with the changed model"
+            )
+        found.append(tensor)
+    return found
 
 
-def flatten_parameters(model: torch.nn.Module) -> npt.NDArray[Any]:
+def flatten_parameters(model: torch.nn.Module, layout: Layout | None = None) -> npt.NDArray[Any]:
     """A copy of the model's parameters as one vector (P,), in the order of a recorded state.
 
     Float32, or float64 if any parameter is float64; half precisions widen exactly.
+
+    Args:
+        model: the model.
+        layout: which parameters; by default those that are trainable, or all where none is.
     """
-    layout = Layout.of(model, dtype="float64", allow_complex=True)
-    wide = any(entry.dtype in ("float64", "complex128") for entry in layout.parameters)
-    row = torch.empty(layout.parameter_count, dtype=torch.float64 if wide else torch.float32)
-    reader = StateReader(model, layout)
-    reader.read_into(row, reader.tensors()[: len(layout.parameters)])
-    flat: npt.NDArray[Any] = row.numpy()
-    return flat
+    layout = layout or Layout.of(model, dtype="float64", allow_complex=True)
+    row = torch.empty(
+        layout.parameter_count, dtype=torch.float64 if layout.is_wide else torch.float32
+    )
+    copy_into(row, in_order(model, layout))
+    vector: npt.NDArray[Any] = row.numpy()
+    return vector
+
+
+def copy_into(row: torch.Tensor, tensors: Iterable[torch.Tensor]) -> None:
+    """Copies tensors one after the other into a one-dimensional CPU tensor of any float dtype."""
+    done = 0
+    for tensor in map(flat, tensors):
+        row[done : done + len(tensor)].copy_(tensor)
+        done += len(tensor)
 
 
 def unflatten(vector: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
@@ -312,18 +461,25 @@ def unflatten(vector: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_parameters(model: torch.nn.Module, vector: npt.NDArray[Any]) -> None:
+def load_parameters(
+    model: torch.nn.Module, vector: npt.NDArray[Any], layout: Layout | None = None
+) -> None:
     """Copies a parameter vector (P,) into a model; the vector is left as it is.
+
+    Args:
+        model: the model.
+        vector: the numbers.
+        layout: which parameters; by default those that are trainable, or all where none is.
 
     Raises:
         ModelError: the vector has not as many numbers as the model has parameters.
     """
-    layout = Layout.of(model, dtype="float64", allow_complex=True)
+    layout = layout or Layout.of(model, dtype="float64", allow_complex=True)
     if vector.shape != (layout.parameter_count,):
         raise ModelError(
             f"expected a vector of {layout.parameter_count:,} parameters, got shape {vector.shape}"
         )
     values = unflatten(torch.from_numpy(np.array(vector)), layout)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(values[name])
+        for parameter, value in zip(in_order(model, layout), values.values(), strict=True):
+            parameter.copy_(value)

@@ -18,7 +18,7 @@ from losspath.errors import (
     StoreError,
     wrap_os_errors,
 )
-from losspath.parameters import StateReader
+from losspath.recording.state import StateReader
 from losspath.recording import store
 
 Existing = Literal["error", "resume", "overwrite"]

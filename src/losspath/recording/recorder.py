@@ -22,7 +22,8 @@ from losspath.errors import (
     StoreError,
 )
 from losspath.files import acquire_lock, canonical_json
-from losspath.parameters import Layout, StateReader
+from losspath.parameters import Layout
+from losspath.recording.state import StateReader
 from losspath.recording import store
 from losspath.recording.opening import Existing, open_store, prepare_directory
 from losspath.recording.writing import Buffer, Piece, WriterThread

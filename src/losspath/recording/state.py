@@ -1,0 +1,100 @@
+"""Reading a model's state again and again, for little more than the copy itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+from losspath.parameters import Layout, flat, in_order
+
+
+class StateReader:
+    """Copies a model's state into rows, again and again, for little more than the copy itself.
+
+    Walking a module tree costs as much as copying a small network, so the tensors are found once;
+    every read checks that each is still the one that the model uses.
+
+    Args:
+        model: the model to read.
+        layout: the layout of its rows.
+    """
+
+    def __init__(self, model: torch.nn.Module, layout: Layout) -> None:
+        self._model = model
+        self._layout = layout
+        self._find()
+
+    def _find(self) -> None:
+        self._tensors = in_order(self._model, self._layout)
+        # Every place of the module tree where a tensor or module could be exchanged for another.
+        tables = [
+            table
+            for module in self._model.modules()
+            for table in (module._parameters, module._buffers, module._modules)
+        ]
+        self._tables = [table for table in tables if isinstance(table, dict)]
+        # TorchScript keeps its own tables, and hands out new objects every time.
+        self._is_scripted = len(self._tables) < len(tables)
+        self._links = self._links_now()
+        # Held, so that nothing else can come to have the same id.
+        self._held = [value for table in self._tables for value in table.values()]
+        self._forms = _forms(self._tensors)
+        # Contiguous tensors are read through the same views every time.
+        self._views = [flat(tensor) for tensor in self._tensors]
+        self._are_views = all(tensor.is_contiguous() for tensor in self._tensors)
+        self._kinds = {(view.dtype, view.device) for view in self._views}
+
+    def _links_now(self) -> tuple[list[str], list[int]]:
+        return (
+            [name for table in self._tables for name in table],
+            [id(value) for table in self._tables for value in table.values()],
+        )
+
+    def _is_as_found(self) -> bool:
+        # `tensor.data = other` and `model.double()` keep the parameter and change its form.
+        return self._links == self._links_now() and self._forms == _forms(self._now())
+
+    def _now(self) -> list[torch.Tensor]:
+        if self._is_scripted:
+            return in_order(self._model, self._layout)
+        return self._tensors
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors of a row in order, detached and one-dimensional, on their device.
+
+        Raises:
+            ModelError: the model is no longer the network that the layout describes.
+        """
+        if not self._is_as_found():
+            self._find()
+        return self._views if self._are_views else [flat(tensor) for tensor in self._tensors]
+
+    def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
+        """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
+        tensors = self.tensors() if tensors is None else tensors
+        if self._kinds != {(row.dtype, row.device)}:
+            tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
+        torch.cat(tensors, out=row)
+
+    def version(self) -> list[tuple[int, int]]:
+        """Changes whenever a tensor is changed in place, as torch counts it, or its memory is.
+
+        Costs nothing that grows with the size of the tensors.
+        """
+        return [(tensor._version, tensor.data_ptr()) for tensor in self._tensors]
+
+    def digest(self, dtype: torch.dtype) -> int:
+        """The XXH3-64 of the bytes that a row of this state has, without making the row."""
+        hasher = xxhash.xxh3_64()
+        for tensor in self.tensors():
+            for part in tensor.split(1 << 20):  # type: ignore[no-untyped-call]
+                numbers = part.to(device="cpu", dtype=dtype).contiguous()
+                hasher.update(numbers.numpy().view(np.uint8).data)
+        return hasher.intdigest()
+
+
+def _forms(tensors: list[torch.Tensor]) -> list[tuple[Any, ...]]:
+    return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]
