@@ -1,5 +1,6 @@
 """Small files: whole or absent, and never believed when a bit is wrong."""
 
+import errno
 import json
 import math
 import os
@@ -20,9 +21,14 @@ from losspath.files import (
     canonical_json,
     digest_of,
     load_archive,
+    move_aside,
+    new_aside,
     only_writer,
     read_document,
     save_archive,
+    sync_directory,
+    sync_file,
+    write_all,
     write_atomically,
     write_document,
 )
@@ -154,6 +160,134 @@ def test_wrapping_passes_the_packages_own_errors_and_all_others():
         assert caught.value is error
     with pytest.raises(LosspathError, match="cannot do: OSError"), wrap_os_errors("do"):
         raise OSError
+
+
+# --------------------------------------------------------------------------------------------------
+# What systems do differently
+
+
+@pytest.fixture
+def descriptor(tmp_path):
+    opened = os.open(tmp_path / "bytes", os.O_RDWR | os.O_CREAT)
+    yield opened
+    os.close(opened)
+
+
+def halved(write):
+    """A system call that takes half of what it is given."""
+
+    def short(fd, data, *offset):
+        return write(fd, bytes(data)[: (len(data) + 1) // 2], *offset)
+
+    return short
+
+
+DATA = bytes(range(256)) * 3 + b"end"
+
+
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("offset", [None, 0, 100])
+def test_all_bytes_are_written_however_few_at_once(
+    tmp_path, monkeypatch, descriptor, short, missing, offset
+):
+    if missing:
+        monkeypatch.delattr(os, "pwrite")
+    if short:
+        monkeypatch.setattr(os, "write", halved(os.write))
+        if not missing:
+            monkeypatch.setattr(os, "pwrite", halved(os.pwrite))
+    os.write(descriptor, b"")
+    write_all(descriptor, DATA, offset)
+    assert (tmp_path / "bytes").read_bytes() == bytes(offset or 0) + DATA
+    if offset is None:  # goes on where it ended
+        write_all(descriptor, memoryview(DATA))
+        assert (tmp_path / "bytes").read_bytes() == DATA + DATA
+
+
+def test_any_bytes_can_be_written(tmp_path, descriptor):
+    write_all(descriptor, np.arange(3.0), 0)
+    write_all(descriptor, np.empty((0, 3)))
+    write_all(descriptor, b"")
+    assert (tmp_path / "bytes").read_bytes() == np.arange(3.0).tobytes()
+
+
+@pytest.mark.parametrize(("name", "offset"), [("write", None), ("pwrite", 0)])
+def test_a_system_that_takes_no_more_is_a_full_disk(monkeypatch, descriptor, name, offset):
+    monkeypatch.setattr(os, name, lambda *arguments: 0)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_all(descriptor, b"data", offset)
+    assert error.value.errno == errno.ENOSPC
+
+
+def test_a_file_is_synced_with_or_without_fdatasync(monkeypatch, descriptor):
+    calls = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: calls.append(("fdatasync", fd)))
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(("fsync", fd)))
+    sync_file(descriptor)
+    monkeypatch.delattr(os, "fdatasync")
+    sync_file(descriptor)
+    assert calls == [("fdatasync", descriptor), ("fsync", descriptor)]
+
+
+@pytest.mark.parametrize("call", ["open", "fsync"])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP])
+def test_directories_that_cannot_be_synced_are_left_alone(tmp_path, monkeypatch, call, code):
+    real, refused = getattr(os, call), []
+
+    def refuse(what, *arguments, **options):
+        if Path(what if call == "open" else f"/proc/self/fd/{what}").is_dir():
+            refused.append(what)
+            raise OSError(code, os.strerror(code))
+        return real(what, *arguments, **options)
+
+    monkeypatch.setattr(os, call, refuse)
+    sync_directory(tmp_path)
+    write_document(tmp_path / "a.json", {"a": 1})
+    assert read_document(tmp_path / "a.json") == {"a": 1}
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_directory_that_fails_to_sync_is_an_error(tmp_path, monkeypatch, code):
+    def fail(fd):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        sync_directory(tmp_path)
+
+
+def test_what_makes_way_is_renamed_and_overwrites_nothing(tmp_path):
+    (tmp_path / "results").mkdir()
+    for content in ("one", "two"):
+        (tmp_path / "a").write_text(content)
+        moved = move_aside(tmp_path / "a", tmp_path)
+        assert moved.read_text() == content
+    (tmp_path / "results" / "b").write_text("three")
+    assert move_aside(tmp_path / "results" / "b", tmp_path) == tmp_path / "aside-2" / "b"
+    assert (tmp_path / "aside-1" / "a").read_text() == "one"
+    assert (tmp_path / "aside-2" / "a").read_text() == "two"
+    into = new_aside(tmp_path)
+    assert into == tmp_path / "aside-3"
+    (tmp_path / "c").write_text("four")
+    assert move_aside(tmp_path / "c", tmp_path, into) == into / "c"
+    (tmp_path / "c").write_text("five")
+    with pytest.raises(StoreError, match=r"cannot move .*aside-3/c: File exists"):
+        move_aside(tmp_path / "c", tmp_path, into)
+    assert ((into / "c").read_text(), (tmp_path / "c").read_text()) == ("four", "five")
+
+
+def test_what_cannot_be_renamed_stays(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("content")
+
+    def refuse(self, target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(StoreError, match=r"cannot move .*a aside.*cross-device"):
+        move_aside(tmp_path / "a", tmp_path)
+    assert (tmp_path / "a").read_text() == "content"
 
 
 # --------------------------------------------------------------------------------------------------

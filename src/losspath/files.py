@@ -6,6 +6,7 @@ content, so that a reader sees the old file, the new one, or a clear error. No p
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import filelock
 import numpy as np
@@ -21,6 +22,9 @@ import numpy.typing as npt
 import xxhash
 
 from losspath.errors import BusyError, DamagedError, StoreError, wrap_os_errors
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Array = npt.NDArray[Any]
 
@@ -58,13 +62,121 @@ def plain_json(value: object) -> object:
     return value
 
 
+# What systems answer that have no descriptors of directories, or do not sync them (Windows, some
+# network file systems). There a rename is as durable as the system makes it.
+_NO_DIRECTORY_SYNC = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.EINVAL,
+    errno.EBADF,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+}
+
+
 def sync_directory(directory: Path) -> None:
-    """Makes renames and new names in a directory survive a power failure."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    """Makes renames and new names in a directory survive a power failure, where that can be done.
+
+    Raises:
+        OSError: the disk failed, or the like; a system that cannot sync directories is no error.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+
+
+def sync_file(descriptor: int) -> None:
+    """Makes a file's bytes (and its length) survive a power failure."""
+    # macOS and Windows have no fdatasync.
+    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def write_all(descriptor: int, data: Buffer, offset: int | None = None) -> None:
+    """Writes all bytes, however few the system takes at once.
+
+    Args:
+        descriptor: of an open file.
+        data: the bytes, contiguous in memory.
+        offset: where in the file; None for where its position is.
+
+    Raises:
+        OSError: the system refuses, or takes no more bytes (`errno.ENOSPC`).
+    """
+    whole = memoryview(data)
+    left = whole.cast("B") if whole.nbytes else whole[:0]
+    if offset is not None and not hasattr(os, "pwrite"):  # Windows
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        offset = None
+    while left:
+        if offset is None:
+            count = os.write(descriptor, left)
+        else:
+            count = os.pwrite(descriptor, left, offset)
+            offset += count
+        if count <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left = left[count:]
+
+
+def new_aside(directory: Path) -> Path:
+    """Makes the next free directory ``aside-1``, ``aside-2``, … in `directory`.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    with wrap_os_errors(f"make room for what must make way in {directory}"):
+        number = _last_aside(directory) + 1
+        while True:
+            aside = directory / f"aside-{number}"
+            try:
+                aside.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            sync_directory(directory)
+            return aside
+
+
+def _last_aside(directory: Path) -> int:
+    numbers = (path.name.removeprefix("aside-") for path in directory.glob("aside-*"))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+
+def move_aside(path: Path, directory: Path, into: Path | None = None) -> Path:
+    """Renames a file that must make way into ``aside-<n>`` of `directory`; overwrites nothing.
+
+    Args:
+        path: the file, on the file system of `directory`.
+        directory: such as a run's.
+        into: a directory that `new_aside` made, for files that belong together; None for the last
+            one that has no file of this name, or a new one.
+
+    Returns:
+        Where the file is now.
+
+    Raises:
+        StoreError: it cannot be renamed; then it is where it was.
+    """
+    if into is None:
+        last = directory / f"aside-{_last_aside(directory)}"
+        free = last.is_dir() and not os.path.lexists(last / path.name)
+        into = last if free else new_aside(directory)
+    target = into / path.name
+    with wrap_os_errors(f"move {path} aside to {target}"):
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        path.rename(target)
+        sync_directory(into)
+        sync_directory(path.parent)
+    return target
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -1,4 +1,6 @@
+import errno
 import math
+import os
 import subprocess
 import sys
 
@@ -197,3 +199,49 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
         Journal(tmp_path / "directory", KEY)
     with pytest.raises(StoreError, match="cannot read"):
         is_readable(tmp_path / "missing")
+
+
+def test_writes_that_take_half_are_gone_on_with(tmp_path, written, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[: len(data) // 2 or 1]))
+    with Journal(tmp_path / "journal", KEY) as journal:
+        for number, evaluation in POINTS.items():
+            journal.add(number, evaluation)
+    assert (tmp_path / "journal").read_bytes() == written
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("written_bytes", [0, 1, 30])
+def test_a_line_that_could_not_be_written_spoils_no_other(
+    tmp_path, monkeypatch, failure, written_bytes
+):
+    path = tmp_path / "journal"
+    write = os.write
+
+    def fail(fd, data):
+        write(fd, bytes(data)[:written_bytes])
+        raise failure
+
+    with Journal(path, KEY) as journal:
+        journal.add(0, POINTS[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", fail)
+            expected = StoreError if isinstance(failure, OSError) else KeyboardInterrupt
+            with pytest.raises(expected):
+                journal.add(7, POINTS[7])
+        assert 7 not in journal.done
+        journal.add(3, POINTS[3])
+    with Journal(path, KEY) as journal:
+        assert list(journal.done) == [0, 3]
+        assert_subset(journal.done)
+
+
+def test_points_are_synced_by_time(tmp_path, monkeypatch):
+    synced, clock = [], [100.0]
+    monkeypatch.setattr("losspath.evaluation.journal.sync_file", synced.append)
+    monkeypatch.setattr("losspath.evaluation.journal.time.monotonic", lambda: clock[0])
+    with Journal(tmp_path / "journal", KEY) as journal:
+        for number in range(9):
+            clock[0] += 1.0
+            journal.add(number, POINTS[0])
+    assert len(synced) == 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
@@ -17,9 +19,12 @@ from losspath.errors import DamagedError, StoreError, wrap_os_errors
 from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.objective import Evaluation, Objective
-from losspath.files import acquire_lock, digest_of
+from losspath.files import acquire_lock, digest_of, sync_file, write_all
 
 Progress = Callable[[int, int], None]
+
+# A power failure costs at most about so many seconds of work; a kill costs what was under way.
+_SYNC_SECONDS = 2.0
 
 
 class Journal:
@@ -47,6 +52,8 @@ class Journal:
         self.path = path
         self.done: dict[int, Evaluation] = {}
         self.choices: dict[str, Choice] = {}
+        self._end = 0
+        self._synced = time.monotonic()
         self._lock = acquire_lock(path.with_name(path.name + ".lock"), str(path))
         try:
             with wrap_os_errors(f"write {path}"):
@@ -80,14 +87,22 @@ class Journal:
                 self.choices[one] = Choice(**other)
             else:
                 self.done[int(what)] = Evaluation(one, other)
-        if len(whole) < len(raw):
-            self._file.truncate(len(whole))
+        self._end = len(whole)  # `_append` cuts off what is beyond it
         if not lines:
             self._append(["key", key])
 
     def _append(self, values: list[object]) -> None:
+        line = _line(values)
+        descriptor = self._file.fileno()
         with wrap_os_errors(f"write {self.path}"):
-            self._file.write(_line(values))
+            # A line whose writing failed half-way, or was interrupted, is not gone on from.
+            if os.fstat(descriptor).st_size != self._end:
+                self._file.truncate(self._end)
+            write_all(descriptor, line)
+            self._end += len(line)
+            if time.monotonic() - self._synced > _SYNC_SECONDS:
+                sync_file(descriptor)
+                self._synced = time.monotonic()
 
     def add(self, number: int, evaluation: Evaluation) -> None:
         """Keeps one evaluation."""
