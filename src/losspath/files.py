@@ -11,6 +11,7 @@ import json
 import math
 import os
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -260,7 +261,8 @@ def load_archive(path: Path, kind: str, version: int) -> tuple[dict[str, Array],
     """Loads what `save_archive` wrote: the arrays and the provenance.
 
     Raises:
-        StoreError: the file is missing, of another kind, or of another version.
+        StoreError: the file is missing, of another kind or version, or cannot be read now (such
+            as with too many files open, or too little memory).
         DamagedError: its bytes are not what was written.
     """
     with wrap_os_errors(f"read {path}"):
@@ -271,6 +273,11 @@ def load_archive(path: Path, kind: str, version: int) -> tuple[dict[str, Array],
             raise StoreError(f"there is no file {path}") from None
         except OSError:
             raise
+        except MemoryError as cause:
+            # A wrong length in a header asks for too much memory; a sum over the bytes tells.
+            if _is_whole_zip(path):
+                raise StoreError(f"cannot read {path}: there is not enough memory now") from cause
+            raise DamagedError(f"{path} is damaged: its bytes do not match their sums") from cause
         except Exception as cause:  # a damaged archive can fail in any of its parsers
             raise DamagedError(f"{path} is damaged, or is not a {kind} that was saved") from cause
     found = members.pop("digest", None)
@@ -287,6 +294,16 @@ def load_archive(path: Path, kind: str, version: int) -> tuple[dict[str, Array],
             "version of losspath reads; compute it again or use the version that wrote it"
         )
     return members, json.loads(str(members.pop("provenance")))
+
+
+def _is_whole_zip(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None  # a megabyte at a time
+    except OSError:
+        raise
+    except Exception:
+        return False
 
 
 @contextmanager

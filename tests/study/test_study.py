@@ -1,6 +1,7 @@
 """The study on a small scale: made once, stopped anywhere, and held against a false claim."""
 
 import dataclasses
+import errno
 import itertools
 import json
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from losspath import StepSizes, Surface
-from losspath.errors import ArgumentError, RunError
+from losspath.analysis import interpolation
+from losspath.errors import ArgumentError, RunError, StoreError
+from losspath.files import load_archive, save_archive
 from losspath.reference.datasets import load_dataset
 from losspath.study import run as study
 from losspath.study import techniques
@@ -184,6 +187,31 @@ def test_a_damaged_result_is_made_again(whole, tmp_path):
     file.write_bytes(good[:-30])
     study.run_study(TINY, tmp_path, only=["layers"])
     assert file.read_bytes() == good
+    assert (tmp_path / "aside-1" / file.name).read_bytes() == good[:-30]
+
+
+def test_a_result_that_cannot_be_read_now_is_not_made_again(tmp_path, monkeypatch):
+    study.run_study(TINY, tmp_path, only=["layers"])
+    file = min((tmp_path / "results").rglob("line-*.npz"))
+    good = file.read_bytes()
+    arrays, provenance = load_archive(file, "interpolation", interpolation.FORMAT_VERSION)
+    version = interpolation.FORMAT_VERSION + 1
+    save_archive(file, "interpolation", version, arrays, provenance)
+    other = file.read_bytes()
+    with pytest.raises(StoreError, match="another version"):
+        study.run_study(TINY, tmp_path, only=["layers"])
+    assert file.read_bytes() == other
+    file.write_bytes(good)
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", refuse)
+        with pytest.raises(StoreError, match="Too many open files"):
+            study.run_study(TINY, tmp_path, only=["layers"])
+    assert file.read_bytes() == good
+    assert not list(tmp_path.glob("aside-*"))
 
 
 def test_progress_covers_the_whole_and_never_goes_back(tmp_path):

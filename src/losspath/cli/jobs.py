@@ -42,6 +42,8 @@ from losspath.surface import (
     surface_key,
 )
 
+STATES_VERSION = 1
+
 
 def make_methods(name: str, options: dict[str, Any]) -> list[Method]:
     """The methods that a name and the options given on the command line stand for.
@@ -176,14 +178,13 @@ def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
     key = digest_of(run.path.digest, plane.path, objective.fingerprint(probes_of(run.path)))
     file = run.results / f"states-{key[:12]}.npz"
     if file.exists():
-        arrays, provenance = load_archive(file, "state losses", 1)
+        arrays, provenance = load_archive(file, "state losses", STATES_VERSION)
         if provenance["key"] == key:
             return StateLosses(arrays["index"], arrays["loss"])
     with busy("losses of states on the path"):
         states = evaluate_states(run.path, objective, spread_states(plane.path, 25))
-    save_archive(
-        file, "state losses", 1, {"index": states.index, "loss": states.loss}, {"key": key}
-    )
+    arrays = {"index": states.index, "loss": states.loss}
+    save_archive(file, "state losses", STATES_VERSION, arrays, {"key": key})
     return states
 
 

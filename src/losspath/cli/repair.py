@@ -1,69 +1,82 @@
-"""The command that repairs a run."""
+"""The commands that repair a run and bring it to the store's newest format."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from losspath.cli.console import say
+from losspath.cli.results import damage_of
 from losspath.cli.runs import RESULTS
-from losspath.errors import DamagedError, LosspathError, wrap_os_errors
-from losspath.evaluation.journal import is_readable
-from losspath.files import load_archive, read_document
+from losspath.errors import BusyError, DamagedError, StoreError
+from losspath.evaluation.journal import sound_part
+from losspath.files import move_aside, only_writer, read_document, write_atomically
 from losspath.recording.repair import repair_trajectory
-from losspath.reference.checkpoints import damaged_checkpoints
+from losspath.reference.checkpoints import checkpoint_files, is_intact
 from losspath.reference.training import HISTORY
-
-_KINDS = {
-    "surface": "surface",
-    "plane": "plane",
-    "interpolation": "interpolation",
-    "steps": "step sizes",
-    "states": "state losses",
-}
 
 
 def repair_run(directory: Path) -> None:
-    """Cuts the trajectory back to its last good state and removes other damaged files."""
+    """Repairs the trajectory, and moves other damaged files aside; deletes nothing."""
     lines = repair_trajectory(directory)
-    for file in damaged_checkpoints(directory):
-        _remove(file)
-        lines.append(f"removed the damaged {file.name}; training goes on from an earlier state")
-    if _is_damaged_document(directory / HISTORY):
-        _remove(directory / HISTORY)
-        lines.append(f"removed the damaged {HISTORY}; `losspath train` writes it again")
-    for file in sorted((directory / RESULTS).glob("*")):
-        if _is_damaged_result(file):
-            _remove(file)
-            lines.append(f"removed the damaged {RESULTS}/{file.name}; it can be computed again")
+    lines += _repair_training(directory)
+    lines += _repair_results(directory)
     for line in lines:
         say(f"{directory}: {line}")
     if not lines:
         say(f"{directory}: nothing to repair")
 
 
-def _remove(file: Path) -> None:
-    with wrap_os_errors(f"remove {file}"):
-        file.unlink(missing_ok=True)
+def _repair_training(directory: Path) -> Iterator[str]:
+    for file in checkpoint_files(directory):
+        yield from _make_way(file, directory, "training goes on from an earlier state")
+    if (directory / HISTORY).exists():
+        yield from _make_way(directory / HISTORY, directory, "`losspath train` writes it again")
 
 
-def _is_damaged_document(file: Path) -> bool:
-    if not file.exists():
-        return False
+def _repair_results(directory: Path) -> Iterator[str]:
+    for file in sorted((directory / RESULTS).glob("*")):
+        yield from _make_way(file, directory, "it can be computed again")
+
+
+def _make_way(file: Path, directory: Path, then: str) -> Iterator[str]:
+    """Moves a file aside if it is damaged, and says so; one that cannot be read now is left."""
+    name = file.relative_to(directory)
+    problem = _damage(file)
+    if isinstance(problem, DamagedError):
+        if file.suffix == ".points":
+            yield from _cut_journal(file, directory)
+        else:
+            moved = move_aside(file, directory).relative_to(directory)
+            yield f"moved the damaged {name} to {moved}; {then}"
+    elif problem is not None:
+        yield f"left {name} alone: {problem}"
+
+
+def _damage(file: Path) -> StoreError | None:
     try:
-        read_document(file)
-    except DamagedError:
-        return True
-    return False
+        if file.suffix == ".safetensors" and not is_intact(file):
+            return DamagedError(f"{file} is damaged")
+        if file.name == HISTORY:
+            read_document(file)
+    except StoreError as error:
+        return error
+    return damage_of(file)
 
 
-def _is_damaged_result(file: Path) -> bool:
-    kind = _KINDS.get(file.name.partition("-")[0])
-    if file.suffix == ".points":
-        return not is_readable(file)
-    if kind is None or file.suffix != ".npz":
-        return False
+def _cut_journal(file: Path, directory: Path) -> Iterator[str]:
+    """Keeps a journal's lines before the damaged one; all of it as it was goes aside."""
+    name = file.relative_to(directory)
     try:
-        load_archive(file, kind, 1)
-    except LosspathError:
-        return True
-    return False
+        with only_writer(file.with_name(file.name + ".lock"), str(file)):
+            sound = sound_part(file)
+            if sound is None:
+                return
+            moved = move_aside(file, directory).relative_to(directory)
+            if sound:
+                write_atomically(file, lambda opened: opened.write(sound))
+    except BusyError as error:
+        yield f"left {name} alone: {error}"
+        return
+    points = max(sound.count(b"\n") - 1, 0)
+    yield f"moved the damaged {name} to {moved}; {points:,} points before the damage are kept"

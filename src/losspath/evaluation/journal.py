@@ -18,7 +18,8 @@ import xxhash
 from losspath.errors import DamagedError, StoreError, wrap_os_errors
 from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
-from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.quantities import Evaluation
 from losspath.files import acquire_lock, digest_of, sync_file, write_all
 
 Progress = Callable[[int, int], None]
@@ -178,11 +179,24 @@ def _parse(path: Path, line: bytes) -> list[Any]:
 
 def is_readable(path: Path) -> bool:
     """Whether every whole line of a journal is what was written."""
+    return sound_part(path) is None
+
+
+def sound_part(path: Path) -> bytes | None:
+    """The lines before the first one that is not what was written; None where all are.
+
+    What comes after such a line is not taken: the line may have been a choice of how to evaluate.
+
+    Raises:
+        StoreError: the file cannot be read now.
+    """
     with wrap_os_errors(f"read {path}"):
         raw = path.read_bytes()
-    try:
-        for line in raw[: raw.rfind(b"\n") + 1].splitlines():
+    sound = 0
+    for line in raw[: raw.rfind(b"\n") + 1].splitlines(keepends=True):
+        try:
             _parse(path, line)
-    except DamagedError:
-        return False
-    return True
+        except DamagedError:
+            return raw[:sound]
+        sound += len(line)
+    return None

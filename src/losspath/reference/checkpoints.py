@@ -66,7 +66,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     raw = safetensors.torch.save(copies, metadata={"json": json.dumps(rest)})
     name = f"checkpoint-{checkpoint.step:09d}-{xxhash.xxh3_64_hexdigest(raw)}.safetensors"
     write_atomically(directory / name, lambda file: file.write(raw))
-    for old in _files(directory)[:-_KEPT]:
+    for old in checkpoint_files(directory)[:-_KEPT]:
         old.unlink(missing_ok=True)
 
 
@@ -76,16 +76,12 @@ def load_latest_checkpoint(directory: Path, at_most: int) -> Checkpoint | None:
     Raises:
         DamagedError: its bytes are not those that were written.
     """
-    usable = [path for path in _files(directory) if _step(path) <= at_most]
+    usable = [path for path in checkpoint_files(directory) if _step(path) <= at_most]
     return _load(usable[-1]) if usable else None
 
 
-def damaged_checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints whose bytes are not those that were written."""
-    return [path for path in _files(directory) if not _is_intact(path)]
-
-
-def _files(directory: Path) -> list[Path]:
+def checkpoint_files(directory: Path) -> list[Path]:
+    """The checkpoints that are there, the oldest first."""
     return sorted(directory.glob("checkpoint-*.safetensors"))
 
 
@@ -96,17 +92,22 @@ def _step(path: Path) -> int:
         raise DamagedError(f"{path} has a name that is not a checkpoint's; remove it") from None
 
 
-def _is_intact(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
+    """Whether a checkpoint's bytes are those that were written.
+
+    Raises:
+        StoreError: it cannot be read now.
+    """
     with wrap_os_errors(f"read {path}"):
         raw = path.read_bytes()
     return path.stem.rpartition("-")[2] == xxhash.xxh3_64_hexdigest(raw)
 
 
 def _load(path: Path) -> Checkpoint:
-    if not _is_intact(path):
+    if not is_intact(path):
         raise DamagedError(
-            f"{path} is damaged; `losspath repair {path.parent}` removes it, and training goes on "
-            "from an earlier one"
+            f"{path} is damaged; `losspath repair {path.parent}` moves it aside, and training goes "
+            "on from an earlier one"
         )
     raw = path.read_bytes()
     with safetensors.safe_open(path, framework="pt") as file:

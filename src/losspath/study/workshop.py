@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losspath.errors import DamagedError, RunError, StoreError
-from losspath.files import read_document, write_document
+from losspath.errors import DamagedError, RunError
+from losspath.files import move_aside, read_document, write_document
 from losspath.recording import store
 from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import Dataset, load_dataset
@@ -201,14 +201,18 @@ class Workshop:
         return missing
 
     def has(self, result: Result) -> bool:
-        """Whether a result was made; one that is damaged is removed."""
+        """Whether a result was made; one that is surely damaged makes way, renamed aside.
+
+        Raises:
+            StoreError: it is there and cannot be read now, or by this version.
+        """
         file = self.file_of(result)
         if not file.exists():
             return False
         try:
             result.load(file)
-        except (StoreError, DamagedError):
-            file.unlink()
+        except DamagedError:
+            move_aside(file, self.directory)
             return False
         return True
 
