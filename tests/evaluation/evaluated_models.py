@@ -151,6 +151,8 @@ def flat(model):
 def loaded(model, vector):
     """A copy of the model with a vector of parameters, in evaluation mode."""
     model = copy.deepcopy(model)
+    if is_half(model):  # evaluated in single precision
+        model = model.float()
     offset = 0
     with torch.no_grad():
         for parameter in model.parameters():
@@ -162,10 +164,15 @@ def loaded(model, vector):
     return model.eval()
 
 
+def is_half(model):
+    return any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+
+
 def plain_loop(case, vector):
     """Loss and accuracy over all data at once."""
+    inputs = case.inputs.float() if is_half(case.model) else case.inputs
     with torch.no_grad():
-        outputs = loaded(case.model, vector)(case.inputs)
+        outputs = loaded(case.model, vector)(inputs)
         loss = float(case.loss_fn(outputs, case.targets))
     right = [int(row.argmax()) == int(target) for row, target in zip(outputs, case.targets)]  # noqa: B905
     return loss, sum(right) / len(right)

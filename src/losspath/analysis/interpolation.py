@@ -16,7 +16,8 @@ import losspath
 from losspath.errors import ArgumentError
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Progress, open_checkpoint
-from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.points import Affine
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.trajectory import StateSequence, as_path

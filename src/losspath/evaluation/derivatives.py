@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +11,11 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from losspath.errors import ModelError
+from losspath.errors import LosspathError, ModelError, ObjectiveError, UnsupportedError
+from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.undisturbed import undisturbed
-from losspath.parameters import unflatten
+from losspath.evaluation.replica import Sides
+from losspath.parameters import named_parameters
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,18 +27,23 @@ _PRODUCTS = 300
 class Derivatives:
     """Derivatives of the mean loss over an objective's data, at one parameter vector.
 
-    In evaluation mode, over all samples, batch by batch: memory is bounded by a batch. The model is
-    afterwards as it was.
+    In evaluation mode, over all samples, batch by batch: memory is bounded by a batch. With respect
+    to the objective's parameters alone: frozen ones have no share in them. The model is afterwards
+    as it was.
 
     Args:
         objective: the loss.
         parameters: (P,) where to differentiate.
+        sides: side tensors (buffers, frozen parameters) there; None for the objective's.
 
     Raises:
         ModelError: the vector has another length than the model has parameters.
+        UnsupportedError: the model's gradient cannot be told, as of weights tied by a stored view.
     """
 
-    def __init__(self, objective: Objective, parameters: npt.ArrayLike) -> None:
+    def __init__(
+        self, objective: Objective, parameters: npt.ArrayLike, sides: Sides | None = None
+    ) -> None:
         vector = np.array(parameters, np.float64)
         if vector.shape != (objective.parameter_count,):
             raise ModelError(
@@ -46,36 +51,38 @@ class Derivatives:
                 f"{vector.shape}"
             )
         self._objective = objective
-        kinds = {entry.dtype for entry in objective.layout.parameters}
-        wide = bool(kinds & {"float64", "complex128"})
-        self._vector = torch.from_numpy(vector).to(
-            objective.device, torch.float64 if wide else torch.float32
-        )
+        self._evaluator = Evaluator(objective)
+        if (name := self._evaluator.replica.stored_view()) is not None:
+            raise UnsupportedError(
+                f"{name} is a stored view of a parameter, whose share in the gradient cannot be "
+                "told; make the view in forward()"
+            )
+        self._vector = torch.from_numpy(vector)
+        self._sides = sides
 
     def gradient(self) -> tuple[float, Floats]:
         """The loss, and its gradient (P,)."""
         loss, weight = 0.0, 0.0
-        gradient = torch.zeros_like(self._vector, dtype=torch.float64)
-        with self._passes() as passes:
-            for total, share, point in passes:
+        gradient = torch.zeros(len(self._vector), dtype=torch.float64)
+        with self._totals() as totals:
+            for total, share in totals:
                 loss, weight = loss + float(total.detach()), weight + share
-                gradient += torch.autograd.grad(total, point, retain_graph=True)[0]
-        return loss / weight, (gradient / weight).cpu().numpy()
+                gradient += self._flat(self._differentiated(total)).cpu()
+        return loss / weight, (gradient / weight).numpy()
 
     def hessian_product(self, direction: npt.ArrayLike) -> Floats:
         """The Hessian times a vector (P,), by differentiating twice (B. Pearlmutter, 1994)."""
         weight = 0.0
-        product = torch.zeros_like(self._vector, dtype=torch.float64)
-        along = torch.from_numpy(np.array(direction, np.float64)).to(self._vector)
-        with self._passes() as passes:
-            for total, share, point in passes:
+        product = torch.zeros(len(self._vector), dtype=torch.float64)
+        along = torch.from_numpy(np.array(direction, np.float64)).to(self._objective.device)
+        with self._totals() as totals:
+            for total, share in totals:
                 weight += share
-                (gradient,) = torch.autograd.grad(total, point, create_graph=True)
+                gradient = self._flat(self._differentiated(total, create_graph=True))
                 if gradient.requires_grad:  # a loss that is linear has no second derivative
-                    product += torch.autograd.grad(
-                        gradient, point, along, retain_graph=True, materialize_grads=True
-                    )[0]
-        return (product / weight).cpu().numpy()
+                    slope = torch.dot(gradient, along.to(gradient.dtype))
+                    product += self._flat(self._differentiated(slope)).detach().cpu()
+        return (product / weight).numpy()
 
     def sharpness(self, *, tolerance: float = 0.01, seed: int = 0) -> float:
         """The largest eigenvalue of the Hessian, by Lanczos iteration (ARPACK).
@@ -119,25 +126,86 @@ class Derivatives:
         return self.hessian_product(vector.reshape(-1))
 
     @contextmanager
-    def _passes(self) -> Iterator[Iterator[tuple[torch.Tensor, float, torch.Tensor]]]:
-        with undisturbed(self._objective.model), _twice_differentiable(), torch.enable_grad():
-            yield self._totals()
+    def _totals(self) -> Iterator[Iterator[tuple[torch.Tensor, float]]]:
+        """For each batch: the sum of its losses, with torch's graph, and their weight."""
+        with self._evaluator.lent(), _twice_differentiable(), torch.enable_grad(), _explained():
+            self._evaluator.write(self._vector, self._sides)
+            replica = self._evaluator.replica
+            # A loss that reads the caller's model reads parameters of its own, with the same
+            # numbers: the derivative is by both.
+            named = dict(named_parameters(self._objective.model))
+            owners = [named[entry.name] for entry in self._objective.layout.parameters]
+            self._points = [replica.parameters, owners] if replica.is_private else [owners]
+            flags = [(p, p.requires_grad) for points in self._points for p in points]
+            sparse = [m for m in replica.model.modules() if getattr(m, "sparse", False) is True]
+            try:
+                for parameter, _ in flags:
+                    parameter.requires_grad_()
+                for module in sparse:  # sparse gradients cannot be differentiated again
+                    module.sparse = False  # type: ignore[assignment]
+                yield self._each_total()
+            finally:
+                for parameter, flag in flags:
+                    parameter.requires_grad_(flag)
+                for module in sparse:
+                    module.sparse = True  # type: ignore[assignment]
 
-    def _totals(self) -> Iterator[tuple[torch.Tensor, float, torch.Tensor]]:
-        """For each batch: the sum of its losses, their weight, and the leaf they depend on.
+    def _each_total(self) -> Iterator[tuple[torch.Tensor, float]]:
+        model = self._evaluator.replica.model
+        for batch in self._objective.batches():
+            try:
+                total, weight = self._objective.loss_with_graph(model, batch)
+                if not isinstance(total, torch.Tensor):
+                    raise ObjectiveError(
+                        f"expected a loss that torch can differentiate, a tensor, got a "
+                        f"{type(total).__name__}; return it without .item() or float()"
+                    )
+                yield total, weight
+            finally:
+                self._evaluator.replica.restore()
 
-        Parameters of another dtype than the leaf are made of it once, so that batches share a part
-        of their graphs, which has to be retained.
-        """
-        point = self._vector.clone().requires_grad_()
-        parameters = unflatten(point, self._objective.layout)
-        for outputs, targets in self._objective.passes(parameters):
-            result: Any = self._objective.result(outputs, targets)
-            if isinstance(result, (tuple, list)):
-                total, weight = result
-            else:
-                total, weight = result * len(targets), len(targets)
-            yield total, float(weight), point
+    def _differentiated(
+        self, total: torch.Tensor, create_graph: bool = False
+    ) -> list[torch.Tensor]:
+        """Derivatives by each parameter, summed over the sets of parameters that hold it."""
+        if not total.requires_grad:
+            return [torch.zeros_like(parameter) for parameter in self._points[0]]
+        leaves = [parameter for points in self._points for parameter in points]
+        found = torch.autograd.grad(
+            total,
+            leaves,
+            create_graph=create_graph,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        dense = [each.to_dense() if each.is_sparse else each for each in found]
+        count = len(self._points[0])
+        first = dense[:count]
+        for start in range(count, len(dense), count):
+            first = [a + b for a, b in zip(first, dense[start : start + count], strict=True)]
+        return first
+
+    def _flat(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        parts = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+        return torch.cat([part.reshape(-1).double() for part in parts])
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Says of torch's own errors what they mean here."""
+    try:
+        yield
+    except LosspathError:
+        raise
+    except RuntimeError as cause:
+        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        if "not implemented" in reason or "derivative" in reason:
+            raise UnsupportedError(
+                f"the loss cannot be differentiated as far as this needs, gradients of gradients "
+                f"included: {reason}; leave that layer out, or measure without dynamics"
+            ) from cause
+        raise
 
 
 @contextmanager

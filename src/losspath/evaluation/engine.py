@@ -12,25 +12,27 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from losspath.errors import LosspathWarning, UnsupportedError
+from losspath.errors import LosspathError, LosspathWarning, UnsupportedError
 from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
+from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.group import Group
 from losspath.evaluation.lanes import Lanes
-from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.objective import Objective
 from losspath.evaluation.plan import Plan, make_plan
 from losspath.evaluation.points import Affine, Points, Rows
+from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.replica import Replica, Sides
 from losspath.evaluation.rewrites import rewrite
 from losspath.evaluation.tally import Tally
 from losspath.evaluation.tape import Tape, record
-from losspath.evaluation.undisturbed import undisturbed
 from losspath.files import digest_of
 
 # Points × samples × parameters below which a plain loop is done before anything is measured.
@@ -38,7 +40,8 @@ _SMALL = 1e9
 # Largest relative difference from the plain loop that is rounding.
 _ROUNDING = 1e-5
 _CHECKED_POINTS = 3
-_CHECKED_SAMPLES = 200
+_CHECKED_GROUP = 8  # points that later batches are checked on
+_CHECKED_BATCHES = 3
 
 _GROUP_BYTES = 128 << 20  # of parameters, of the points that are evaluated together
 # Fewer points share too little, more keep results waiting.
@@ -93,8 +96,10 @@ class Engine:
         self._remember = remember or choices.remembered
         self._keep = keep or (lambda key, choice: None)
         self._keys: dict[_Kind, str] = {}
-        self.notes: list[str] = []
+        self.notes: list[str] = list(objective.notes)
+        self._evaluator = Evaluator(objective)
         self._lanes = Lanes()
+        self._compared = False
         self._tapes: dict[int, Tape] = {}
         self._plans: dict[tuple[int, frozenset[str], bool], Plan] = {}
         self._ways: dict[_Kind, Choice | None] = {}
@@ -112,6 +117,7 @@ class Engine:
         total: int | None = None,
         done: Collection[int] = (),
         measure: bool = True,
+        sides: Sequence[Sides | None] | None = None,
     ) -> Iterator[list[tuple[int, Evaluation]]]:
         """Evaluates points, at most `group_size` of them.
 
@@ -123,17 +129,20 @@ class Engine:
                 makes results the same whatever was done before.
             measure: whether to measure what is quickest, or take what is good for most networks,
                 as for few points or points that someone waits for.
+            sides: side tensors of each point, where points differ in them; such points are
+                evaluated one by one.
 
         Yields:
             Numbers of points and their evaluations, as many as are finished together.
         """
         kind = _Kind(isinstance(points, Affine), points.changing(self.objective.layout), measure)
-        choice = self._way(points, kind, max(total or 0, len(points)))
+        choice = None
+        if sides is None:
+            choice = self._way(points, kind, max(total or 0, len(points)))
+        else:
+            self._note(["the plain loop, as every point has buffers of its own"])
         if choice is None:
-            for number in range(len(points)):
-                if number not in done:
-                    (vector,) = points.part(number, number + 1).vectors()
-                    yield [(number, self.objective(vector))]
+            yield from self._one_by_one(points, range(len(points)), done, sides)
             return
         size = -(-len(points) // -(-len(points) // choice.points))  # even parts
         for start in range(0, len(points), size):
@@ -141,19 +150,67 @@ class Engine:
             numbers = range(start, start + len(part))
             if all(number in done for number in numbers):
                 continue
-            with undisturbed(self.objective.model):
+            found = None if choice is None else self._together(part, kind, choice)
+            if found is None:
+                choice = None
+                yield from self._one_by_one(points, numbers, done)
+                continue
+            choice, evaluations = found
+            pairs = zip(numbers, evaluations, strict=True)
+            yield [(number, each) for number, each in pairs if number not in done]
+
+    def _one_by_one(
+        self,
+        points: Points,
+        numbers: range,
+        done: Collection[int],
+        sides: Sequence[Sides | None] | None = None,
+    ) -> Iterator[list[tuple[int, Evaluation]]]:
+        """The plain loop."""
+        for number in numbers:
+            if number not in done:
+                (vector,) = points.part(number, number + 1).vectors()
+                own = None if sides is None else sides[number]
+                yield [(number, self._evaluator.evaluate(vector, sides=own))]
+
+    def _together(
+        self, part: Points, kind: _Kind, choice: Choice
+    ) -> tuple[Choice, list[Evaluation]] | None:
+        """Evaluates a group; None where that fails or is wrong, and the plain loop has to do."""
+        try:
+            with self._evaluator.lent():
                 used, evaluations = self._run_in_memory(part, choice)
+            problem = self._compare(part, evaluations)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # the plain loop tells what is wrong, if it is the model
+            problem = str(error) if isinstance(error, LosspathError) else repr(error)
+        if problem is None:
             if used != choice:  # what memory was too small for is not tried again
-                choice = self._ways[kind] = used
+                self._ways[kind] = used
                 self._keep_choice(kind, used)
-            found = zip(numbers, evaluations, strict=True)
-            yield [(number, each) for number, each in found if number not in done]
+            return used, evaluations
+        self._ways[kind] = None
+        self._keep_choice(kind, replace(choice, plain=True))
+        self._note([f"the plain loop from here on, as the fast one failed: {problem}"])
+        return None
+
+    def _compare(self, part: Points, evaluations: list[Evaluation]) -> str | None:
+        """Holds one point of the first group against the plain loop over all data."""
+        finite = [n for n, each in enumerate(evaluations) if np.isfinite(each.loss)]
+        if self._compared or not finite:
+            return None
+        number = finite[len(finite) // 2]
+        (vector,) = part.part(number, number + 1).vectors()
+        problem = _difference(self._evaluator.evaluate(vector), evaluations[number])
+        self._compared = problem is None
+        return problem
 
     def _run_in_memory(self, part: Points, choice: Choice) -> tuple[Choice, list[Evaluation]]:
         """Evaluates a group with less at a time where the device has not the memory."""
         while True:
             try:
-                return choice, self._run(part, choice, len(self.objective))
+                return choice, self._run(part, choice, range(len(self.objective)))
             except torch.cuda.OutOfMemoryError:
                 if choice.stack * choice.batch_size == 1:
                     raise
@@ -170,11 +227,29 @@ class Engine:
             work = total * len(self.objective) * self.objective.parameter_count
             if work < _SMALL:
                 return None
+            if (reason := self._only_plain()) is not None:
+                self._ways[kind] = None
+                return self._refused(kind, reason)
             try:
                 self._ways[kind] = self._choose(points, kind, total)
             except _NothingToCompareError as reason:  # the next points may be better
                 return self._refused(kind, f"as {reason}")
         return self._ways[kind]
+
+    def _only_plain(self) -> str | None:
+        """Why points can be evaluated one by one alone."""
+        objective, replica = self.objective, self._evaluator.replica
+        if not objective.takes_one_tensor:
+            return "for batches and several inputs"
+        if objective.needs_gradients:
+            return "as the model or the loss takes gradients"
+        if objective.buffers == "recalibrated":
+            return "as running statistics are estimated anew at every point"
+        if replica.merges:
+            return "as the model merges or caches parameters in evaluation mode"
+        if not replica.is_private:
+            return "as the model cannot be copied"
+        return None
 
     def _keep_choice(self, kind: _Kind, choice: Choice) -> None:
         if kind in self._keys:
@@ -186,7 +261,7 @@ class Engine:
             # Sums of half precision round by more than could be told from a mistake.
             return self._refused(kind, f"for {', '.join(sorted(dtypes))} parameters")
         try:
-            with undisturbed(self.objective.model):
+            with self._evaluator.lent():
                 plan = self._plan(min(64, len(self.objective)), kind.changing, True)
                 if kind.measured:
                     key = self._keys[kind] = self._key(kind, plan)
@@ -288,7 +363,7 @@ class Engine:
 
     def _seconds(self, points: Points, choice: Choice) -> float:
         counts, took = sorted({min(len(points), count) for count in _TRIAL_POINTS}), []
-        samples = min(len(self.objective), _TRIAL_BATCHES * choice.lanes * choice.batch_size)
+        samples = range(min(len(self.objective), _TRIAL_BATCHES * choice.lanes * choice.batch_size))
         self._run(points.part(0, 1), choice, samples)  # warm
         for count in counts:
             times: list[float] = []
@@ -306,7 +381,7 @@ class Engine:
         samples = min(len(self.objective), _TRIAL_BATCHES * self.objective.batch_size)
         (vector,) = points.part(0, 1).vectors()
         began = time.perf_counter()
-        self.objective.evaluate_first(vector, samples)
+        self._evaluator.evaluate(vector, samples)
         _finish(self.objective.device)
         return (time.perf_counter() - began) * len(self.objective) / samples
 
@@ -322,33 +397,48 @@ class Engine:
 
     def _check(self, points: Points, choice: Choice) -> str | None:
         """What differs from the plain loop on a few points and samples; None if nothing does."""
-        # A last batch as short as that of all samples will be: its outputs may have another form.
-        rest = len(self.objective) % choice.batch_size or choice.batch_size
-        whole = -(-max(_CHECKED_SAMPLES - rest, 1) // choice.batch_size) * choice.batch_size
-        samples = min(len(self.objective), whole + rest)
-        fast = self._run(points, choice, samples)
-        vectors = points.vectors()
-        order = np.argsort([not np.isfinite(evaluation.loss) for evaluation in fast], kind="stable")
-        compared = 0
-        for number in order[:: max(1, len(order) // _CHECKED_POINTS)].tolist():
-            plain, found = self.objective.evaluate_first(vectors[number], samples), fast[number]
-            if np.isfinite(plain.loss) != np.isfinite(found.loss):
-                return f"{found.loss:.8g} against {plain.loss:.8g}"
-            if abs(found.loss - plain.loss) > _ROUNDING * max(abs(plain.loss), 1e-3):
-                return f"{found.loss:.8g} against {plain.loss:.8g}"
-            if (found.accuracy is None) != (plain.accuracy is None):
-                return f"an accuracy of {found.accuracy} against {plain.accuracy}"
-            compared += bool(np.isfinite(plain.loss))
+        compared = False
+        for samples in self._checked_samples(choice):
+            # All points of the group once; a few are enough for what depends on the data.
+            part = points if not compared else points.part(0, _CHECKED_GROUP)
+            problem, some = self._check_on(part, choice, samples)
+            if problem is not None:
+                return problem
+            compared |= some
         if not compared:
             raise _NothingToCompareError("no point has a finite loss to compare")
         return None
+
+    def _checked_samples(self, choice: Choice) -> list[range]:
+        """Batches from all over the data, which may be sorted, the last one among them."""
+        count, size = len(self.objective), choice.batch_size
+        starts = range(0, count, size)
+        some = np.linspace(0, len(starts) - 1, min(_CHECKED_BATCHES, len(starts))).round()
+        chosen = dict.fromkeys(int(number) for number in some)
+        return [range(starts[n], min(starts[n] + size, count)) for n in chosen]
+
+    def _check_on(self, points: Points, choice: Choice, samples: range) -> tuple[str | None, bool]:
+        """What differs on some samples, and whether there was anything to compare."""
+        fast = self._run(points, choice, samples)
+        vectors = points.vectors()
+        order = np.argsort([not np.isfinite(evaluation.loss) for evaluation in fast], kind="stable")
+        compared = False
+        for number in order[:: max(1, len(order) // _CHECKED_POINTS)].tolist():
+            plain = self._evaluator.evaluate(vectors[number], parts=[samples])
+            if (problem := _difference(plain, fast[number])) is not None:
+                return problem, True
+            compared |= bool(np.isfinite(plain.loss))
+        return None, compared
 
     def _plan(self, samples: int, changing: frozenset[str], sites: bool) -> Plan:
         key = (samples, changing, sites)
         if key not in self._plans:
             if samples not in self._tapes:
+                # Of a copy of its own, whose buffers nothing else writes to.
+                objective = self.objective
+                replica = Replica(objective.model, objective.layout, objective.base_sides)
                 with torch.no_grad():
-                    tape = record(self.objective.model, self.objective.inputs_of(0, samples))
+                    tape = record(replica.model, objective.inputs_of(0, samples))
                 rewrite(tape.graph)
                 self._tapes[samples] = tape
             self._plans[key] = make_plan(self._tapes[samples], changing, sites)
@@ -358,31 +448,41 @@ class Engine:
         self,
         points: Points,
         choice: Choice,
-        samples: int,
+        samples: range,
         watch: Callable[[float], object] | None = None,
     ) -> list[Evaluation]:
-        """Evaluates a group on the first samples; `watch` is told the seconds of each batch."""
+        """Evaluates a group on some samples; `watch` is told the seconds of each batch."""
         changing = points.changing(self.objective.layout)
         # Fewer points than the vectors that they are combined of are done sooner one by one.
         flat = isinstance(points, Affine) and len(points) > len(points.directions)
         sites = flat or (isinstance(points, Rows) and choice.share > 1)
-        size = min(choice.batch_size, samples)
-        blocks = [(start, min(start + size, samples)) for start in range(0, samples, size)]
+        size = min(choice.batch_size, len(samples))
+        blocks = [
+            range(start, min(start + size, samples.stop))
+            for start in range(samples.start, samples.stop, size)
+        ]
         plans = {
             length: self._plan(length, changing, sites)
-            for length in {stop - start for start, stop in blocks}
+            for length in {len(block) for block in blocks}
         }
         device = self.objective.device
         group = Group(self.objective.layout, points, choice, device)
-        tally = Tally(self.objective, len(points), samples)
+        tally = Tally(
+            lambda number, outputs, part: self._evaluator.count(
+                group.vectors[number], outputs, part
+            ),
+            self.objective.evaluation_of,
+            len(points),
+            samples,
+        )
 
         def work(lane: int) -> None:
             with torch.inference_mode():
-                for start, stop in blocks[lane::lanes]:
+                for block in blocks[lane::lanes]:
                     began = time.perf_counter()
-                    inputs = self.objective.inputs_of(start, stop)
-                    for number, outputs in group.outputs(plans[stop - start], inputs):
-                        tally.add(number, start, stop, outputs)
+                    inputs = self.objective.inputs_of(block.start, block.stop)
+                    for number, outputs in group.outputs(plans[len(block)], inputs):
+                        tally.add(number, block.start, block.stop, outputs)
                     if watch is not None:
                         _finish(device)
                         watch(time.perf_counter() - began)
@@ -391,6 +491,17 @@ class Engine:
         self._lanes.run(work, lanes)
         with torch.inference_mode():
             return tally.evaluations()
+
+
+def _difference(plain: Evaluation, found: Evaluation) -> str | None:
+    """What differs between the plain loop and a fast one; None if nothing does."""
+    if np.isfinite(plain.loss) != np.isfinite(found.loss):
+        return f"{found.loss:.8g} against {plain.loss:.8g}"
+    if abs(found.loss - plain.loss) > _ROUNDING * max(abs(plain.loss), 1e-3):
+        return f"{found.loss:.8g} against {plain.loss:.8g}"
+    if (found.accuracy is None) != (plain.accuracy is None):
+        return f"an accuracy of {found.accuracy} against {plain.accuracy}"
+    return None
 
 
 def _device_name(device: torch.device) -> str:

@@ -37,7 +37,9 @@ class Group:
         self._layout = layout
         self._device = device
         self._stack = choice.stack
-        self._named = [self._tensors(vector) for vector in points.vectors()]
+        # (P,) each, in the precision that they are evaluated in.
+        self.vectors = [self._staged(vector) for vector in points.vectors()]
+        self._named = [unflatten(vector, layout) for vector in self.vectors]
         if choice.channels_last:
             # What a convolution puts out has the layout of its weights, and so on from layer to
             # layer.
@@ -51,17 +53,19 @@ class Group:
         self._coefficients: list[list[float]] | None = None
         if isinstance(points, Affine):
             self._coefficients = points.coefficients.tolist()
-            self._several = [self._tensors(v) for v in (points.origin, *points.directions)]
+            self._several = [
+                unflatten(self._staged(vector), layout)
+                for vector in (points.origin, *points.directions)
+            ]
         self._share = choice.share
         self._lock = threading.Lock()
         self._arguments: dict[int, list[tuple[torch.Tensor, ...]]] = {}
         self._together: dict[tuple[int, int], list[torch.Tensor]] = {}
         self._wide: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor | None]] = {}
 
-    def _tensors(self, vector: npt.NDArray[Any]) -> Tensors:
-        wide = any(entry.dtype in ("float64", "complex128") for entry in self._layout.entries)
-        staged = np.array(vector, np.float64 if wide else np.float32)
-        return unflatten(torch.from_numpy(staged).to(self._device), self._layout)
+    def _staged(self, vector: npt.NDArray[Any]) -> torch.Tensor:
+        staged = np.array(vector, np.float64 if self._layout.is_wide else np.float32)
+        return torch.from_numpy(staged).to(self._device)
 
     def outputs(self, plan: Plan, inputs: torch.Tensor) -> Iterator[tuple[int, Any]]:
         """The outputs for a batch at every point; each is valid until the next is asked for."""

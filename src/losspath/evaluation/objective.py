@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,86 +13,82 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.errors import ArgumentError, ModelError, ObjectiveError
-from losspath.evaluation.undisturbed import undisturbed
+from losspath.errors import ArgumentError, ModelError, UnsupportedError
+from losspath.evaluation.checks import check_objective
+from losspath.evaluation.data import (
+    Batch,
+    Batches,
+    Data,
+    Part,
+    Samples,
+    as_tensors,
+    bytes_of,
+    map_tensors,
+    narrowed,
+    stage_batches,
+)
+from losspath.evaluation.evaluator import Evaluator
+from losspath.evaluation.quantities import (
+    ACCURACY,
+    LOSS,
+    Count,
+    Evaluation,
+    check_single,
+    count_correct,
+    metrics_of,
+    summed,
+)
+from losspath.evaluation.replica import Sides
+from losspath.evaluation.undisturbed import random_fork
 from losspath.files import digest_of
-from losspath.parameters import Layout, flatten_parameters, unflatten
+from losspath.parameters import Layout, in_order, named_parameters
 
-LossFunction = Callable[[Any, torch.Tensor], Any]
+LossFunction = Callable[[Any, Any], Any]
+BatchLoss = Callable[[torch.nn.Module, Any], Any]
+Buffers = Literal["model", "recorded", "recalibrated"]
 
-# A mean over parts may differ from the whole by the rounding of float32 sums.
-_ROUNDING = 1e-4
 # Enough to tell one function from another: the samples have a digest of their own.
 _FINGERPRINT_SAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one parameter vector gives.
-
-    Attributes:
-        loss: the mean loss; it may be NaN or infinite.
-        accuracy: the share of targets that are the class with the largest output; None where
-            there is none.
-    """
-
-    loss: float
-    accuracy: float | None
-
-    @classmethod
-    def of(cls, counts: Iterable[Count]) -> Evaluation:
-        """The evaluation of samples that were counted in parts."""
-        total, weight, correct, answers = 0.0, 0.0, 0, 0
-        for count in counts:
-            total += count.total
-            weight += count.weight
-            correct += count.correct
-            answers += count.answers
-        return cls(
-            loss=total / weight if weight else float("nan"),
-            accuracy=correct / answers if answers else None,
-        )
-
-
-@dataclass(frozen=True)
-class Count:
-    """What some samples give.
-
-    Attributes:
-        total: the sum of their losses.
-        weight: what to divide it by, with that of the others.
-        correct: how many targets are the class with the largest output.
-        answers: how many targets there are; 0 where there is no accuracy.
-    """
-
-    total: float
-    weight: float
-    correct: int
-    answers: int
 
 
 class Objective:
     """The mean loss of a model over fixed data, as a function of the parameters.
 
     Always evaluates in evaluation mode (dropout off, running statistics of normalisation layers)
-    and without gradients. The model's parameters, mode and buffers, and the global random state,
-    are after every call what they were before.
+    and without gradients, unless the model or the loss takes some itself. Vectors are evaluated on
+    a private copy of the model, and while the loss function runs, the model's own parameters have
+    the vector's numbers as well, so that penalties see it. The model's parameters, mode, buffers
+    and attributes, and the global random state, are after every call what they were before.
+    Forward hooks of the model run at every forward pass of the plain loop.
+
+    A vector holds the parameters that require a gradient, or all where none does. Half precisions
+    are evaluated in float32.
 
     Args:
-        model: the network; its own buffers are used at every point.
-        inputs: tensor or array (N, …), moved to the model's device once.
-        targets: tensor or array (N, …).
+        model: the network.
+        inputs: a tensor or array (N, …), a tuple of them, for ``model(*inputs)``, or a mapping, for
+            ``model(**inputs)``; copied to the model's device once, up to 1 GiB of them.
+        targets: what `loss_fn` compares outputs with: a tensor or array (N, …), a tuple or mapping
+            of them, or None.
         loss_fn: ``loss_fn(outputs, targets)`` returns the mean over the samples it is given, or a
             pair (sum, weight), such as the sum of losses and the number of tokens. Anything else
-            is refused.
+            is refused. Without targets it may take the outputs alone.
         batch_size: samples evaluated at a time; 250 is near the best on CPUs.
-        buffers: "model" uses the model's current buffers.
+        buffers: what buffers (running statistics, masks) vectors are evaluated with. "model": the
+            model's own. "recorded": states of a recorded path each with their own, and blends of
+            states with blends of them. "recalibrated": running statistics are estimated over the
+            data anew at every vector. By default "recorded" for a recorded path, and "model" for a
+            vector or an array.
+        metrics: other quantities by name: a function as `loss_fn` is, or a pair of one and a
+            function of its mean, such as ``(cross_entropy, math.exp)`` for perplexity.
         name: what to call the loss in figures and provenance; by default the function's name.
+        check: hold the objective against the model as its owner uses it, on one small batch at a
+            vector far from the model's own, and refuse what differs.
 
     Raises:
         ObjectiveError: no data, lengths that differ, two evaluations of one state that differ, a
-            loss that is neither a mean nor a pair, or outputs that depend on what else is in the
-            batch.
+            loss that is neither a mean nor a pair, outputs that depend on what else is in the
+            batch, or losses that are not those of the model with the vector in it.
 
     Example:
         >>> objective = Objective(model, x, y, torch.nn.functional.cross_entropy)  # doctest: +SKIP
@@ -100,44 +98,124 @@ class Objective:
     def __init__(
         self,
         model: torch.nn.Module,
-        inputs: torch.Tensor | npt.NDArray[Any],
-        targets: torch.Tensor | npt.NDArray[Any],
-        loss_fn: LossFunction,
+        inputs: Any,
+        targets: Any = None,
+        loss_fn: LossFunction | None = None,
         *,
         batch_size: int = 250,
-        buffers: Literal["model"] = "model",
+        buffers: Buffers | None = None,
+        metrics: Mapping[str, Any] | None = None,
         name: str | None = None,
+        check: bool = True,
     ) -> None:
-        if buffers != "model":
-            raise ArgumentError(f'expected buffers="model", got {buffers!r}')
+        if loss_fn is None or not callable(loss_fn):
+            raise ArgumentError(
+                f"expected loss_fn as a function of outputs and targets, got {loss_fn!r}"
+            )
         if batch_size < 1:
             raise ArgumentError(f"expected batch_size ≥ 1, got {batch_size}")
+        self._begin(model, loss_fn, buffers, metrics, name, check)
+        self.batch_size = batch_size
+        self._takes_targets = targets is not None or _positional(loss_fn) != 1
+        if not self.layout.is_wide:
+            # NumPy makes float64 of everything; a model of single precision would refuse it.
+            inputs, targets = narrowed(inputs), narrowed(targets)
+        if self._is_half:
+            inputs = map_tensors(inputs, _as_single)
+        self.data: Data = Samples(as_tensors(inputs), as_tensors(targets), batch_size, self.device)
+        check_objective(self)
+
+    @classmethod
+    def of_batches(
+        cls,
+        model: torch.nn.Module,
+        batches: Any,
+        loss: BatchLoss,
+        *,
+        batch_size: int = 250,
+        buffers: Buffers | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        check: bool = True,
+        stage: bool = False,
+    ) -> Objective:
+        """The objective of batches as a training loop has them, and of what it computes of each.
+
+        Args:
+            model: the network.
+            batches: a list of batches, a Dataset (batched by torch's collation), or a DataLoader.
+                Gone through once in order, and kept on the model's device. A batch may be a tensor
+                or any nesting of tuples, lists, mappings and dataclasses.
+            loss: ``loss(model, batch)`` returns a mean over the batch (weighted with the others by
+                the length of the batch's first tensor), a pair (sum, weight), or a dict of these by
+                name, "loss" among them. Gradients may be taken inside it.
+            batch_size: samples in a batch of a Dataset.
+            buffers: as for `Objective`, like all others.
+            metrics: other quantities by name, each ``f(model, batch)``.
+            name: what to call the loss.
+            check: hold the objective against the model as its owner uses it.
+            stage: keep the batches of one pass as they come; without it a second pass that differs
+                is refused.
+
+        Raises:
+            ObjectiveError: no batches, or two passes that differ; and as `Objective`.
+        """
+        if not callable(loss):
+            raise ArgumentError(f"expected loss as a function of model and batch, got {loss!r}")
+        made = cls.__new__(cls)
+        made._begin(model, loss, buffers, metrics, name, check)
+        made.batch_size = batch_size
+        made._takes_targets = False
+        made._by_batches = True
+        staged = stage_batches(batches, batch_size, random_fork(model), stage)
+        if not made.layout.is_wide:
+            staged = [narrowed(batch) for batch in staged]
+        if made._is_half:
+            staged = [map_tensors(batch, _as_single) for batch in staged]
+        made.data = Batches(staged, made.device)
+        check_objective(made)
+        return made
+
+    def _begin(
+        self,
+        model: torch.nn.Module,
+        loss_fn: Callable[..., Any],
+        buffers: Buffers | None,
+        metrics: Mapping[str, Any] | None,
+        name: str | None,
+        check: bool,
+    ) -> None:
+        if not isinstance(model, torch.nn.Module):
+            raise ArgumentError(f"expected model as a torch.nn.Module, got {type(model).__name__}")
+        if buffers not in (None, "model", "recorded", "recalibrated"):
+            raise ArgumentError(
+                f'expected buffers="model", "recorded" or "recalibrated", got {buffers!r}'
+            )
         self.model = model
         self.loss_fn = loss_fn
-        self.batch_size = batch_size
+        self.buffers = buffers
+        self.metrics = metrics_of(metrics)
         self.name = name or str(getattr(loss_fn, "__name__", type(loss_fn).__name__))
+        self.checked = check
         self.layout = Layout.of(model, dtype="float64", allow_complex=True)
-        self._device = next(model.parameters()).device
-        self._inputs = _stage(inputs, "inputs", self._device)
-        self._targets = _stage(targets, "targets", self._device)
-        if len(self._inputs) != len(self._targets):
-            raise ObjectiveError(
-                f"expected as many targets as inputs, got {len(self._targets)} targets for "
-                f"{len(self._inputs)} inputs"
-            )
-        if len(self._inputs) == 0:
-            raise ObjectiveError("expected at least one sample, got none")
-        self._fingerprints: dict[str, list[Evaluation]] = {}
-        self._check()
+        self.base_sides: Sides | None = None
+        self.base_key = ""
+        self.needs_gradients = False
+        self.notes: list[str] = []
+        self.device = next(model.parameters()).device
+        self._names = tuple(name for name, _ in named_parameters(model))
+        self._by_batches = False
+
+    # -- what it is of --------------------------------------------------------------------------
 
     @property
     def rounding(self) -> list[object]:
         """What decides how sums round, as JSON values."""
-        return [str(torch.__version__), self._device.type, torch.get_num_threads()]
+        return [str(torch.__version__), self.device.type, torch.get_num_threads()]
 
     def __len__(self) -> int:
         """The number of samples."""
-        return len(self._inputs)
+        return len(self.data)
 
     @property
     def parameter_count(self) -> int:
@@ -145,10 +223,23 @@ class Objective:
         return self.layout.parameter_count
 
     @cached_property
+    def whole_layout(self) -> Layout:
+        """The layout of all parameters, frozen ones too."""
+        return Layout.of(self.model, dtype="float64", allow_complex=True, parameters="all")
+
+    @property
+    def takes_one_tensor(self) -> bool:
+        """Whether the model takes one tensor of samples, and the loss its outputs."""
+        return isinstance(self.data, Samples) and self.data.is_one_tensor
+
+    @property
+    def _is_half(self) -> bool:
+        return any(e.dtype in ("float16", "bfloat16") for e in self.layout.parameters)
+
+    @cached_property
     def samples_digest(self) -> str:
         """Identifies the data."""
-        parts = [(str(data.dtype), _bytes_of(data)) for data in (self._inputs, self._targets)]
-        return digest_of(*(item for part in parts for item in part))
+        return self.data.digest
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -158,12 +249,34 @@ class Objective:
             "samples_digest": self.samples_digest,
             "loss": self.name,
             "batch_size": self.batch_size,
-            "device": self._device.type,
+            "buffers": self.buffers or "model",
+            "checked": self.checked,
+            "device": self.device.type,
             "threads": torch.get_num_threads(),
             "torch": str(torch.__version__),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
-    def fingerprint(self, parameters: npt.NDArray[Any]) -> list[object]:
+    def check_unchanged(self) -> None:
+        """Raises where the model has other parameters by now, or large data have changed.
+
+        Raises:
+            ModelError: a parameter has come, gone or changed its form.
+            ObjectiveError: the data.
+        """
+        in_order(self.model, self.layout)
+        names = tuple(name for name, _ in named_parameters(self.model))
+        if names != self._names:
+            changed = sorted({*names} ^ {*self._names}) or ["their order"]
+            raise ModelError(
+                f"the model has other parameters than when the objective was made ({changed[0]}); "
+                "make another objective for the changed model"
+            )
+        self.data.check_unchanged()
+
+    def fingerprint(
+        self, parameters: npt.NDArray[Any], sides: Iterable[Sides | None] | None = None
+    ) -> list[object]:
         """What tells this objective from another at these parameters, as JSON values.
 
         Samples, layout and name do not say what the model computes between them, nor what a loss
@@ -171,238 +284,199 @@ class Objective:
 
         Args:
             parameters: (P,) or (k, P) parameter vectors to evaluate.
+            sides: side tensors of each.
         """
         vectors = np.atleast_2d(parameters)
-        # Buffers have their share in the losses, and may have changed since the last call.
-        key = digest_of(vectors, *(_bytes_of(buffer) for buffer in self.model.buffers()))
-        if key not in self._fingerprints:
-            few = min(len(self), _FINGERPRINT_SAMPLES)
-            self._fingerprints[key] = [self.evaluate_first(vector, few) for vector in vectors]
-        values = self._fingerprints[key]
+        tables = list(sides) if sides is not None else [None] * len(vectors)
+        evaluator = Evaluator(self)
+        parts = self._probed_parts()
+        values = [
+            evaluator.evaluate(vector, sides=table, parts=parts)
+            for vector, table in zip(vectors, tables, strict=True)
+        ]
         return [
             self.samples_digest,
             self.name,
             self.batch_size,
             self.layout.to_json(),
-            [[value.loss, value.accuracy] for value in values],
+            self.buffers or "model",
+            self.base_key,
+            digest_of(*(bytes_of(buffer) for buffer in self.model.buffers())),
+            [[value.loss, value.accuracy, dict(value.metrics)] for value in values],
         ]
+
+    def _probed_parts(self) -> list[Part]:
+        """Parts spread over the data, of so many samples that functions can be told apart."""
+        parts = self.data.parts()
+        count = max(1, -(-_FINGERPRINT_SAMPLES * len(parts) // max(len(self), 1)))
+        chosen = np.linspace(0, len(parts) - 1, min(count, len(parts))).round().astype(int)
+        return [parts[number] for number in dict.fromkeys(chosen.tolist())]
+
+    # -- evaluating -----------------------------------------------------------------------------
 
     def __call__(self, parameters: npt.NDArray[Any] | torch.Tensor) -> Evaluation:
         """Evaluates one parameter vector.
 
         Args:
-            parameters: (P,) in the order of a recorded state.
+            parameters: (P,) in the order of a recorded state. A vector of all parameters is taken
+                as well, where some are frozen.
 
         Raises:
-            ModelError: the vector has another length than the model has parameters.
+            ModelError: the vector has another length than the model has parameters, or the model
+                has other parameters than when the objective was made.
         """
-        if isinstance(parameters, np.ndarray):
-            parameters = np.require(parameters, requirements=["C", "W"])
-        vector = torch.as_tensor(parameters)
-        if vector.shape != (self.parameter_count,):
-            raise ModelError(
-                f"expected a vector of {self.parameter_count:,} parameters, got shape "
-                f"{tuple(vector.shape)}"
-            )
-        return self._evaluate(vector, len(self))
+        everything = self.whole_layout
+        if np.shape(parameters) == (everything.parameter_count,) != (self.parameter_count,):
+            return Evaluator(self.with_layout(everything)).evaluate(parameters)
+        return Evaluator(self).evaluate(parameters)
 
     def evaluate_first(self, parameters: npt.NDArray[Any], samples: int) -> Evaluation:
         """Evaluates one parameter vector on the first samples only."""
-        return self._evaluate(torch.from_numpy(np.array(parameters)), samples)
+        return Evaluator(self).evaluate(parameters, samples)
 
-    def _evaluate(self, vector: torch.Tensor, samples: int) -> Evaluation:
-        with undisturbed(self.model), torch.no_grad():
-            passes = self.passes(self.tensors(vector), samples)
-            counts = [
-                Count(*self._loss(outputs, targets), *count_correct(outputs, targets))
-                for outputs, targets in passes
-            ]
-        return Evaluation.of(counts)
-
-    def passes(
-        self, parameters: Mapping[str, torch.Tensor], samples: int | None = None
-    ) -> Iterator[tuple[Any, torch.Tensor]]:
-        """Forward passes over the data, batch by batch, in whatever mode the model is in.
+    def with_sides(self, sides: Sides | None, key: str) -> Objective:
+        """The same with other side tensors (buffers, frozen parameters) than the model's own.
 
         Args:
-            parameters: tensors by name; gradients flow back to them where torch records any.
-            samples: of the first so many only; None for all.
-
-        Yields:
-            Outputs and targets of a batch.
+            sides: by name; None for the model's own.
+            key: identifies them.
         """
-        count = len(self) if samples is None else min(samples, len(self))
-        for start in range(0, count, self.batch_size):
-            stop = min(start + self.batch_size, count)
-            yield self._forward(parameters, slice(start, stop))
+        other = copy.copy(self)
+        other.base_sides, other.base_key = sides, key
+        return other
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model and the data are."""
-        return self._device
+    def with_layout(self, layout: Layout) -> Objective:
+        """The same over other parameters of the model, by name."""
+        other = copy.copy(self)
+        other.layout = layout
+        return other
+
+    @contextmanager
+    def evaluating(
+        self, parameters: npt.ArrayLike, sides: Sides | None = None
+    ) -> Iterator[torch.nn.Module]:
+        """A private copy of the model at a vector, in evaluation mode and without gradients.
+
+        Hooks may be put on it; it is thrown away afterwards.
+
+        Args:
+            parameters: (P,) the vector.
+            sides: its side tensors; None for the objective's.
+        """
+        evaluator = Evaluator(self)
+        if not evaluator.replica.is_private:
+            raise UnsupportedError(
+                f"the model cannot be copied ({evaluator.replica.why_shared}), which looking into "
+                "it needs; keep what cannot be copied out of the module"
+            )
+        with evaluator.lent(), torch.no_grad():
+            evaluator.write(evaluator._vector(np.array(parameters)), sides)
+            yield evaluator.replica.model
+
+    def batches(self, samples: int | None = None) -> Iterator[Batch]:
+        """Copies of the data, batch by batch, of the first samples only if a number is given."""
+        for part in self.data.parts(samples):
+            yield self.data.load(part)
 
     def inputs_of(self, start: int, stop: int) -> torch.Tensor:
         """The inputs of samples start … stop−1, as they are staged: not to be written to."""
-        return self._inputs[start:stop]
+        inputs: torch.Tensor = self._single().inputs[start:stop]
+        return inputs
 
-    def targets_of(self, start: int, stop: int) -> torch.Tensor:
+    def targets_of(self, start: int, stop: int) -> Any:
         """The targets of samples start … stop−1: not to be written to."""
-        return self._targets[start:stop]
+        return self._single().targets[start:stop]
 
-    def count(self, outputs: Any, start: int, stop: int) -> Count:
-        """Loss and right answers of the model's outputs for samples start … stop−1."""
-        targets = self._targets[start:stop].clone()
-        return Count(*self._loss(outputs, targets), *count_correct(outputs, targets))
+    def _single(self) -> Samples:
+        if not isinstance(self.data, Samples) or not self.data.is_one_tensor:
+            raise UnsupportedError(
+                "this needs an objective whose inputs are one tensor, Objective(model, inputs, "
+                "targets, loss_fn); the given one has batches or several inputs"
+            )
+        return self.data
 
-    def tensors(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A parameter vector (P,) as tensors by name, on the model's device: a copy."""
-        wide = any(entry.dtype in ("float64", "complex128") for entry in self.layout.entries)
-        dtype = torch.float64 if wide else torch.float32
-        # A copy, as a layer may change its weights in place (an embedding with max_norm).
-        return unflatten(vector.to(self._device, dtype, copy=True), self.layout)
+    # -- counting -------------------------------------------------------------------------------
 
-    def _forward(
-        self, parameters: Mapping[str, torch.Tensor], samples: slice | torch.Tensor
-    ) -> tuple[Any, torch.Tensor]:
-        # Clones for each batch, so that a model that changes its buffers even in evaluation mode,
-        # or its input, changes copies, and no batch sees what another did.
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        inputs, targets = self._inputs[samples].clone(), self._targets[samples].clone()
-        state = {**parameters, **buffers}
-        return torch.func.functional_call(self.model, state, (inputs,)), targets
+    def evaluation_of(self, counts: Iterable[Count]) -> Evaluation:
+        """The evaluation of data that were counted in parts."""
+        last = {name: metric.last for name, metric in self.metrics.items() if metric.last}
+        return Evaluation.of(counts, last)
 
-    def result(self, outputs: Any, targets: torch.Tensor) -> Any:
-        """What the loss function returns: a mean, or a pair (sum, weight), with torch's graph.
+    def count_batch(self, model: torch.nn.Module, batch: Batch) -> Count:
+        """Runs a batch through a model and sums what is measured."""
+        if not self._by_batches:
+            return self.count_outputs(model(*batch.args, **batch.kwargs), batch)
+        (given,) = batch.args
+        # The loss may write into its batch.
+        others = [map_tensors(given, torch.Tensor.clone) for _ in self.metrics]
+        counts = self._named_sums(self.loss_fn(model, given), batch.size)
+        for (name, metric), other in zip(self.metrics.items(), others, strict=True):
+            counts[name] = summed(metric.function(model, other), batch.size, f"metric {name}")
+        return counts
+
+    def _named_sums(self, result: Any, size: int) -> Count:
+        if not isinstance(result, Mapping):
+            return {LOSS: summed(result, size, "loss")}
+        if LOSS not in result:
+            raise ArgumentError(
+                f'expected a loss that returns a dict to name one value "loss", got '
+                f"{', '.join(map(str, result))}"
+            )
+        return {str(name): summed(value, size, str(name)) for name, value in result.items()}
+
+    def count_outputs(self, outputs: Any, batch: Batch) -> Count:
+        """Sums what is measured of a model's outputs."""
+        outputs = _as_single(outputs)
+        size = batch.size
+        counts = {LOSS: summed(self._loss_of(outputs, batch.targets), size)}
+        if ACCURACY not in self.metrics:
+            counts[ACCURACY] = count_correct(outputs, batch.targets)
+        for name, metric in self.metrics.items():
+            counts[name] = summed(metric.function(outputs, batch.targets), size, f"metric {name}")
+        return counts
+
+    def pass_batch(self, model: torch.nn.Module, batch: Batch) -> None:
+        """Runs a batch through a model for what the pass does to it."""
+        if self._by_batches:
+            self.loss_fn(model, batch.args[0])
+        else:
+            model(*batch.args, **batch.kwargs)
+
+    def loss_with_graph(self, model: torch.nn.Module, batch: Batch) -> tuple[Any, float]:
+        """The sum of a batch's losses, with torch's graph, and its weight.
 
         Raises:
-            ObjectiveError: it is a tensor of several numbers.
+            ObjectiveError: it is no number.
         """
-        if isinstance(outputs, torch.Tensor) and outputs.dtype in (torch.float16, torch.bfloat16):
-            outputs = outputs.float()
-        result = self.loss_fn(outputs, targets)
-        if isinstance(result, torch.Tensor) and result.numel() != 1:
-            raise ObjectiveError(
-                f"expected loss_fn to return one mean or a pair (sum, weight), got a tensor of "
-                f"shape {tuple(result.shape)}; take its mean"
-            )
-        return result
+        if self._by_batches:
+            result = self.loss_fn(model, batch.args[0])
+            result = result[LOSS] if isinstance(result, Mapping) else result
+        else:
+            outputs = _as_single(model(*batch.args, **batch.kwargs))
+            result = self._loss_of(outputs, batch.targets)
+        check_single(result)
+        if isinstance(result, (tuple, list)):
+            total, weight = result
+            return total, float(weight)
+        return result * batch.size, float(batch.size)
 
-    def _loss(self, outputs: Any, targets: torch.Tensor) -> tuple[float, float]:
-        """The sum of the losses and the weight to divide it by."""
-        result = self.result(outputs, targets)
-        try:
-            if isinstance(result, (tuple, list)):
-                total, weight = result
-                return float(total), float(weight)
-            return float(result) * len(targets), float(len(targets))
-        except (TypeError, ValueError, RuntimeError):
-            raise ObjectiveError(
-                "expected loss_fn to return one mean or a pair (sum, weight), got "
-                f"{type(result).__name__}"
-            ) from None
-
-    def _check(self) -> None:
-        count = min(len(self), self.batch_size)
-        # Samples from all over the data, which may be sorted.
-        spread = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).long()
-        third = max(1, count // 3)
-        with undisturbed(self.model), torch.no_grad():
-            state = self.tensors(torch.from_numpy(flatten_parameters(self.model)))
-            first, targets = self._forward(state, spread)
-            second, _ = self._forward(state, spread)
-            one, two = self._loss(first, targets), self._loss(second, targets)
-            if not _same(one[0], two[0], self._tolerance) or _outputs_differ(
-                first, second, self._tolerance
-            ):
-                raise ObjectiveError(
-                    "two evaluations of the same state differ: the model is random even in "
-                    "evaluation mode, so there is no surface to draw; look for dropout or noise "
-                    "that ignores model.eval()"
-                )
-            if count < 2:
-                return
-            parts = spread[:third], spread[third:]
-            sums = [self._loss(*self._forward(state, part)) for part in parts]
-            if isinstance(first, torch.Tensor) and first.shape[:1] == targets.shape[:1]:
-                # One by one: a mean with weights of its own hides in large parts.
-                few = torch.linspace(0, count - 1, min(count, 64), dtype=torch.float64).long()
-                singles = [self._loss(first[i : i + 1], targets[i : i + 1]) for i in few.tolist()]
-                self._check_mean(self._loss(first[few], targets[few]), singles, "loss")
-        self._check_mean(one, sums, "batch")
-
-    def _check_mean(
-        self, whole: tuple[float, float], parts: list[tuple[float, float]], what: str
-    ) -> None:
-        mean = whole[0] / whole[1] if whole[1] else float("nan")
-        weight = sum(part[1] for part in parts)
-        again = sum(part[0] for part in parts) / weight if weight else float("nan")
-        if _same(mean, again, _ROUNDING):
-            return
-        if what == "loss":
-            raise ObjectiveError(
-                f"expected loss_fn to return a mean over samples, but it gives {mean:.6g} for a "
-                f"batch and {again:.6g} as the mean over its two parts; use a mean, or return "
-                "(sum, weight)"
-            )
-        raise ObjectiveError(
-            f"the outputs for a sample depend on what else is in its batch ({mean:.6g} against "
-            f"{again:.6g} in two parts), so the loss depends on the batch size; look for batch "
-            "statistics that are used in evaluation mode"
-        )
-
-    @property
-    def _tolerance(self) -> float:
-        # CPU kernels repeat exactly; some CUDA kernels sum in no fixed order.
-        return 0.0 if self._device.type == "cpu" else 1e-5
+    def _loss_of(self, outputs: Any, targets: Any) -> Any:
+        return self.loss_fn(outputs, targets) if self._takes_targets else self.loss_fn(outputs)
 
 
-def _stage(
-    values: torch.Tensor | npt.NDArray[Any], what: str, device: torch.device
-) -> torch.Tensor:
-    if isinstance(values, np.ndarray):
-        # torch takes neither read-only arrays nor negative strides.
-        values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
-    if not isinstance(values, torch.Tensor):
-        raise ArgumentError(f"expected {what} as a tensor or array, got {type(values).__name__}")
-    if values.dim() == 0:
-        raise ArgumentError(f"expected {what} with one entry for each sample, got one number")
-    return values.detach().to(device)
+def _as_single(outputs: Any) -> Any:
+    if isinstance(outputs, torch.Tensor) and outputs.dtype in (torch.float16, torch.bfloat16):
+        return outputs.float()
+    return outputs
 
 
-def _bytes_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    if tensor.dtype == torch.bfloat16:  # NumPy lacks it
-        tensor = tensor.view(torch.int16)
-    array: npt.NDArray[Any] = tensor.cpu().numpy()
-    return array
-
-
-def _same(one: float, other: float, tolerance: float) -> bool:
-    if one == other or (one != one and other != other):
-        return True
-    return abs(one - other) <= tolerance * max(abs(one), abs(other), 1e-6)
-
-
-def _outputs_differ(one: Any, other: Any, tolerance: float) -> bool:
-    if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
-        return False  # the losses were compared
-    return not torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-def count_correct(outputs: Any, targets: torch.Tensor) -> tuple[int, int]:
-    """How many targets are the class with the largest output, and how many there are.
-
-    For integer targets, and outputs with one more dimension: the second (N, K, …), as in torch's
-    losses, or else the last (N, …, K).
-    """
-    if not isinstance(outputs, torch.Tensor) or outputs.dim() != targets.dim() + 1:
-        return 0, 0
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        return 0, 0
-    if outputs.shape[:1] + outputs.shape[2:] == targets.shape:
-        answers = outputs.argmax(dim=1)
-    elif outputs.shape[:-1] == targets.shape:
-        answers = outputs.argmax(dim=-1)
-    else:
-        return 0, 0
-    asked = targets >= 0  # negative targets are how losses are told to ignore a position
-    return int(((answers == targets) & asked).sum()), int(asked.sum())
+def _positional(function: Callable[..., Any]) -> int | None:
+    """How many positional arguments a function takes at most; None if that is not known."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in kinds for each in parameters)

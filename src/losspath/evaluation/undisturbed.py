@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from losspath.evaluation.replica import attributes_of, surely
+
 
 @contextmanager
 def _exact(on_gpu: bool) -> Iterator[None]:
@@ -24,21 +26,46 @@ def _exact(on_gpu: bool) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module's mode and all random states as before.
-
-    On a GPU float32 is computed as such: what TF32 leaves out would be seen in a surface.
-    """
-    modes = [(module, module.training) for module in model.modules()]
+def random_fork(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, random numbers are drawn from copies of the states; afterwards all are as before."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(devices=devices), _exact(bool(devices)):
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def undisturbed(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards modes, attributes, buffers and random states as before.
+
+    Flags are set without calling `train()` or `eval()`, whose effects could not be taken back.
+    On a GPU float32 is computed as such: what TF32 leaves out would be seen in a surface.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    attributes = attributes_of(model)
+    buffers = [(buffer, buffer.detach().clone(), buffer._version) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+
+    def put_back() -> None:
+        attributes()
+        for module, training in modes:
+            module.training = training
+        for buffer, value, version in buffers:
+            if buffer._version != version:
+                buffer.data.copy_(value)
+        for parameter, gradient in gradients:
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+
+    on_gpu = any(parameter.device.type == "cuda" for parameter in model.parameters())
+    try:
+        with random_fork(model), _exact(on_gpu):
             for module, _ in modes:
                 module.training = False
             yield
     finally:
-        for module, training in modes:
-            module.training = training
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        surely(put_back)

@@ -17,7 +17,8 @@ import losspath
 from losspath.errors import ArgumentError, LosspathWarning, ModelError
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Journal, Progress, open_checkpoint
-from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.points import Rows
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid

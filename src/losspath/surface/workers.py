@@ -24,7 +24,8 @@ from losspath.errors import LosspathError, LosspathWarning, PathError, WorkerErr
 from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
-from losspath.evaluation.objective import Evaluation, Objective
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.points import Affine, Points, Rows
 from losspath.geometry.blend import blend
 from losspath.geometry.plane import Plane

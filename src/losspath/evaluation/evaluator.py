@@ -1,0 +1,156 @@
+"""Evaluating parameter vectors one by one, on a private copy of the model: the plain loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.modules.batchnorm import _NormBase
+
+from losspath.errors import ModelError
+from losspath.evaluation.data import Batch, Part, Samples
+from losspath.evaluation.kernels import unfused
+from losspath.evaluation.quantities import Count, Evaluation
+from losspath.evaluation.replica import Replica, Sides
+from losspath.evaluation.undisturbed import random_fork, undisturbed
+from losspath.parameters import unwrapped
+
+if TYPE_CHECKING:
+    from losspath.evaluation.objective import Objective
+
+# The caller's model is lent to one evaluation at a time, whichever threads ask.
+_LENT = threading.RLock()
+
+
+class Evaluator:
+    """An objective's model and data, ready for any number of parameter vectors.
+
+    Made anew for each public operation, so that whatever the caller has changed of the model since
+    the last one is seen.
+
+    Args:
+        objective: the loss.
+
+    Raises:
+        ModelError: the model has other parameters than when the objective was made.
+        ObjectiveError: the data have changed.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        objective.check_unchanged()
+        self.objective = objective
+        # Tensors made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False), random_fork(objective.model), torch.no_grad():
+            self.replica = Replica(objective.model, objective.layout, objective.base_sides)
+        self._depth = 0
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, the model evaluates what was written; afterwards nothing of it has changed."""
+        if self._depth:
+            yield
+            return
+        model, grads = self.objective.model, self.objective.needs_gradients
+        with (
+            _LENT,
+            torch.inference_mode(False),
+            undisturbed(unwrapped(model)),
+            unfused(),
+            self.replica.linked(model),
+            torch.set_grad_enabled(grads),
+        ):
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+    def write(self, vector: torch.Tensor, sides: Sides | None = None) -> None:
+        """Writes a vector (P,) into the copy; inside `lent` alone."""
+        self.replica.write(vector, sides)
+        if self.objective.buffers == "recalibrated":
+            self._recalibrate()
+
+    def evaluate(
+        self,
+        parameters: npt.NDArray[Any] | torch.Tensor,
+        samples: int | None = None,
+        sides: Sides | None = None,
+        parts: Sequence[Part] | None = None,
+    ) -> Evaluation:
+        """Evaluates one parameter vector.
+
+        Args:
+            parameters: (P,).
+            samples: of the first so many samples only.
+            sides: side tensors by name; None for those of the objective.
+            parts: of these parts of the data only.
+
+        Raises:
+            ModelError: the vector has another length.
+        """
+        vector = self._vector(parameters)
+        chosen = self.objective.data.parts(samples) if parts is None else parts
+        with self.lent():
+            self.write(vector, sides)
+            counts = [self.count_part(part) for part in chosen]
+        return self.objective.evaluation_of(counts)
+
+    def count_part(self, part: Part | torch.Tensor) -> Count:
+        """Sums over a part of the data, at the vector that was written."""
+        batch = self.objective.data.load(part)
+        try:
+            return self.objective.count_batch(self.replica.model, batch)
+        finally:
+            self.replica.restore()
+
+    def count(self, vector: torch.Tensor, outputs: Any, part: range) -> Count:
+        """Sums over some samples whose outputs at a vector are there already."""
+        data = self.objective.data
+        assert isinstance(data, Samples)
+        self.replica.write(vector)  # for a loss that reads the model
+        return self.objective.count_outputs(outputs, data.load_targets(part))
+
+    def outputs(self, batch: Batch) -> Any:
+        """A forward pass at the vector that was written, which leaves the copy as it was."""
+        try:
+            return self.replica.model(*batch.args, **batch.kwargs)
+        finally:
+            self.replica.restore()
+
+    def _vector(self, parameters: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
+        if isinstance(parameters, np.ndarray):
+            parameters = np.require(parameters, requirements=["C", "W"])
+        vector = torch.as_tensor(parameters)
+        count = self.objective.parameter_count
+        if vector.shape != (count,):
+            raise ModelError(
+                f"expected a vector of {count:,} parameters, got shape {tuple(vector.shape)}"
+            )
+        return vector
+
+    def _recalibrate(self) -> None:
+        """Estimates running statistics over the data anew, as means over its batches."""
+        norms = [
+            module
+            for module in self.replica.model.modules()
+            if isinstance(module, _NormBase) and module.running_mean is not None
+        ]
+        before = [(module.momentum, module.training) for module in norms]
+        for module in norms:
+            module.reset_running_stats()
+            module.momentum = None  # all batches count alike
+            module.training = True
+        try:
+            for part in self.objective.data.parts():
+                batch = self.objective.data.load(part)
+                self.objective.pass_batch(self.replica.model, batch)
+        finally:
+            for module, (momentum, training) in zip(norms, before, strict=True):
+                module.momentum, module.training = momentum, training
+        self.replica.keep_buffers()

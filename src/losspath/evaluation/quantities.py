@@ -1,0 +1,150 @@
+"""What is measured at a parameter vector: the loss, and any other mean over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from losspath.errors import ArgumentError, ObjectiveError
+
+LOSS, ACCURACY = "loss", "accuracy"
+
+# A sum over some samples, and what to divide it by, together with others'.
+Sum = tuple[float, float]
+Count = dict[str, Sum]
+Last = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one parameter vector gives.
+
+    Attributes:
+        loss: the mean loss; it may be NaN or infinite.
+        accuracy: the share of targets that are the class with the largest output; None where
+            that is not known.
+        metrics: other named quantities.
+    """
+
+    loss: float
+    accuracy: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, counts: Iterable[Count], last: Mapping[str, Last] | None = None) -> Evaluation:
+        """The evaluation of samples that were counted in parts.
+
+        Args:
+            counts: sums and weights by name.
+            last: functions of the means, by name.
+        """
+        sums: dict[str, list[float]] = {LOSS: [0.0, 0.0]}
+        for count in counts:
+            for name, (total, weight) in count.items():
+                whole = sums.setdefault(name, [0.0, 0.0])
+                whole[0] += total
+                whole[1] += weight
+        means = {
+            name: total / weight if weight else float("nan")
+            for name, (total, weight) in sums.items()
+        }
+        for name, function in (last or {}).items():
+            if name in means:
+                means[name] = float(function(means[name]))
+        if not sums.get(ACCURACY, [0.0, 0.0])[1] > 0:  # nothing was asked, or it is not known
+            means.pop(ACCURACY, None)
+        return cls(means.pop(LOSS), means.pop(ACCURACY, None), means)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named quantity beside the loss.
+
+    Attributes:
+        function: called as the loss is; returns a mean or a pair (sum, weight).
+        last: a function of its mean over all data, as `math.exp` for perplexity; None for none.
+    """
+
+    function: Callable[..., Any]
+    last: Last | None = None
+
+
+def metrics_of(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
+    """Metrics as callers give them: by name, a function or a pair (function, last function)."""
+    found: dict[str, Metric] = {}
+    for name, given in (metrics or {}).items():
+        pair = given if isinstance(given, tuple) else (given, None)
+        fits = len(pair) == 2 and callable(pair[0]) and (pair[1] is None or callable(pair[1]))
+        if not fits or name == LOSS:
+            raise ArgumentError(
+                f"expected metrics as functions, or pairs (function, last function), by names "
+                f"other than {LOSS!r}; got {given!r} as {name!r}"
+            )
+        found[name] = Metric(*pair)
+    return found
+
+
+def summed(result: Any, size: int, what: str = "loss_fn") -> Sum:
+    """The sum and the weight of what a loss or metric returned for a batch.
+
+    Args:
+        result: a mean, or a pair (sum, weight).
+        size: how many samples a mean is over.
+        what: whose result it is.
+
+    Raises:
+        ObjectiveError: it is something else.
+    """
+    check_single(result, what)
+    try:
+        if isinstance(result, (tuple, list)):
+            total, weight = result
+            return float(total), float(weight)
+        return float(result) * size, float(size)
+    except (TypeError, ValueError, RuntimeError):
+        raise ObjectiveError(
+            f"expected {what} to return one mean or a pair (sum, weight), got "
+            f"{type(result).__name__}"
+        ) from None
+
+
+def check_single(result: Any, what: str = "loss_fn") -> None:
+    """Raises `ObjectiveError` for a tensor of several numbers."""
+    if isinstance(result, torch.Tensor) and result.numel() != 1:
+        raise ObjectiveError(
+            f"expected {what} to return one mean or a pair (sum, weight), got a tensor of "
+            f"shape {tuple(result.shape)}; take its mean"
+        )
+
+
+UNKNOWN: Sum = (0.0, float("nan"))
+
+
+def count_correct(outputs: Any, targets: Any) -> Sum:
+    """How many targets are the class with the largest output, and how many there are.
+
+    For class indices as targets, and outputs with one dimension more, of two columns or more: the
+    second (N, K, …), as in torch's losses, or else the last (N, …, K). `UNKNOWN` where both fit, or
+    where a target is no column: what the outputs mean is then the caller's to say.
+    """
+    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
+        return UNKNOWN
+    if outputs.dim() != targets.dim() + 1 or targets.dim() == 0:
+        return UNKNOWN
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        return UNKNOWN
+    if not outputs.is_floating_point():
+        return UNKNOWN
+    rests = {1: outputs.shape[:1] + outputs.shape[2:], outputs.dim() - 1: outputs.shape[:-1]}
+    axes = [axis for axis, rest in rests.items() if rest == targets.shape]
+    if len(axes) != 1:
+        return UNKNOWN
+    columns = outputs.shape[axes[0]]
+    if columns < 2 or (targets.numel() and int(targets.max()) >= columns):
+        return UNKNOWN
+    asked = targets >= 0  # negative targets are how losses are told to ignore a position
+    right = (outputs.argmax(dim=axes[0]) == targets) & asked
+    return float(right.sum()), float(asked.sum())

@@ -1,0 +1,358 @@
+"""A private copy of a model, on which parameter vectors are evaluated.
+
+Whatever a forward pass changes (buffers, caches, attributes that hooks set) it changes on the copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from losspath.errors import ModelError
+from losspath.parameters import (
+    Layout,
+    named_parameters,
+    side_tensors,
+    unwrapped,
+)
+
+_HALF = (torch.float16, torch.bfloat16)
+# Buffers of so many numbers are put back after every batch, larger ones where torch has counted a
+# change.
+_SMALL = 4096
+
+Sides = Mapping[str, torch.Tensor]
+
+
+def copy_model(model: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy in which tensors share memory as they do in the model.
+
+    `copy.deepcopy` alone parts a stored view from what it is a view of, and refuses tensors with a
+    history. Wrappers around the whole model (DDP, `torch.compile`) are left out.
+
+    Raises:
+        Exception: whatever a module raises that cannot be copied.
+    """
+    model = unwrapped(model)
+    memo: dict[int, Any] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
+    originals = list(_tensors_of(model))  # held, so that no id is used twice
+    for tensor in originals:
+        if id(tensor) not in memo and _is_plain(tensor):
+            memo[id(tensor)] = _copy_tensor(tensor, storages)
+    copied: torch.nn.Module = copy.deepcopy(model, memo)
+    return copied
+
+
+def _tensors_of(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    seen: set[int] = set()
+
+    def within(value: Any, depth: int) -> Iterator[torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple, dict)) and depth and id(value) not in seen:
+            seen.add(id(value))
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from within(item, depth - 1)
+
+    for module in model.modules():
+        yield from within(dict(module.__dict__), 4)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+        and tensor.layout == torch.strided
+        and not tensor.is_quantized
+        and not tensor.is_conj()
+        and not tensor.is_neg()
+        and tensor.device.type != "meta"
+    )
+
+
+def _copy_tensor(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
+    storage = tensor.untyped_storage()
+    place = storage.data_ptr()
+    if place not in storages or not place:
+        storages[place] = storage.clone()  # type: ignore[no-untyped-call]
+    value = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    value.set_(storages[place], tensor.storage_offset(), tensor.shape, tensor.stride())
+    made: torch.Tensor = value
+    if isinstance(tensor, torch.nn.Parameter):
+        made = torch.nn.Parameter(value, tensor.requires_grad)
+    elif type(tensor) is torch.nn.Buffer:
+        made = torch.nn.Buffer(value, persistent=getattr(tensor, "persistent", True))
+    elif tensor.is_leaf and tensor.requires_grad:
+        made = value.requires_grad_()
+    made.__dict__.update(
+        {name: item for name, item in tensor.__dict__.items() if not callable(item)}
+    )
+    return made
+
+
+def overrides_train(model: torch.nn.Module) -> bool:
+    """Whether some module does more in `train()` and `eval()` than to set a flag."""
+    own = (torch.nn.Module.train, torch.jit.ScriptModule.train)
+    return any(
+        type(module).train not in own or type(module).eval is not torch.nn.Module.eval
+        for module in model.modules()
+    )
+
+
+class Replica:
+    """A model's copy in evaluation mode, whose parameters and side tensors can be written.
+
+    Args:
+        model: the caller's model; it is not changed.
+        layout: which parameters vectors are of.
+        base: side tensors to begin with, in place of the model's own.
+
+    Attributes:
+        model: the copy.
+        is_private: False where the model cannot be copied, and is itself what is evaluated.
+        widened: whether half precisions were widened to float32.
+        why_shared: why the model cannot be copied.
+        merges: whether evaluation mode changes parameters, as adapters do that merge in it.
+    """
+
+    def __init__(self, model: torch.nn.Module, layout: Layout, base: Sides | None = None) -> None:
+        self.why_shared = ""
+        try:
+            self.model = copy_model(model)
+        except Exception as cause:
+            # A generator, a lock or an open file in a module: the model itself has to do.
+            self.why_shared = f"{type(cause).__name__}: {cause}"
+            self.model = unwrapped(model)
+        self.is_private = not self.why_shared
+        self._cycles = self.is_private and overrides_train(self.model)
+        if self._cycles:
+            self.model.train()  # adapters that are merged come apart, caches are dropped
+        self.widened = self.is_private and _widen(self.model)
+        self.layout = layout
+        self._rows = self._find_rows()
+        self._sides = side_tensors(self.model, layout)
+        self._own = [each.tensor.detach().clone() for each in self._sides]
+        self._base = base
+        self._written: Sides | None = None
+        if base is not None:
+            self._write_sides(base)
+        trained = self._values() if self._cycles else []
+        self._enter_evaluation()
+        self.merges = self._cycles and not _equal(trained, self._values())
+
+    def _values(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for _, parameter in named_parameters(self.model)]
+
+    def _find_rows(self) -> list[torch.Tensor]:
+        # By name alone, as those of half precision have another dtype by now.
+        named = dict(named_parameters(self.model))
+        return [named[entry.name] for entry in self.layout.parameters]
+
+    def _enter_evaluation(self) -> None:
+        if self.is_private:
+            self.model.eval()
+        self._attributes = _attributes(self.model)
+        self._buffers = [
+            (each.tensor, each.tensor.detach().clone(), each.tensor._version)
+            for each in side_tensors(self.model, self.layout)
+            if each.kind == "buffer"
+        ]
+
+    def keep_buffers(self) -> None:
+        """Takes the buffers as they are now for those that `restore` puts back."""
+        self._enter_evaluation()
+        self._written = None if self._base is not None else {}
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """The copy's parameters that vectors are of, in order."""
+        return self._rows
+
+    def write(self, vector: torch.Tensor, sides: Sides | None = None) -> None:
+        """Writes a parameter vector, and side tensors where they are another than the base's.
+
+        Args:
+            vector: (P,) numbers of any float dtype.
+            sides: side tensors by name; None for those that the copy began with.
+        """
+        if self._cycles:
+            self.model.train()
+            self._rows = self._find_rows()
+            self._put_back_own()
+        elif sides is None and self._written is not self._base:
+            self._put_back_own()
+        with torch.no_grad():
+            for entry, parameter in zip(self.layout.parameters, self._rows, strict=True):
+                target = parameter.data
+                if target.is_complex():
+                    target = torch.view_as_real(target)
+                target.copy_(vector[entry.place].view(entry.shape))
+            wanted = self._base if sides is None else sides
+            if wanted is not None and (self._cycles or wanted is not self._written):
+                self._write_sides(wanted)
+                self._enter_evaluation()
+            elif self._cycles or wanted is not self._written:
+                self._enter_evaluation()
+        self._written = wanted
+
+    def _put_back_own(self) -> None:
+        for each, own in zip(self._sides, self._own, strict=True):
+            each.tensor.data.copy_(own)
+
+    def _write_sides(self, sides: Sides) -> None:
+        """Writes recorded side tensors into those of the copy, by name."""
+        modules = dict(self.model.named_modules())
+        present = {each.name: each for each in side_tensors(self.model, self.layout)}
+        for name, value in sides.items():
+            each = present.get(name)
+            if each is not None and each.tensor.shape == value.shape:
+                each.tensor.data.copy_(value)
+            elif each is None or each.kind == "buffer":
+                _set_buffer(modules, name, value)
+            else:
+                raise ModelError(
+                    f"the recorded path has a frozen parameter {name} of shape "
+                    f"{tuple(value.shape)}, the objective's model one of "
+                    f"{tuple(each.tensor.shape)}; make the objective with the recorded network"
+                )
+        self._written = sides
+
+    def stored_view(self) -> str | None:
+        """The name of a tensor that is held as an attribute and shares memory with the vector's.
+
+        Its numbers follow the parameters, but no gradient goes through it.
+        """
+        places = {tensor.untyped_storage().data_ptr() for tensor in self._rows}
+        for name, module in self.model.named_modules():
+            for attribute, value in vars(module).items():
+                is_tensor = type(value) is torch.Tensor and _is_plain(value)
+                if is_tensor and value.untyped_storage().data_ptr() in places:
+                    return f"{name}.{attribute}" if name else attribute
+        return None
+
+    def restore(self) -> None:
+        """Puts buffers and attributes back that a forward pass has changed."""
+        if self.is_private:
+            _put_back(self._attributes)
+        for buffer, value, version in self._buffers:
+            if buffer.numel() <= _SMALL or buffer._version != version:
+                buffer.data.copy_(value)
+
+    @contextmanager
+    def linked(self, model: torch.nn.Module) -> Iterator[None]:
+        """Lets the caller's parameters have the copy's numbers, for a loss that reads them.
+
+        No byte of the caller's is written: for the time being its parameters refer to the copy's
+        memory.
+
+        Args:
+            model: the caller's.
+        """
+        if not self.is_private:
+            with self._lent():
+                yield
+            return
+        copies = dict(named_parameters(self.model))
+        pairs = [
+            (parameter, parameter.data, copies[name])
+            for name, parameter in named_parameters(unwrapped(model))
+            if name in copies and _is_plain(parameter) and not parameter.is_inference()
+        ]
+        try:
+            for parameter, _, made in pairs:
+                parameter.data = made.data
+            yield
+        finally:
+            surely(lambda: _relink(pairs))
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        """For a model that cannot be copied: its own numbers are put back afterwards."""
+        tensors = [*self._rows, *(each.tensor for each in self._sides)]
+        before = [tensor.detach().clone() for tensor in tensors]
+        try:
+            yield
+        finally:
+            surely(lambda: _write_back(tensors, before))
+
+
+def _relink(pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
+    for parameter, own, _ in pairs:
+        parameter.data = own
+
+
+def _write_back(tensors: list[torch.Tensor], before: list[torch.Tensor]) -> None:
+    for tensor, value in zip(tensors, before, strict=True):
+        tensor.data.copy_(value)
+
+
+def surely(put_back: Callable[[], None]) -> None:
+    """Calls what puts things back, again where an interrupt came in between."""
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            put_back()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+
+
+def _equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return len(ones) == len(others) and all(map(torch.equal, ones, others))
+
+
+def _widen(model: torch.nn.Module) -> bool:
+    """Makes float32 of half precisions; whether there were any among the parameters."""
+    if not any(parameter.dtype in _HALF for parameter in model.parameters()):
+        return False
+    model._apply(  # type: ignore[no-untyped-call]
+        lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor
+    )
+    return True
+
+
+def _set_buffer(modules: Mapping[str, torch.nn.Module], name: str, value: torch.Tensor) -> None:
+    """Gives a module a buffer that it makes in its first forward pass, or has in another size."""
+    owner, _, attribute = name.rpartition(".")
+    module = modules.get(owner)
+    if module is not None and attribute in module._buffers:
+        device = next(module.parameters(), torch.empty(0)).device
+        module._buffers[attribute] = value.to(device, copy=True)
+
+
+Attributes = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def _attributes(model: torch.nn.Module) -> Attributes:
+    """What each attribute of each module refers to."""
+    tables: list[dict[str, Any]] = []
+    for module in model.modules():
+        own = module.__dict__
+        tables.append(own)
+        tables += [
+            own[name]
+            for name in ("_parameters", "_buffers", "_modules")
+            if isinstance(own.get(name), dict)
+        ]
+    return [(table, dict(table)) for table in tables]
+
+
+def _put_back(attributes: Attributes) -> None:
+    for table, before in attributes:
+        if len(table) != len(before) or any(
+            table.get(name, table) is not value for name, value in before.items()
+        ):
+            table.clear()
+            table.update(before)
+
+
+def attributes_of(model: torch.nn.Module) -> Callable[[], None]:
+    """Remembers what a model's attributes refer to; call what it returns to put them back."""
+    attributes = _attributes(model)
+    return lambda: _put_back(attributes)
