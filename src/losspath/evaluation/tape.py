@@ -5,23 +5,34 @@ was called with which parameters, constants and earlier results. The graph is th
 and says what depends on what: which work is the same for every parameter vector, and which layer is
 the first that is not.
 
-It stands for inputs of the shapes that it was recorded with. A forward pass that looks at values
-(to branch on them, say) has no such graph and is refused.
+It stands for inputs of the shapes that it was recorded with, and for any values of inputs and
+parameters. So a forward pass is refused that looks at values (to branch on them, say), that makes
+tensors whose size depends on values, that draws random numbers, that writes into tensors that
+others see, or that holds something computed from its parameters before.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import copy
+import dataclasses
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
-from torch.overrides import TorchFunctionMode
 
 from losspath.errors import UnsupportedError
+from losspath.evaluation.calls import Recording
+from losspath.evaluation.kernels import unfused
+from losspath.evaluation.watch import FusedKernelError, Memory, is_same, tensors_in
+from losspath.parameters import named_parameters
 
 
 @dataclass(frozen=True)
@@ -42,62 +53,77 @@ class Tape:
     constants: dict[fx.Node, torch.Tensor]
 
 
-# Calls that return no tensor and depend on shapes and dtypes alone.
-_OF_THE_FORM = {
-    "__get__",
-    "__len__",
-    "dim",
-    "element_size",
-    "get_device",
-    "is_complex",
-    "is_contiguous",
-    "is_floating_point",
-    "is_nested",
-    "is_signed",
-    "ndimension",
-    "nelement",
-    "numel",
-    "size",
-    "storage_offset",
-    "stride",
-    "type",
-}
+def record(
+    model: torch.nn.Module,
+    inputs: torch.Tensor,
+    names: Mapping[str, torch.Tensor] | None = None,
+) -> Tape:
+    """Runs a model once and records its calls. The caller sets the mode.
 
-_IN_PLACE = {
-    "__iadd__": "add",
-    "__isub__": "sub",
-    "__imul__": "mul",
-    "__itruediv__": "div",
-}
-
-
-def record(model: torch.nn.Module, inputs: torch.Tensor) -> Tape:
-    """Runs a model once and records its calls. The caller sets the mode and turns gradients off.
+    Buffers and the input are as before afterwards; attributes that the pass sets are not put back.
+    Attention's fused kernels are recorded only where no mask is involved.
 
     Args:
-        model: the model, with its own parameters.
+        model: the model.
         inputs: a batch.
+        names: names of the parameters, and the model's own tensors; by default those of
+            `losspath.parameters.named_parameters`.
 
     Raises:
-        UnsupportedError: the pass reads values, writes into tensors that others share, or is not
-            made of torch's functions.
+        UnsupportedError: the pass reads values, makes tensors whose size depends on values, draws
+            random numbers, writes into tensors that others share, or is not made of torch's
+            functions.
     """
-    names: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), name)
-    recording = _Recording(names)
-    # Copies, so that a model that changes its input or its buffers changes none of the caller's.
-    inputs = inputs.clone()
-    state: dict[str, torch.Tensor] = dict(model.named_parameters())
-    state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
-    place = recording.add_input(inputs)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UnsupportedError("it has scripted or traced modules")
+    names = dict(named_parameters(model)) if names is None else names
+    attempts: list[Recording] = []
+    try:
+        return _record(model, inputs, names, attempts)
+    except FusedKernelError:
+        with unfused():
+            return _record(model, inputs, names, attempts)
+
+
+def _record(
+    model: torch.nn.Module,
+    inputs: torch.Tensor,
+    names: Mapping[str, torch.Tensor],
+    attempts: list[Recording],
+) -> Tape:
+    with torch.inference_mode(False), torch.no_grad(), _own_buffers(model, names) as buffers:
+        # A copy, so that a model that changes its input changes nothing of the caller's.
+        own = inputs.clone()
+        recording = Recording(names, [copy for _, copy in buffers], own, attempts)
+        attempts.append(recording)
+        held, states = _held_by(model), _random_states(inputs.device)
+        outputs = _watched(model, own, recording)
+        if _random_states(inputs.device) != states:
+            raise UnsupportedError("it draws random numbers")
+        if not all(is_same(*pair) for pair in [*buffers, (inputs, own)]):
+            raise UnsupportedError("it writes into its input or a buffer")
+        with torch._C.DisableTorchFunction():
+            recording.graph.output(_written_down(outputs, recording))
+        _check_held(model, held, recording)
+    recording.graph.lint()
+    return Tape(recording.graph, recording.input, recording.parameters, recording.constants)
+
+
+def _watched(model: torch.nn.Module, inputs: torch.Tensor, recording: Recording) -> Any:
+    """Calls the model while its calls are recorded."""
     # Stacked points (on a GPU) need the calls that a fused kernel is made of.
     unwatched = _as_if_unwatched() if inputs.device.type == "cpu" else nullcontext()
-    with unwatched, recording:
-        outputs = torch.func.functional_call(model, state, (inputs,))
-    recording.graph.output(recording.reference(outputs))
-    recording.graph.lint()
-    return Tape(recording.graph, place, recording.parameters, recording.constants)
+    watch = recording.watch
+    try:
+        with _uncompiled(), unwatched, recording, watch:
+            outputs = model(inputs)
+    except Exception as error:
+        if watch.refusal is not None and error is not watch.refusal:
+            raise watch.refusal from error
+        raise
+    if watch.refusal is not None:  # the model has gone on another way
+        raise watch.refusal
+    return outputs
 
 
 @contextmanager
@@ -119,105 +145,107 @@ def _as_if_unwatched() -> Iterator[None]:
         torch.overrides.has_torch_function = original
 
 
-class _Recording(TorchFunctionMode):
-    def __init__(self, names: Mapping[int, str]) -> None:
-        super().__init__()
-        self.graph = fx.Graph()
-        self.parameters: dict[fx.Node, str] = {}
-        self.constants: dict[fx.Node, torch.Tensor] = {}
-        self._names = names
-        self._nodes: dict[int, fx.Node] = {}
-        # Every tensor seen, so that no other takes its place in memory, and with it its id.
-        self._seen: list[torch.Tensor] = []
-        self._made: set[int] = set()
+def _uncompiled() -> AbstractContextManager[Any]:
+    """What `torch.compile` has compiled is run as it was written."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
-    def add_input(self, tensor: torch.Tensor) -> fx.Node:
-        node = self.graph.placeholder("inputs")
-        self._know(tensor, node)
-        return node
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(function, "__name__", str(function))
-        if name == "__setitem__" or kwargs.get("out") is not None:
-            raise UnsupportedError(f"it writes into a tensor ({name})")
-        call, call_kwargs = self._without_writing(function, name, args, kwargs)
-        references = self.reference(args), self.reference(call_kwargs)
-        result = function(*args, **kwargs)
-        if _holds_tensor(result):
-            self._know(result, self.graph.call_function(call, *references), made=True)
-        elif name not in _OF_THE_FORM:
-            raise UnsupportedError(f"it reads values ({name})")
-        return result
+@contextmanager
+def _own_buffers(
+    model: torch.nn.Module, names: Mapping[str, torch.Tensor]
+) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Gives the model copies of its buffers; afterwards it has its own. (buffer, copy) of each."""
+    trained = Memory()
+    for tensor in names.values():
+        trained.add(tensor)
+    copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    before = [(module, dict(module._buffers)) for module in model.modules()]
+    try:
+        for module, buffers in before:
+            for name, buffer in buffers.items():
+                # What is part of a parameter must be seen to be one.
+                if buffer is None or buffer.grad_fn is not None or trained.encloses(buffer):
+                    continue
+                if id(buffer) not in copies:
+                    copies[id(buffer)] = buffer, buffer.clone()
+                module._buffers[name] = copies[id(buffer)][1]
+        yield list(copies.values())
+    finally:
+        for module, buffers in before:
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
-    def _without_writing(
-        self, function: Any, name: str, args: Any, kwargs: dict[str, Any]
-    ) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """The same call returning its result, for one that writes it over its first argument."""
-        if kwargs.get("inplace"):
-            self._check_unshared(args[0], name)
-            return function, {**kwargs, "inplace": False}
-        if name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")):
-            other = getattr(torch.Tensor, _IN_PLACE.get(name, name[:-1]), None)
-            if other is None or not args:
-                raise UnsupportedError(f"it writes into a tensor ({name})")
-            self._check_unshared(args[0], name)
-            return other, kwargs
-        return function, kwargs
 
-    def _check_unshared(self, target: torch.Tensor, name: str) -> None:
-        if id(target) not in self._made:
-            raise UnsupportedError(f"it writes into its input or a buffer ({name})")
-        place = target.untyped_storage().data_ptr()
-        others = (t for t in self._seen if t is not target and not t.is_sparse)
-        if any(t.untyped_storage().data_ptr() == place for t in others):
-            raise UnsupportedError(f"it writes into a tensor that another shares ({name})")
+def _held_by(model: torch.nn.Module) -> dict[int, torch.Tensor]:
+    """The tensors that the modules hold, as parameters, buffers and attributes."""
+    held: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for value in module.__dict__.values():
+            held.update((id(tensor), tensor) for tensor in tensors_in(value))
+    return held
 
-    def _know(self, value: Any, node: fx.Node, made: bool = False) -> None:
-        if isinstance(value, torch.Tensor):
-            self._nodes[id(value)] = node
-            self._seen.append(value)
-            if made:
-                self._made.add(id(value))
-        elif isinstance(value, (tuple, list)):
-            for index, item in enumerate(value):
-                if _holds_tensor(item):
-                    part = self.graph.call_function(operator.getitem, (node, index))
-                    self._know(item, part, made)
-        else:
-            raise UnsupportedError(f"a function returned a {type(value).__name__}")
 
-    def reference(self, value: Any) -> Any:
-        """A value with its tensors replaced by the nodes that stand for them."""
-        if isinstance(value, torch.Tensor):
-            known = self._nodes.get(id(value))
-            return self._placeholder(value) if known is None else known
-        if isinstance(value, dict):
-            return {key: self.reference(item) for key, item in value.items()}
-        if isinstance(value, (tuple, list)):
-            items = [self.reference(item) for item in value]
-            return items if isinstance(value, list) else tuple(items)
-        if isinstance(value, slice):
-            parts = (value.start, value.stop, value.step)
-            return slice(*(self.reference(part) for part in parts))
+def _check_held(
+    model: torch.nn.Module, before: Mapping[int, torch.Tensor], recording: Recording
+) -> None:
+    after = _held_by(model)
+    for tensor in recording.constants.values():
+        if id(tensor) in before and id(tensor) not in after:
+            raise UnsupportedError("it carries a tensor over from one call to the next")
+
+
+def _random_states(device: torch.device) -> tuple[Any, ...]:
+    kind, keys, position, *rest = np.random.get_state()  # noqa: NPY002
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    numbers = [state.numpy().tobytes() for state in states]
+    return (*numbers, random.getstate(), kind, np.asarray(keys).tobytes(), position, *rest)
+
+
+def _written_down(value: Any, recording: Recording) -> Any:
+    """A model's outputs as the graph gives them."""
+    if isinstance(value, torch.Tensor):
+        return recording.node_of(value)
+    if value is None or type(value) in (bool, int, float, str):
         return value
+    if type(value) in (list, tuple):
+        return type(value)(_written_down(item, recording) for item in value)
+    if type(value) in (dict, OrderedDict):
+        return {key: _written_down(item, recording) for key, item in value.items()}
+    if isinstance(value, tuple):
+        items, make = list(value), getattr(type(value), "_make", type(value))
+    elif isinstance(value, dict) and dataclasses.is_dataclass(value):
+        keys, kind = list(value), type(value)
+        items, make = (
+            list(value.values()),
+            lambda found: kind(**dict(zip(keys, found, strict=True))),
+        )
+    elif dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value)]
+        items = [getattr(value, name) for name in fields]
+        make = partial(_with_fields, value, fields)
+    else:
+        raise UnsupportedError(f"it returns a {type(value).__name__}")
 
-    def _placeholder(self, tensor: torch.Tensor) -> fx.Node:
-        with self.graph.inserting_before(next(iter(self.graph.nodes))):
-            node = self.graph.placeholder(f"held_{len(self._nodes)}")
-        if id(tensor) in self._names:
-            self.parameters[node] = self._names[id(tensor)]
-        else:
-            self.constants[node] = tensor
-        self._know(tensor, node)
-        return node
+    def remade(*found: Any) -> Any:
+        return make(found)
+
+    return recording.graph.call_function(
+        remade, tuple(_written_down(item, recording) for item in items)
+    )
 
 
-def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(map(_holds_tensor, value))
-    if isinstance(value, dict):
-        return any(map(_holds_tensor, value.values()))
-    return isinstance(value, torch.Tensor)
+def _with_keys(kind: Any, keys: list[str], items: Sequence[Any]) -> Any:
+    return kind(**dict(zip(keys, items, strict=True)))
+
+
+def _with_fields(value: Any, fields: list[str], items: Sequence[Any]) -> Any:
+    """A copy of a dataclass with other items in it; nothing of it is called."""
+    made = copy.copy(value)
+    for name, item in zip(fields, items, strict=True):
+        object.__setattr__(made, name, item)
+    return made

@@ -1,0 +1,24 @@
+"""Which of torch's kernels a forward pass takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Turns the fused evaluation kernels of attention off inside; afterwards as they were.
+
+    In evaluation mode `nn.MultiheadAttention` and `nn.TransformerEncoder` take kernels that
+    training has no part in. With masks these give NaN, or zeros for padding, where the kernels
+    that the network was trained with give numbers. The setting is the whole process's.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
