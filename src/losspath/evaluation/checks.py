@@ -17,7 +17,7 @@ from losspath.evaluation.kernels import unfused
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count, Sum
 from losspath.evaluation.replica import copy_model, overrides_train, surely
 from losspath.evaluation.undisturbed import random_fork, undisturbed
-from losspath.parameters import flatten_parameters, in_order, unwrapped
+from losspath.parameters import flatten_parameters, in_order, named_modules, unwrapped
 
 if TYPE_CHECKING:
     from losspath.evaluation.objective import Objective
@@ -61,6 +61,7 @@ def check_objective(objective: Objective) -> None:
     evaluator = Evaluator(objective)
     with evaluator.lent():
         whole = _check_repeats(objective, evaluator, batch, vector)
+        _check_caches(objective, evaluator, batch, vector, whole)
         if isinstance(objective.data, Samples):
             _check_means(objective, evaluator, batch, vector, whole)
     _check_against_owner(objective, vector)
@@ -209,6 +210,38 @@ def _check_repeats(
             "counter, a cache that is changed in place): reset it in forward()"
         )
     return first
+
+
+def _check_caches(
+    objective: Objective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor, whole: Count
+) -> None:
+    """Where a module holds a tensor, its parameters must still have a say in the loss."""
+    if not evaluator.replica.is_private or not np.isfinite(whole[LOSS][0]):
+        return
+    for name, module in named_modules(evaluator.replica.model):
+        held = [
+            attribute
+            for attribute, value in vars(module).items()
+            if attribute not in ("_parameters", "_buffers", "_modules")
+            and any(not isinstance(t, torch.nn.Parameter) for t in tensors_in(value))
+        ]
+        below = [
+            entry
+            for entry in objective.layout.parameters
+            if entry.name.startswith(f"{name}." if name else "")
+        ]
+        if not held or not below:
+            continue
+        other = vector.clone()
+        for entry in below:
+            other[entry.place] *= 1.5
+        evaluator.write(other)
+        if _count(evaluator, batch) == whole:
+            raise ObjectiveError(
+                f"the parameters of {name or 'the model'} ({type(module).__name__}) have no say in "
+                f"the loss, and it holds a tensor, {held[0]}: most likely a cache of what evaluation "
+                "mode computed from them before; drop it before the objective is made"
+            )
 
 
 def _outputs(objective: Objective, evaluator: Evaluator, batch: Batch) -> list[torch.Tensor]:
