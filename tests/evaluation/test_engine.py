@@ -325,18 +325,20 @@ def test_nothing_of_the_callers_changes(kind, choice):
     assert torch.get_num_threads() == threads
 
 
-def test_threads_are_given_back_when_an_evaluation_fails(chosen, monkeypatch):
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError("shape mismatch")])
+def test_a_failure_on_the_way_is_gone_on_from_by_the_plain_loop(chosen, monkeypatch, error):
     case = sample_case("mlp")
     objective, points = objective_of(case), plane_around(flat(case.model))
     fast, threads = Engine(objective), torch.get_num_threads()
-    evaluate(fast, points)
+    expected = [each.loss for each in evaluate(fast, points)]
 
     def fail(*arguments):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(Objective, "inputs_of", fail)
-    with pytest.raises(MemoryError):
-        evaluate(fast, points)
+    found = [each.loss for each in evaluate(fast, points)]
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert any("the plain loop from here on" in note for note in fast.notes)
     assert torch.get_num_threads() == threads
 
 
@@ -443,7 +445,7 @@ def test_where_memory_runs_out_less_is_done_at_a_time(monkeypatch, form):
     fast = Engine(objective)
     monkeypatch.setattr(fast, "_checked", lambda points, choice: (choice, None))
     expected = [objective(vector).loss for vector in points.vectors()]
-    objective.batch_size = 10  # of the plain loop
+    objective.data.batch_size = 10  # of the plain loop
     for samples in (40, 20):
         fast._plan(samples, points.changing(objective.layout), True)
     Heavy.limit = 10

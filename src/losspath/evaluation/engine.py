@@ -24,6 +24,7 @@ from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.group import Group
+from losspath.evaluation.kernels import fused
 from losspath.evaluation.lanes import Lanes
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.plan import Plan, make_plan
@@ -96,7 +97,7 @@ class Engine:
         self._remember = remember or choices.remembered
         self._keep = keep or (lambda key, choice: None)
         self._keys: dict[_Kind, str] = {}
-        self.notes: list[str] = list(objective.notes)
+        self.notes: list[str] = []
         self._evaluator = Evaluator(objective)
         self._lanes = Lanes()
         self._compared = False
@@ -202,7 +203,11 @@ class Engine:
             return None
         number = finite[len(finite) // 2]
         (vector,) = part.part(number, number + 1).vectors()
-        problem = _difference(self._evaluator.evaluate(vector), evaluations[number])
+        try:
+            plain = self._evaluator.evaluate(vector)
+        except torch.cuda.OutOfMemoryError:  # batches of the plain loop are larger
+            return None
+        problem = _difference(plain, evaluations[number])
         self._compared = problem is None
         return problem
 
@@ -437,7 +442,7 @@ class Engine:
                 # Of a copy of its own, whose buffers nothing else writes to.
                 objective = self.objective
                 replica = Replica(objective.model, objective.layout, objective.base_sides)
-                with torch.no_grad():
+                with torch.no_grad(), fused(self._evaluator.may_fuse):
                     tape = record(replica.model, objective.inputs_of(0, samples))
                 rewrite(tape.graph)
                 self._tapes[samples] = tape

@@ -36,6 +36,10 @@ class Evaluator:
     Args:
         objective: the loss.
 
+    Attributes:
+        replica: the copy.
+        may_fuse: whether the caller lets torch take fused kernels of attention.
+
     Raises:
         ModelError: the model has other parameters than when the objective was made.
         ObjectiveError: the data have changed.
@@ -47,6 +51,7 @@ class Evaluator:
         # Tensors made in inference mode could not be written to outside of it.
         with torch.inference_mode(False), random_fork(objective.model), torch.no_grad():
             self.replica = Replica(objective.model, objective.layout, objective.base_sides)
+        self.may_fuse = torch.backends.mha.get_fastpath_enabled()
         self._depth = 0
 
     @contextmanager

@@ -16,8 +16,15 @@ def unfused() -> Iterator[None]:
     training has no part in. With masks these give NaN, or zeros for padding, where the kernels
     that the network was trained with give numbers. The setting is the whole process's.
     """
+    with fused(False):
+        yield
+
+
+@contextmanager
+def fused(is_on: bool) -> Iterator[None]:
+    """Turns those kernels on or off inside."""
     before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mha.set_fastpath_enabled(is_on)
     try:
         yield
     finally:
