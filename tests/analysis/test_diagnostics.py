@@ -5,12 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
-from losspath import Objective, activations, architecture, confusion, feature_maps, filters
-from losspath.analysis.diagnostics import default_modules, last_finite, outputs_of
+from losspath import Objective, architecture, confusion, feature_maps, filters
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.parameters import flatten_parameters
-from losspath.recording.trajectory import as_path
 
 
 def flat(model):
@@ -82,131 +81,120 @@ def test_ignored_targets_do_not_count():
 
 def test_confusion_without_classes_is_refused():
     objective = Objective(nn.Linear(3, 1), torch.randn(5, 3), torch.randn(5, 1), F.mse_loss)
-    with pytest.raises(UnsupportedError, match="a score for each class"):
+    with pytest.raises(
+        UnsupportedError, match=r"got outputs \(5, 1\) of float32 and targets.*predict="
+    ):
         confusion(objective, flat(objective.model))
     objective = Objective(passing_through(), torch.eye(3), torch.arange(3), F.cross_entropy)
     with pytest.raises(ArgumentError, match="expected 3 labels"):
         confusion(objective, flat(objective.model), ["a"])
 
 
-def test_default_modules_are_activation_functions_and_the_last_layer():
-    assert default_modules(network()) == ("relu", "fc")
-    assert default_modules(nn.Sequential(nn.Linear(2, 2), nn.Flatten())) == ("0",)
-    assert default_modules(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))) == ("0", "1")
-
-
-def test_outputs_are_those_of_the_modules():
-    model, (x, y) = network(), images()
-    objective = Objective(model, x, y, F.cross_entropy, batch_size=4)
-    vector = flat(model)
-    conv, fc = outputs_of(objective, vector, ["conv", "fc"], 9)
+def one_column(targets):
+    """A logit that is the input itself, and its loss."""
+    model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
-        np.testing.assert_allclose(conv, model.conv(x[:9]), atol=1e-6)
-        np.testing.assert_allclose(fc, model(x[:9]), atol=1e-6)
-    assert not any(module._forward_hooks for module in model.modules())
+        model.weight.fill_(1.0)
+    inputs = torch.tensor([[3.0], [-1.0], [-2.0], [0.5], [4.0]])
 
+    def loss(outputs, targets):
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], targets.float().reshape(-1))
 
-def test_activations_are_histograms_over_training():
-    model, (x, y) = network(), images()
-    objective = Objective(model, x, y, F.cross_entropy)
-    vector = flat(model)
-    path = as_path(np.array([vector, vector * 2, vector * 3, vector * 4]))
-    found = activations(path, objective, 3, samples=10, bins=5)
-    assert found.names == ("relu", "fc")
-    assert found.counts.shape == (2, 3, 5)
-    assert found.counts[0].sum(axis=1).tolist() == [10 * 64] * 3
-    assert found.counts[1].sum(axis=1).tolist() == [10 * 3] * 3
-    with torch.no_grad():
-        values = F.relu(model.conv(x[:10])).numpy()
-    assert found.zeros[0, 0] == pytest.approx((values == 0).mean())
-    expected = np.histogram(np.clip(values, *found.edges[0, [0, -1]]), found.edges[0])[0]
-    np.testing.assert_array_equal(found.counts[0, 0], expected)
-
-
-def test_silent_units_are_seen():
-    model, (x, y) = network(), images()
-    with torch.no_grad():
-        model.conv.bias[1] = -1000.0
-    objective = Objective(model, x, y, F.cross_entropy)
-    found = activations(as_path(flat(model)[None]), objective)
-    assert found.silent[0].tolist() == [0.25]
-    assert found.steps.tolist() == [0]
-
-
-def test_chosen_modules_and_unknown_ones():
-    model, (x, y) = network(), images()
-    objective = Objective(model, x, y, F.cross_entropy)
-    path = as_path(flat(model)[None])
-    assert activations(path, objective, modules=["conv"]).names == ("conv",)
-    with pytest.raises(ArgumentError, match="conv, relu, flatten, fc, got 'convolution'"):
-        activations(path, objective, modules=["convolution"])
-    with pytest.raises(ArgumentError, match="at least one state"):
-        activations(path, objective, 0)
-
-
-class Twice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 3)
-        self.cell = nn.GRU(3, 3, batch_first=True)
-        self.named = Named()
-
-    def forward(self, x):
-        return self.named(self.cell(self.layer(self.layer(x))[:, None])[0][:, 0])["scores"]
-
-
-class Named(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, x):
-        return {"scores": x * self.scale}
-
-    @staticmethod
-    def of_scores(outputs, targets):
-        return F.cross_entropy(outputs["scores"], targets)
+    return Objective(model, inputs, targets, loss)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("layer", "runs 2 times"), ("named", "puts out a dict")]
+    "targets",
+    [
+        torch.tensor([1, 0, 1, 1, 0]),
+        torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0]),
+        torch.tensor([[True], [False], [True], [True], [False]]),
+    ],
 )
-def test_modules_that_have_no_one_output_are_refused(name, message):
-    model = Twice()
-    objective = Objective(model, torch.randn(4, 3), torch.randint(3, (4,)), F.cross_entropy)
-    with pytest.raises(UnsupportedError, match=message):
-        outputs_of(objective, flat(model), [name], 4)
-    assert not any(module._forward_hooks for module in model.modules())
+def test_one_column_has_classes_by_a_function_that_is_given(targets):
+    objective = one_column(targets)
+    with pytest.raises(UnsupportedError, match="predict="):
+        confusion(objective, [1.0])
+    found = confusion(objective, [1.0], ["no", "yes"], predict=lambda outputs: outputs > 0)
+    np.testing.assert_array_equal(found.counts, [[1, 1], [1, 2]])
+    assert found.accuracy == pytest.approx(3 / 5)
 
 
-def test_modules_without_one_output_do_not_hide_the_others():
+def test_tokens_have_classes_by_a_function_that_is_given():
     torch.manual_seed(0)
-    model, x = Twice(), torch.randn(4, 3)
-    objective = Objective(model, x, torch.randint(3, (4,)), F.cross_entropy)
-    path = as_path(flat(model)[None])
-    assert activations(path, objective).names == ("cell",)
-    (output,) = outputs_of(objective, flat(model), ["cell"], 4)
+    model, x = nn.Linear(4, 3), torch.randn(6, 3, 4)  # as many tokens as classes
+    y = torch.randint(3, (6, 3))
+    y[0, 0] = -100
+
+    def loss(outputs, targets):
+        return F.cross_entropy(outputs.reshape(-1, 3), targets.reshape(-1), ignore_index=-100)
+
+    def summed(outputs, targets):
+        return loss(outputs, targets) * (targets >= 0).sum(), (targets >= 0).sum()
+
+    objective = Objective(model, x, y, summed, batch_size=4)
+    with pytest.raises(UnsupportedError, match="predict="):
+        confusion(objective, flat(model))
+    found = confusion(objective, flat(model), predict=lambda outputs: outputs.argmax(-1))
+    expected = np.zeros((3, 3), int)
     with torch.no_grad():
-        expected = model.cell(model.layer(model.layer(x))[:, None])[0]
-    np.testing.assert_allclose(output, expected, atol=1e-6)
-    alone = Objective(Named(), x, torch.randint(3, (4,)), Named.of_scores)
-    with pytest.raises(UnsupportedError, match="no layer puts out one tensor"):
-        activations(as_path(np.ones((1, 3))), alone)
+        answers = (x @ model.weight.T + model.bias).argmax(-1)
+    for answer, right in zip(answers.flatten().tolist(), y.flatten().tolist(), strict=True):
+        if right >= 0:
+            expected[right, answer] += 1
+    np.testing.assert_array_equal(found.counts, expected)
 
 
-def test_states_that_are_not_finite_are_left_out():
-    model, (x, y) = network(), images()
-    objective = Objective(model, x, y, F.cross_entropy)
-    vector = flat(model)
-    path = np.array([vector, vector * 2, vector * np.nan, vector * np.inf])
-    found = activations(as_path(path), objective)
-    assert (found.steps.tolist(), found.left_out) == ([0, 1], (2, 3))
-    whole = activations(as_path(path[:2]), objective)
-    np.testing.assert_array_equal(found.counts, whole.counts)
-    assert (last_finite(as_path(path), 4), last_finite(as_path(path), 1)) == (1, 0)
-    assert last_finite(as_path(path[2:]), 2) is None
-    with pytest.raises(UnsupportedError, match="no state is finite"):
-        activations(as_path(path[2:]), objective)
+@pytest.mark.parametrize(
+    ("predict", "message"),
+    [
+        (lambda outputs: outputs, "fractions"),
+        (lambda outputs: (outputs > 0)[:2], r"for each target \(5,\) of int64, got \(2, 1\)"),
+        (lambda outputs: [0, 1], "expected predict to return class numbers in a tensor, got a lis"),
+        (lambda outputs: 2 * (outputs > 0), "expected classes from 0 to 1.*got 0 to 2"),
+        (lambda outputs: (outputs > 0).long() - 1, "expected classes from 0 to 1.*got -1 to 1"),
+    ],
+)
+def test_what_a_function_gives_must_be_classes(predict, message):
+    objective = one_column(torch.tensor([1, 0, 1, 1, 0]))
+    with pytest.raises(ArgumentError, match=message):
+        confusion(objective, [1.0], ["no", "yes"], predict=predict)
+
+
+def test_targets_that_are_no_class_are_refused():
+    def loss(outputs, targets):  # as of segmentation, where 255 marks what is to be ignored
+        return F.cross_entropy(outputs, targets, ignore_index=255, reduction="sum"), 2
+
+    targets = torch.tensor([0, 255, 2])
+    objective = Objective(passing_through(), torch.eye(3), targets, loss, check=False)
+    with pytest.raises(UnsupportedError, match=r"expected targets from 0 to 2.*got 255"):
+        confusion(objective, flat(objective.model))
+
+
+def test_answers_that_are_not_numbers_are_refused():
+    objective = Objective(passing_through(), torch.eye(3), torch.arange(3), F.cross_entropy)
+    with pytest.raises(UnsupportedError, match="outputs are NaN"):
+        confusion(objective, np.full(12, np.nan))
+
+
+def test_classes_of_outputs_by_name_and_of_batches():
+    class Scores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = passing_through()
+
+        def forward(self, x, labels=None):
+            logits = self.layer(x)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    answers, right = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 0])
+    batches = [
+        {"x": F.one_hot(answers, 3).float()[part], "labels": right[part]}
+        for part in (slice(0, 3), slice(3, 4))
+    ]
+    objective = Objective.of_batches(Scores(), batches, lambda model, batch: model(**batch)["loss"])
+    found = confusion(objective, flat(objective.model))
+    np.testing.assert_array_equal(found.counts, [[1, 0, 1], [1, 1, 0], [0, 0, 0]])
 
 
 def test_filters_are_the_weights_of_convolutions():
@@ -214,6 +202,52 @@ def test_filters_are_the_weights_of_convolutions():
     found = filters(model, flat(model))
     assert list(found) == ["conv"]
     np.testing.assert_allclose(found["conv"], model.conv.weight.detach(), atol=1e-7)
+
+
+def test_filters_of_frozen_layers_are_those_of_the_model():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv1d(4, 5, 2))
+    for parameter in model[0].parameters():
+        parameter.requires_grad_(False)
+    vector = flat(model)
+    assert len(vector) == 45
+    found = filters(model, 2 * vector)
+    np.testing.assert_array_equal(found["0"], model[0].weight.detach())
+    np.testing.assert_allclose(found["1"], 2 * model[1].weight.detach()[:, :, None], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm.*")
+@pytest.mark.parametrize(
+    "norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm], ids=["old", "new"]
+)
+def test_filters_of_a_normed_layer_are_the_weights_that_it_computes_with(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Conv2d(2, 4, 3)), nn.Flatten(), nn.Linear(64, 3))
+    length, direction = torch.randn(4, 1, 1, 1), torch.randn(4, 2, 3, 3)
+    with torch.no_grad():
+        for name, parameter in model[0].named_parameters():
+            if parameter.shape == length.shape:
+                parameter.copy_(length)
+            elif parameter.shape == direction.shape:
+                parameter.copy_(direction)
+            else:
+                assert name == "bias"
+    vector = flat(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    before = dict(model.named_parameters())
+    norms = direction.reshape(4, -1).norm(dim=1).reshape(4, 1, 1, 1)
+    np.testing.assert_allclose(filters(model, vector)["0"], length * direction / norms, rtol=1e-5)
+    assert all(before[name] is parameter for name, parameter in model.named_parameters())
+    assert not any(parameter.any() for parameter in model.parameters())
+
+
+def test_filters_of_a_pruned_layer_have_its_mask():
+    model = network()
+    prune.l1_unstructured(model.conv, "weight", amount=0.5)
+    expected = 3 * model.conv.weight_orig.detach() * model.conv.weight_mask
+    np.testing.assert_allclose(filters(model, 3 * flat(model))["conv"], expected, rtol=1e-5)
+    assert (expected == 0).any()
 
 
 def test_a_linear_network_on_images_has_templates():
@@ -234,6 +268,71 @@ def test_feature_maps_of_one_input():
         feature_maps(objective, flat(model), 11)
     linear = Objective(passing_through(), torch.eye(3), torch.arange(3), F.cross_entropy)
     assert feature_maps(linear, flat(linear.model)) == {}
+
+
+def test_feature_maps_are_those_before_a_function_in_place():
+    model, (x, y) = network(), images()
+    model.relu = nn.ReLU(inplace=True)
+    objective = Objective(model, x, y, F.cross_entropy)
+    found = feature_maps(objective, flat(model), 3)["conv"]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model.conv(x[3:4])[0], atol=1e-6)
+    assert found.min() < 0
+
+
+def test_convolutions_that_run_twice_have_no_one_map():
+    class Again(nn.Module):
+        def __init__(self, twice):
+            super().__init__()
+            self.conv, self.last, self.twice = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 3, 6), twice
+
+        def forward(self, x):
+            x = self.conv(self.conv(x))
+            x = (
+                self.last(torch.cat([x[:, :1], self.last(x).mean() + x[:, 1:]], dim=1))
+                if self.twice
+                else self.last(x)
+            )
+            return x.flatten(1)
+
+    x, y = images(5)
+    model = Again(False)
+    objective = Objective(model, x, y, F.cross_entropy)
+    assert list(feature_maps(objective, flat(model))) == ["last"]
+    model = Again(True)
+    objective = Objective(model, x, y, F.cross_entropy, check=False)
+    with pytest.raises(UnsupportedError, match="none of its convolutions runs exactly once"):
+        feature_maps(objective, flat(model))
+
+
+class Named(nn.Module):
+    """Takes two tensors and a switch, and has a setting of the table's by the same name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x, depth, switch=None):
+        return {"logits": self.layer(x + depth), "switch": switch}
+
+
+def test_the_architecture_of_a_network_with_several_inputs():
+    data = {"x": torch.randn(6, 3), "depth": torch.randn(6, 3)}
+    y = torch.randint(2, (6,))
+
+    def loss(outputs, targets):
+        return F.cross_entropy(outputs["logits"], targets)
+
+    for inputs in (data, tuple(data.values())):
+        table = architecture(Objective(Named(), inputs, y, loss))
+        assert "Linear (layer)" in table
+        assert "Total params: 8" in table
+    batches = [{**data, "y": y}]
+    objective = Objective.of_batches(
+        Named(), batches, lambda model, b: loss(model(b["x"], depth=b["depth"], switch=b), b["y"])
+    )
+    assert "Total params: 8" in architecture(objective)
+    assert "forward" not in vars(objective.model)
 
 
 def test_the_architecture_is_a_table():

@@ -50,10 +50,10 @@ def make_activations(layers=4, states=3):
     edges = np.tile(np.linspace(0, 1, 6), (layers, 1))
     counts = np.arange(layers * states * 5).reshape(layers, states, 5) + 1
     zeros = np.full((layers, states), 0.25)
-    silent = np.zeros((layers, states))
-    silent[0] = 0.5
+    dead = np.zeros((layers, states))
+    dead[0] = 0.5
     names = tuple(f"relu{i}" for i in range(layers))
-    return Activations(names, np.arange(states) * 10, edges, counts, zeros, silent)
+    return Activations(names, np.arange(states) * 10, edges, counts, zeros, dead)
 
 
 @pytest.mark.parametrize(("layers", "states"), [(1, 1), (2, 3), (4, 3), (7, 2)])
@@ -67,7 +67,7 @@ def test_activations_have_a_panel_for_each_layer(layers, states):
         counts = found.counts[layer]
         np.testing.assert_allclose(mesh.get_array(), (counts / counts.sum(axis=1, keepdims=True)).T)
     words = texts(figure)
-    assert "relu0: 25% zeros, 50% of units silent" in words
+    assert "relu0: 25% zeros, 50% of units dead" in words
     assert layers == 1 or "relu1: 25% zeros" in words
     assert {"optimiser step", "output", "share of values"} <= set(words)
 
@@ -115,6 +115,31 @@ def test_saliency_is_drawn_beside_the_input(channels):
     assert len(figure.axes) == 8
     np.testing.assert_array_equal(shown(figure.axes[3])[0], np.full((5, 5), 3.0))
     assert {"input", "gradient", "occlusion", "cat", "dog\nas cat"} <= set(texts(figure))
+
+
+def test_an_output_that_is_no_class_is_told_as_a_number():
+    found = dataclasses.replace(
+        make_saliency(), answers=None, scores=np.array([2.3456, -1.0]), targets=np.array([1, 0])
+    )
+    words = texts(plot_saliency(found, labels=["cat", "dog"]))
+    assert {"1\noutput 2.35", "0\noutput -1"} <= set(words)
+    assert not any("as" in word.split() for word in words[:-1])
+    assert "network's output hangs on" in " ".join(" ".join(words).split())
+    found = dataclasses.replace(found, targets=None)
+    assert {"output 2.35", "output -1"} <= set(texts(plot_saliency(found)))
+
+
+def test_a_target_that_is_to_be_ignored_is_no_class():
+    found = dataclasses.replace(make_saliency(), targets=np.array([-100, 1]))
+    words = texts(plot_saliency(found, labels=["cat", "dog"]))
+    assert {"(ignored)\nas cat", "dog\nas cat"} <= set(words)
+    drawn = plot_samples(np.zeros((3, 1, 2, 2)), np.array([-1, 0, 1]), ["cat", "dog"])
+    assert {"(ignored)", "cat", "dog"} <= set(texts(drawn))
+
+
+def test_a_confusion_of_nothing_is_empty():
+    figure = plot_confusion(Confusion(np.zeros((2, 2), np.int64), ("a", "b")))
+    assert any("No samples." in text for text in texts(figure))
 
 
 def test_samples_are_drawn_by_class():

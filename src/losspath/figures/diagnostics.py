@@ -51,7 +51,7 @@ def plot_confusion(confusion: Confusion, *, title: str | None = None) -> Figure:
         (counts, confusion.counts.astype(float), "{:.0f}".format, "samples"),
         (shares, confusion.shares, _share, "share of the true class"),
     ):
-        top = float(np.nanmax(values)) or 1.0
+        top = float(np.max(values, initial=0.0, where=np.isfinite(values))) or 1.0
         image = axes.imshow(values, cmap="viridis", vmin=0.0, vmax=top)
         bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
         bar.set_label(what, fontsize=SMALL)
@@ -74,8 +74,12 @@ def plot_confusion(confusion: Confusion, *, title: str | None = None) -> Figure:
     total = int(confusion.counts.sum())
     add_footer(
         figure,
-        f"{total:,} samples, {confusion.accuracy:.2%} of them right (on the diagonal). "
-        "Empty cells are zero.",
+        (
+            f"{total:,} samples, {confusion.accuracy:.2%} of them right (on the diagonal). "
+            if total
+            else "No samples. "
+        )
+        + "Empty cells are zero.",
     )
     return figure
 
@@ -121,9 +125,9 @@ def plot_activations(activations: Activations, *, title: str | None = None) -> F
             borders, activations.edges[layer], shares.T, norm=norm, cmap="viridis", rasterized=True
         )
         axes.set_facecolor(mpl.colormaps["viridis"](0.0))
-        silent = activations.silent[layer, -1]
+        dead = activations.dead[layer, -1]
         words = f"{activations.names[layer] or '(root)'}: {activations.zeros[layer, -1]:.0%} zeros"
-        words += f", {silent:.0%} of units silent" if silent else ""
+        words += f", {dead:.0%} of units dead" if dead > 0 else ""
         axes.set_title(words, fontsize=SMALL)
         tidy(axes)
     used = list(figure.axes)
@@ -140,7 +144,7 @@ def plot_activations(activations: Activations, *, title: str | None = None) -> F
     add_title(figure, title)
     add_footer(
         figure,
-        "What each layer puts out, in the network's order; zeros and silent units (zero for every "
+        "What each layer puts out, in the network's order; zeros and dead units (zero for every "
         f"sample) at the last state shown.{_tell_left_out(activations.left_out)}",
     )
     return figure
@@ -149,7 +153,10 @@ def plot_activations(activations: Activations, *, title: str | None = None) -> F
 def _tell_left_out(steps: Sequence[int]) -> str:
     if not steps:
         return ""
-    return f" {len(steps)} states, from step {steps[0]:,} on, are not finite and left out."
+    return (
+        f" {len(steps)} states, from step {steps[0]:,} on, are left out, as they or what a layer "
+        "puts out there are not finite."
+    )
 
 
 def _borders(steps: npt.NDArray[np.int64]) -> Floats:
@@ -269,11 +276,7 @@ def plot_saliency(
     low, high = float(inputs.min()), float(inputs.max())
     for number, row in enumerate(grid):
         _draw_image(row[0], inputs[number], low, high)
-        names = [
-            str(c) if labels is None else labels[c]
-            for c in (int(saliency.targets[number]), int(saliency.answers[number]))
-        ]
-        words = names[0] if names[0] == names[1] else f"{names[0]}\nas {names[1]}"
+        words = _tell_answer(saliency, number, labels)
         row[0].set_ylabel(words, fontsize=SMALL, rotation=0, ha="right", va="center")
         for axes, (name, maps) in zip(row[1:], saliency.maps.items(), strict=True):
             axes.imshow(maps[number], cmap="viridis")
@@ -287,12 +290,31 @@ def plot_saliency(
         for spine in axes.spines.values():
             spine.set_linewidth(0.4)
     add_title(figure, title)
+    of = "the network's output hangs on" if saliency.answers is None else ""
     caption = (
-        "Bright is what the score of the network's answer hangs on, each map on a scale of its "
-        "own. Left: the true class, and the answer where it is another."
+        f"Bright is what {of or 'the score of an answer hangs on'}, each map on a scale of its "
     )
+    caption += "own. Left: the true "
+    caption += "value, and the output." if of else "class, and the answer where it is another."
     add_footer(figure, caption)
     return figure
+
+
+def _tell_answer(saliency: Saliency, number: int, labels: Sequence[str] | None) -> str:
+    """The right class, and the answer where it is another; or the right value, and the output."""
+    target = None if saliency.targets is None else saliency.targets[number]
+    if saliency.answers is None:
+        value = "" if target is None else f"{target:.4g}\n"
+        return value + ("" if saliency.scores is None else f"output {saliency.scores[number]:.3g}")
+    right = None if target is None or target < 0 else _class_name(int(target), labels)
+    answer = _class_name(int(saliency.answers[number]), labels)
+    if right is None:  # a negative target is how losses are told to ignore a sample
+        return f"(ignored)\nas {answer}"
+    return right if right == answer else f"{right}\nas {answer}"
+
+
+def _class_name(number: int, labels: Sequence[str] | None) -> str:
+    return str(number) if labels is None or number >= len(labels) else labels[number]
 
 
 def plot_samples(
@@ -326,7 +348,7 @@ def plot_samples(
     for kind, row, samples in zip(classes.tolist(), grid, chosen, strict=True):
         for axes, sample in zip(row, samples, strict=False):
             _draw_image(axes, images[sample], low, high)
-        name = str(kind) if labels is None else labels[int(kind)]
+        name = _class_name(int(kind), labels) if kind >= 0 else "(ignored)"
         row[0].text(
             -0.2, 0.5, name, transform=row[0].transAxes, fontsize=SMALL, ha="right", va="center"
         )
