@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
@@ -146,7 +145,10 @@ class Recording(TorchFunctionMode):
         if (call := _without_writing(function, name, args, kwargs)) is not None:
             return self._in_place(function, name, args, kwargs, call)
         if _is_of_arrays(args, kwargs):  # as `torch.tensor` of an array: the same at every call
-            return function(*args, **kwargs)
+            with self.watch.inside():
+                return function(*args, **kwargs)
+        if function is torch.Tensor.__pow__:  # which has no name of its own
+            function = operator.pow
         references = self._reference(args), self._reference(kwargs)
         with self.watch.inside(may_read=_reads_no_size(name, args, kwargs)):
             result = function(*args, **kwargs)
@@ -176,7 +178,7 @@ class Recording(TorchFunctionMode):
             refuse(f"the size of a result depends on the data ({name})")
         if name == "as_strided":
             refuse("it goes by how a tensor lies in memory (as_strided)")
-        if any(tensor.is_nested for tensor in tensors):
+        if name.startswith("_nested") or any(tensor.is_nested for tensor in tensors):
             refuse("it makes nested tensors", FusedKernelError)
         if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
             refuse(f"it uses transforms of torch.func ({name})")
@@ -353,7 +355,8 @@ def _without_writing(
         found = [getattr(place, name[:-1], None) for place in places]
         return next(filter(callable, found), None), args, kwargs
     if isinstance(function, FunctionType):
-        parameters = list(inspect.signature(function).parameters)
+        code = function.__code__
+        parameters = code.co_varnames[: code.co_argcount]
         if "inplace" in parameters:
             position = parameters.index("inplace")
             if len(args) > position and args[position]:

@@ -143,18 +143,25 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        self._check_size(function, args, kwargs)
-        self._check_writing(function, args, kwargs)
+        with torch._C.DisableTorchFunction():
+            self._check_size(function, args, kwargs)
+            self._check_place(function, args, kwargs)
+            self._check_writing(function, args, kwargs)
+            result = function(*args, **kwargs)
+            if any(tensor.is_nested for tensor in tensors_in(result)):
+                self.refuse("it makes nested tensors", FusedKernelError)
+        return result
+
+    def _check_place(self, function: Any, args: Any, kwargs: Any) -> None:
         name = function._schema.name
-        if not self._inside and any(map(self._computed.meets, tensors_in((args, kwargs)))):
-            self.refuse(f"it computes where it cannot be watched ({name}), as scripted modules do")
         if name in _FUSED and given(function, args, kwargs, "mask") is not None:
             self.refuse("a fused attention kernel is given a mask", FusedKernelError)
-        with torch._C.DisableTorchFunction():
-            result = function(*args, **kwargs)
-        if any(tensor.is_nested for tensor in tensors_in(result)):
-            self.refuse("it makes nested tensors", FusedKernelError)
-        return result
+        if self._inside:
+            return
+        if name == "aten::lift_fresh":
+            self.refuse("it makes a tensor of numbers where it cannot be watched")
+        if any(map(self._computed.meets, tensors_in((args, kwargs)))):
+            self.refuse(f"it computes where it cannot be watched ({name}), as scripted modules do")
 
     def _check_size(self, function: Any, args: Any, kwargs: Any) -> None:
         name, tags = function._schema.name, function.tags
@@ -168,13 +175,18 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.refuse(f"the size of a result depends on the data ({name.split('::')[-1]})")
 
     def _check_writing(self, function: Any, args: Any, kwargs: Any) -> None:
+        name = function._schema.name.split("::")[-1]
+        if name.endswith("batch_norm") and given(function, args, kwargs, "training"):
+            # These write over running statistics without saying so.
+            for tensor in tensors_in(given(function, args, kwargs, "running_mean")):
+                if self._known.meets(tensor):
+                    self.refuse(f"it writes into a tensor ({name})")
         for position, argument in enumerate(function._schema.arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
             value = args[position] if position < len(args) else kwargs.get(argument.name)
             for tensor in tensors_in(value):
                 if self._known.meets(tensor, besides=self._written):
-                    name = function._schema.name.split("::")[-1]
                     self.refuse(f"it writes into a tensor ({name})")
 
 
