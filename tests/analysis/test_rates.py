@@ -112,3 +112,12 @@ def test_the_scheduler_refuses_step_sizes():
     optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), 0.1)
     with pytest.raises(ArgumentError, match="pass learning_rates"):
         StepSizeLR(optimizer, StepSizes(SIZES, np.arange(5), np.ones(4), {}))
+
+
+def test_sizes_across_lost_states_give_no_rates():
+    sizes = np.array([0.1, np.nan, 0.2])
+    steps = StepSizes(sizes, np.array([0, 1, 4, 5]), np.ones(3), {"holes": [1]})
+    with pytest.raises(ArgumentError, match="states of this run were lost after state 1"):
+        learning_rates(steps)
+    with pytest.raises(ArgumentError, match="all finite and ≥ 0"):
+        learning_rates(sizes)

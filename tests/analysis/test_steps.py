@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import losspath.geometry.pca
-from losspath import Recorder, StepSizes, Trajectory, step_sizes
+from losspath import Recorder, StepSizes, Trajectory, step_cosines, step_sizes
 from losspath.errors import ArgumentError, PathError, StoreError
+from losspath.recording.trajectory import as_path
 
 
 def walk(count=50, width=7, dtype=np.float32, seed=0):
@@ -238,3 +239,105 @@ def test_averaged_over_parts_the_bins_stay_where_they_are():
     assert steps.averaged(12194) is steps
     with pytest.raises(ArgumentError, match="at least one"):
         steps.averaged(0)
+
+
+class Holed:
+    """A path some of whose states were lost."""
+
+    def __init__(self, states, lost):
+        kept = [i for i in range(len(states)) if i not in lost]
+        self._path = as_path(states[kept])
+        self.steps = np.array(kept)
+        self.losses = 1.0 + np.array(kept[:-1])
+        self.holes = tuple(np.flatnonzero(np.diff(kept) > 1).tolist())
+
+    def __len__(self):
+        return len(self._path)
+
+    def read(self, *arguments):
+        return self._path.read(*arguments)
+
+    def __getattr__(self, name):
+        return getattr(self._path, name)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_what_lies_across_lost_states_is_not_known(monkeypatch, rows):
+    monkeypatch.setattr(losspath.geometry.pca, "_BLOCK_BYTES", rows * 16 * 7)
+    states = walk(20)
+    path = Holed(states, lost={5, 6, 12})  # the sizes of 4→7 and 11→13
+    steps = step_sizes(path)
+    sizes = norms(states)
+    kept = [(i, i + 1) for i in range(19)]
+    expected = [sizes[a] for a, b in kept if not {a, b} & {5, 6, 12}]
+    assert np.flatnonzero(np.isnan(steps.sizes)).tolist() == [4, 9]
+    np.testing.assert_allclose(steps.sizes[np.isfinite(steps.sizes)], expected, rtol=1e-6)
+    assert steps.holes == (4, 9)
+    differences = np.diff(states.astype(float), axis=0)
+    cosines = step_cosines(path)
+    number = {kept: i for i, kept in enumerate(path.steps.tolist())}
+    for step in range(1, 19):
+        before, here, after = (number.get(step + k) for k in (-1, 0, 1))
+        if None not in (before, here, after):
+            one, two = differences[step - 1], differences[step]
+            value = one @ two / np.linalg.norm(one) / np.linalg.norm(two)
+            assert cosines[before] == pytest.approx(value, abs=1e-6)
+            cosines[before] = 9.0
+    assert np.flatnonzero(np.isnan(cosines)).tolist() == [3, 4, 8, 9]
+    assert ((cosines == 9.0) | np.isnan(cosines)).all()
+
+
+def test_bins_leave_out_what_is_not_known_and_say_so():
+    states = walk(21)
+    steps = step_sizes(Holed(states, lost={5, 12}))
+    _, means, losses = steps.binned(3)
+    parts = np.array_split(steps.sizes, 3)
+    np.testing.assert_allclose(means, [np.nanmean(part) for part in parts])
+    assert steps.known(3).tolist() == [5, 5, 6]
+    np.testing.assert_allclose(losses, [part.mean() for part in np.array_split(steps.losses, 3)])
+    each = steps.binned(100)[1]
+    np.testing.assert_array_equal(np.isnan(each), np.isnan(steps.sizes))
+    assert steps.known(100).tolist() == [int(np.isfinite(size)) for size in steps.sizes]
+    fewer = steps.averaged(17)  # a part is a step, but for one
+    assert fewer.holes == tuple(np.flatnonzero(np.isnan(fewer.sizes)).tolist())
+    np.testing.assert_array_equal(fewer.known(100) == 0, np.isnan(fewer.sizes))
+    assert steps.averaged(3).holes == ()
+
+
+def test_a_state_that_is_not_finite_spoils_its_bin_beside_a_hole():
+    states = walk(21)
+    states[1] = np.nan
+    steps = step_sizes(Holed(states, lost={5}))
+    assert np.isnan(steps.binned(2)[1]).tolist() == [True, False]
+
+
+def test_holes_are_kept_in_the_file(tmp_path):
+    steps = step_sizes(Holed(walk(20), lost={5}))
+    steps.save(tmp_path / "steps.npz")
+    again = StepSizes.load(tmp_path / "steps.npz")
+    assert again.holes == (4,)
+    np.testing.assert_array_equal(again.binned(4)[1], steps.binned(4)[1])
+
+
+class Shared(nn.Module):
+    """Two parameters that are one memory, and a frozen one that is moved by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+        self.turned = nn.Parameter(self.weight.data.T)
+        self.frozen = nn.Parameter(torch.randn(5), requires_grad=False)
+
+
+def test_memory_that_two_parameters_share_counts_once_and_frozen_ones_do_not(tmp_path):
+    torch.manual_seed(0)
+    model, moves = Shared(), [torch.randn(3, 4) for _ in range(4)]
+    with Recorder(tmp_path / "run", model) as recorder:
+        for move in moves:
+            with torch.no_grad():
+                model.weight += move
+                model.frozen += 100.0
+            assert torch.equal(model.turned, model.weight.T)
+            recorder.record(1.0)
+    sizes = step_sizes(Trajectory(tmp_path / "run")).sizes
+    np.testing.assert_allclose(sizes, [move.norm().item() for move in moves], rtol=1e-5)

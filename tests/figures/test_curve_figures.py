@@ -123,6 +123,17 @@ def test_states_that_were_left_out_are_named_on_the_axis():
     )
 
 
+def test_lost_states_are_told_and_make_no_strides():
+    found = make_steps(20)
+    found.sizes[4] = np.nan
+    found.steps[5:] += 7
+    found.provenance["holes"] = [4]
+    words = texts(plot_step_sizes(found))
+    assert any("size of a step" in text for text in words)
+    caption = " ".join(" ".join(words).split())
+    assert "Left out: 1 steps in which states were lost." in caption
+
+
 def test_nan_losses_and_sizes_leave_gaps(tmp_path):
     steps = make_steps(losses=np.full(250, np.nan))
     steps.sizes[10] = np.inf

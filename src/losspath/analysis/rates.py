@@ -45,12 +45,18 @@ def learning_rates(
         (S,) learning rates.
 
     Raises:
-        ArgumentError: an unknown form, sizes that are no steps of one optimiser step each or are
-            not finite, or "scaled" without a mean.
+        ArgumentError: an unknown form, sizes that are no steps of one optimiser step each, are
+            not finite or not known as states were lost, or "scaled" without a mean.
     """
     if form not in FORMS:
         raise ArgumentError(f"expected a form among {', '.join(FORMS)}, got {form!r}")
     if isinstance(sizes, StepSizes):
+        if sizes.holes:
+            raise ArgumentError(
+                f"expected the size of every step, but states of this run were lost after state "
+                f"{sizes.holes[0]}, and the steps between have no known size; take the rates from "
+                "a run without holes, or from a window of it before them"
+            )
         if (np.diff(sizes.steps) > 1).any():
             raise ArgumentError(
                 "states were left out between the recorded ones, so that sizes are of several "
@@ -59,7 +65,11 @@ def learning_rates(
         sizes = sizes.sizes
     rates = np.array(sizes, np.float64)
     if rates.ndim != 1 or not len(rates) or not np.isfinite(rates).all() or (rates < 0).any():
-        raise ArgumentError("expected the sizes of at least one step, all finite")
+        raise ArgumentError(
+            "expected the sizes of at least one step, all finite and ≥ 0, got "
+            f"{np.array2string(rates, threshold=5)}; where training went wrong, take a window of "
+            "its path before that"
+        )
     if smooth < 1:
         raise ArgumentError(f"expected smooth ≥ 1, got {smooth}")
     if smooth > 1:

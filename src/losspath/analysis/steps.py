@@ -26,17 +26,39 @@ class StepSizes:
     """Sizes of the steps between a path's states.
 
     Attributes:
-        sizes: (T−1,) s_t = ‖θ_{t+1} − θ_t‖₂; NaN or infinite where a state is not finite.
+        sizes: (T−1,) s_t = ‖θ_{t+1} − θ_t‖₂ over the recorded parameters; NaN or infinite where a
+            state is not finite, and NaN where states between the two were lost.
         steps: (T,) the number of optimiser steps taken before each state. Where it grows by more
             than one, states were left out, and the size is of several steps together.
         losses: (T−1,) the recorded loss at each state but the last; NaN where there is none.
-        provenance: where the numbers come from, as JSON values.
+        provenance: where the numbers come from, as JSON values; under "holes" the indices of sizes
+            that are not known, as states between were lost.
     """
 
     sizes: Floats
     steps: npt.NDArray[np.int64] = field(repr=False)
     losses: Floats = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+
+    @property
+    def holes(self) -> tuple[int, ...]:
+        """Indices of sizes that are NaN as states between were lost."""
+        return tuple(self.provenance.get("holes", ()))
+
+    def known(self, bins: int = 100) -> npt.NDArray[np.int64]:
+        """How many sizes the mean of each bin is of: all in it, but for those across lost states.
+
+        Args:
+            bins: as for `binned`.
+        """
+        edges = _edges(len(self.sizes), bins)
+        return np.add.reduceat(self._is_known, edges[:-1], dtype=np.int64)
+
+    @property
+    def _is_known(self) -> npt.NDArray[np.bool_]:
+        known = np.ones(len(self.sizes), bool)
+        known[list(self.holes)] = False
+        return known
 
     def binned(self, bins: int = 100) -> tuple[Floats, Floats, Floats]:
         """Means over equal bins of successive steps.
@@ -47,17 +69,18 @@ class StepSizes:
 
         Returns:
             (bins,) arrays: the middle of each bin in optimiser steps, the mean size, and the mean
-            loss.
+            loss. Sizes across lost states do not count (see `known`); a bin of nothing else has
+            NaN, as has one with a state that is not finite.
         """
         if bins < 1:
             raise ArgumentError(f"expected at least one bin, got {bins}")
         edges = _edges(len(self.sizes), bins)
-        widths = np.diff(edges)
         middles = (self.steps[edges[:-1]] + self.steps[edges[1:]]) / 2
-        means = [
-            np.add.reduceat(values, edges[:-1]) / widths for values in (self.sizes, self.losses)
-        ]
-        return middles, means[0], means[1]
+        sizes = np.where(self._is_known, self.sizes, 0.0)
+        with np.errstate(invalid="ignore"):
+            mean_sizes = np.add.reduceat(sizes, edges[:-1]) / self.known(bins)
+        mean_losses = np.add.reduceat(self.losses, edges[:-1]) / np.diff(edges)
+        return middles, mean_sizes, mean_losses
 
     def averaged(self, parts: int) -> StepSizes:
         """The same in fewer numbers: means over equal parts, for many runs that are compared.
@@ -73,6 +96,8 @@ class StepSizes:
         _, sizes, losses = self.binned(parts)
         edges = _edges(len(self.sizes), parts)
         provenance = {**self.provenance, "averaged": parts}
+        if self.holes:
+            provenance["holes"] = np.flatnonzero(self.known(parts) == 0).tolist()
         return StepSizes(sizes, self.steps[edges], losses, provenance)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -103,6 +128,10 @@ def even_states(count: int, most: int) -> npt.NDArray[np.int64]:
 def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
     """Measures the size of every step of a path.
 
+    Only what is recorded counts: frozen parameters are no part of it, and memory that two
+    parameters share counts once. Where a path has holes, the distance between the states around one
+    is no step, and its size is NaN.
+
     Args:
         path: the recorded path, or an array (T, P) of states; T ≥ 2.
 
@@ -126,7 +155,10 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
         last = rows[-1:].clone()
     losses = getattr(recorded, "losses", np.full(count - 1, np.nan))
     steps = getattr(recorded, "steps", np.arange(count))
-    provenance = {"path_digest": recorded.digest, "states": count}
+    provenance: dict[str, Any] = {"path_digest": recorded.digest, "states": count}
+    if holes := _holes_of(recorded):
+        sizes[list(holes)] = np.nan
+        provenance["holes"] = list(holes)
     return StepSizes(sizes, np.array(steps), np.array(losses, np.float64), provenance)
 
 
@@ -140,7 +172,8 @@ def step_cosines(path: StateSequence | npt.ArrayLike) -> Floats:
         path: the recorded path, or an array (T, P) of states; T ≥ 3.
 
     Returns:
-        (T−2,) the cosine of θ_{t+2} − θ_{t+1} and θ_{t+1} − θ_t; NaN where a step has no length.
+        (T−2,) the cosine of θ_{t+2} − θ_{t+1} and θ_{t+1} − θ_t; NaN where a step has no length,
+        and where states were lost in one of the two.
 
     Raises:
         PathError: fewer than three states.
@@ -160,7 +193,14 @@ def step_cosines(path: StateSequence | npt.ArrayLike) -> Floats:
             first = start - (0 if before is None else len(before))
             cosines[first : first + len(values)] = values.numpy()
         before = known[-2:].clone()
+    for hole in _holes_of(recorded):
+        cosines[max(0, hole - 1) : hole + 1] = np.nan
     return np.clip(cosines, -1.0, 1.0)
+
+
+def _holes_of(path: StateSequence) -> tuple[int, ...]:
+    """Indices i of states after which states were lost, so that i+1 is not the next."""
+    return tuple(getattr(path, "holes", ()))
 
 
 def _norm(differences: torch.Tensor) -> Floats:

@@ -177,12 +177,17 @@ def plot_step_sizes(
     add_title(figure, title)
     shown = min([bins, *(len(sizes.sizes) for sizes in named.values())])
     caption = f"Means over {shown} equal parts of {'the' if single else 'each'} run."
+    if lost := sum(len(sizes.holes) for sizes in named.values()):
+        caption += f" Left out: {lost} steps in which states were lost."
     add_footer(figure, caption, _run_legend(named))
     return figure
 
 
 def _size_label(runs: list[StepSizes]) -> str:
-    strides = {int(stride) for sizes in runs for stride in np.diff(sizes.steps)[:-1]}
+    strides: set[int] = set()
+    for sizes in runs:
+        known = np.delete(np.diff(sizes.steps), list(sizes.holes))
+        strides |= set(known[:-1].tolist())
     if strides <= {1}:
         return r"size of a step, $\|\theta_{t+1}-\theta_t\|$"
     several = f"{max(strides)} steps" if len(strides) == 1 else "several steps"
