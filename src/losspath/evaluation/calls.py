@@ -150,13 +150,14 @@ class Recording(TorchFunctionMode):
         if function is torch.Tensor.__pow__:  # which has no name of its own
             function = operator.pow
         references = self._reference(args), self._reference(kwargs)
-        with self.watch.inside(may_read=_reads_no_size(name, args, kwargs)):
+        given = list(tensors_in((args, kwargs)))
+        with self.watch.inside(given, may_read=_reads_no_size(name, args, kwargs)):
             result = function(*args, **kwargs)
-        self._keep(name, result, function, references, bool([*tensors_in((args, kwargs))]))
+        self._keep(name, result, function, references, bool(given))
         return result
 
     def _attribute(self, function: Any, args: Any) -> Any:
-        with self.watch.inside():
+        with self.watch.inside(args[:1]):
             result = function(*args)
         if isinstance(result, torch.Tensor):
             name = function.__self__.__name__
@@ -167,7 +168,7 @@ class Recording(TorchFunctionMode):
 
     def _check_call(self, function: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
         refuse = self.watch.refuse
-        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        if torch._C._is_any_autocast_enabled():
             refuse("it casts as it goes (autocast)")
         if name in _DIFFERENTIATING:
             refuse(f"it computes gradients ({name})")
@@ -201,13 +202,14 @@ class Recording(TorchFunctionMode):
         if self._known.meets(target, besides=target):
             self.watch.refuse(f"it writes into a tensor that another shares ({name})")
         references = self._reference(new_args), self._reference(new_kwargs)
-        with self.watch.inside():
+        given = list(tensors_in((args, kwargs)))
+        with self.watch.inside(given):
             expected = instead(*new_args, **new_kwargs)
             if isinstance(expected, torch.Tensor):
                 expected = expected.clone()
-        with self.watch.inside(written=target):
+        with self.watch.inside(given, written=target):
             result = function(*args, **kwargs)
-        with self.watch.inside(may_read=True):
+        with self.watch.inside([target], may_read=True):
             if not (isinstance(expected, torch.Tensor) and is_same(expected, target)):
                 self.watch.refuse(f"it writes into a tensor ({name})")
         node = self.graph.call_function(instead, *references)
@@ -327,7 +329,9 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
 def _is_of_arrays(args: Any, kwargs: dict[str, Any]) -> bool:
     """Whether a call takes arrays of NumPy and no tensors."""
     values = [*args, *kwargs.values()]
-    return any(isinstance(v, np.ndarray) for v in values) and not any(tensors_in(values))
+    return any(isinstance(v, np.ndarray) for v in values) and not any(
+        True for _ in tensors_in(values)
+    )
 
 
 def _reads_no_size(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
@@ -337,7 +341,9 @@ def _reads_no_size(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
         return isinstance(count, int) and count > 0
     if name == "__getitem__":  # a tensor of a single index
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return not any(isinstance(each, slice) and any(tensors_in(each)) for each in index)
+        slices = [each for each in index if isinstance(each, slice)]
+        masks = (tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors_in(index))
+        return not any(True for _ in tensors_in(slices)) and not any(masks)
     return False
 
 

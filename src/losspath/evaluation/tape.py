@@ -31,7 +31,7 @@ from torch import fx
 from losspath.errors import UnsupportedError
 from losspath.evaluation.calls import Recording
 from losspath.evaluation.kernels import unfused
-from losspath.evaluation.watch import FusedKernelError, Memory, is_same, tensors_in
+from losspath.evaluation.watch import FusedKernelError, Memory, is_same, random_state, tensors_in
 from losspath.parameters import named_parameters
 
 
@@ -199,11 +199,8 @@ def _check_held(
 
 def _random_states(device: torch.device) -> tuple[Any, ...]:
     kind, keys, position, *rest = np.random.get_state()  # noqa: NPY002
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    numbers = [state.numpy().tobytes() for state in states]
-    return (*numbers, random.getstate(), kind, np.asarray(keys).tobytes(), position, *rest)
+    numbers = np.asarray(keys).tobytes()
+    return (random_state(device), random.getstate(), kind, numbers, position, *rest)
 
 
 def _written_down(value: Any, recording: Recording) -> Any:
