@@ -203,10 +203,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_document(path: Path, content: Mapping[str, object]) -> None:
     """Writes a JSON document that carries a digest of its content."""
+    raw = document_bytes(content)
+    write_atomically(path, lambda file: file.write(raw))
+
+
+def document_bytes(content: Mapping[str, object]) -> bytes:
+    """The bytes of a JSON document that carries a digest of its content."""
     plain = plain_json(content)
     assert isinstance(plain, dict)
     text = json.dumps({**plain, "digest": digest_of(plain)}, indent=1, ensure_ascii=False)
-    write_atomically(path, lambda file: file.write(text.encode() + b"\n"))
+    return text.encode() + b"\n"
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -322,12 +328,13 @@ def only_writer(path: Path, what: str) -> Iterator[None]:
 
 
 def acquire_lock(path: Path, what: str) -> filelock.BaseFileLock:
-    """Takes the lock file at once or raises `BusyError`; the caller releases it."""
+    """Takes the lock file or soon raises `BusyError`; the caller releases it."""
     with wrap_os_errors(f"lock {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path, thread_local=False)
         try:
-            lock.acquire(timeout=0)
+            # A reader that asks whether anybody writes holds it for a moment.
+            lock.acquire(timeout=0.1, poll_interval=0.01)
         except filelock.Timeout:
             raise BusyError(
                 f"another process is writing {what}; wait for it to end, or stop it"

@@ -408,10 +408,18 @@ def dynamics(
 
 @app.command(epilog="Example: losspath repair runs/lenet5")
 def repair(run: RunArgument) -> None:
-    """Cut a damaged run back to its last good state, and say what is lost."""
+    """Keep all that is whole of a damaged run, say what is lost, and delete nothing."""
     from losspath.cli.repair import repair_run
 
     repair_run(run)
+
+
+@app.command(epilog="Example: losspath migrate runs/lenet5")
+def migrate(run: RunArgument) -> None:
+    """Bring a run that version 0.1 recorded over to the newest format; the old files are kept."""
+    from losspath.cli.repair import migrate_run
+
+    migrate_run(run)
 
 
 app.add_typer(study_app, name="study")

@@ -11,6 +11,7 @@ from losspath.cli.runs import RESULTS
 from losspath.errors import BusyError, DamagedError, StoreError
 from losspath.evaluation.journal import sound_part
 from losspath.files import move_aside, only_writer, read_document, write_atomically
+from losspath.recording.migrate import migrate
 from losspath.recording.repair import repair_trajectory
 from losspath.reference.checkpoints import checkpoint_files, is_intact
 from losspath.reference.training import HISTORY
@@ -25,6 +26,12 @@ def repair_run(directory: Path) -> None:
         say(f"{directory}: {line}")
     if not lines:
         say(f"{directory}: nothing to repair")
+
+
+def migrate_run(directory: Path) -> None:
+    """Brings a run of the first format over to the second."""
+    for line in migrate(directory) or ["nothing to do: it is of the newest format"]:
+        say(f"{directory}: {line}")
 
 
 def _repair_training(directory: Path) -> Iterator[str]:

@@ -1,67 +1,336 @@
-"""Cutting a damaged trajectory back to its last good state."""
+"""Making a damaged run readable again, without losing or deleting anything that is true.
+
+Every row whose digest is right stays, and every loss whose record is. What is lost is marked as
+such among the records, so that the run says where it has holes. Files that are written anew are
+renamed aside first.
+"""
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from losspath.errors import StoreError, wrap_os_errors
-from losspath.files import only_writer
-from losspath.recording import store
+from losspath.errors import DamagedError, StoreError, wrap_os_errors
+from losspath.files import (
+    document_bytes,
+    move_aside,
+    new_aside,
+    only_writer,
+    read_document,
+    sync_directory,
+    sync_file,
+    write_all,
+)
+from losspath.recording import migrate, slots, store
+from losspath.recording.header import META, META_COPY, Header, exists, read_header
+from losspath.recording.salvage import mended_document, salvage
+from losspath.recording.sides import SideLog, key_of
+
+
+@dataclass
+class _Plan:
+    """What is to be written anew, and what is told about it."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
 
 
 def repair_trajectory(directory: Path) -> list[str]:
-    """Cuts a trajectory back to its last good state and says what is lost.
+    """Makes a damaged run readable again: keeps all that is true, and says what is lost.
 
     Args:
         directory: where a recorder wrote; it must not be writing now.
 
     Returns:
-        One line for each thing that was done; empty when nothing was wrong.
+        One line for each thing that was found and done; empty when nothing was wrong.
 
     Raises:
-        StoreError: there is no trajectory, or its header (what lies where) is damaged, so that
-            the rest cannot be read.
+        StoreError: there is no run, its header (what lies where) is lost in every copy, or what
+            must make way cannot be renamed; then nothing is done.
         BusyError: a recorder is writing there.
     """
-    if not store.exists(directory):
-        store.read_header(directory)
-    try:
-        header = store.read_header(directory)
-    except StoreError as cause:
-        raise StoreError(f"cannot repair {directory}: {cause}") from cause
-    with only_writer(directory / ".lock", f"to {directory}"):
-        with wrap_os_errors(f"repair {directory}"):
-            for name in store.DATA_FILES:
-                (directory / name).touch()
-        contents = store.read_contents(directory, header, tolerant=True)
-        states = _good_states(directory, header, contents)
-        losses = len(contents.losses)
-        if states < len(contents.records):
-            losses = min(losses, int(contents.records["step"][states - 1]) if states else 0)
-        if contents.damage is None and not contents.tail and states == len(contents.records):
-            return []
-        lines = [contents.damage] if contents.damage else []
-        if states < len(contents.records):
-            lines.append(f"state {states} has other bytes than were recorded")
-        if contents.tail:
-            lines.append(f"{sum(contents.tail.values()):,} bytes that no line vouches for")
-        store.cut_back(directory, contents, states, losses)
-        step = int(contents.records["step"][states - 1]) if states else 0
-        lines.append(f"cut back to {states:,} states, the last at step {step:,}")
+    if not exists(directory) and not (directory / migrate.READY).is_dir():
+        read_header(directory)
+    with only_writer(directory / store.LOCK, f"to {directory}"):
+        lines = migrate.finish(directory) if (directory / migrate.READY).is_dir() else []
+        plan = _Plan()
+        header = _header(directory, plan)
+        if header.version != 1:
+            _plan_slots(directory, header, plan)
+        lines += _carry_out(directory, plan)
+        if header.version == 1:
+            lines += _repair_first_format(directory, header)
         return lines
 
 
-def _good_states(directory: Path, header: store.Header, contents: store.Contents) -> int:
-    """How many states from the first on have the bytes that were recorded."""
-    row = np.empty(header.layout.row_size, header.row_dtype)
-    view = row.view(np.uint8).data
-    with (
-        wrap_os_errors(f"read {directory}"),
-        (directory / store.STATES).open("rb") as file,
-    ):
-        for number, digest in enumerate(contents.records["digest"].tolist()):
-            if file.readinto(view) < header.row_bytes or store.row_digest(row) != digest:
-                return number
-    return len(contents.records)
+# --------------------------------------------------------------------------------------------------
+# The header
+
+
+def _header(directory: Path, plan: _Plan) -> Header:
+    """The header, from whichever copy is right; plans to write the other anew."""
+    wrong: dict[str, str] = {}
+    for name in (META, META_COPY):
+        try:
+            if (directory / name).exists():
+                read_document(directory / name)
+            else:
+                wrong[name] = "missing"
+        except DamagedError:
+            wrong[name] = "damaged"
+    good = next((name for name in (META, META_COPY) if name not in wrong), None)
+    if good is None:
+        return _mended_header(directory, wrong, plan)
+    header = read_header(directory)
+    if header.version != 1:
+        for name, how in wrong.items():
+            plan.lines.append(f"{name} was {how}; written anew from {good}")
+            plan.files[name] = _read(directory / good)
+    return header
+
+
+def _mended_header(directory: Path, wrong: Mapping[str, str], plan: _Plan) -> Header:
+    for name, how in wrong.items():
+        content = mended_document(directory / name) if how == "damaged" else None
+        if content is not None:
+            plan.lines.append(f"one bit of {name} was wrong; its digest says which")
+            copies = [META] if content.get("version") == 1 else [META, META_COPY]
+            plan.files |= dict.fromkeys(copies, document_bytes(content))
+            plan.lines = _carry_out(directory, plan)
+            plan.files = {}
+            return read_header(directory)
+    raise StoreError(
+        f"cannot repair {directory}: its header, which says what lies where, is damaged in every "
+        f"copy; put {META} back, of a backup or of a run of the same model and settings"
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows, side tensors and the slots that vouch for them
+
+
+def _plan_slots(directory: Path, header: Header, plan: _Plan) -> None:
+    stream = store.read_stream(directory)
+    table = stream.slots.copy()
+    _mark(table, stream.missing, 0)
+    if len(stream.missing):
+        plan.lines.append(
+            f"{len(stream.missing):,} records are right in neither copy of {store.RECORDS}"
+        )
+    records = np.flatnonzero(table["kind"] == slots.RECORD)
+    counted = table[: int(records[-1]) + 1 if len(records) else 0]  # a view: marks go to `table`
+    lost = _lost_rows(directory, header, counted)
+    counted["flags"][lost] |= slots.ROW_LOST
+    if len(lost):
+        steps = _listed(counted["step"][lost])
+        plan.lines.append(
+            f"{len(lost):,} states are lost, as their rows have other bytes than were recorded: "
+            f"{steps}"
+        )
+    _drop_lost_newest(directory, header, stream, table, counted, plan)
+    _drop_lost_sides(directory, header, stream, table, counted, plan)
+    changed = not np.array_equal(table, stream.slots)
+    generation = stream.generation + changed
+    _plan_copies(directory, slots.renumbered(table, 0, generation).tobytes(), plan)
+    if changed:
+        found = _contents(directory, header, stream, table)
+        plan.lines.append(_kept(found))
+
+
+def _mark(table: slots.Slots, places: npt.NDArray[Any] | list[int], kind: int) -> None:
+    """Makes slots LOST ones; of those that were right it is known what they were."""
+    for place in places:
+        step = int(table["step"][place]) if kind else -1
+        table[place] = np.zeros((), slots.SLOT)
+        table["kind"][place], table["flags"][place] = slots.LOST, kind
+        table["step"][place], table["a"][place] = step, -1
+
+
+def _lost_rows(directory: Path, header: Header, table: slots.Slots) -> npt.NDArray[np.int64]:
+    """Places of the records whose row has not the bytes that were recorded."""
+    is_row = (table["kind"] == slots.RECORD) & (table["a"] >= 0)
+    places = np.flatnonzero(is_row & ((table["flags"] & slots.ROW_LOST) == 0))
+    good = _right(directory / store.STATES, header, table["a"][places], table["b"][places])
+    return places[~good]
+
+
+def _right(
+    path: Path, header: Header, numbers: npt.NDArray[Any], digests: npt.NDArray[Any]
+) -> npt.NDArray[np.bool_]:
+    """Which rows of a file have these digests."""
+    good = np.zeros(len(numbers), bool)
+    if not path.exists():
+        return good
+    row = np.empty(header.row_bytes, np.uint8)
+    with wrap_os_errors(f"read {path}"), path.open("rb") as file:
+        for index, (number, digest) in enumerate(
+            zip(numbers.tolist(), digests.tolist(), strict=True)
+        ):
+            file.seek(number * header.row_bytes)
+            whole = file.readinto(row.data) == header.row_bytes
+            good[index] = whole and store.row_digest(row) == digest
+    return good
+
+
+def _contents(
+    directory: Path, header: Header, stream: slots.Stream, table: slots.Slots
+) -> store.Contents:
+    nothing = np.zeros(0, np.int64)
+    return store.contents_of(directory, header, slots.Stream(table, nothing, stream.generation))
+
+
+def _drop_lost_newest(
+    directory: Path,
+    header: Header,
+    stream: slots.Stream,
+    table: slots.Slots,
+    counted: slots.Slots,
+    plan: _Plan,
+) -> None:
+    """Marks slots of the newest state until one is right, or none is left."""
+    while True:
+        found = _contents(directory, header, stream, table)
+        if not len(found.rows) or found.rows[-1] >= 0:
+            return
+        place = np.array([-1 - found.rows[-1]])
+        if _right(directory / store.NEWEST, header, place, found.digests[-1:])[0]:
+            return
+        _mark(counted, np.flatnonzero(counted["kind"] == slots.NEWEST)[-1:], slots.NEWEST)
+        plan.lines.append(f"the newest state, at step {int(found.steps[-1]):,}, is lost")
+
+
+def _drop_lost_sides(
+    directory: Path,
+    header: Header,
+    stream: slots.Stream,
+    table: slots.Slots,
+    counted: slots.Slots,
+    plan: _Plan,
+) -> None:
+    """Marks slots of side tensors whose blob is not what was written."""
+    found = _contents(directory, header, stream, table)
+    log = SideLog(directory / store.SIDES, counted[counted["kind"] == slots.SIDE])
+    newest = int(found.steps[-1]) if len(found.rows) and found.rows[-1] < 0 else None
+    lost = []
+    for place in np.flatnonzero(counted["kind"] == slots.SIDE).tolist():
+        entry = counted[place]
+        if int(entry["flags"]) & slots.OF_NEWEST and int(entry["step"]) != newest:
+            continue  # of a state that another took the place of
+        try:
+            if not (directory / store.SIDES).exists():
+                raise DamagedError("missing")
+            log.read(entry)
+        except DamagedError:
+            lost.append(place)
+    if lost:
+        _mark(counted, lost, slots.SIDE)
+        log = SideLog(directory / store.SIDES, counted[counted["kind"] == slots.SIDE])
+        steps = _without_sides(_contents(directory, header, stream, table), log)
+        plan.lines.append(
+            f"buffers or frozen parameters of {len(steps):,} states are lost: {_listed(steps)}"
+        )
+
+
+def _without_sides(found: store.Contents, log: SideLog) -> npt.NDArray[np.int64]:
+    """The steps of states whose side tensors are not all there."""
+    lacking = [
+        step
+        for step, row, key in zip(
+            found.steps.tolist(), found.rows.tolist(), found.keys.tolist(), strict=True
+        )
+        if key_of(log.digests(step, row < 0).values()) != key
+    ]
+    return np.array(lacking, np.int64)
+
+
+def _kept(found: store.Contents) -> str:
+    if not len(found.steps):
+        return "no state is left"
+    line = f"{len(found.steps):,} states are kept, the last at step {int(found.steps[-1]):,}"
+    if found.holes:
+        line += f"; the run has holes after {_listed(found.steps[list(found.holes)])}"
+    return line
+
+
+def _listed(steps: npt.NDArray[Any]) -> str:
+    shown = ", ".join(f"{int(step):,}" for step in steps[:5])
+    return f"step{'s' * (len(steps) > 1)} {shown}" + (", …" if len(steps) > 5 else "")
+
+
+def _plan_copies(directory: Path, right: bytes, plan: _Plan) -> None:
+    """Writes a copy of the slots anew where it is not what the copies say together."""
+    for name in (store.RECORDS, store.RECORDS_COPY):
+        raw = _read(directory / name) if (directory / name).exists() else None
+        # What follows is an unfinished write, that readers ignore and the next writer cuts off.
+        if raw is not None and raw.startswith(right):
+            continue
+        plan.files[name] = right
+        plan.lines.append(f"{name} was {'missing' if raw is None else 'not whole'}; written anew")
+
+
+# --------------------------------------------------------------------------------------------------
+# Doing it
+
+
+def _carry_out(directory: Path, plan: _Plan) -> list[str]:
+    """Writes files beside, renames those that make way, and puts the new ones in their places."""
+    if not plan.files:
+        return plan.lines
+    new: dict[str, Path] = {}
+    with wrap_os_errors(f"repair {directory}"):
+        try:
+            for name, raw in plan.files.items():
+                new[name] = directory / f".{name}.{secrets.token_hex(4)}.tmp"
+                _write(new[name], raw)
+            moved = list(_swap(directory, new))
+        finally:
+            for beside in new.values():
+                beside.unlink(missing_ok=True)
+        sync_directory(directory)
+    return [*plan.lines, *(f"moved the old {file.name} to {file.parent.name}" for file in moved)]
+
+
+def _swap(directory: Path, new: Mapping[str, Path]) -> Iterator[Path]:
+    there = [name for name in new if (directory / name).exists()]
+    aside = new_aside(directory) if there else None
+    for name, beside in new.items():
+        if name in there:
+            try:
+                yield move_aside(directory / name, directory, aside)
+            except BaseException:
+                if aside is not None and not any(aside.iterdir()):
+                    aside.rmdir()
+                raise
+        beside.rename(directory / name)
+
+
+def _write(path: Path, raw: bytes) -> None:
+    with path.open("wb", buffering=0) as file:
+        write_all(file.fileno(), raw)
+        sync_file(file.fileno())
+
+
+def _read(path: Path) -> bytes:
+    with wrap_os_errors(f"read {path}"):
+        return path.read_bytes()
+
+
+# --------------------------------------------------------------------------------------------------
+# The first format
+
+
+def _repair_first_format(directory: Path, header: Header) -> list[str]:
+    """What is left of a damaged run of the first format becomes one of the second."""
+    found = salvage(directory, header)
+    if not found.lines:
+        return []
+    migrate.stage(directory, header, found)
+    done = migrate.finish(directory)
+    contents = store.read_contents(directory, read_header(directory))
+    return [*found.lines, _kept(contents), *done]
