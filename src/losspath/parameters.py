@@ -165,9 +165,14 @@ class Entry:
     @property
     def layer(self) -> str:
         """The module that it belongs to; what a parametrised layer is computed from is that's."""
-        parts = self.name.split(".")
-        end = parts.index(_PARAMETRIZATIONS) if _PARAMETRIZATIONS in parts else len(parts) - 1
-        return ".".join(parts[:end])
+        return layer_of(self.name)
+
+
+def layer_of(name: str) -> str:
+    """The module that a tensor of this name belongs to."""
+    parts = name.split(".")
+    end = parts.index(_PARAMETRIZATIONS) if _PARAMETRIZATIONS in parts else len(parts) - 1
+    return ".".join(parts[:end])
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ class Layout:
             if memory.add(name, tensor):
                 continue  # another view of a parameter that is there: one set of numbers
             shape = tuple(tensor.shape) + ((2,) if tensor.is_complex() else ())
-            entry = Entry(name, shape, _dtype_name(tensor), "parameter", offset)
+            entry = Entry(name, shape, dtype_name(tensor), "parameter", offset)
             entries.append(entry)
             offset += entry.size
         if len({entry.name for entry in entries}) < len(entries):
@@ -295,7 +300,8 @@ def _describe(parameter: tuple[str, tuple[int, ...]] | None) -> str:
     return "absent" if parameter is None else f"{parameter[0]} {list(parameter[1])}"
 
 
-def _dtype_name(tensor: torch.Tensor) -> str:
+def dtype_name(tensor: torch.Tensor) -> str:
+    """A tensor's dtype as layouts have it, such as "float32"."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -409,11 +415,11 @@ def in_order(model: torch.nn.Module, layout: Layout) -> list[torch.Tensor]:
     for entry in layout.parameters:
         tensor = named.get(entry.name)
         shape = None if tensor is None else tuple(tensor.shape) + (2,) * tensor.is_complex()
-        if tensor is None or shape != entry.shape or _dtype_name(tensor) != entry.dtype:
+        if tensor is None or shape != entry.shape or dtype_name(tensor) != entry.dtype:
             now = (
                 "is not there"
                 if tensor is None
-                else f"is {_dtype_name(tensor)} {list(shape or ())}"
+                else f"is {dtype_name(tensor)} {list(shape or ())}"
             )
             raise ModelError(
                 f"the model has changed: parameter {entry.name} was {entry.dtype} "

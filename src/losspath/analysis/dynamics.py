@@ -17,9 +17,10 @@ from losspath.analysis.steps import even_states, step_cosines
 from losspath.errors import ArgumentError
 from losspath.evaluation.derivatives import Derivatives
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.recorded import PathObjective, along
 from losspath.files import digest_of, load_archive, read_document, save_archive, write_document
 from losspath.recording.trajectory import StateSequence, as_path
-from losspath.surface import check_same_network, probes_of
+from losspath.surface import path_fingerprint
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,6 +94,9 @@ def measure_dynamics(
 ) -> Dynamics:
     """Measures loss, gradient and sharpness at some states, and the turns between all steps.
 
+    Derivatives are by the parameters that were trained: frozen ones have no share in them. They are
+    taken in evaluation mode, with the buffers that were recorded with each state.
+
     Sharpness is the largest eigenvalue of the Hessian: gradient descent at a constant rate η can
     only go down a valley where it is below 2/η. [1]
 
@@ -118,16 +122,17 @@ def measure_dynamics(
     if states < 2:
         raise ArgumentError(f"expected at least 2 states, got {states}")
     recorded = as_path(path)
-    check_same_network(recorded, objective)
+    bound = along(objective, recorded)
     cosines = step_cosines(recorded)
     count = len(recorded)
     steps = np.asarray(getattr(recorded, "steps", np.arange(count)), np.int64)
     index = even_states(count, states)
-    key = dynamics_key(recorded, objective, states)
+    key = _key_of(recorded, bound, states)
     kept = _Kept(checkpoint, key)
     for done, position in enumerate(index.tolist()):
         if position not in kept.rows:
-            derivatives = Derivatives(objective, recorded.read(position, position + 1)[0])
+            (state,) = recorded.read(position, position + 1)
+            derivatives = Derivatives(bound.objective, state, bound.sides_of(position))
             loss, gradient = derivatives.gradient()
             kept.add(position, [loss, float(np.linalg.norm(gradient)), derivatives.sharpness()])
         if progress:
@@ -137,7 +142,7 @@ def measure_dynamics(
         "losspath": losspath.__version__,
         "key": key,
         "path_digest": recorded.digest,
-        **objective.provenance,
+        **bound.objective.provenance,
     }
     return Dynamics(
         index=index,
@@ -156,9 +161,11 @@ def dynamics_key(
 ) -> str:
     """Identifies measured dynamics: a digest of everything that they depend on."""
     recorded = as_path(path)
-    return digest_of(
-        "dynamics", recorded.digest, objective.fingerprint(probes_of(recorded)), states
-    )
+    return _key_of(recorded, along(objective, recorded), states)
+
+
+def _key_of(path: StateSequence, bound: PathObjective, states: int) -> str:
+    return digest_of("dynamics", path.digest, path_fingerprint(path, bound), states)
 
 
 class _Kept:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -17,11 +16,12 @@ from losspath.errors import ArgumentError
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.points import Affine
+from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.recorded import PathObjective, along
+from losspath.evaluation.replica import Sides
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.trajectory import StateSequence, as_path
-from losspath.surface import check_same_network
 
 Floats = npt.NDArray[np.float64]
 
@@ -144,33 +144,32 @@ def interpolate(
         optimization problems", ICLR 2015.
     """
     recorded = as_path(path)
-    check_same_network(recorded, objective)
+    bound = along(objective, recorded)
+    objective = bound.objective
     first, second = (_state(recorded, index) for index in (start, end))
     positions = default_alphas() if alphas is None else np.asarray(alphas, np.float64)
     if positions.ndim != 1 or len(positions) < 2 or not np.isfinite(positions).all():
         raise ArgumentError("expected alphas as a list of at least two finite numbers")
-    parts = {WHOLE_MODEL: np.ones(len(first), bool)}
+    ends = start % len(recorded), end % len(recorded)
+    parts = [_Part(WHOLE_MODEL, None, np.ones(len(first), bool))]
     if layers:
         for name, entries in objective.layout.layers.items():
-            parts[name or "(root)"] = chosen = np.zeros(len(first), bool)
+            chosen = np.zeros(len(first), bool)
             for entry in entries:
                 chosen[entry.place] = True
+            parts.append(_Part(name or "(root)", name, chosen))
     loss = np.full((len(parts), len(positions)), np.nan)
     accuracy = loss.copy()
-    key = interpolation_key(recorded, objective, (start, end), positions, layers)
+    key = _key_of(recorded, bound, ends, positions, layers)
     count = 0
     with open_checkpoint(checkpoint, key, objective) as journal:
         engine = Engine(objective)
         done = dict(journal.done) if journal else {}
-        at_second = functools.cache(lambda: objective(second))
-        for row, (name, chosen) in enumerate(parts.items()):
+        for row, part in enumerate(parts):
             offset = row * len(positions)
             known = {number - offset: done[number] for number in done}
-            # The states themselves by the plain loop, so that they are what others have of them.
-            ends: dict[float, Callable[[], Evaluation]] = {1.0: at_second}
-            if name == WHOLE_MODEL:
-                ends[0.0] = lambda: objective(first)
-            line = _Line(first, second, positions, chosen, ends)
+            sides = [bound.between(*ends, alpha, part.layer) for alpha in positions.tolist()]
+            line = _Line(first, second, positions, part, sides)
             for finished in line.evaluations(engine, known):
                 for column, evaluation in finished:
                     if journal and offset + column not in done:
@@ -183,16 +182,17 @@ def interpolate(
                         progress(count, loss.size)
     return Interpolation(
         alpha=positions,
-        names=tuple(parts),
+        names=tuple(part.name for part in parts),
         loss=loss,
         accuracy=None if np.isnan(accuracy).all() else accuracy,
         provenance={
             "losspath": losspath.__version__,
             "key": key,
             "path_digest": recorded.digest,
-            "from": start % len(recorded),
-            "to": end % len(recorded),
+            "from": ends[0],
+            "to": ends[1],
             **objective.provenance,
+            "has_buffers": bound.describes_buffers,
         },
     )
 
@@ -207,14 +207,29 @@ def _state(path: StateSequence, index: int) -> Floats:
 
 
 @dataclass(frozen=True)
+class _Part:
+    """What moves along a line.
+
+    Attributes:
+        name: as results have it.
+        layer: the layer; None for the whole model.
+        chosen: (P,) which parameters.
+    """
+
+    name: str
+    layer: str | None
+    chosen: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class _Line:
-    """Points with θ_a + α (θ_b − θ_a) where `chosen`, and θ_b elsewhere; `ends` by their α."""
+    """Points with θ_a + α (θ_b − θ_a) in a part, and θ_b elsewhere."""
 
     first: Floats
     second: Floats
     positions: Floats
-    chosen: npt.NDArray[np.bool_]
-    ends: Mapping[float, Callable[[], Evaluation]]
+    part: _Part
+    sides: Sequence[Sides | None]
 
     def evaluations(
         self, engine: Engine, done: Mapping[int, Evaluation]
@@ -223,23 +238,25 @@ class _Line:
         known = [(column, done[column]) for column in range(len(self.positions)) if column in done]
         if known:
             yield known
-        difference = np.where(self.chosen, self.first - self.second, 0.0)
+        difference = np.where(self.part.chosen, self.first - self.second, 0.0)
         finite = bool(np.isfinite(difference).all() and np.isfinite(self.second).all())
+        varies = any(each is not None for each in self.sides)
+        # The states themselves by the plain loop, so that they are what others have of them.
+        ends = (0.0, 1.0) if self.part.layer is None else (1.0,)
         between = []
         for column, alpha in enumerate(self.positions.tolist()):
-            if finite and alpha not in self.ends:
+            if finite and alpha not in ends and not varies:
                 between.append(column)
             elif column not in done:
-                end = self.ends.get(alpha)
-                yield [(column, end() if end else engine.objective(self._at(alpha)))]
+                yield [(column, engine.plain(self._at(alpha), self.sides[column]))]
         size = engine.group_size
         for start in range(0, len(between), size):
             columns = between[start : start + size]
             if all(column in done for column in columns):
                 continue
             # From θ_b on, so that parameters that are not chosen are the same all along.
-            along = 1.0 - self.positions[columns]
-            line = Affine(self.second, difference[None], along[:, None])
+            along_line = 1.0 - self.positions[columns]
+            line = Affine(self.second, difference[None], along_line[:, None])
             left = {i for i, column in enumerate(columns) if column in done}
             for finished in engine.evaluate(line, len(self.positions), left, measure=False):
                 yield [(columns[number], evaluation) for number, evaluation in finished]
@@ -250,7 +267,7 @@ class _Line:
             blend = self.second if alpha else self.first
         else:
             blend = (1 - alpha) * self.first + alpha * self.second
-        blended: Floats = np.where(self.chosen, blend, self.second)
+        blended: Floats = np.where(self.part.chosen, blend, self.second)
         return blended
 
 
@@ -270,12 +287,24 @@ def interpolation_key(
         positions: (A,) positions along the line.
         layers: whether each layer is evaluated alone too.
     """
+    bound = along(objective, path)
+    first, second = ends
+    return _key_of(path, bound, (first % len(path), second % len(path)), positions, layers)
+
+
+def _key_of(
+    path: StateSequence,
+    bound: PathObjective,
+    ends: tuple[int, int],
+    positions: Floats,
+    layers: bool,
+) -> str:
     states = np.stack([_state(path, index) for index in ends])
     return digest_of(
         FORMAT_VERSION,
         path.digest,
-        [index % len(path) for index in ends],
+        list(ends),
         positions,
         layers,
-        objective.fingerprint(states),
+        bound.fingerprint(list(ends), states),
     )

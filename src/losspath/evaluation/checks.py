@@ -58,7 +58,7 @@ def check_objective(objective: Objective) -> None:
             "have a train() of their own, which cannot be called on the model itself without "
             "changing it; keep what cannot be copied out of the module"
         )
-    evaluator = Evaluator(objective)
+    evaluator, batch = Evaluator(objective), _some(objective)
     with evaluator.lent():
         whole = _check_repeats(objective, evaluator, batch, vector)
         _check_caches(objective, evaluator, batch, vector, whole)
@@ -94,15 +94,16 @@ def _settle(
         ObjectiveError: the model or the loss fails on the data.
     """
     chosen: torch.Tensor | None = None
-    for number, scale in enumerate(_FAR):
+    for scale in _FAR:
         vector = _far(objective, own, scale)
         evaluator.write(vector)
-        count = (
-            _first_count(objective, evaluator, batch) if number == 0 else _count(evaluator, batch)
-        )
-        total, weight = count[LOSS]
         if chosen is None:
             chosen = vector
+            count = _first_count(objective, evaluator, batch)
+            batch = _some(objective)  # in single precision by now, maybe
+        else:
+            count = _count(evaluator, batch)
+        total, weight = count[LOSS]
         if np.isfinite(total) and np.isfinite(weight) and total != 0.0:
             return vector
     assert chosen is not None
@@ -239,8 +240,8 @@ def _check_caches(
         if _count(evaluator, batch) == whole:
             raise ObjectiveError(
                 f"the parameters of {name or 'the model'} ({type(module).__name__}) have no say in "
-                f"the loss, and it holds a tensor, {held[0]}: most likely a cache of what evaluation "
-                "mode computed from them before; drop it before the objective is made"
+                f"the loss, and it holds a tensor, {held[0]}: most likely a cache of what "
+                "evaluation mode computed from them before; drop it before the objective is made"
             )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from losspath.errors import LosspathError, LosspathWarning, UnsupportedError
@@ -160,6 +161,10 @@ class Engine:
             pairs = zip(numbers, evaluations, strict=True)
             yield [(number, each) for number, each in pairs if number not in done]
 
+    def plain(self, vector: npt.NDArray[Any], sides: Sides | None = None) -> Evaluation:
+        """One point by the plain loop."""
+        return self._evaluator.evaluate(vector, sides=sides)
+
     def _one_by_one(
         self,
         points: Points,
@@ -172,7 +177,7 @@ class Engine:
             if number not in done:
                 (vector,) = points.part(number, number + 1).vectors()
                 own = None if sides is None else sides[number]
-                yield [(number, self._evaluator.evaluate(vector, sides=own))]
+                yield [(number, self.plain(vector, own))]
 
     def _together(
         self, part: Points, kind: _Kind, choice: Choice

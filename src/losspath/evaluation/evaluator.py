@@ -46,10 +46,15 @@ class Evaluator:
     """
 
     def __init__(self, objective: Objective) -> None:
-        objective.check_unchanged()
         self.objective = objective
         # Tensors made in inference mode could not be written to outside of it.
-        with torch.inference_mode(False), random_fork(objective.model), torch.no_grad():
+        with (
+            _LENT,
+            torch.inference_mode(False),
+            random_fork(objective.model),
+            torch.no_grad(),
+        ):
+            objective.check_unchanged()
             self.replica = Replica(objective.model, objective.layout, objective.base_sides)
         self.may_fuse = torch.backends.mha.get_fastpath_enabled()
         self._depth = 0

@@ -345,6 +345,12 @@ class Objective:
         other.base_sides, other.base_key = sides, key
         return other
 
+    def with_buffers(self, buffers: Buffers) -> Objective:
+        """The same with another origin of buffers."""
+        other = copy.copy(self)
+        other.buffers = buffers
+        return other
+
     def with_layout(self, layout: Layout) -> Objective:
         """The same over other parameters of the model, by name."""
         other = copy.copy(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -11,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 import losspath
-from losspath.errors import ArgumentError, LosspathWarning, ModelError
+from losspath.errors import ArgumentError
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Journal, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.points import Rows
+from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.recorded import PathObjective, along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, fit_plane
 from losspath.methods import Method, PathGeometry, method_named
-from losspath.recording.trajectory import StateSequence, Trajectory, as_path
+from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface.places import Places
 from losspath.surface.value import FORMAT_VERSION, StateLosses, Surface
 from losspath.surface.workers import Crew
@@ -129,15 +128,15 @@ def refine_surface(
     """
     method = method_named(method)
     recorded = as_path(path)
-    check_same_network(recorded, objective)
+    bound = along(objective, recorded)
     plane = plane or fit_plane(recorded)
     _check_plane(plane, recorded)
     grid = grid or Grid.around(plane.path, resolution)
     geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
     method = method.resolve(geometry)
-    key = surface_key(recorded, objective, method, plane, grid)
+    key = _key_of(recorded, bound, method, plane, grid)
     places = Places(recorded, method, plane, grid)
-    canvas = _Canvas(places, _provenance(objective, method, plane, key))
+    canvas = _Canvas(places, _provenance(recorded, bound, method, plane, key))
     # Points round by the number of threads of whoever evaluates them, where that is known.
     where = "" if executor is None else f"workers {getattr(executor, 'threads', '')}".strip()
     with open_checkpoint(checkpoint, key, objective, where) as journal:
@@ -145,12 +144,12 @@ def refine_surface(
             canvas.put(number, evaluation)
         if progress and canvas.done:
             progress(canvas.done, canvas.evaluated.size)
-        known = _some_states(recorded, objective, plane, states, ends=True)
+        known = _some_states(recorded, bound, plane, states, ends=True)
         shown = canvas.complete_levels
         if executor is None:
-            source = _here(places, objective, journal, canvas.notes)
+            source = _here(places, bound, journal, canvas.notes)
         else:
-            source = _elsewhere(places, objective, journal, canvas.notes, executor, key)
+            source = _elsewhere(places, bound, journal, canvas.notes, executor, key)
         for found in source:
             for number, evaluation in found:
                 if journal:
@@ -161,8 +160,8 @@ def refine_surface(
             if shown < (shown := canvas.complete_levels) < len(places.levels):
                 yield canvas.surface(known)
                 if states is not known:
-                    states = known = _some_states(recorded, objective, plane, states)
-        yield canvas.surface(_some_states(recorded, objective, plane, states))
+                    states = known = _some_states(recorded, bound, plane, states)
+        yield canvas.surface(_some_states(recorded, bound, plane, states))
 
 
 class _Canvas:
@@ -207,7 +206,7 @@ class _Canvas:
 
 def _some_states(
     path: StateSequence,
-    objective: Objective,
+    bound: PathObjective,
     plane: Plane,
     states: int | StateLosses,
     ends: bool = False,
@@ -216,21 +215,22 @@ def _some_states(
     if isinstance(states, StateLosses):
         return states
     index = spread_states(plane.path, states)
-    return evaluate_states(path, objective, index[[0, -1]] if ends else index)
+    return _losses_of(path, bound, index[[0, -1]] if ends else index)
 
 
 Found = Iterator[list[tuple[int, Evaluation]]]
 
 
-def _here(places: Places, objective: Objective, journal: Journal | None, notes: list[str]) -> Found:
+def _here(places: Places, bound: PathObjective, journal: Journal | None, notes: list[str]) -> Found:
     """Evaluates the points that are not done in this process."""
-    engine = _engine(objective, journal)
+    engine = _engine(bound.for_points(places.method.is_flat), journal)
     done = dict(journal.done) if journal else {}
     for level, numbers, points in places.groups(engine.group_size, done):
         skipped = {i for i, number in enumerate(numbers.tolist()) if number in done}
         measure = not places.is_awaited(level)
         total = len(places.grid.points)
-        for finished in engine.evaluate(points, total, skipped, measure=measure):
+        sides = places.sides(bound, numbers)
+        for finished in engine.evaluate(points, total, skipped, measure=measure, sides=sides):
             notes[:] = engine.notes
             yield [(int(numbers[i]), evaluation) for i, evaluation in finished]
 
@@ -243,14 +243,14 @@ def _engine(objective: Objective, journal: Journal | None) -> Engine:
 
 def _elsewhere(
     places: Places,
-    objective: Objective,
+    bound: PathObjective,
     journal: Journal | None,
     notes: list[str],
     executor: Executor,
     key: str,
 ) -> Found:
     """Evaluates the points that are not done by an executor's workers."""
-    crew = Crew(executor, places, objective, key, journal.choices if journal else {})
+    crew = Crew(executor, places, bound, key, journal.choices if journal else {})
     done = dict(journal.done) if journal else {}
     for found in crew.evaluate(done):
         notes[:] = ["by workers", *crew.notes]
@@ -262,35 +262,7 @@ def _elsewhere(
 
 def check_same_network(path: StateSequence, objective: Objective) -> None:
     """Raises `ModelError` unless the path's states are of the objective's model."""
-    layout = getattr(path, "layout", None)
-    if layout is not None:
-        layout.check_same(objective.layout, "the recorded path", "the objective's model")
-    elif path.parameter_count != objective.parameter_count:
-        raise ModelError(
-            f"the path has states of {path.parameter_count:,} numbers, the objective's model "
-            f"{objective.parameter_count:,} parameters"
-        )
-    if isinstance(path, Trajectory):
-        _check_buffers(path, objective)
-
-
-def _check_buffers(path: Trajectory, objective: Objective) -> None:
-    """Warns where the model's buffers are none that training ended with."""
-    recorded = path.buffers(-1)
-    for name, buffer in objective.model.named_buffers():
-        if name not in recorded:
-            continue
-        real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
-        values = real.detach().cpu().to(torch.float64).numpy()
-        if not np.allclose(values, recorded[name], rtol=1e-5, atol=1e-8, equal_nan=True):
-            warnings.warn(
-                f"the objective's model has another {name} than the recording ended with, and "
-                "every loss is computed with it; path.load_into(model, -1, buffers=True), before "
-                "the objective is made, gives it what training ended with",
-                LosspathWarning,
-                stacklevel=4,
-            )
-            return
+    along(objective, path)
 
 
 def _check_plane(plane: Plane, path: StateSequence) -> None:
@@ -312,12 +284,18 @@ def surface_key(
         plane: the path's plane.
         grid: the points.
     """
+    return _key_of(path, along(objective, path), method, plane, grid)
+
+
+def _key_of(
+    path: StateSequence, bound: PathObjective, method: Method, plane: Plane, grid: Grid
+) -> str:
     return digest_of(
         FORMAT_VERSION,
         plane.path_digest,
         plane.origin,
         plane.basis,
-        objective.fingerprint(probes_of(path)),
+        path_fingerprint(path, bound),
         method.to_json(),
         grid.x,
         grid.y,
@@ -325,10 +303,19 @@ def surface_key(
     )
 
 
+def path_fingerprint(path: StateSequence, bound: PathObjective) -> list[object]:
+    """What tells one loss from another by its values at states of a path, as JSON values."""
+    return bound.fingerprint(_probed(path), probes_of(path))
+
+
+def _probed(path: StateSequence) -> list[int]:
+    """The first state, one in the middle and the last."""
+    return sorted({0, len(path) // 2, len(path) - 1})
+
+
 def probes_of(path: StateSequence) -> npt.NDArray[Any]:
     """(k, P): the first state, one in the middle and the last."""
-    indices = sorted({0, len(path) // 2, len(path) - 1})
-    return np.concatenate([path.read(index, index + 1) for index in indices])
+    return np.concatenate([path.read(index, index + 1) for index in _probed(path)])
 
 
 def spread_states(path: Floats, count: int) -> npt.NDArray[np.int64]:
@@ -345,18 +332,28 @@ def spread_states(path: Floats, count: int) -> npt.NDArray[np.int64]:
 def evaluate_states(
     path: StateSequence, objective: Objective, index: npt.NDArray[np.int64]
 ) -> StateLosses:
-    """The losses of states themselves."""
-    engine = Engine(objective)
+    """The losses of states themselves, each with its own recorded buffers."""
+    return _losses_of(path, along(objective, path), index)
+
+
+def _losses_of(
+    path: StateSequence, bound: PathObjective, index: npt.NDArray[np.int64]
+) -> StateLosses:
+    engine = Engine(bound.objective)
     losses: list[float] = []
     for start in range(0, len(index), engine.group_size):
         group = index[start : start + engine.group_size].tolist()
         states = np.concatenate([path.read(i, i + 1) for i in group])
-        for finished in engine.evaluate(Rows(states), measure=False):
+        sides = [bound.sides_of(i) for i in group] if bound.varies else None
+        for finished in engine.evaluate(Rows(states), measure=False, sides=sides):
             losses += [evaluation.loss for _, evaluation in finished]
     return StateLosses(index, np.array(losses))
 
 
-def _provenance(objective: Objective, method: Method, plane: Plane, key: str) -> dict[str, Any]:
+def _provenance(
+    path: StateSequence, bound: PathObjective, method: Method, plane: Plane, key: str
+) -> dict[str, Any]:
+    notes = list(getattr(path, "notes", []))
     return {
         "losspath": losspath.__version__,
         "key": key,
@@ -367,5 +364,7 @@ def _provenance(objective: Objective, method: Method, plane: Plane, key: str) ->
         "parameters": len(plane.origin),
         "plane_residual": plane.residual,
         "plane_gap": plane.gap,
-        **objective.provenance,
+        **bound.objective.provenance,
+        "has_buffers": bound.describes_buffers,
+        **({"path_notes": notes} if notes else {}),
     }

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.evaluation.points import Affine, Points, Rows
+from losspath.evaluation.recorded import PathObjective
+from losspath.evaluation.replica import Sides
 from losspath.geometry.blend import blend
 from losspath.geometry.blend import group_size as blend_size
 from losspath.geometry.grid import Grid
@@ -95,6 +97,13 @@ class Places:
             start += len(numbers)
             if not is_done(numbers, done):
                 yield level, numbers, points
+
+    def sides(self, bound: PathObjective, numbers: Indices) -> list[Sides] | None:
+        """Side tensors of points; None where the objective has those of all of them."""
+        if not bound.varies:
+            return None
+        places, weights = self.placed(numbers)
+        return bound.sides_of_points(places, weights, self.plane.path)
 
     def placed(self, numbers: Indices) -> tuple[Floats, Floats | None]:
         """Where in the plane points lie, (G, 2), and the states' weights, (G, T).

@@ -6,7 +6,6 @@ plane go to each worker once, and it opens a recorded trajectory itself.
 
 from __future__ import annotations
 
-import copy
 import os
 import socket
 import threading
@@ -25,8 +24,9 @@ from losspath.evaluation import choices
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.points import Affine, Points, Rows
+from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.recorded import PathObjective, along
 from losspath.geometry.blend import blend
 from losspath.geometry.plane import Plane
 from losspath.recording.trajectory import StateSequence
@@ -52,6 +52,7 @@ class Job:
         objective: the loss.
         plane: the path's plane.
         path: the states; None where the origin says all.
+        has_sides: whether points have side tensors of their own.
         origin: the parameters at the plane's zero, for methods whose points lie on a plane.
         total: how many points there are in all.
     """
@@ -62,6 +63,7 @@ class Job:
     path: StateSequence | None
     origin: Floats | None
     total: int
+    has_sides: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,13 @@ class _Worker:
         self.job = job
         self._given: dict[str, Choice] = {}
         self._used: dict[str, Choice] = {}
-        # A model computes one thing at a time, and a thread shares it with whoever gave the job.
-        objective = copy.copy(job.objective)
-        objective.model = copy.deepcopy(objective.model)
-        self._engine = Engine(objective, self._remember, self._keep)
+        self._engine = Engine(job.objective, self._remember, self._keep)
         if job.path is not None and job.path.digest != job.plane.path_digest:
             raise PathError(
                 "the trajectory that the worker opened is not the one that the surface is of; give "
                 "workers the same files"
             )
+        self._bound = along(job.objective, job.path) if job.has_sides and job.path else None
 
     def _remember(self, key: str, measure: Callable[[], Choice]) -> Choice:
         if key in self._given:
@@ -126,7 +126,13 @@ class _Worker:
 
     def evaluate(self, task: Task, given: dict[str, Choice]) -> Outcome:
         self._given = given
-        finished = self._engine.evaluate(self._points(task), self.job.total, measure=task.measure)
+        sides = None
+        if self._bound is not None:
+            path = self.job.plane.path
+            sides = self._bound.sides_of_points(task.places, task.weights, path)
+        finished = self._engine.evaluate(
+            self._points(task), self.job.total, measure=task.measure, sides=sides
+        )
         found = dict(pair for pairs in finished for pair in pairs)
         evaluations = [found[number] for number in range(len(task.numbers))]
         return Outcome(_name(), evaluations, list(self._engine.notes), dict(self._used))
@@ -166,7 +172,7 @@ class Crew:
     Args:
         executor: any `concurrent.futures.Executor` whose workers can import this package.
         places: where the surface is evaluated.
-        objective: the loss.
+        bound: the loss along the path.
         key: identifies the surface.
         known: choices that were made before.
 
@@ -179,7 +185,7 @@ class Crew:
         self,
         executor: Executor,
         places: Places,
-        objective: Objective,
+        bound: PathObjective,
         key: str,
         known: dict[str, Choice],
     ) -> None:
@@ -188,11 +194,12 @@ class Crew:
         self._places = places
         self._job = Job(
             key=key,
-            objective=objective,
+            objective=bound.for_points(flat),
             plane=places.plane,
-            path=None if flat else places.path,
+            path=None if flat and not bound.has_choices else places.path,
             origin=places.origin if flat else None,
             total=len(places.grid.points),
+            has_sides=bound.varies and (not flat or bound.has_choices),
         )
         self.choices = dict(known)
         self.notes: list[str] = []

@@ -1,0 +1,383 @@
+"""Any inputs, any batches, any loss, and other quantities by name."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from evaluated_models import random_states
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from losspath import Objective, compute_surface
+from losspath.errors import ArgumentError, LosspathError, ObjectiveError
+
+X = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+Z = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+Y = torch.arange(30) % 3
+ce = F.cross_entropy
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 3), nn.Linear(4, 3)
+
+    def forward(self, x, z, scale=1.0):
+        return self.one(x) + scale * self.two(z)
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    hidden: torch.Tensor | None = None
+
+
+class Named(NamedTuple):
+    logits: torch.Tensor
+    extra: tuple
+
+
+class Mapped(nn.Module):
+    """As transformers' models: a mapping or dataclass with a loss in it, of a mapping."""
+
+    def __init__(self, kind=dict):
+        super().__init__()
+        self.inner, self.kind = nn.Linear(6, 3), kind
+
+    def forward(self, x, labels=None):
+        logits = self.inner(x)
+        if self.kind is dict:
+            found = {"logits": logits}
+            return found if labels is None else {**found, "loss": ce(logits, labels)}
+        return Output(logits) if self.kind is Output else Named(logits, (logits,))
+
+
+def vector_of(model):
+    return nn.utils.parameters_to_vector(model.parameters()).detach().numpy() * 1.2
+
+
+def moved(model):
+    """The model with the vector that is evaluated in it."""
+    import copy
+
+    other = copy.deepcopy(model)
+    nn.utils.vector_to_parameters(torch.from_numpy(vector_of(model)), other.parameters())
+    return other.eval()
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("batch_size", [250, 7])
+@pytest.mark.parametrize("arrays", [False, True])
+def test_inputs_may_be_several(batch_size, arrays):
+    model = Two()
+    x, z, y = (t.double().numpy() if arrays and t.is_floating_point() else t for t in (X, Z, Y))
+    expected = float(ce(moved(model)(X, Z), Y))
+    for inputs in ((x, z), {"x": x, "z": z}):
+        found = Objective(model, inputs, y, ce, batch_size=batch_size)(vector_of(model))
+        assert found.loss == pytest.approx(expected, rel=1e-5)
+        assert found.accuracy == float((moved(model)(X, Z).argmax(1) == Y).double().mean())
+    found = Objective(model, {"x": x, "z": z, "scale": 2.0}, y, ce)(vector_of(model))
+    assert found.loss == pytest.approx(float(ce(moved(model)(X, Z, 2.0), Y)), rel=1e-5)
+
+
+def test_targets_may_be_anything():
+    model = Two()
+    out = moved(model)(X, Z)
+    pair = Objective(model, (X, Z), (Y, X), lambda o, t: ce(o, t[0]) + t[1].pow(2).mean())
+    assert pair(vector_of(model)).loss == pytest.approx(float(ce(out, Y) + X.pow(2).mean()), 1e-5)
+    named = Objective(model, (X, Z), {"y": Y, "w": 0.5}, lambda o, t: t["w"] * ce(o, t["y"]))
+    assert named(vector_of(model)).loss == pytest.approx(float(0.5 * ce(out, Y)), rel=1e-5)
+    for loss in (lambda o: o.pow(2).mean(), lambda o, t: o.pow(2).mean()):
+        alone = Objective(model, (X, Z), None, loss)
+        assert alone(vector_of(model)).loss == pytest.approx(float(out.pow(2).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [dict, Output, Named])
+def test_outputs_may_be_named(kind):
+    model = Mapped(kind)
+    get = (lambda o: o["logits"]) if kind is dict else (lambda o: o.logits)
+    objective = Objective(model, X, Y, lambda o, t: ce(get(o), t), batch_size=8)
+    assert objective(vector_of(model)).loss == pytest.approx(
+        float(ce(get(moved(model)(X)), Y)), rel=1e-5
+    )
+    assert objective(vector_of(model)).accuracy is None
+
+
+class Pairs(Dataset):
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, i):
+        return X[i], Y[i]
+
+
+def mean_loss(model, batch):
+    x, y = batch
+    return ce(model(x), y)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        lambda: [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 30, 8)],
+        lambda: Pairs(),
+        lambda: TensorDataset(X, Y),
+        lambda: DataLoader(Pairs(), batch_size=8),
+        lambda: DataLoader(Pairs(), batch_size=7, num_workers=1),
+        lambda: ((X[i : i + 8], Y[i : i + 8]) for i in range(0, 30, 8)),
+        lambda: [[X.numpy(), Y.numpy()]],
+    ],
+    ids=["list", "dataset", "tensors", "loader", "workers", "generator", "arrays"],
+)
+def test_batches_of_every_origin(batches):
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3))
+    states = random_states()
+    objective = Objective.of_batches(model, batches(), mean_loss, batch_size=4)
+    assert random_states() == states
+    assert len(objective) == 30
+    assert objective(vector_of(model)).loss == pytest.approx(
+        float(ce(moved(model)(X), Y)), rel=1e-5
+    )
+
+
+def test_batches_that_are_mappings_and_their_own_loss():
+    model = Mapped()
+    batches = [{"x": X[i : i + 9], "labels": Y[i : i + 9]} for i in range(0, 30, 9)]
+    objective = Objective.of_batches(model, batches, lambda m, b: m(**b)["loss"])
+    assert objective(vector_of(model)).loss == pytest.approx(
+        float(ce(moved(model).inner(X), Y)), rel=1e-5
+    )
+
+
+def test_a_second_pass_that_differs_is_refused_unless_it_is_meant():
+    model = nn.Linear(6, 3)
+    shuffled = DataLoader(Pairs(), batch_size=8, shuffle=True)
+    with pytest.raises(ObjectiveError, match="shuffle=False"):
+        Objective.of_batches(model, shuffled, mean_loss)
+    staged = Objective.of_batches(model, shuffled, mean_loss, stage=True)
+    found = [staged(vector_of(model)).loss for _ in range(2)]
+    assert found[0] == found[1] == pytest.approx(float(ce(moved(model)(X), Y)), rel=1e-5)
+
+
+class Augmented(Pairs):
+    def __getitem__(self, i):
+        return X[i] + np.random.standard_normal(6).astype(np.float32), Y[i]  # noqa: NPY002
+
+
+def test_augmented_data_are_refused():
+    with pytest.raises(ObjectiveError, match="augmentation"):
+        Objective.of_batches(nn.Linear(6, 3), Augmented(), mean_loss)
+
+
+def test_sums_and_weights_and_names():
+    model = nn.Linear(6, 3)
+
+    def loss(m, batch):
+        x, y = batch
+        out = m(x)
+        return {
+            "loss": (ce(out, y, reduction="sum"), len(y)),
+            "norm": sum(p.pow(2).sum() for p in m.parameters()),
+            "wrong": ((out.argmax(1) != y).sum(), len(y)),
+        }
+
+    batches = [(X[:5], Y[:5]), (X[5:6], Y[5:6]), (X[6:], Y[6:])]
+    metrics = {
+        "perplexity": (mean_loss, math.exp),
+        "accuracy": lambda m, b: (m(b[0]).argmax(1) == b[1]).float().mean(),
+    }
+    objective = Objective.of_batches(model, batches, loss, metrics=metrics)
+    found, out = objective(vector_of(model)), moved(model)(X)
+    assert found.loss == pytest.approx(float(ce(out, Y)), rel=1e-5)
+    right = float((out.argmax(1) == Y).double().mean())
+    assert found.accuracy == pytest.approx(right)
+    assert found.metrics["wrong"] == pytest.approx(1 - right)
+    assert found.metrics["norm"] == pytest.approx(float((vector_of(model) ** 2).sum()), rel=1e-5)
+    assert found.metrics["perplexity"] == pytest.approx(math.exp(float(ce(out, Y))), rel=1e-5)
+
+
+def test_metrics_of_outputs():
+    model = nn.Linear(6, 3)
+    metrics = {
+        "top two": lambda o, t: (o.topk(2)[1] == t[:, None]).any(1).float().mean(),
+        "perplexity": (lambda o, t: (ce(o, t, reduction="sum"), len(t)), math.exp),
+        "accuracy": lambda o, t: torch.tensor(0.25),
+    }
+    found = Objective(model, X, Y, ce, metrics=metrics, batch_size=7)(vector_of(model))
+    out = moved(model)(X)
+    assert found.metrics["perplexity"] == pytest.approx(math.exp(float(ce(out, Y))), rel=1e-5)
+    top = (out.topk(2)[1] == Y[:, None]).any(1).double().mean()
+    assert found.metrics["top two"] == pytest.approx(float(top))
+    assert found.accuracy == 0.25
+
+
+@pytest.mark.parametrize("metrics", [{"loss": ce}, {"a": 3}, {"a": (ce, 3)}, {"a": (ce, ce, ce)}])
+def test_metrics_that_are_none(metrics):
+    with pytest.raises(ArgumentError, match="metrics"):
+        Objective(nn.Linear(6, 3), X, Y, ce, metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    ("batches", "match"),
+    [
+        ([], "at least one batch"),
+        (X, "list, a Dataset or a DataLoader"),
+        ({"x": X}, "single batch into a list"),
+        (3, "list, a Dataset or a DataLoader"),
+    ],
+)
+def test_what_is_no_batches(batches, match):
+    with pytest.raises(LosspathError, match=match):
+        Objective.of_batches(nn.Linear(6, 3), batches, mean_loss)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda m, b: None,
+        lambda m, b: m(b[0]),
+        lambda m, b: {"nll": mean_loss(m, b)},
+        lambda m, b: 1 / 0,
+        lambda m, b: m(b),
+    ],
+    ids=["None", "not reduced", "no loss", "fails", "wrong call"],
+)
+def test_a_loss_over_batches_that_is_none(loss):
+    with pytest.raises(LosspathError):
+        Objective.of_batches(nn.Linear(6, 3), Pairs(), loss)
+
+
+class Potential(nn.Module):
+    """Its forward pass takes a gradient: forces of an energy."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x):
+        x = x.requires_grad_()
+        return torch.autograd.grad(self.body(x).sum(), x, create_graph=self.training)[0]
+
+
+def test_a_forward_pass_that_takes_gradients():
+    model = Potential()
+    objective = Objective(model, X, X.sin(), F.mse_loss, batch_size=8)
+    expected = float(F.mse_loss(moved(model)(X.clone()), X.sin()))
+    assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def residual(model, points):
+    """u'' + u = 0, by two gradients; and u(0) = 1."""
+    t = points.requires_grad_()
+    u = model(t)
+    (first,) = torch.autograd.grad(u.sum(), t, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), t, create_graph=True)
+    return (second + u).pow(2).mean() + (model(torch.zeros(1, 1)) - 1).pow(2).mean()
+
+
+def test_a_residual_of_an_equation():
+    model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    points = torch.linspace(0, 3, 40)[:, None]
+    objective = Objective.of_batches(model, [points[:25], points[25:]], residual)
+    expected = float(residual(moved(model), points.clone()))
+    assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+    states = np.stack([vector_of(model) * s for s in (0.5, 0.8, 1.0, 1.3)])
+    states += 0.01 * np.random.default_rng(0).standard_normal(states.shape)
+    surface = compute_surface(states, objective, "pca", 3, states=4)
+    for loss, index in zip(surface.states.loss, surface.states.index, strict=True):
+        assert loss == pytest.approx(objective(states[index]).loss, rel=1e-6)
+    from losspath.evaluation.derivatives import Derivatives
+
+    other = moved(model)
+    expected = torch.autograd.grad(residual(other, points.clone()), list(other.parameters()))
+    found = Derivatives(objective, vector_of(model)).gradient()[1]
+    np.testing.assert_allclose(
+        found, torch.cat([g.flatten() for g in expected]), rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5])
+@pytest.mark.parametrize("shape", ["NK", "NTK", "NKT"])
+def test_accuracy_is_known_or_absent(columns, shape):
+    class Free(nn.Module):
+        def __init__(self, outputs):
+            super().__init__()
+            self.outputs = nn.Parameter(outputs)
+
+        def forward(self, index):
+            return self.outputs[index]
+
+    for length in (1, 2, 5, 7):
+        sizes = {"NK": (20, columns), "NTK": (20, length, columns), "NKT": (20, columns, length)}
+        outputs = torch.randn(sizes[shape])
+        axis = 2 if shape == "NTK" else 1
+        rest = [n for i, n in enumerate(outputs.shape) if i != axis]
+        targets = torch.randint(columns, rest)
+        model = Free(outputs)
+        found = Objective(model, torch.arange(20), targets, lambda o, t: o.pow(2).mean())
+        accuracy = found(outputs.flatten().numpy()).accuracy
+        known = columns > 1 and (shape == "NK" or length != columns)
+        right = (outputs.argmax(axis) == targets).double().mean()
+        assert accuracy == (pytest.approx(float(right)) if known else None)
+
+
+def test_targets_that_are_no_column_have_no_accuracy():
+    model = nn.Linear(6, 3)
+    counts = torch.arange(30) % 9
+    found = Objective(model, X, counts, lambda o, t: (o - t[:, None]).pow(2).mean(), batch_size=4)
+    assert found(vector_of(model)).accuracy is None
+
+
+def test_broadcast_outputs_are_told():
+    squeeze = pytest.raises(ObjectiveError, match="squeeze")
+    with pytest.warns(UserWarning, match="target size"), squeeze:
+        Objective(nn.Linear(6, 1), X, X[:, 0], F.mse_loss)
+
+
+def test_float64_data_of_numpy_are_taken_by_a_model_of_single_precision():
+    model = nn.Linear(6, 3)
+    for inputs in (X.double().numpy(), X.double()):
+        found = Objective(model, inputs, Y.numpy(), ce)(vector_of(model)).loss
+        assert found == pytest.approx(float(ce(moved(model)(X), Y)), rel=1e-5)
+    wide = nn.Linear(6, 3).double()
+    objective = Objective(wide, X.double().numpy(), Y, ce)
+    expected = float(ce(moved(wide)(X.double()), Y))
+    assert objective(vector_of(wide)).loss == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_hidden_state_that_is_kept_is_named():
+    class Stateful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.hidden = nn.RNNCell(6, 3), torch.zeros(1, 3)
+
+        def forward(self, x):
+            out = self.cell(x, self.hidden.expand(len(x), 3))
+            self.hidden += out.mean(0, keepdim=True).detach()
+            return out
+
+    with pytest.raises(ObjectiveError, match="hidden state"):
+        Objective(Stateful(), X, Y, ce)
+
+
+@pytest.mark.parametrize(
+    "inputs", [X[:, :3], torch.arange(30), (X, X)], ids=["width", "dtype", "two"]
+)
+def test_data_that_the_model_does_not_take(inputs):
+    with pytest.raises(ObjectiveError, match="fails on the data"):
+        Objective(nn.Linear(6, 3), inputs, Y, ce)
+
+
+def test_data_parallel_is_its_module():
+    model = nn.DataParallel(nn.Linear(6, 3))
+    expected = float(ce(moved(model.module)(X), Y))
+    assert Objective(model, X, Y, ce)(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
