@@ -561,3 +561,82 @@ def test_a_state_whose_layers_overflow_is_left_out():
     huge = np.full_like(vector, 3e38)
     found = activations(as_path(np.array([vector, huge])), objective)
     assert (found.steps.tolist(), found.left_out) == ([0], (1,))
+
+
+def test_parts_that_are_compiled_are_looked_into():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
+    model = nn.Sequential(torch.compile(block, backend="eager"), nn.Linear(4, 2))
+    x = torch.randn(9, 8)
+    objective = Objective(model, x, torch.randint(2, (9,)), F.cross_entropy)
+    found = activations(as_path(flat(model)[None]), objective)
+    assert found.names == ("0.1", "1")
+    with torch.no_grad():
+        zeros = (F.relu(block[0](x)) == 0).float().mean().item()
+    assert found.zeros[0, 0] == pytest.approx(zeros)
+    assert type(model[0]).__name__ == "OptimizedModule"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_scripted_parts_are_passed_over():
+    torch.manual_seed(0)
+    inner = torch.jit.script(nn.Sequential(nn.Linear(8, 4), nn.ReLU()))
+    model, x = nn.Sequential(inner, nn.Linear(4, 2)), torch.randn(9, 8)
+    objective = Objective(model, x, torch.randint(2, (9,)), F.cross_entropy)
+    path = as_path(flat(model)[None])
+    assert activations(path, objective).names == ("1",)
+    with pytest.raises(UnsupportedError, match=r"0.1 does not run.*TorchScript"):
+        activations(path, objective, modules=["0.1"])
+
+
+class Recorded:
+    """A path whose states have side tensors of their own."""
+
+    def __init__(self, states, sides):
+        self._path, self._sides = as_path(states), sides
+
+    def __len__(self):
+        return len(self._path)
+
+    def read(self, *arguments):
+        return self._path.read(*arguments)
+
+    def sides(self, index):
+        return self._sides[index]
+
+    def side_key(self, index):
+        return str(index)
+
+    def __getattr__(self, name):
+        return getattr(self._path, name)
+
+
+def test_recorded_states_have_their_own_running_statistics():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    x, y = torch.randn(9, 3), torch.randint(2, (9,))
+    objective = Objective(model, x, y, F.cross_entropy, batch_size=4)
+    vector = flat(model).astype(np.float32)
+    sides = [
+        {
+            "1.running_mean": torch.randn(4) + shift,
+            "1.running_var": torch.rand(4) + 0.1,
+            "1.num_batches_tracked": torch.tensor(shift),
+        }
+        for shift in range(3)
+    ]
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    path = Recorded(np.stack([vector] * 3), sides)
+    found = activations(path, objective, modules=["2"])
+    for index, own in enumerate(sides):
+        with torch.no_grad():
+            hidden = (model[0](x) - own["1.running_mean"]) / torch.sqrt(
+                own["1.running_var"] + model[1].eps
+            )
+            zero = (hidden * model[1].weight + model[1].bias) <= 0
+        assert found.zeros[0, index] == pytest.approx(zero.float().mean().item())
+        assert found.dead[0, index] == pytest.approx(zero.all(0).float().mean().item())
+    assert len(set(found.zeros[0])) > 1
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    own = Objective(model, x, y, F.cross_entropy, buffers="model")
+    assert len(set(activations(path, own, modules=["2"]).zeros[0])) == 1

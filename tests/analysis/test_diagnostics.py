@@ -197,6 +197,14 @@ def test_classes_of_outputs_by_name_and_of_batches():
     np.testing.assert_array_equal(found.counts, [[1, 0, 1], [1, 1, 0], [0, 0, 0]])
 
 
+def test_a_confusion_without_targets_is_refused():
+    model = passing_through()
+    batches = [(torch.eye(3), torch.arange(3))]
+    objective = Objective.of_batches(model, batches, lambda m, b: F.cross_entropy(m(b[0]), b[1]))
+    with pytest.raises(UnsupportedError, match="which classes are right is not known"):
+        confusion(objective, flat(model))
+
+
 def test_filters_are_the_weights_of_convolutions():
     model = network()
     found = filters(model, flat(model))
@@ -333,6 +341,20 @@ def test_the_architecture_of_a_network_with_several_inputs():
     )
     assert "Total params: 8" in architecture(objective)
     assert "forward" not in vars(objective.model)
+
+
+def test_the_architecture_of_a_network_whose_forward_pass_takes_gradients():
+    class Slope(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+
+        def forward(self, x):
+            x = x.requires_grad_()
+            return torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
+
+    objective = Objective(Slope(), torch.randn(9, 1), torch.randn(9, 1), F.mse_loss)
+    assert "Total params: 25" in architecture(objective)
 
 
 def test_the_architecture_is_a_table():

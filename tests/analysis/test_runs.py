@@ -48,6 +48,63 @@ def test_a_history_is_measured_where_none_was_kept():
     assert RunCurves(SIZES, history).steps_per_epoch is None
 
 
+class Recorded:
+    """A path whose states have running statistics of their own."""
+
+    def __init__(self, states, sides):
+        self._path, self._sides = as_path(states), sides
+
+    def __len__(self):
+        return len(self._path)
+
+    def read(self, *arguments):
+        return self._path.read(*arguments)
+
+    def sides(self, index):
+        return self._sides[index]
+
+    def side_key(self, index):
+        return str(index)
+
+    def __getattr__(self, name):
+        return getattr(self._path, name)
+
+
+def test_a_measured_history_has_the_running_statistics_of_its_states():
+    torch.manual_seed(0)
+    x, y = torch.randn(20, 3), torch.randn(20, 1)
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3, affine=False), torch.nn.Linear(3, 1))
+    objective = Objective(model, x, y, F.mse_loss)
+    sides = [
+        {"0.running_mean": torch.full((3,), 1.0 * k), "0.running_var": torch.full((3,), 1.0 + k)}
+        for k in range(4)
+    ]
+    states = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    history = measure_history(Recorded(states, sides), objective)
+    expected = []
+    for state, own in zip(torch.from_numpy(states), sides, strict=True):
+        normed = (x - own["0.running_mean"]) / torch.sqrt(own["0.running_var"] + 1e-5)
+        expected.append((normed @ state[:3, None] + state[3] - y).pow(2).mean().item())
+    np.testing.assert_allclose(history.training_loss, expected, rtol=1e-5)
+    assert np.isnan(history.training_accuracy).all()
+
+
+def test_one_column_of_logits_has_no_accuracy():
+    torch.manual_seed(0)
+    x, y = torch.randn(20, 3), torch.randint(2, (20, 1))
+
+    def loss(outputs, targets):
+        return F.binary_cross_entropy_with_logits(outputs, targets.float())
+
+    for targets in (y, y[:, 0]):
+        objective = Objective(
+            torch.nn.Linear(3, 1), x, targets, lambda out, t: loss(out.reshape(t.shape), t)
+        )
+        history = measure_history(as_path(np.ones((2, 4))), objective)
+        assert np.isnan(history.training_accuracy).all()
+        assert np.isfinite(history.training_loss).all()
+
+
 def test_spread():
     spread = Spread.of([1.0, 3.0, float("nan"), 5.0])
     assert (spread.count, spread.mean, spread.low, spread.high) == (3, 3.0, 1.0, 5.0)

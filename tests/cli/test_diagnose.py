@@ -176,11 +176,55 @@ def test_targets_that_are_not_classes_of_samples(call, tmp_path, what):
     source = f"{tmp_path / 'own.py'}:objective"
     code, out, err = call("diagnose", tmp_path / "run", "--objective", source)
     assert code == 0, err
-    for name in ("samples", "saliency"):
-        assert f"{name}: left out, as the targets are not classes (N,)" in out
-    assert {"filters-step3.png", "feature-maps-step3.png", "history.png"} <= set(
-        figures(tmp_path / "run")
-    )
+    assert "samples: left out, as the targets are not classes (N,)" in out
+    assert "confusion: left out, as a confusion matrix needs a score for each" in out
+    drawn = {"filters-step3.png", "feature-maps-step3.png", "history.png"}
+    if what == "regression":  # one number, which explains itself
+        drawn.add("saliency-step3.png")
+    else:
+        assert "saliency: left out, as saliency needs outputs (N, K) or (N,)" in out
+    assert drawn <= set(figures(tmp_path / "run"))
+    assert "saliency-step3.png" not in set(figures(tmp_path / "run")) - drawn
+
+
+PAIRS = """
+import torch
+from losspath import Objective
+
+class Pairs(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 2, 3)
+        self.head = torch.nn.Linear(32, 2)
+
+    def forward(self, image, scale):
+        return self.head((self.conv(image) * scale[:, None, None]).relu_().flatten(1))
+
+def objective():
+    torch.manual_seed(0)
+    inputs = {"image": torch.randn(9, 1, 6, 6), "scale": torch.rand(9, 1)}
+    return Objective(Pairs(), inputs, torch.randint(2, (9,)), torch.nn.functional.cross_entropy)
+"""
+
+
+def test_a_network_of_several_inputs(call, tmp_path):
+    (tmp_path / "own.py").write_text(PAIRS)
+    names: dict[str, object] = {}
+    exec(PAIRS, names)
+    with losspath.Recorder(tmp_path / "run", names["Pairs"]()) as recorder:
+        recorder.record(1.0)
+    source = f"{tmp_path / 'own.py'}:objective"
+    code, out, err = call("diagnose", tmp_path / "run", "--objective", source)
+    assert code == 0, err
+    assert "Conv2d (conv)" in out
+    for name in ("samples", "feature-maps", "saliency"):
+        assert f"{name}: left out, as this needs an objective whose inputs are one tensor" in out
+    assert figures(tmp_path / "run") == [
+        "activations.png",
+        "confusion-step1.png",
+        "filters-step1.png",
+        "history.png",
+    ]
 
 
 def test_dynamics_are_measured_once(call, run):

@@ -14,9 +14,8 @@ from losspath.analysis.steps import even_states
 from losspath.analysis.units import survey
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.replica import Sides
+from losspath.evaluation.recorded import along
 from losspath.recording.trajectory import StateSequence
-from losspath.surface import check_same_network
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,10 +80,10 @@ def activations(
 
     Raises:
         ArgumentError: the model has no such module.
+        ModelError: the path is of another network than the objective's model.
         UnsupportedError: a module that was asked for puts out no tensor, or does not run exactly
             once in a forward pass; or no state is finite.
     """
-    check_same_network(path, objective)
     if states < 1 or samples < 1 or bins < 1:
         raise ArgumentError("expected at least one state, one sample and one bin")
     look = _Look(path, objective, modules, min(samples, len(objective)))
@@ -129,13 +128,15 @@ class _Look:
         modules: Sequence[str] | None,
         samples: int,
     ) -> None:
-        self._path, self._objective, self._samples = path, objective, samples
+        self._path, self._samples = path, samples
+        self._along = along(objective, path)
         self._chosen = modules is not None
         first = last_finite(path, len(path))
         if first is None:
             raise UnsupportedError("no state is finite")
         asked = () if modules is None else tuple(dict.fromkeys(modules))
-        seen = survey(objective, path_state(path, first), asked, sides_of(path, first, objective))
+        at = path_state(path, first), asked, self._along.sides_of(first)
+        seen = survey(self._along.objective, *at)
         self._axes = seen.axes
         self.names = asked if self._chosen else default_modules(objective.model, seen.ran)
         if not self.names:
@@ -143,11 +144,11 @@ class _Look:
 
     def _outputs(self, index: int) -> dict[str, list[npt.NDArray[Any]]]:
         return outputs_in_parts(
-            self._objective,
+            self._along.objective,
             path_state(self._path, index),
             self.names,
-            self._objective.batches(self._samples),
-            sides_of(self._path, index, self._objective),
+            self._along.objective.batches(self._samples),
+            self._along.sides_of(index),
             leave_out=not self._chosen,
         )
 
@@ -207,17 +208,3 @@ def path_state(path: StateSequence, index: int) -> npt.NDArray[Any]:
     """(P,): one state of a path."""
     state: npt.NDArray[Any] = path.read(index, index + 1)[0]
     return state
-
-
-def sides_of(path: StateSequence, index: int, objective: Objective) -> Sides | None:
-    """Buffers and frozen parameters to look at a state with; None for the model's own.
-
-    Args:
-        path: the path.
-        index: of the state.
-        objective: which may be told to use its model's.
-    """
-    if objective.buffers not in (None, "recorded") or not hasattr(path, "sides"):
-        return None
-    found: Sides = path.sides(index)
-    return found

@@ -22,7 +22,7 @@ from losspath.analysis.outputs import (
     tensors_in,
 )
 from losspath.errors import ArgumentError, UnsupportedError
-from losspath.evaluation.data import Batch
+from losspath.evaluation.data import Batch, Samples
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides, copy_model
 from losspath.parameters import flatten_parameters, load_parameters, named_modules
@@ -62,8 +62,15 @@ def _followed(objective: Objective, model: nn.Module, batch: Batch) -> Any:
     forward = model.forward
     # torchinfo knows no more than tensors and flat tables of them: it is given those, for their
     # sizes, and the network what it takes.
-    args, kwargs = _arguments_of(objective, model, batch)
-    model.forward = lambda *_: forward(*args, **kwargs)
+    args, kwargs = batch.args, batch.kwargs
+    if not isinstance(objective.data, Samples):
+        args, kwargs = _arguments_of(objective, model, batch)
+
+    def run(*_: Any) -> Any:
+        with torch.set_grad_enabled(objective.needs_gradients):  # torchinfo turns them off
+            return forward(*args, **kwargs)
+
+    model.forward = run
     try:
         return torchinfo.summary(
             model,
@@ -153,6 +160,12 @@ def confusion(
     classes = 0
     with evaluating(objective, parameters, sides) as model:
         for outputs, targets in passes(objective, model, objective.batches()):
+            if targets is None:
+                raise UnsupportedError(
+                    "which classes are right is not known, as the objective has no targets; make "
+                    "it as Objective(model, inputs, targets, loss_fn), or of batches that are "
+                    'mappings with their classes under "labels"'
+                )
             if predict is None:
                 found, asked, classes = _answers(outputs, targets)
             else:
@@ -261,10 +274,29 @@ def filters(
 
     Raises:
         ModelError: the state has not as many numbers as the model has parameters.
+        UnsupportedError: the model cannot be copied.
     """
-    model = copy_model(model)
-    model.eval()
-    load_parameters(model, np.asarray(parameters))
+    try:
+        made = copy_model(model)
+    except Exception as cause:
+        raise UnsupportedError(
+            f"the model cannot be copied ({type(cause).__name__}: {cause}), which looking into it "
+            "needs; keep what cannot be copied out of the module"
+        ) from cause
+    made.eval()
+    load_parameters(made, np.asarray(parameters))
+    return filters_in(made, input_shape)
+
+
+def filters_in(
+    model: nn.Module, input_shape: Sequence[int] | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """What `filters` gives, of a network as it is.
+
+    Args:
+        model: the network; a copy, as layers with a norm of the older kind compute their weights.
+        input_shape: see `filters`.
+    """
     found: dict[str, npt.NDArray[Any]] = {}
     layers = [(name, module) for name, module in leaves(model).items() if is_layer(module)]
     for number, (name, module) in enumerate(layers):

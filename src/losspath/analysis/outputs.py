@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from losspath.errors import ArgumentError, UnsupportedError
-from losspath.evaluation.data import Batch
+from losspath.evaluation.data import Batch, Samples
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides, attributes_of
-from losspath.parameters import named_modules
+from losspath.parameters import named_modules, unwrapped
 
 _HALF = (torch.float16, torch.bfloat16)
 # Where torch and the libraries around it define their activation functions.
@@ -47,7 +47,19 @@ def evaluating(
         objective.evaluating(np.asarray(parameters), sides) as model,
         torch.set_grad_enabled(objective.needs_gradients),
     ):
+        _show_inside(model)
         yield model
+
+
+def _show_inside(model: nn.Module) -> None:
+    """Puts what was compiled in place of its compiled form, in which no module tells that it ran.
+
+    That of the whole model is left out already.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if child is not (plain := unwrapped(child)) and hasattr(child, "_orig_mod"):
+                module._modules[name] = plain
 
 
 def passes(
@@ -64,19 +76,22 @@ def passes(
         Outputs and targets of each batch; None where it is not known which these are.
     """
     restore = _restoring(model)
-    outputs: list[Any] = []
-    handle = model.register_forward_hook(lambda _, __, output: outputs.append(output))
-    try:
-        for batch in batches:
-            restore()
-            targets = batch.targets
-            if targets is None and batch.args and isinstance(batch.args[0], Mapping):
-                targets = batch.args[0].get("labels")  # as transformers name them
-            outputs.clear()
-            objective.pass_batch(model, batch)
-            yield outputs[-1] if outputs else None, targets
-    finally:
-        handle.remove()
+    for batch in batches:
+        restore()
+        targets = batch.targets
+        if targets is None and batch.args and isinstance(batch.args[0], Mapping):
+            targets = batch.args[0].get("labels")  # as transformers name them
+        yield _outputs(objective, model, batch), targets
+
+
+def _outputs(objective: Objective, model: nn.Module, batch: Batch) -> Any:
+    """What the model puts out for a batch; None where the loss does not call it."""
+    if isinstance(objective.data, Samples):
+        return model(*batch.args, **batch.kwargs)
+    found: list[Any] = []
+    with watched({"": model}, lambda _, __, output: found.append(output)):
+        objective.pass_batch(model, batch)
+    return found[-1] if found else None
 
 
 def _restoring(model: nn.Module) -> Callable[[], None]:
@@ -138,12 +153,14 @@ def watched(
     """Calls ``tell(name, arguments, output)`` each time that a module has run.
 
     Args:
-        modules: by name.
+        modules: by name; those of TorchScript run without telling, and are passed over.
         tell: what to call; arguments are a tuple of positional and named ones.
     """
     handles = []
     try:
         for name, module in modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             handles.append(
                 module.register_forward_hook(
                     lambda _, args, kwargs, output, name=name: tell(name, (args, kwargs), output),
@@ -228,8 +245,9 @@ def _only(name: str, runs: Sequence[torch.Tensor | str]) -> torch.Tensor:
     name = name or "the whole model"
     if not runs:
         raise UnsupportedError(
-            f"{name} does not run in a forward pass: its branch is not taken, or what holds it "
-            "uses its parameters without calling it; choose other modules"
+            f"{name} does not run in a forward pass: its branch is not taken, what holds it uses "
+            "its parameters without calling it, or it is of TorchScript, whose modules do not tell "
+            "that they run; choose other modules"
         )
     if len(runs) > 1:
         raise UnsupportedError(

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.analysis.steps import StepSizes, even_states
+from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.recorded import along
 from losspath.recording.trajectory import StateSequence
-from losspath.surface import check_same_network
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,7 +52,8 @@ def measure_history(path: StateSequence, objective: Objective, states: int = 25)
 
     Args:
         path: the recorded path.
-        objective: its loss and accuracy stand as those of training.
+        objective: its loss and accuracy stand as those of training. Recorded states have the
+            buffers that were recorded with them.
         states: how many states are evaluated, evenly in time, first and last among them.
 
     Returns:
@@ -60,10 +62,13 @@ def measure_history(path: StateSequence, objective: Objective, states: int = 25)
     Raises:
         ModelError: the path is of another network than the objective's model.
     """
-    check_same_network(path, objective)
+    on = along(objective, path)
     index = even_states(len(path), states)
     steps = np.asarray(getattr(path, "steps", np.arange(len(path))), float)
-    found = [objective(path.read(i, i + 1)[0]) for i in index.tolist()]
+    evaluator = Evaluator(on.objective)
+    found = [
+        evaluator.evaluate(path.read(i, i + 1)[0], sides=on.sides_of(i)) for i in index.tolist()
+    ]
     unknown = np.full(len(index), np.nan)
     return History(
         epoch=unknown,

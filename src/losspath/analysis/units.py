@@ -41,6 +41,7 @@ _FEATURES_LAST = (
     nn.Embedding,
     nn.EmbeddingBag,
     nn.RNNBase,
+    nn.RNNCellBase,
     nn.MultiheadAttention,
 )
 _IMAGE = 4  # axes of a batch of images

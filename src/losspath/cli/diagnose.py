@@ -10,11 +10,14 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.figure import Figure
 
 from losspath import figures
 from losspath.analysis import diagnostics
+from losspath.analysis.activations import last_finite
 from losspath.analysis.dynamics import Dynamics, dynamics_key, measure_dynamics
+from losspath.analysis.outputs import evaluating
 from losspath.analysis.readings import read_dynamics
 from losspath.analysis.runs import measure_history
 from losspath.analysis.saliency import saliency
@@ -22,6 +25,7 @@ from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError, PathError, RunError, UnsupportedError
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.recorded import along
 from losspath.files import write_atomically
 from losspath.recording.trajectory import Trajectory
 from losspath.reference.training import training_config
@@ -38,7 +42,9 @@ class _Moment:
         self.run = run
         self.index = _state_at(run.trajectory, step)
         self.step = int(run.trajectory.steps[self.index])
-        self.objective: Objective = run.validation_objective()
+        on = along(run.validation_objective(), run.trajectory)
+        self.objective: Objective = on.objective
+        self.sides = on.sides_of(self.index)  # buffers as they were at that step
         if sample is not None and not 0 <= sample < len(self.objective):
             raise ArgumentError(
                 f"expected --sample from 0 to {len(self.objective) - 1:,}, got {sample}"
@@ -64,17 +70,19 @@ class _Moment:
         """The chosen input or the first, if it is an image."""
         chosen = self.sample or 0
         first = self.objective.inputs_of(chosen, chosen + 1)
-        if first.dim() != 4 or first.shape[1] not in (1, 3):
+        if not first.is_floating_point() or first.dim() != 4 or first.shape[1] not in (1, 3):
             return None
-        array: npt.NDArray[np.floating] = first[0].cpu().numpy()
+        array: npt.NDArray[np.floating] = first[0].float().cpu().numpy()
         return array
 
-    def _classes(self) -> npt.NDArray[np.integer]:
-        """The targets of all samples."""
+    def _classes(self) -> npt.NDArray[np.integer] | None:
+        """The targets of all samples; None where they are not classes."""
         targets = self.objective.targets_of(0, len(self.objective))
-        if targets.dim() != 1 or targets.is_floating_point():
-            raise UnsupportedError("the targets are not classes (N,)")
-        array: npt.NDArray[np.integer] = targets.cpu().numpy()
+        if not isinstance(targets, torch.Tensor) or targets.dim() != 1:
+            return None
+        if targets.is_floating_point() or targets.is_complex():
+            return None
+        array: npt.NDArray[np.integer] = targets.long().cpu().numpy()
         return array
 
     def history(self) -> Figure:
@@ -88,13 +96,18 @@ class _Moment:
     def samples(self) -> Figure:
         if self.image is None:
             raise UnsupportedError("the inputs are not images")
-        targets = self._classes()[:_SHOWN]
-        images = self.objective.inputs_of(0, len(targets)).cpu().numpy()
+        classes = self._classes()
+        if classes is None:
+            raise UnsupportedError("the targets are not classes (N,)")
+        targets = classes[:_SHOWN]
+        images = self.objective.inputs_of(0, len(targets)).float().cpu().numpy()
         title = f"validation data of {self.run.title}"
         return figures.plot_samples(images, targets, self.labels, title=title)
 
     def confusion(self) -> Figure:
-        counted = diagnostics.confusion(self.objective, self.parameters, self.labels)
+        counted = diagnostics.confusion(
+            self.objective, self.parameters, self.labels, sides=self.sides
+        )
         return figures.plot_confusion(counted, title=self.title)
 
     def activations(self) -> Figure:
@@ -102,14 +115,19 @@ class _Moment:
         return figures.plot_activations(counted, title=self.run.title)
 
     def filters(self) -> Figure:
-        shape = tuple(self.objective.inputs_of(0, 1).shape[1:])
-        found = diagnostics.filters(self.objective.model, self.parameters, shape)
+        shape = None
+        with suppress(UnsupportedError):  # of several inputs none is the image
+            shape = tuple(self.objective.inputs_of(0, 1).shape[1:])
+        with evaluating(self.objective, self.parameters, self.sides) as model:
+            found = diagnostics.filters_in(model, shape)
         if not found:
             raise UnsupportedError("this network has no convolutions")
         return figures.plot_filters(found, title=self.title)
 
     def feature_maps(self) -> Figure:
-        found = diagnostics.feature_maps(self.objective, self.parameters, self.sample or 0)
+        found = diagnostics.feature_maps(
+            self.objective, self.parameters, self.sample or 0, sides=self.sides
+        )
         if not found:
             raise UnsupportedError("this network has no convolutions")
         title = f"{self.title}, sample {self.sample or 0}"
@@ -121,10 +139,12 @@ class _Moment:
         classes = self._classes()
         if self.sample is not None:
             chosen = [self.sample]
+        elif classes is None:
+            chosen = list(range(min(_IMAGES, len(self.objective))))
         else:  # one of each class
             kinds, firsts = np.unique(classes, return_index=True)
             chosen = firsts[kinds >= 0][:_IMAGES].tolist()  # a negative target is to be ignored
-        found = saliency(self.objective, self.parameters, chosen)
+        found = saliency(self.objective, self.parameters, chosen, sides=self.sides)
         title = self.title + (f", sample {self.sample}" if self.sample is not None else "")
         return figures.plot_saliency(found, labels=self.labels, title=title)
 
@@ -202,7 +222,7 @@ def _state_at(path: Trajectory, step: int | None) -> int:
         index = int(np.argmin(np.abs(path.steps - step)))
     if np.isfinite(path[index]).all():
         return index
-    found = diagnostics.last_finite(path, index)
+    found = last_finite(path, index)
     broken = f"the state at step {path.steps[index]:,} is not finite: training went wrong"
     if found is None:
         raise PathError(f"{broken} from the first step on")
