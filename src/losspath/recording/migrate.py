@@ -7,6 +7,7 @@ aside and the new ones into place, which goes on wherever it was stopped.
 
 from __future__ import annotations
 
+import io
 import shutil
 import struct
 from collections.abc import Iterator
@@ -123,11 +124,11 @@ def finish(directory: Path) -> list[str]:
 
 def _write(target: Path, source: Path, header: Header, found: Salvaged) -> None:
     """All files of the new run, synced; lost rows leave their places empty."""
-    old = sorted_by_step(found)
+    old = _numbers_by_step(found)
     records: list[tuple[int, ...]] = []
     buffers = format1.RowBuffers(source / format1.STATES, header, found.records["step"])
     with (
-        (source / format1.STATES).open("rb") as read,
+        _open(source / format1.STATES) as read,
         (target / store.STATES).open("wb", buffering=0) as rows,
         (target / store.SIDES).open("wb", buffering=0) as blobs,
     ):
@@ -162,7 +163,12 @@ def _write(target: Path, source: Path, header: Header, found: Salvaged) -> None:
     write_header(target, Header(header.layout, header.dtype, header.every, header.metadata))
 
 
-def sorted_by_step(found: Salvaged) -> dict[int, int]:
+def _open(path: Path) -> BinaryIO:
+    """A file of rows; one that is missing has none."""
+    return path.open("rb") if path.exists() else io.BytesIO()
+
+
+def _numbers_by_step(found: Salvaged) -> dict[int, int]:
     """The number of each row by its step."""
     return {int(step): number for number, step in enumerate(found.records["step"].tolist())}
 
@@ -243,7 +249,7 @@ def _verify(target: Path, source: Path, header: Header, found: Salvaged) -> None
     )
     buffers = format1.RowBuffers(source / format1.STATES, header, found.records["step"])
     with (
-        (source / format1.STATES).open("rb") as old_rows,
+        _open(source / format1.STATES) as old_rows,
         (target / store.STATES).open("rb") as rows,
     ):
         size = header.layout.row_size * header.row_dtype.itemsize
