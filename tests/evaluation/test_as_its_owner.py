@@ -1,4 +1,4 @@
-"""The loss is that of the model as its owner uses it: the vector in it, `eval()`, the loss afresh."""
+"""The loss is that of the model as its owner uses it: the vector in it, then `eval()`."""
 
 import copy
 
@@ -83,6 +83,19 @@ class SharedParameter(nn.Module):
 
     def forward(self, x):
         return F.linear(torch.tanh(self.two(torch.tanh(self.one(x)))), self.all[0])
+
+
+class SharedMemory(nn.Module):
+    """Two Parameters of one memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.two.weight = nn.Parameter(self.one.weight.data.t())
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.two(torch.tanh(self.one(x)))))
 
 
 class StoredView(nn.Module):
@@ -228,6 +241,20 @@ def test_weights_tied_by_a_stored_view_are_right():
         losses.append(float(ce(logits, Y)))
     objective = Objective(model, X, Y, ce)
     assert_right(objective, states, losses)
+
+
+def test_parameters_of_one_memory_are_one():
+    model = SharedMemory()
+    states = [vector_of(model)[64:] * scale for scale in (1.0, 1.5, 0.5)]
+    objective = Objective(model, X, Y, ce)
+    for _ in range(10):  # copies of every call share memory as the model does
+        for state in states:
+            w, head, bias = np.split(state.astype(np.float64), [64, 80])
+            w = w.reshape(8, 8)
+            hidden = np.tanh(np.tanh(X.double().numpy() @ w.T) @ w)
+            logits = torch.from_numpy(hidden @ head.reshape(2, 8).T + bias)
+            assert objective(state).loss == pytest.approx(float(ce(logits, Y)), rel=1e-5)
+    assert model.one.weight.data_ptr() == model.two.weight.data_ptr()
 
 
 def test_a_cache_that_nothing_drops_is_right_or_refused():

@@ -448,7 +448,13 @@ class Engine:
                 objective = self.objective
                 replica = Replica(objective.model, objective.layout, objective.base_sides)
                 with torch.no_grad(), fused(self._evaluator.may_fuse):
-                    tape = record(replica.model, objective.inputs_of(0, samples))
+                    names = {
+                        entry.name: parameter
+                        for entry, parameter in zip(
+                            objective.layout.parameters, replica.parameters, strict=True
+                        )
+                    }
+                    tape = record(replica.model, objective.inputs_of(0, samples), names)
                 rewrite(tape.graph)
                 self._tapes[samples] = tape
             self._plans[key] = make_plan(self._tapes[samples], changing, sites)

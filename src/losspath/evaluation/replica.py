@@ -60,7 +60,8 @@ def _tensors_of(model: torch.nn.Module) -> Iterator[torch.Tensor]:
                 yield from within(item, depth - 1)
 
     for module in model.modules():
-        yield from within(dict(module.__dict__), 4)
+        for value in list(module.__dict__.values()):
+            yield from within(value, 3)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
