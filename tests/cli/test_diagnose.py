@@ -300,3 +300,39 @@ def test_a_model_made_anew_has_the_statistics_that_training_ended_with(call, tmp
     )
     assert (code, err) == (0, "")
     assert "buffers are those that training ended with" in out
+
+
+def test_a_step_is_shown_with_the_statistics_of_its_own(call, tmp_path, monkeypatch):
+    import torch
+    from torch.nn.functional import batch_norm
+
+    from losspath import figures as drawing
+
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "neighbour.py").write_text(NEIGHBOUR)
+    (tmp_path / "normed.py").write_text(NORMED)
+    names = {}
+    exec(NEIGHBOUR, names)
+    torch.manual_seed(0)
+    x = 3 * torch.randn(60, 4) + 2
+    y = (x[:, 0] > 2).long()
+    descend(tmp_path / "run", names["layers"](), x, y, steps=30)
+    drawn = []
+    draw = drawing.plot_confusion
+    monkeypatch.setattr(
+        drawing, "plot_confusion", lambda found, **more: drawn.append(found) or draw(found, **more)
+    )
+    source = f"{tmp_path / 'normed.py'}:objective"
+    path = losspath.Trajectory(tmp_path / "run")
+    for step in (2, 30):
+        arguments = ("--objective", source, "--view", "confusion", "--step", step)
+        assert call("diagnose", tmp_path / "run", *arguments)[0] == 0
+        own = {name: torch.from_numpy(value) for name, value in path.buffers(step).items()}
+        w1, b1, scale, shift, w2, b2 = torch.from_numpy(path[step]).split([20, 5, 5, 5, 10, 2])
+        hidden = batch_norm(
+            x @ w1.view(5, 4).T + b1, own["1.running_mean"], own["1.running_var"], scale, shift
+        )
+        answers = (hidden.relu() @ w2.view(2, 5).T + b2).argmax(1)
+        expected = np.zeros((2, 2), int)
+        np.add.at(expected, (y.numpy(), answers.numpy()), 1)
+        np.testing.assert_array_equal(drawn.pop().counts, expected)

@@ -195,13 +195,13 @@ def _answers(
     outputs: Any, targets: Any
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """The classes with the largest scores, the right ones, and how many there are."""
-    scores = outputs["logits"] if isinstance(outputs, Mapping) and "logits" in outputs else outputs
+    scores = scores_of(outputs)
     if not are_classes(scores, targets):
         raise UnsupportedError(
             "a confusion matrix needs a score for each of two or more classes (N, K) and classes "
             f"(N,) as targets, got outputs {form_of(scores)} and targets {form_of(targets)}; give "
             "predict=…, a function that makes class numbers of the outputs, such as "
-            "lambda outputs: outputs > 0 for one column of logits"
+            "lambda outputs: outputs > 0 for one column of logits, or outputs.argmax(-1) for tokens"
         )
     if bool(torch.isnan(scores).any()):
         raise UnsupportedError("outputs are NaN, which is no answer; look at an earlier state")
@@ -213,6 +213,11 @@ def _answers(
             f"{top}; leave samples out that are to be ignored, or mark them by a negative target"
         )
     return _integers(scores.argmax(dim=1)), _integers(targets), classes
+
+
+def scores_of(outputs: Any) -> Any:
+    """Of outputs by name those that transformers, and others, call "logits"; others as they are."""
+    return outputs["logits"] if isinstance(outputs, Mapping) and "logits" in outputs else outputs
 
 
 def are_classes(outputs: Any, targets: Any) -> bool:

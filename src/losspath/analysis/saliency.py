@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.analysis.diagnostics import are_classes, form_of
+from losspath.analysis.diagnostics import are_classes, form_of, scores_of
 from losspath.analysis.outputs import evaluating, passes
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.data import Batch
@@ -96,7 +96,7 @@ def saliency(
             # A copy, as a network may work in place on its input.
             given = [Batch((batch.clone(),), {}, None, len(batch))]
             ((outputs, _),) = passes(objective, model, given)
-            found = outputs["logits"] if _has_logits(outputs) else outputs
+            found = scores_of(outputs)
             is_row = isinstance(found, torch.Tensor) and found.shape == batch.shape[:1]
             return found[:, None] if is_row else found
 
@@ -112,10 +112,6 @@ def saliency(
         outputs.argmax(dim=1).cpu().numpy() if are_classes(outputs, targets) else None,
         outputs.gather(1, explained[:, None])[:, 0].double().cpu().numpy(),
     )
-
-
-def _has_logits(outputs: Any) -> bool:
-    return isinstance(outputs, Mapping) and "logits" in outputs
 
 
 def _columns(outputs: Any, targets: torch.Tensor, column: int | None) -> torch.Tensor:
