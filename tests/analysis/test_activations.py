@@ -292,6 +292,29 @@ class Kernel(nn.Module):
         return F.conv2d(x, self.kernel, self.bias)
 
 
+class KernelOfSeries(nn.Module):
+    """A convolution of one's own over series."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 3, 3))
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return F.conv1d(x, self.kernel, self.bias)
+
+
+class Shift(nn.Module):
+    """Adds a number to each channel of a series."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(1, 3, 1))
+
+    def forward(self, x):
+        return x + self.shift
+
+
 class Dense(nn.Module):
     """A linear layer of one's own, its weight the other way round."""
 
@@ -310,6 +333,10 @@ def cases():
     dead, linear = [2], nn.Linear(5, 4)
     picture, tokens = torch.randn(10, 3, 7, 7), torch.randn(10, 7, 5)
     series = torch.randn(10, 3, 9)
+
+    shift = Shift()
+    with torch.no_grad():
+        shift.shift[:, 2] = -1000.0
 
     def conv():
         return with_dead(nn.Conv2d(3, 4, 3), dead)
@@ -399,6 +426,13 @@ def cases():
         "shortcut of tokens": (Bare(fc(), add), tokens, "relu", 2),
         "a function of one's own": (Bare(conv(), add, nn.SELU()), picture, "layer", 1),
         "kernel of one's own": (Steps(with_dead(Kernel(), dead), nn.ReLU()), picture, "1", 1),
+        "kernel of one's own over series": (
+            Steps(with_dead(KernelOfSeries(), dead), nn.ReLU()),
+            series,
+            "1",
+            1,
+        ),
+        "a shift of channels": (Steps(shift, nn.ReLU()), series, "1", 1),
         "weights of one's own": (Steps(with_dead(Dense(), dead), nn.ReLU()), tokens, "1", 2),
         "in a block": (Steps(Steps(conv(), nn.ReLU()), nn.Identity()), picture, "0", 1),
     }
