@@ -32,11 +32,14 @@ def describe(directory: Path) -> dict[str, Any]:
         "directory": str(directory),
         "states": len(path),
         "parameters": path.parameter_count,
-        "buffers": path.layout.row_size - path.parameter_count,
+        "sides": path.side_kinds,
         "dtype": str(path.dtype),
         "steps": int(path.steps[-1]),
         "every": path.every,
         "closed": path.closed,
+        "notes": path.notes,
+        "unchanged_steps": path.unchanged_steps,
+        "format_version": path.format_version,
         "tail_bytes": path.tail_bytes,
         "digest": path.digest,
         "bytes": sum(file.stat().st_size for file in files),
@@ -62,8 +65,10 @@ def print_description(description: dict[str, Any]) -> None:
     say(f"{d['directory']}: {d['states']:,} states of {d['parameters']:,} parameters{every}")
     say(
         f"  {d['steps']:,} steps; {d['bytes'] / 1e6:,.1f} MB; "
-        + ("complete" if d["closed"] else "not closed: being recorded, or cut off")
+        + ("complete" if d["closed"] else "not closed")
     )
+    for note in d["notes"]:
+        say(f"  {note}")
     if d["tail_bytes"]:
         say(f"  {d['tail_bytes']:,} bytes of an unfinished write, which readers ignore")
     if d["non_finite_losses"]:

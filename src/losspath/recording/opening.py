@@ -1,27 +1,60 @@
-"""Opening a store to record in: a new one, or one that recording goes on in."""
+"""Opening a run to record in: a new one, or one that recording goes on in.
+
+Nothing that is true is removed but by the order "overwrite". What must make way is put into
+``aside-<n>`` in the run before anything is changed; where that cannot be done, nothing is.
+"""
 
 from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import numpy as np
-import torch
 
 from losspath.errors import (
     DamagedError,
     ExistsError,
     LosspathWarning,
-    ModelError,
     StoreError,
     wrap_os_errors,
 )
+from losspath.files import move_aside, new_aside, write_atomically
+from losspath.recording import chain, format1, slots, store
+from losspath.recording.aside import copy_dropped
+from losspath.recording.sides import SideLog
 from losspath.recording.state import StateReader
-from losspath.recording import store
+from losspath.recording.state_check import check_state
+from losspath.recording.watch import Known
 
 Existing = Literal["error", "resume", "overwrite"]
+
+_OLD_FILES = (format1.LOSSES, format1.INDEX)
+# What a writer that was stopped may have written and not vouched for: all of its buffers.
+_UNFINISHED_BYTES = chain.BUFFERS * chain.Sizes().buffer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Where recording goes on.
+
+    Attributes:
+        base: what is there, as a chain begins with it.
+        serial: the next slot.
+        generation: of the stream.
+        names: numbers of named values.
+        records: how many records there are.
+        place: of the newest state.
+    """
+
+    base: chain.Entry
+    serial: int = 0
+    generation: int = 0
+    names: dict[str, int] | None = None
+    records: int = 0
+    place: int = 1
 
 
 def prepare_directory(directory: Path, existing: Existing) -> None:
@@ -32,65 +65,62 @@ def prepare_directory(directory: Path, existing: Existing) -> None:
         StoreError: it cannot be made, or its disk is full.
     """
     with wrap_os_errors(f"write {directory}"):
-        if existing == "error" and directory.exists() and any(directory.iterdir()):
+        present = directory.iterdir() if directory.exists() else ()
+        if existing == "error" and any(path.name != store.LOCK for path in present):
             _refuse_existing(directory)
         directory.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(directory).free == 0:
             raise StoreError(f"cannot write {directory}: the disk is full")
 
 
-def open_store(
+def open_run(
     directory: Path,
     header: store.Header,
     state: StateReader,
     existing: Existing,
     step: int | None,
-) -> store.Contents:
-    """What a store holds, cut back to where recording goes on. The caller holds the lock.
+    made_again: bool = False,
+) -> Opened:
+    """Where recording goes on in a run, which is cut back to there. The caller holds the lock.
 
-    Whatever is refused leaves the store as it was.
+    Whatever is refused leaves the run as it was.
 
     Args:
-        directory: the store; begun if there is none.
+        directory: the run; begun if there is none.
         header: what is to be recorded.
         state: the model, which must be in the state that recording goes on from.
-        existing: what to do with a store that is there.
+        existing: what to do with a run that is there.
         step: the step to go on from; None for that of the last state.
+        made_again: the caller makes states after `step` again, the same ones, so they are cut off.
 
     Raises:
         ExistsError, ModelError, StoreError: as `Recorder` says.
     """
     if existing == "overwrite":
         with wrap_os_errors(f"overwrite {directory}"):
-            for name in (store.META, *store.DATA_FILES):
+            for name in (*store.ALL_FILES, *_OLD_FILES):
                 (directory / name).unlink(missing_ok=True)
     elif existing == "error" and store.exists(directory):
         _refuse_existing(directory)  # another recorder was here before the lock was ours
     if not store.exists(directory):
         if step:
             raise StoreError(f"expected {step} recorded steps in {directory}, found none")
-        index = directory / store.INDEX
-        if index.exists() and index.stat().st_size:
-            raise DamagedError(
-                f"{directory} is damaged: {store.META} is missing, but recorded states are there; "
-                "put it back, or record in another directory"
-            )
+        _check_no_states(directory)
         store.write_header(directory, header)
     written = store.read_header(directory)
+    if written.version != store.VERSION:
+        raise StoreError(
+            f"{directory} is in version {written.version} of the trajectory format, which is only "
+            f"read; `losspath migrate {directory}` turns it into version {store.VERSION}, and then "
+            "recording can go on"
+        )
     _check_header(directory, header, written)
     contents = store.read_contents(directory, written)
     resumed_at = _resumed_at(contents, step, directory)
-    states, losses = _kept(contents, header.every, resumed_at)
-    _check_state(directory, contents, header, state, resumed_at)
-    if not contents.tail and (states, losses) == (len(contents.records), len(contents.losses)):
-        return contents
-    if contents.tail:
-        warnings.warn(
-            f"{directory}: cut off {sum(contents.tail.values()):,} bytes of an unfinished write",
-            LosspathWarning,
-            stacklevel=4,
-        )
-    return store.cut_back(directory, contents, states, losses)
+    kept = _kept(contents.stream.slots, resumed_at)
+    check_state(directory, header, contents, state, resumed_at)
+    stream = _cut_back(directory, written, contents, kept, made_again)
+    return _opened(directory, written, stream, kept)
 
 
 def _refuse_existing(directory: Path) -> NoReturn:
@@ -101,51 +131,184 @@ def _refuse_existing(directory: Path) -> NoReturn:
     )
 
 
+def _check_no_states(directory: Path) -> None:
+    for name in (*store.DATA_FILES, *_OLD_FILES):
+        path = directory / name
+        if path.exists() and path.stat().st_size:
+            raise DamagedError(
+                f"{directory} is damaged: {store.META} and {store.META_COPY} are missing, but "
+                f"there are recorded states ({name}); put one of the two back (it is that of any "
+                "run of this model, recorded in the same way), or record in another directory"
+            )
+
+
 def _check_header(directory: Path, mine: store.Header, written: store.Header) -> None:
     mine.layout.check_same(written.layout, "the model", str(directory))
-    differences = [
-        f"{name} was {old!r} and is now {new!r}"
-        for name, old, new in [
-            ("dtype", written.dtype, mine.dtype),
-            ("every", written.every, mine.every),
-            ("the list of buffers", written.layout.row_size, mine.layout.row_size),
-        ]
-        if old != new
-    ]
-    if differences:
-        raise StoreError(f"cannot go on recording in {directory}: {differences[0]}")
-
-
-def _check_state(
-    directory: Path, contents: store.Contents, header: store.Header, state: StateReader, step: int
-) -> None:
-    """The model must be where the recording goes on, or the path would have a break in it."""
-    place = int(np.searchsorted(contents.records["step"], step))
-    if place == len(contents.records) or contents.records["step"][place] != step:
-        return  # that step's state was not stored (every > 1), so there is nothing to compare
-    if state.digest(getattr(torch, header.dtype)) != int(contents.records["digest"][place]):
-        raise ModelError(
-            f"the model is not in the state that was recorded at step {step} of {directory}; load "
-            "that state (or your checkpoint of it) first, or pass the step of the checkpoint that "
-            "you loaded"
-        )
+    dtypes = [[entry.dtype for entry in layout.entries] for layout in (written.layout, mine.layout)]
+    for name, old, new in [
+        ("dtype", written.dtype, mine.dtype),
+        ("every", written.every, mine.every),
+        ("the list of the parameters' dtypes", *dtypes),
+    ]:
+        if old != new:
+            raise StoreError(
+                f"cannot go on recording in {directory}: {name} was {old!r} and is now {new!r}"
+            )
 
 
 def _resumed_at(contents: store.Contents, step: int | None, directory: Path) -> int:
     """The step to go on from: the one given, or that of the last state that was recorded."""
-    losses = len(contents.losses)
+    last = contents.step
     if step is None:
-        return int(contents.records["step"][-1]) if len(contents.records) else 0
-    if not 0 <= step <= losses:
-        raise StoreError(f"expected at least {step} recorded steps in {directory}, found {losses}")
+        step = int(contents.steps[-1]) if len(contents.steps) else 0
+    elif not 0 <= step <= last:
+        raise StoreError(
+            f"expected at least {step} recorded steps in {directory}, found {last}"
+            if step > last
+            else f"expected a step ≥ 0 to go on from, got {step}"
+        )
+    recorded = np.union1d(contents.loss_steps, contents.steps)
+    if len(recorded) and step not in recorded:
+        near = recorded[max(0, int(np.searchsorted(recorded, step)) - 1) :][:2]
+        raise StoreError(
+            f"expected a step that was recorded in {directory} to go on from, got {step}; those "
+            f"next to it are {' and '.join(map(str, near))}"
+        )
+    for hole in contents.holes:
+        if step > contents.steps[hole]:
+            raise StoreError(
+                f"states of {directory} were lost between steps {contents.steps[hole]} and "
+                f"{contents.steps[hole + 1]}, and recording does not go on across that; pass "
+                f"step={contents.steps[hole]} with the model in that state, or record in another "
+                "directory"
+            )
     return step
 
 
-def _kept(contents: store.Contents, every: int, step: int) -> tuple[int, int]:
-    """How many states and losses stay when recording goes on from a step."""
-    steps = contents.records["step"]
-    states = int(np.searchsorted(steps, step, side="right"))
-    # A last state between two multiples of `every` would not be there had the run not stopped.
-    if states and steps[states - 1] % every:
-        states -= 1
-    return states, step
+def _kept(table: slots.Slots, step: int) -> int:
+    """How many slots stay when recording goes on from a step."""
+    records = np.flatnonzero((table["kind"] == slots.RECORD) & (table["step"] <= step))
+    if not len(records):
+        return 0
+    kept = int(records[-1]) + 1
+    # The newest state told again comes after its record.
+    while (
+        kept < len(table)
+        and table["kind"][kept] in (slots.SIDE, slots.NEWEST)
+        and table["step"][kept] == step
+    ):
+        kept += 1
+    return kept
+
+
+def _cut_back(
+    directory: Path,
+    header: store.Header,
+    contents: store.Contents,
+    kept: int,
+    made_again: bool,
+) -> slots.Stream:
+    """Leaves the first `kept` slots, and what they vouch for; the rest is put aside."""
+    stream, lines = contents.stream, []
+    dropped = stream.slots[kept:]
+    if not len(stream):
+        lines += _move_unvouched(directory)
+    if np.any(dropped["kind"] == slots.RECORD) and not made_again:
+        lines.append(copy_dropped(directory, header, stream.slots, kept))
+    is_whole = not contents.mended and not stream.torn and not len(stream.missing)
+    if not is_whole or len(dropped) > int(contents.closed):
+        stream = slots.Stream(
+            slots.renumbered(stream.slots[:kept], 0, stream.generation + 1),
+            stream.missing[:0],
+            stream.generation + 1,
+        )
+        raw = stream.slots.tobytes()
+        for name in (store.RECORDS, store.RECORDS_COPY):
+            write_atomically(directory / name, lambda file: file.write(raw))
+    if set(contents.mended) & {store.META, store.META_COPY}:
+        store.write_header(directory, header)
+    lines += _cut_rows(directory, header, contents, stream.slots[:kept])
+    if lines:
+        warnings.warn(f"{directory}: {'; '.join(lines)}", LosspathWarning, stacklevel=5)
+    return stream
+
+
+def _move_unvouched(directory: Path) -> list[str]:
+    """Where no slot is there at all, rows may be true all the same."""
+    present = [
+        directory / name
+        for name in (store.STATES, store.NEWEST, store.SIDES)
+        if (directory / name).exists() and (directory / name).stat().st_size
+    ]
+    if not present:
+        return []
+    aside = new_aside(directory)
+    for path in present:
+        move_aside(path, directory, aside)
+    return [f"states that no record vouches for were moved to {aside}"]
+
+
+def _cut_rows(
+    directory: Path, header: store.Header, contents: store.Contents, table: slots.Slots
+) -> list[str]:
+    path = directory / store.STATES
+    if not path.exists():
+        return []
+    lines = []
+    size = _row_count(table) * header.row_bytes
+    unfinished = contents.tail.get(store.STATES, 0)
+    with wrap_os_errors(f"cut {path} back"):
+        if unfinished > _UNFINISHED_BYTES + header.row_bytes:
+            aside = new_aside(directory)
+            with path.open("rb") as source, (aside / store.STATES).open("wb") as target:
+                source.seek(path.stat().st_size - unfinished)
+                shutil.copyfileobj(source, target, 1 << 20)
+            lines.append(f"{unfinished:,} bytes that no record vouches for were copied to {aside}")
+        elif unfinished or contents.stream.torn:
+            lines.append(
+                f"cut off {unfinished + contents.stream.torn:,} bytes of an unfinished write"
+            )
+        if path.stat().st_size > size:
+            with path.open("r+b") as file:
+                file.truncate(size)
+    return lines
+
+
+def _row_count(table: slots.Slots) -> int:
+    rows = table["a"][table["kind"] == slots.RECORD]
+    return int(rows.max(initial=-1)) + 1
+
+
+def _opened(directory: Path, header: store.Header, stream: slots.Stream, kept: int) -> Opened:
+    table = stream.slots[:kept]
+    found = store.contents_of(
+        directory, header, slots.Stream(table, np.zeros(0, np.int64), stream.generation)
+    )
+    records = table[table["kind"] == slots.RECORD]
+    with_row = records[(records["a"] >= 0) & ((records["flags"] & slots.ROW_LOST) == 0)]
+    known = Known()
+    if len(with_row):
+        log = SideLog(directory / store.SIDES, table[table["kind"] == slots.SIDE])
+        known = Known.of(log.digests(int(with_row["step"][-1]), newest=False))
+    places = table["a"][table["kind"] == slots.NEWEST]
+    last = int(records["step"][-1]) if len(records) else -1
+    digest = int(records["b"][-1]) if len(records) else None
+    return Opened(
+        base=chain.Entry(
+            kind=chain.BASE,
+            ordinal=0,
+            step=last,
+            rows=_row_count(table),
+            row_step=int(with_row["step"][-1]) if len(with_row) else -1,
+            has_state=bool(len(found.steps)) and int(found.steps[-1]) == last,
+            digest=digest,
+            unchanged=found.unchanged,
+            key=known.key,
+            known=known,
+        ),
+        serial=kept,
+        generation=stream.generation,
+        names={name: number for number, name in slots.names(table).items()},
+        records=len(records),
+        place=int(places[-1]) if len(places) else 1,
+    )

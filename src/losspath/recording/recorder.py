@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-import warnings
-from collections.abc import Callable, Mapping
+import operator
+import weakref
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -12,55 +12,59 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import xxhash
 
-from losspath.errors import (
-    ArgumentError,
-    LosspathError,
-    LosspathWarning,
-    ModelError,
-    StoreError,
-)
-from losspath.files import acquire_lock, canonical_json
-from losspath.parameters import Layout
+from losspath.errors import ArgumentError, LosspathError
+from losspath.files import canonical_json
+from losspath.parameters import Layout, Taken
+from losspath.recording import chain, store
+from losspath.recording.locking import RunLock
+from losspath.recording.opening import Existing, open_run, prepare_directory
+from losspath.recording.session import Session
 from losspath.recording.state import StateReader
-from losspath.recording import store
-from losspath.recording.opening import Existing, open_store, prepare_directory
-from losspath.recording.writing import Buffer, Piece, WriterThread
+from losspath.recording.writing import Writer
 
-# Three buffers go round: one being filled, one waiting, one being written. Together with the copy
-# of the last state (``every`` > 1) they stay within 64 MiB. Small states fill smaller buffers, that
-# stay in the cache: measured, that is worth more than waking the writer less often.
-_BUFFERS = 3
+# Three buffers go round and stay within 64 MiB. Small states fill smaller buffers, that stay in the
+# cache: measured, that is worth more than waking the writer less often.
 _BUFFER_BYTES = 16 << 20
 _PREFERRED_BYTES = 4 << 20
 _MOST_ROWS = 512
-# States are made durable at least this often (seconds): what a crash can cost of a slow training.
-_COMMIT_SECONDS = 2.0
+# How long a state may wait until it is made durable (seconds): what a crash can cost of a slow
+# training. Together with the time between two looks of the writer it stays within two seconds.
+_COMMIT_SECONDS = 1.5
 
 
 class Recorder:
-    """Records every step of a training loop: the parameters and the loss.
+    """Records every step of a training loop: the parameters, buffers, and the loss.
 
     The state that the model is in, θ_0, is recorded at once; call `record` after every optimiser
-    step. States are copied into a bounded buffer (at most 64 MiB in all) and written by a thread;
-    they are durable within about two seconds, and on leaving the ``with`` block.
+    step. States are copied into a bounded buffer (at most 64 MiB in all) and written by a thread,
+    which begins to make each durable within two seconds, whether `record` is called again or not.
+    Where the disk is slower than the training, `record` waits.
 
-    A stored row holds the parameters in ``named_parameters()`` order (tied ones once, frozen ones
-    included) and then the floating-point buffers, as float32. Half precisions widen exactly.
+    A state is the trainable parameters in ``named_parameters()`` order (tied ones once), as
+    float32; half precisions widen exactly. Buffers of every dtype and frozen parameters are recorded
+    beside it, again only when they change; they may appear, grow and go.
+
+    Leaving the ``with`` block closes the recorder. One that is not closed is closed as the
+    interpreter exits, and on SIGTERM where nothing else handles that. In a forked child the copy of
+    a recorder refuses to record.
 
     Args:
         directory: where to record; made if it does not exist.
         model: any `torch.nn.Module`, on any device.
-        every: store a state at every so many steps (and the last one always); losses are all kept.
+        every: store a state at every so many steps (and the newest one always); losses are all
+            kept.
         existing: what to do when the directory exists and is not empty: "error" refuses; "resume"
             goes on after the last state that was recorded, which the model must be in;
             "overwrite" removes the recorded trajectory in it and starts anew.
-        step: with ``existing="resume"``, the step to go on from: later states are dropped. Give
-            the step of the checkpoint that you loaded.
+        step: with ``existing="resume"``, the step to go on from. Give the step of the checkpoint
+            that you loaded. What was recorded after it is moved into ``aside-<n>`` in the
+            directory, a run of its own, and a warning says so.
         dtype: "float32", or "float64" to record models that hold float64 exactly.
         allow_complex: record complex tensors as pairs (real, imaginary).
         metadata: JSON values to keep with the trajectory.
+        parameters: "trainable" records the path of those that require a gradient (of all where none
+            does); "all" takes frozen ones into the path.
 
     Raises:
         ExistsError: the directory is not empty and `existing` is "error".
@@ -88,6 +92,8 @@ class Recorder:
         dtype: Literal["float32", "float64"] = "float32",
         allow_complex: bool = False,
         metadata: Mapping[str, Any] | None = None,
+        parameters: Taken = "trainable",
+        _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
     ) -> None:
         if every < 1:
             raise ArgumentError(f"expected every ≥ 1, got {every}")
@@ -99,56 +105,76 @@ class Recorder:
             raise ArgumentError(f'expected dtype="float32" or "float64", got {dtype!r}')
         if step is not None and existing != "resume":
             raise ArgumentError(f'step goes with existing="resume", got existing={existing!r}')
+        if parameters not in ("trainable", "all"):
+            raise ArgumentError(f'expected parameters="trainable" or "all", got {parameters!r}')
         self.directory = Path(directory)
-        layout = Layout.of(model, dtype, allow_complex)
-        self._state = StateReader(model, layout)
-        self._header = store.Header(layout, dtype, every, dict(metadata or {}))
-        _check_metadata(self._header.metadata)
+        layout = Layout.of(model, dtype, allow_complex, parameters)
+        state = StateReader(model, layout)
+        header = store.Header(layout, dtype, every, dict(metadata or {}))
+        _check_metadata(header.metadata)
         prepare_directory(self.directory, existing)
-        self._lock = acquire_lock(self.directory / ".lock", f"to {self.directory}")
+        session: Session | None = None
+        writer: Writer | None = None
+        lock = RunLock(self.directory, store.LOCK)
         try:
-            contents = open_store(self.directory, self._header, self._state, existing, step)
-            self._writer_thread = WriterThread(self.directory, contents)
+            lock.acquire()
+            opened = open_run(self.directory, header, state, existing, step, _made_again)
+            sizes = chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS)
+            session = Session(self.directory, header, state, lock, opened.base, sizes)
+            writer = Writer(
+                *(self.directory, every, layout.row_size, session.first),
+                *(opened, _COMMIT_SECONDS),
+            )
+            session.begin(writer)
+            session.keep_open()
+            self._session = session
+            # When nobody has the recorder any more, and when the interpreter exits.
+            self._finalizer = weakref.finalize(self, session.close_quietly)
         except BaseException:
-            self._lock.release()
+            if writer is not None:
+                writer.abandon()
+            if session is not None:
+                session.abandon()
+            lock.release()
             raise
-        self._step = int(contents.records["step"][-1]) if len(contents.records) else 0
-        self._step = max(self._step, len(contents.losses))
-        self._stored = int(contents.records["step"][-1]) if len(contents.records) else -1
-        self._begin_buffers()
-        self._is_open = True
-        if self._stored < 0:
-            self._store_state(self._state.tensors())
-            self._submit(commit=True)
 
     @property
     def steps(self) -> int:
-        """How many optimiser steps have been recorded."""
-        return self._step
+        """The step that was recorded last; without steps of your own, how many there are."""
+        return self._session.step
 
-    def record(self, loss: float | torch.Tensor) -> None:
+    @property
+    def unchanged_steps(self) -> int:
+        """At how many steps no parameter changed, as where mixed precision skips a step."""
+        return self._session.unchanged
+
+    def record(
+        self, loss: float | torch.Tensor, step: int | None = None, **values: float | torch.Tensor
+    ) -> None:
         """Records one optimiser step; call it after ``optimizer.step()``.
+
+        An exception that comes while this runs, such as an interrupt from the keyboard, leaves the
+        step recorded whole or not at all, and recording can go on.
 
         Args:
             loss: the loss whose gradient was followed, as a float or a tensor of one number on
                 any device; it is detached. It may be NaN.
+            step: the number of this step, more than the one before; by default that and one. Gaps
+                are stored as they are.
+            values: named numbers to keep with this step, such as ``lr=0.1``.
 
         Raises:
-            ArgumentError: the loss is not one real number.
-            StoreError: an earlier state could not be written (disk full, say), or the recorder is
-                closed.
+            ArgumentError: the loss or a value is not one real number, or the step is not after the
+                one before.
+            ModelError: a recorded parameter is gone or of another shape or dtype.
+            StoreError: an earlier state could not be written (disk full, say), the recorder is
+                closed, or this is a copy of it in a forked process.
         """
-        self._check_open()
-        # Whatever can be refused is refused here, before anything is changed.
-        value, tensors = _as_float(loss), self._state.tensors()
-        self._losses.append(value)
-        self._step += 1
-        if self._step % self._header.every == 0:
-            self._store_state(tensors)
-        else:
-            self._keep_last(tensors)
-        if time.monotonic() - self._committed > _COMMIT_SECONDS:
-            self._submit(commit=True)
+        session = self._session
+        session.check_usable()
+        # Whatever can be refused is refused before anything is changed.
+        numbers = {name: _as_float(value, name) for name, value in values.items()}
+        session.record(_as_float(loss), None if step is None else _as_step(step), numbers)
 
     def flush(self) -> None:
         """Returns once every recorded state is durable.
@@ -156,28 +182,19 @@ class Recorder:
         Raises:
             StoreError: something could not be written.
         """
-        self._check_open()
-        self._submit(commit=True)
-        self._writer_thread.wait()
+        self._session.check_usable()
+        self._session.flush()
 
     def close(self) -> None:
         """Stores the last state if ``every`` left it out, makes all durable, and lets go.
 
+        It can be called again, also after an exception that came while it ran.
+
         Raises:
-            StoreError: something could not be written; what was committed before stays valid.
+            StoreError: something could not be written; what was durable before stays valid.
         """
-        if self._is_open:
-            self._is_open = False
-            try:
-                try:
-                    if self._writer_thread.error is None:
-                        self._store_last_state()
-                finally:
-                    if self._writer_thread.error is None:
-                        self._submit(commit=True, closed=True)
-                    self._writer_thread.stop()
-            finally:
-                self._lock.release()
+        self._session.close()
+        self._finalizer.detach()
 
     def __enter__(self) -> Recorder:
         return self
@@ -195,114 +212,6 @@ class Recorder:
             if error is None:
                 raise
 
-    # -- the training thread's side -------------------------------------------------------------
-
-    def _begin_buffers(self) -> None:
-        dtype = getattr(torch, self._header.dtype)
-        row_size, row_bytes = self._header.layout.row_size, self._header.row_bytes
-        # Whole rows; a row that is larger than a buffer goes through in pieces.
-        rows = min(max(1, _PREFERRED_BYTES // row_bytes), _BUFFER_BYTES // row_bytes, _MOST_ROWS)
-        size = rows * row_size or _BUFFER_BYTES // dtype.itemsize
-        for _ in range(_BUFFERS):
-            self._writer_thread.free.put(Buffer(row_size, size, dtype))
-        self._buffer = self._writer_thread.free.get()
-        self._filled = 0
-        self._steps: list[int] = []
-        self._digests: list[int] = []
-        self._losses: list[float] = []
-        self._committed = time.monotonic()
-        keep_copy = self._header.every > 1 and row_bytes <= _BUFFER_BYTES
-        self._last = torch.empty(row_size, dtype=dtype) if keep_copy else None
-        if self._header.every > 1:
-            self._keep_last(self._state.tensors())
-
-    def _keep_last(self, tensors: list[torch.Tensor]) -> None:
-        """Keeps the state in case it is the last one; of a large one, what tells if it changes."""
-        if self._last is not None:
-            self._state.read_into(self._last, tensors)
-        else:
-            self._version = self._state.version()
-
-    def _store_state(self, tensors: list[torch.Tensor]) -> None:
-        if self._buffer.rows:
-            self._store_row(lambda row: self._state.read_into(row, tensors))
-        else:
-            self._store_piecewise(tensors)
-
-    def _store_row(self, fill: Callable[[torch.Tensor], object]) -> None:
-        number, size = self._filled // self._header.layout.row_size, self._header.layout.row_size
-        if number == len(self._buffer.rows):
-            self._submit()
-            number = 0
-        fill(self._buffer.rows[number])
-        self._filled += size
-        # Hashed here, where the row is still in the processor's cache.
-        self._end_row(xxhash.xxh3_64_intdigest(self._buffer.row_bytes[number]))
-
-    def _end_row(self, digest: int) -> None:
-        self._digests.append(digest)
-        self._steps.append(self._step)
-        self._stored = self._step
-
-    def _store_piecewise(self, tensors: list[torch.Tensor]) -> None:
-        hasher = xxhash.xxh3_64()
-        for tensor in tensors:
-            done = 0
-            while done < len(tensor):
-                if self._filled == len(self._buffer.numbers):
-                    self._submit()
-                count = min(len(tensor) - done, len(self._buffer.numbers) - self._filled)
-                place = self._buffer.numbers[self._filled : self._filled + count]
-                place.copy_(tensor[done : done + count])
-                hasher.update(self._buffer.bytes(self._filled, count))
-                done += count
-                self._filled += count
-        self._end_row(hasher.intdigest())
-
-    def _submit(self, commit: bool = False, closed: bool = False) -> None:
-        buffer = self._buffer if self._filled else None
-        self._writer_thread.put(
-            Piece(buffer, self._filled, self._steps, self._digests, self._losses, commit, closed)
-        )
-        self._steps, self._digests, self._losses = [], [], []
-        if commit:
-            self._committed = time.monotonic()
-        if buffer is not None:
-            self._buffer = self._writer_thread.take_free()
-            self._filled = 0
-
-    def _store_last_state(self) -> None:
-        if self._stored == self._step:
-            return
-        if (last := self._last) is not None:
-            self._store_row(lambda row: row.copy_(last))
-        elif (tensors := self._unchanged()) is not None:
-            self._store_state(tensors)
-        else:
-            warnings.warn(
-                f"{self.directory}: the state at the last step, {self._step}, was not stored, as "
-                "the model was changed after it was recorded",
-                LosspathWarning,
-                stacklevel=4,
-            )
-
-    def _unchanged(self) -> list[torch.Tensor] | None:
-        """The model's state, if it is still the last one: too large to keep a copy of."""
-        try:
-            tensors = self._state.tensors()
-        except ModelError:
-            return None
-        return tensors if self._state.version() == self._version else None
-
-    def _check_open(self) -> None:
-        if self._writer_thread.error is not None:
-            raise StoreError(
-                f"recording stopped: {self._writer_thread.error}; what was committed before is "
-                f"intact in {self.directory}"
-            ) from self._writer_thread.error
-        if not self._is_open:
-            raise StoreError("the recorder is closed")
-
 
 def _check_metadata(metadata: dict[str, Any]) -> None:
     try:
@@ -311,20 +220,30 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
         raise ArgumentError(f"expected metadata of JSON values: {cause}") from None
 
 
-def _as_float(loss: float | torch.Tensor) -> float:
-    if isinstance(loss, torch.Tensor):
-        loss = loss.detach()
-        if loss.numel() != 1 or loss.is_complex():
-            raise ArgumentError(
-                f"expected the loss as one real number, got a {loss.dtype} tensor of shape "
-                f"{tuple(loss.shape)}; take its mean first"
-            )
-        return float(loss.item())
+def _as_step(step: int) -> int:
     try:
-        if isinstance(loss, (str, bytes, bytearray)) or np.iscomplexobj(loss):
+        number = operator.index(step)
+    except TypeError:
+        number = -1
+    if isinstance(step, bool) or not 0 <= number < 1 << 62:
+        raise ArgumentError(f"expected a step as an integer ≥ 0, got {step!r}")
+    return number
+
+
+def _as_float(value: float | torch.Tensor, name: str = "the loss") -> float:
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        if value.numel() != 1 or value.is_complex():
+            raise ArgumentError(
+                f"expected {name} as one real number, got a {value.dtype} tensor of shape "
+                f"{tuple(value.shape)}; take its mean first"
+            )
+        return float(value.item())
+    try:
+        if isinstance(value, (str, bytes, bytearray)) or np.iscomplexobj(value):
             raise TypeError
-        return float(loss)
+        return float(value)
     except (TypeError, ValueError, OverflowError):
         raise ArgumentError(
-            f"expected the loss as a float or a tensor of one number, got {type(loss).__name__}"
+            f"expected {name} as a float or a tensor of one number, got {type(value).__name__}"
         ) from None

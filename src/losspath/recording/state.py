@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import xxhash
 
-from losspath.parameters import Layout, flat, in_order
+from losspath.parameters import Layout, flat, in_order, side_tensors
 
 
 class StateReader:
@@ -20,6 +20,9 @@ class StateReader:
     Args:
         model: the model to read.
         layout: the layout of its rows.
+
+    Attributes:
+        sides: the side tensors as `tensors` found them; another list when they were found anew.
     """
 
     def __init__(self, model: torch.nn.Module, layout: Layout) -> None:
@@ -28,7 +31,10 @@ class StateReader:
         self._find()
 
     def _find(self) -> None:
-        self._tensors = in_order(self._model, self._layout)
+        # All that can fail comes first, and `_links`, which says that it was done, last.
+        self._links: Any = None
+        tensors = in_order(self._model, self._layout)
+        sides = side_tensors(self._model, self._layout)
         # Every place of the module tree where a tensor or module could be exchanged for another.
         tables = [
             table
@@ -38,14 +44,17 @@ class StateReader:
         self._tables = [table for table in tables if isinstance(table, dict)]
         # TorchScript keeps its own tables, and hands out new objects every time.
         self._is_scripted = len(self._tables) < len(tables)
-        self._links = self._links_now()
         # Held, so that nothing else can come to have the same id.
         self._held = [value for table in self._tables for value in table.values()]
-        self._forms = _forms(self._tensors)
+        self._tensors, self.sides = tensors, sides
+        self._side_tensors = [side.tensor for side in sides]
+        self._forms = _forms(tensors)
+        self._side_forms = _forms(self._side_tensors)
         # Contiguous tensors are read through the same views every time.
-        self._views = [flat(tensor) for tensor in self._tensors]
-        self._are_views = all(tensor.is_contiguous() for tensor in self._tensors)
+        self._views = [flat(tensor) for tensor in tensors]
+        self._are_views = all(tensor.is_contiguous() for tensor in tensors)
         self._kinds = {(view.dtype, view.device) for view in self._views}
+        self._links = self._links_now()
 
     def _links_now(self) -> tuple[list[str], list[int]]:
         return (
@@ -55,12 +64,13 @@ class StateReader:
 
     def _is_as_found(self) -> bool:
         # `tensor.data = other` and `model.double()` keep the parameter and change its form.
-        return self._links == self._links_now() and self._forms == _forms(self._now())
-
-    def _now(self) -> list[torch.Tensor]:
-        if self._is_scripted:
-            return in_order(self._model, self._layout)
-        return self._tensors
+        return (
+            not self._is_scripted
+            and self._links is not None
+            and self._links == self._links_now()
+            and self._forms == _forms(self._tensors)
+            and (not self._side_tensors or self._side_forms == _forms(self._side_tensors))
+        )
 
     def tensors(self) -> list[torch.Tensor]:
         """The tensors of a row in order, detached and one-dimensional, on their device.
@@ -79,12 +89,12 @@ class StateReader:
             tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
         torch.cat(tensors, out=row)
 
-    def version(self) -> list[tuple[int, int]]:
+    def version(self) -> list[tuple[int | None, int]]:
         """Changes whenever a tensor is changed in place, as torch counts it, or its memory is.
 
         Costs nothing that grows with the size of the tensors.
         """
-        return [(tensor._version, tensor.data_ptr()) for tensor in self._tensors]
+        return [(version_of(tensor), tensor.data_ptr()) for tensor in self._tensors]
 
     def digest(self, dtype: torch.dtype) -> int:
         """The XXH3-64 of the bytes that a row of this state has, without making the row."""
@@ -96,5 +106,17 @@ class StateReader:
         return hasher.intdigest()
 
 
+def version_of(tensor: torch.Tensor) -> int | None:
+    """How often torch saw a tensor changed in place; None for those that do not count it."""
+    return None if tensor.is_inference() else tensor._version
+
+
 def _forms(tensors: list[torch.Tensor]) -> list[tuple[Any, ...]]:
-    return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]
+    return [_form(tensor) for tensor in tensors]
+
+
+def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
+    try:
+        return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+    except (NotImplementedError, RuntimeError):  # sparse and nested tensors
+        return id(tensor), tensor.dtype

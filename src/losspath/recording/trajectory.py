@@ -6,41 +6,25 @@ import operator
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.errors import ArgumentError, DamagedError, PathError, StoreError, wrap_os_errors
+from losspath.errors import ArgumentError, DamagedError, StoreError, wrap_os_errors
 from losspath.files import digest_of
-from losspath.parameters import Layout, load_parameters
+from losspath.parameters import Layout
 from losspath.recording import store
+from losspath.recording.loading import load_state
+from losspath.recording.locking import is_locked
+from losspath.recording.paths import ArrayPath, States, StateSequence, as_path
+from losspath.recording.window import Window
 
-States = npt.NDArray[Any]
+__all__ = ["ArrayPath", "StateSequence", "Trajectory", "Window", "as_path"]
 
-
-@runtime_checkable
-class StateSequence(Protocol):
-    """What geometry and analysis need of a path: T states of P numbers, read in blocks."""
-
-    def __len__(self) -> int:
-        """T."""
-
-    @property
-    def parameter_count(self) -> int:
-        """P."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the states."""
-
-    @property
-    def digest(self) -> str:
-        """Identifies the content."""
-
-    def read(self, start: int, stop: int, out: States | None = None) -> States:
-        """A copy of the states start … stop−1, of shape (stop−start, P), in `out` if given."""
+# The newest state of a run that is being written is kept, as its place is written again.
+_KEPT_BYTES = 64 << 20
 
 
 class Trajectory:
@@ -49,7 +33,8 @@ class Trajectory:
     ``len(path)`` is T; ``path[i]`` is a copy of state i, of shape (P,); ``path[a:b]`` of shape
     (b−a, P). Every state's bytes are checked against the digest that was taken when it was
     recorded, the first time it is read. Reading never writes, and works while a recorder is still
-    writing (what was committed when the trajectory was opened is seen).
+    writing (what was durable when the trajectory was opened is seen). Runs of the first format are
+    read like those of the second.
 
     Args:
         directory: where a `Recorder` wrote.
@@ -70,12 +55,23 @@ class Trajectory:
         if not len(self):
             raise StoreError(f"{self.directory} holds no recorded state yet")
         self._checked = np.zeros(len(self), bool)
+        self._newest: States | None = None
+        if not self.closed and self._contents.rows[-1] < 0:
+            self._keep_newest()
+
+    def _keep_newest(self) -> None:
+        if self._header.row_bytes <= _KEPT_BYTES:
+            row = np.empty((1, self._header.row_size), self._header.row_dtype)
+            self._read_checked(row, len(self) - 1)
+            self._newest = row
 
     def __len__(self) -> int:
-        return len(self._contents.records)
+        return len(self._contents.steps)
 
     def __repr__(self) -> str:
-        return f"Trajectory({str(self.directory)!r}): {len(self):,} × {self.parameter_count:,}"
+        notes = f" ({'; '.join(self.notes)})" if self.notes else ""
+        size = f"{len(self):,} × {self.parameter_count:,}"
+        return f"Trajectory({str(self.directory)!r}): {size}{notes}"
 
     def __reduce__(self) -> tuple[type[Trajectory], tuple[str]]:
         # Other processes open the files themselves.
@@ -83,7 +79,7 @@ class Trajectory:
 
     @property
     def layout(self) -> Layout:
-        """Names, shapes and places of the parameters (and buffers) in a stored row."""
+        """Names, shapes and places of the parameters in a state."""
         return self._header.layout
 
     @property
@@ -102,6 +98,11 @@ class Trajectory:
         return self._header.every
 
     @property
+    def format_version(self) -> int:
+        """The version of the format that the run is in."""
+        return self._header.version
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """What was passed to the recorder as ``metadata``."""
         return self._header.metadata
@@ -113,40 +114,91 @@ class Trajectory:
 
     @property
     def tail_bytes(self) -> int:
-        """Bytes on disk that no commit vouches for: a recording in progress, or one cut off."""
+        """Bytes on disk that nothing vouches for: a recording in progress, or one cut off."""
         return sum(self._contents.tail.values())
+
+    @property
+    def unchanged_steps(self) -> int:
+        """At how many steps no parameter changed, as where mixed precision skips a step."""
+        return self._contents.unchanged
+
+    @property
+    def holes(self) -> tuple[int, ...]:
+        """Indices i such that states between i and i+1 were lost; a repair leaves such holes."""
+        return self._contents.holes
+
+    @property
+    def notes(self) -> list[str]:
+        """One line for each thing that who looks at a picture of this path must know.
+
+        None for a run that is whole and closed.
+        """
+        notes = []
+        if not self.closed:
+            if is_locked(self.directory / store.LOCK):
+                notes.append(f"recording is going on: {len(self):,} states so far")
+            else:
+                notes.append(f"recording was cut off: {len(self):,} states until then")
+        if self.holes:
+            lost = ", ".join(f"{self.steps[i]:,} and {self.steps[i + 1]:,}" for i in self.holes[:5])
+            more = f" and in {len(self.holes) - 5:,} other places" if len(self.holes) > 5 else ""
+            notes.append(f"states were lost between steps {lost}{more}")
+        if self.unchanged_steps:
+            notes.append(f"no parameter changed at {self.unchanged_steps:,} of the steps")
+        if self._contents.mended:
+            damaged = ", ".join(sorted(set(self._contents.mended)))
+            notes.append(f"read from second copies, as {damaged} is damaged or missing")
+        return notes
 
     @cached_property
     def steps(self) -> npt.NDArray[np.int64]:
-        """(T,): the number of optimiser steps taken before each state."""
-        steps: npt.NDArray[np.int64] = self._contents.records["step"].astype(np.int64)
+        """(T,): the step of each state: how many optimiser steps were taken before it.
+
+        Where steps were given to `Recorder.record`, they are those.
+        """
+        steps = self._contents.steps.copy()
         steps.flags.writeable = False
         return steps
 
     @property
     def all_losses(self) -> npt.NDArray[np.float64]:
-        """One loss for each step taken, also where ``every`` left out states.
+        """(M,): one loss for each call of `Recorder.record`, also where ``every`` left out states.
 
-        ``all_losses[t]`` is the loss at θ_t whose gradient leads to the next state.
+        ``all_losses[t]`` is the loss whose gradient led to the state at step ``loss_steps[t]``.
         """
-        return self._contents.losses.copy()
+        return self._contents.all_losses.copy()
+
+    @property
+    def loss_steps(self) -> npt.NDArray[np.int64]:
+        """(M,): the step that each of `all_losses` led to."""
+        return self._contents.loss_steps.copy()
 
     @cached_property
     def losses(self) -> npt.NDArray[np.float64]:
         """(T−1,): the recorded loss *at* state t, whose gradient leads on from it.
 
-        With ``every=k`` these are the losses at the stored states; `all_losses` has the others.
-        The last state has none.
+        It is the one of the first `Recorder.record` after the state; NaN where that was lost. With
+        ``every=k`` these are the losses at the stored states; `all_losses` has the others. The last
+        state has none.
         """
-        losses: npt.NDArray[np.float64] = self._contents.losses[self.steps[:-1]]
+        losses = self._contents.losses.copy()
         losses.flags.writeable = False
         return losses
 
+    @property
+    def values(self) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """Named numbers that were passed to `Recorder.record`: steps and values by name."""
+        return {name: (s.copy(), v.copy()) for name, (s, v) in self._contents.values.items()}
+
     @cached_property
     def digest(self) -> str:
-        """Identifies states, steps, losses and layout; the same however the run was cut up."""
+        """Identifies states, side tensors, steps, losses and layout; however the run was cut up."""
+        found = self._contents
         return digest_of(
-            self.layout.to_json(), self._header.dtype, self._contents.records, self._contents.losses
+            self.layout.to_json(),
+            self._header.dtype,
+            *(found.steps, found.digests, found.keys, found.loss_steps, found.all_losses),
+            list(found.holes),
         )
 
     @overload
@@ -163,13 +215,14 @@ class Trajectory:
             for row, position in enumerate(chosen):
                 self.read(position, position + 1, rows[row : row + 1])
             return rows
-        position = operator.index(index)
-        if position < 0:
-            position += len(self)
-        if not 0 <= position < len(self):
-            raise IndexError(f"state {index} of a path of {len(self)} states")
+        position = self._position(operator.index(index))
         state: States = self.read(position, position + 1)[0]
         return state
+
+    def _position(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"state {index} of a path of {len(self)} states")
+        return range(len(self))[index]
 
     def read(self, start: int, stop: int, out: States | None = None) -> States:
         """A copy of the states start … stop−1.
@@ -196,35 +249,48 @@ class Trajectory:
             )
         if out is None:
             out = np.empty((stop - start, count), self._header.row_dtype)
-        if self.layout.row_size == count and out.flags.c_contiguous:
+        if self._header.row_size == count and out.flags.c_contiguous:
             rows = out
         else:
-            rows = np.empty((stop - start, self.layout.row_size), self._header.row_dtype)
+            rows = np.empty((stop - start, self._header.row_size), self._header.row_dtype)
         self._read_checked(rows, start)
         if rows is not out:
             out[:] = rows[:, :count]
         return out
 
     def _read_checked(self, rows: States, start: int) -> None:
-        """Fills whole rows, parameters and buffers, from state `start` on."""
+        """Fills whole rows from state `start` on."""
         stop = start + len(rows)
-        self._read_into(rows, start)
+        self._fill(rows, start)
         unchecked = np.flatnonzero(~self._checked[start:stop])
-        digests = self._contents.records["digest"]
+        digests = self._contents.digests
         for position in unchecked.tolist():
             if store.row_digest(rows[position]) != digests[start + position]:
                 raise DamagedError(
                     f"{self.directory} is damaged: state {start + position} has other bytes than "
-                    f"were recorded; `losspath repair {self.directory}` cuts the run back to the "
-                    "last good state"
+                    f"were recorded; `losspath repair {self.directory}` keeps every other state"
                 )
         self._checked[start:stop] = True
 
-    def _read_into(self, rows: States, start: int) -> None:
-        path = self.directory / store.STATES
+    def _fill(self, rows: States, start: int) -> None:
+        numbers = self._contents.rows[start : start + len(rows)]
+        # Rows that follow each other on disk are read at once.
+        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(numbers) != 1) + 1):
+            if len(part) == 0:
+                continue
+            first = int(numbers[part[0]])
+            if first >= 0:
+                self._read_into(rows[part[0] : part[-1] + 1], store.STATES, first)
+            elif self._newest is not None:
+                rows[part[0]] = self._newest[0]
+            else:
+                self._read_into(rows[part[0] : part[0] + 1], store.NEWEST, -1 - first)
+
+    def _read_into(self, rows: States, name: str, first: int) -> None:
+        path = self.directory / name
         view = rows.reshape(-1).view(np.uint8).data
         with wrap_os_errors(f"read {path}"), path.open("rb", buffering=0) as file:
-            file.seek(start * self._header.row_bytes)
+            file.seek(first * self._header.row_bytes)
             while view:
                 count = file.readinto(view)
                 if not count:
@@ -246,156 +312,57 @@ class Trajectory:
             raise ArgumentError(f"expected a window with a stride ≥ 1, got {stride}")
         return Window(self, range(*slice(start, stop, stride).indices(len(self))))
 
+    def sides(self, index: int) -> dict[str, torch.Tensor]:
+        """Copies of the side tensors at state `index`: buffers, and parameters not in the rows.
+
+        By canonical name, on the CPU, each in its own dtype and shape. Of a run of the first format
+        they are its floating-point buffers.
+
+        Raises:
+            DamagedError: their bytes are missing or are not those that were recorded.
+        """
+        place, found = self._position(operator.index(index)), self._contents
+        newest = bool(found.rows[place] < 0)
+        return found.sides.tensors(int(found.steps[place]), newest, int(found.keys[place]))
+
+    @cached_property
+    def side_kinds(self) -> dict[str, str]:
+        """The kind of every side tensor that the run had at any time: "buffer" or "frozen"."""
+        return self._contents.sides.kinds()
+
+    def side_key(self, index: int) -> str:
+        """Equal for two states if and only if their side tensors are the same; reads no tensor.
+
+        In a run of the first format with buffers, states of equal buffers may differ in it.
+        """
+        return f"{int(self._contents.keys[self._position(operator.index(index))]):016x}"
+
     def buffers(self, index: int) -> dict[str, npt.NDArray[Any]]:
-        """Copies of the floating-point buffers that the model had at state `index`, by name.
+        """Copies of the buffers that the model had at state `index`, by name.
 
         Running statistics of normalisation layers are such; a state is the parameters alone.
+        NumPy has no bfloat16, which becomes float32.
         """
-        position = range(len(self))[index]
-        row = np.empty((1, self.layout.row_size), self._header.row_dtype)
-        self._read_checked(row, position)
         return {
-            entry.name: row[0, entry.place].reshape(entry.shape)
-            for entry in self.layout.entries
-            if entry.kind == "buffer"
+            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for name, tensor in self.sides(index).items()
+            if self.side_kinds[name] == "buffer"
         }
 
     def load_into(self, model: torch.nn.Module, index: int, *, buffers: bool = False) -> None:
         """Copies state `index` into a model's parameters; the store stays as it is.
 
+        Frozen parameters that were recorded are copied too. Parameters are found by their canonical
+        names, so wrappers and what is frozen make no difference.
+
         Args:
             model: the network that was recorded.
             index: which state; negative counts from the end.
-            buffers: also copy the floating-point buffers of the moment, such as running statistics.
+            buffers: also copy the buffers of the moment, such as running statistics. Those that the
+                model does not have are left out with a warning.
 
         Raises:
             ModelError: the model is not the network that was recorded.
         """
-        model_layout = Layout.of(model, dtype="float64", allow_complex=True)
-        self.layout.check_same(model_layout, str(self.directory), "the model")
-        load_parameters(model, self[index])
-        recorded = self.buffers(index) if buffers else {}
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in recorded:
-                    real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
-                    real.copy_(torch.from_numpy(recorded[name]))
-
-
-class Window:
-    """Some states of a path, in order: see `Trajectory.window`."""
-
-    def __init__(self, path: Trajectory, indices: range) -> None:
-        if len(indices) == 0 or indices.step < 1:
-            raise ArgumentError(
-                f"expected a window that holds states of the path's {len(path)} in their order, "
-                f"got {indices}"
-            )
-        self._path = path
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def layout(self) -> Layout:
-        """The layout of the path."""
-        return self._path.layout
-
-    @property
-    def parameter_count(self) -> int:
-        """P."""
-        return self._path.parameter_count
-
-    @property
-    def steps(self) -> npt.NDArray[np.int64]:
-        """(T,): the number of optimiser steps taken before each state."""
-        return self._path.steps[self.indices]
-
-    @property
-    def losses(self) -> npt.NDArray[np.float64]:
-        """(T−1,): the recorded loss at each state but the last."""
-        return self._path.losses[self.indices[:-1]]
-
-    @property
-    def all_losses(self) -> npt.NDArray[np.float64]:
-        """One loss for each step of the whole run: see `Trajectory.all_losses`."""
-        return self._path.all_losses
-
-    @property
-    def digest(self) -> str:
-        """Identifies the content."""
-        return digest_of(self._path.digest, [self.indices.start, len(self), self.indices.step])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the states."""
-        return self._path.dtype
-
-    def read(self, start: int, stop: int, out: States | None = None) -> States:
-        """A copy of the window's states start … stop−1: see `Trajectory.read`."""
-        chosen = self.indices[start:stop]
-        if chosen.step == 1:
-            return self._path.read(chosen.start, chosen.stop, out)
-        if out is None:
-            out = np.empty((len(chosen), self.parameter_count), self._path.dtype)
-        for position, index in enumerate(chosen):
-            self._path.read(index, index + 1, out[position : position + 1])
-        return out
-
-
-class ArrayPath:
-    """A path held in memory.
-
-    Args:
-        states: array (T, P) of floats.
-    """
-
-    def __init__(self, states: npt.ArrayLike) -> None:
-        array = np.asarray(states)
-        if array.ndim != 2 or 0 in array.shape:
-            raise PathError(f"expected states of shape (T, P), got {array.shape}")
-        if not np.issubdtype(array.dtype, np.floating):
-            raise PathError(f"expected states of a floating-point dtype, got {array.dtype}")
-        # Half precisions widen exactly; torch lacks other byte orders and long doubles.
-        single = np.dtype(np.float32) if array.dtype.itemsize <= 4 else np.dtype(np.float64)
-        self._states = np.ascontiguousarray(array, single)
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-    @property
-    def parameter_count(self) -> int:
-        """P."""
-        return int(self._states.shape[1])
-
-    @cached_property
-    def digest(self) -> str:
-        """Identifies the content."""
-        return digest_of(self._states)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the states."""
-        return self._states.dtype
-
-    def read(self, start: int, stop: int, out: States | None = None) -> States:
-        """A copy of the states start … stop−1: see `Trajectory.read`."""
-        if out is None:
-            return self._states[start:stop].copy()
-        out[:] = self._states[start:stop]
-        return out
-
-
-def as_path(path: StateSequence | npt.ArrayLike) -> StateSequence:
-    """A path as given, or an array (T, P) or tensor as a path.
-
-    Raises:
-        PathError: an array of another shape.
-    """
-    if isinstance(path, StateSequence):
-        return path
-    if isinstance(path, torch.Tensor):
-        narrow = path.is_floating_point() and path.element_size() < 4
-        return ArrayPath((path.float() if narrow else path).detach().cpu().numpy())
-    return ArrayPath(path)
+        state = self[index]
+        load_state(model, self.layout, state, self.sides(index), self.side_kinds, buffers, self)

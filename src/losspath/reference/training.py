@@ -179,6 +179,7 @@ class _Training:
                     existing="resume",
                     step=None if self.recorded is None else self.loop.step,
                     metadata=self.metadata,
+                    _made_again=True,
                 ) as recorder,
                 self._own_noise(),
             ):
@@ -341,7 +342,7 @@ def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> i
                 f"{directory} holds a run with {shown} {before.get(name)} and {shown} {value} is "
                 "asked for; only --epochs may grow: choose another directory (--out)"
             )
-    return len(store.read_contents(directory, store.read_header(directory)).losses)
+    return len(store.read_contents(directory, store.read_header(directory)).all_losses)
 
 
 # What runs of versions that had no such option were trained with.

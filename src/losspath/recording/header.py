@@ -1,0 +1,152 @@
+"""What does not change over a run's life, kept in two copies."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from losspath.errors import DamagedError, StoreError
+from losspath.files import read_document, write_document
+from losspath.parameters import Entry, Layout
+
+FORMAT = "losspath trajectory"
+VERSION = 2
+
+# What torch.compile, FSDP and activation checkpoints put into names, and nothing else has.
+_INSIDE_WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+
+META = "trajectory.json"
+META_COPY = "trajectory.copy.json"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What does not change over a run's life.
+
+    Attributes:
+        layout: what lies where in a row: the parameters.
+        dtype: "float32" or "float64".
+        every: a state is stored at every so many steps.
+        metadata: JSON values of the caller's.
+        version: of the format.
+        buffers: in the first format, the buffers that follow the parameters in a row.
+    """
+
+    layout: Layout
+    dtype: str
+    every: int
+    metadata: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+    buffers: tuple[Entry, ...] = ()
+
+    @property
+    def row_dtype(self) -> np.dtype[Any]:
+        """The dtype of a stored number."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def row_size(self) -> int:
+        """How many numbers a stored row has."""
+        return self.layout.row_size + sum(entry.size for entry in self.buffers)
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a stored row."""
+        return self.row_size * self.row_dtype.itemsize
+
+
+def exists(directory: Path) -> bool:
+    """Whether a run was begun in this directory: either copy of its header is there."""
+    return (directory / META).exists() or (directory / META_COPY).exists()
+
+
+def write_header(directory: Path, header: Header) -> None:
+    """Writes both copies of a header of the second format."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": header.dtype,
+        "every": header.every,
+        "layout": header.layout.to_json(),
+        "metadata": header.metadata,
+    }
+    for name in (META, META_COPY):
+        write_document(directory / name, content)
+
+
+def read_header(directory: Path) -> Header:
+    """Reads the header of a run of either format, from whichever copy is right.
+
+    Raises:
+        StoreError: there is no run, or it is of another format or version.
+        DamagedError: neither copy is what was written.
+    """
+    if not exists(directory):
+        raise StoreError(
+            f"{directory} holds no recorded trajectory"
+            + ("" if directory.is_dir() else ": there is no such directory")
+        )
+    errors: list[StoreError] = []
+    for name in (META, META_COPY):
+        if (directory / name).exists():
+            try:
+                return _header(directory / name, read_document(directory / name))
+            except StoreError as error:
+                errors.append(error)
+    raise errors[0]
+
+
+def damaged_copies(directory: Path) -> list[str]:
+    """Names of copies of a second format's header that are missing or not what was written."""
+    found = []
+    for name in (META, META_COPY):
+        try:
+            read_document(directory / name)
+        except StoreError:
+            found.append(name)
+    return found
+
+
+def _header(path: Path, content: dict[str, Any]) -> Header:
+    if content.get("format") != FORMAT:
+        raise StoreError(f"{path} is not a {FORMAT}")
+    version = content.get("version")
+    if version not in (1, VERSION):
+        raise StoreError(
+            f"{path.parent} is in version {version} of the trajectory format; this version of "
+            f"losspath reads 1 and {VERSION}"
+        )
+    try:
+        layout = Layout.from_json(content["layout"])
+        header = Header(
+            layout=_canonical(layout.parameters) if version == 1 else Layout(layout.parameters),
+            dtype=str(content["dtype"]),
+            every=int(content["every"]),
+            metadata=dict(content["metadata"]),
+            version=int(version),
+            buffers=tuple(entry for entry in layout.entries if entry.kind == "buffer"),
+        )
+        if header.dtype not in ("float32", "float64"):
+            raise StoreError(
+                f"{path} has rows of {header.dtype}, which this version of losspath does not read; "
+                "use the version that wrote it"
+            )
+    except (KeyError, TypeError, ValueError) as cause:
+        raise DamagedError(f"{path} lacks what a header has: {cause}") from cause
+    return header
+
+
+def _canonical(entries: tuple[Entry, ...]) -> Layout:
+    """The first format's names without what wrappers added to them."""
+    names = [_INSIDE_WRAPPERS.sub("", entry.name) for entry in entries]
+    while all(name.startswith("module.") for name in names):  # as DDP and DataParallel begin
+        names = [name.removeprefix("module.") for name in names]
+    return Layout(
+        tuple(replace(entry, name=name) for entry, name in zip(entries, names, strict=True))
+    )

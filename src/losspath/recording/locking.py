@@ -1,0 +1,163 @@
+"""Who writes a run: its lock, and what becomes of open recorders when the process ends or forks.
+
+A recorder that is not closed is closed as the interpreter exits, and on SIGTERM where nobody else
+handles that. In a forked child there is a copy of it without its thread: it writes nothing, and
+leaves the lock to the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import filelock
+
+from losspath.errors import BusyError, wrap_os_errors
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# A reader that asks whether a run is being written holds the lock for a moment.
+_PATIENCE_SECONDS = 0.1
+
+
+class OpenRun(Protocol):
+    """A run that this process writes."""
+
+    lock: RunLock
+
+    def close_quietly(self) -> None:
+        """Closes it and raises nothing."""
+
+    def become_copy(self) -> None:
+        """Called in a forked child."""
+
+
+_open_runs: dict[Path, OpenRun] = {}
+
+
+class RunLock:
+    """The lock of a run, which goes with this process at the latest.
+
+    Args:
+        directory: the run.
+        name: of the lock file in it.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._lock = filelock.FileLock(directory / name, thread_local=False)
+
+    @property
+    def place(self) -> Path:
+        """Which run it is, whatever the directory is called."""
+        return self._directory.resolve()
+
+    def acquire(self) -> None:
+        """Takes the lock.
+
+        Raises:
+            BusyError: a recorder of this process has it, or another process.
+            StoreError: the lock file cannot be made.
+        """
+        if self.place in _open_runs:
+            raise BusyError(
+                f"a Recorder of this very process is recording to {self._directory}; close() that "
+                "one first, or record in another directory"
+            )
+        with wrap_os_errors(f"lock {self._directory}"):
+            try:
+                self._lock.acquire(timeout=_PATIENCE_SECONDS, poll_interval=0.02)
+            except filelock.Timeout:
+                raise BusyError(
+                    f"another process is writing to {self._directory}; wait for it to end, or "
+                    "stop it"
+                ) from None
+
+    def release(self) -> None:
+        """Lets go; can be called again."""
+        self._lock.release(force=True)
+
+    def leave_to_parent(self) -> None:
+        """Forgets the lock in a forked child, where releasing it would take it from the parent."""
+        context: Any = getattr(self._lock, "_context", None)
+        descriptor = getattr(context, "lock_file_fd", None)
+        if descriptor is not None:
+            context.lock_file_fd = None
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living writer holds a lock file; False where the system does not tell.
+
+    Nothing is written, and the lock is held for a moment only where nobody else has it.
+    """
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    else:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def keep(run: OpenRun) -> None:
+    """Notes that a run is open."""
+    _open_runs[run.lock.place] = run
+    if _may_set_handlers() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _close_and_end)
+
+
+def let_go(run: OpenRun) -> None:
+    """Notes that a run is no longer open; can be called again, and from any thread."""
+    for place, known in list(_open_runs.items()):
+        if known is run:
+            _open_runs.pop(place, None)
+    if not _open_runs and _may_set_handlers():
+        _restore_handler()
+
+
+def _may_set_handlers() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _restore_handler() -> None:
+    if signal.getsignal(signal.SIGTERM) is _close_and_end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _close_and_end(number: int, frame: FrameType | None) -> None:
+    for run in list(_open_runs.values()):
+        run.close_quietly()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _after_fork_in_child() -> None:
+    for run in list(_open_runs.values()):
+        run.become_copy()
+    _open_runs.clear()
+    with contextlib.suppress(ValueError):  # forked from another thread than the main one
+        _restore_handler()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,346 @@
+"""A run that is being recorded: the training thread's side."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import xxhash
+
+from losspath.errors import ArgumentError, LosspathWarning, ModelError, StoreError
+from losspath.recording import chain, store
+from losspath.recording.chain import Entry, Piece, Segment, SideBlob
+from losspath.recording.locking import RunLock, keep, let_go
+from losspath.recording.state import StateReader
+from losspath.recording.watch import Change, Known, SideWatch
+from losspath.recording.writing import Writer
+
+# Side tensors from this size on go into a blob of their own, handed over before the entry.
+_LARGE_BYTES = 1 << 20
+# The newest state of rows too large to be copied at every step is kept this often (seconds).
+_KEEP_SECONDS = 1.0
+
+
+class _Kept(NamedTuple):
+    """A state that was copied."""
+
+    segment: Segment
+    begin: int
+    end: int
+    digest: int | None
+
+
+class Session:
+    """Records states of a model in a run whose lock is held.
+
+    Args:
+        directory: the run.
+        header: its header.
+        state: reads the model.
+        lock: of the run.
+        base: what is there.
+        sizes: how much waits to be written at a time.
+
+    Attributes:
+        writer: set before anything is recorded.
+        closing: whether `close` was called.
+        is_closed: whether it is done.
+        is_copy: whether this is a copy in a forked process.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        header: store.Header,
+        state: StateReader,
+        lock: RunLock,
+        base: Entry,
+        sizes: chain.Sizes,
+    ) -> None:
+        self.directory, self.lock = directory, lock
+        self._every = header.every
+        self._row_size = header.layout.row_size
+        self._state = state
+        self._watch = SideWatch(directory)
+        self.chain = chain.Chain(base, self._row_size, getattr(torch, header.dtype), sizes)
+        self.first = self.chain.tail()
+        self.closing = self.is_closed = self.is_copy = False
+        self._failures = 0
+        self.writer: Writer
+
+    def begin(self, writer: Writer) -> None:
+        """Starts the writer, and records the state that the model is in if it is not there."""
+        self.writer = writer
+        writer.done = self.let_go
+        self.chain.wait, self.chain.wake = writer.wait_written, writer.wake
+        del self.first  # the writer follows the chain, and what is written is let go
+        writer.start()
+        last = self.chain.last()
+        if last.kind == chain.BASE and not last.has_state:
+            kind = chain.INITIAL if last.row_step < 0 else chain.AGAIN
+            self._append(kind, max(last.step, 0), float("nan"), {}, self._state.tensors())
+            writer.flush_to = self.chain.last().ordinal
+            writer.wake()
+
+    @property
+    def step(self) -> int:
+        """The last step that was recorded."""
+        return max(0, self.chain.last().step)
+
+    @property
+    def unchanged(self) -> int:
+        """At how many steps no parameter changed."""
+        return self.chain.last().unchanged
+
+    def record(self, loss: float, step: int | None, values: dict[str, float]) -> None:
+        """Records a step; true once it returns, and absent or whole if it raises."""
+        tensors = self._state.tensors()
+        before = self.chain.last().step
+        if step is None:
+            step = before + 1
+        elif step <= before:
+            raise ArgumentError(
+                f"expected a step after the last one, {before}, got {step}; steps are recorded in "
+                'order (to go on from an earlier one, use Recorder(..., existing="resume", step=…))'
+            )
+        self._append(chain.RECORD, step, loss, values, tensors)
+        if self.closing:
+            raise StoreError(f"the recorder was closed before step {step} was recorded")
+
+    def _append(
+        self,
+        kind: int,
+        step: int,
+        loss: float,
+        values: dict[str, float],
+        tensors: list[torch.Tensor],
+    ) -> None:
+        last = self.chain.last()
+        in_row = kind == chain.INITIAL or (
+            kind == chain.RECORD and step // self._every != last.row_step // self._every
+        )
+        now = time.monotonic()
+        known: Known = last.known
+        blobs: tuple[SideBlob, ...] = ()
+        if self._state.sides or known.digests:
+            known, blobs = self._changed_sides(step, known)
+        kept, version = self._keep_state(kind, in_row, now, last, tensors)
+        rows = last.rows + in_row
+        is_same = kind == chain.RECORD and None is not kept.digest == last.digest
+        entry = Entry(
+            kind=kind,
+            ordinal=last.ordinal + 1,
+            step=step,
+            loss=loss,
+            row=last.rows if in_row else -1,
+            rows=rows,
+            row_step=step if in_row else last.row_step,
+            has_state=version is None,
+            digest=kept.digest,
+            begin=kept.begin,
+            end=kept.end,
+            unchanged=last.unchanged + is_same,
+            key=known.key,
+            known=known if in_row else last.known,
+            blobs=blobs,
+            values=tuple(values.items()),
+            time=now,
+            kept_time=now if version is None else last.kept_time,
+            version=version,
+        )
+        self.chain.append(kept.segment, entry)
+
+    # -- the state ------------------------------------------------------------------------------
+
+    def _keep_state(
+        self, kind: int, in_row: bool, now: float, last: Entry, tensors: list[torch.Tensor]
+    ) -> tuple[_Kept, list[tuple[int | None, int]] | None]:
+        if not self.chain.in_pieces:
+            segment, begin = self.chain.with_room(self._row_size)
+            place = begin // self._row_size
+            self._state.read_into(segment.buffer.rows[place], tensors)
+            # Hashed here, where the row is still in the processor's cache.
+            digest = xxhash.xxh3_64_intdigest(segment.buffer.row_bytes[place])
+            return _Kept(segment, begin, begin + self._row_size, digest), None
+        if in_row or kind == chain.AGAIN or now - last.kept_time >= _KEEP_SECONDS:
+            digest = self._copy_in_pieces(tensors, last.rows if in_row else -1)
+            segment, end = self.chain.with_room(0)
+            return _Kept(segment, -1, end, digest), None
+        segment, end = self.chain.with_room(0)
+        return _Kept(segment, -1, end, None), self._state.version()
+
+    def _copy_in_pieces(self, tensors: list[torch.Tensor], row: int) -> int:
+        hasher, offset = xxhash.xxh3_64(), 0
+        for tensor in tensors:
+            done = 0
+            while done < len(tensor):
+                segment, begin = self.chain.with_room(1)
+                count = min(len(tensor) - done, len(segment.buffer.numbers) - begin)
+                place = segment.buffer.numbers[begin : begin + count]
+                place.copy_(tensor[done : done + count])
+                hasher.update(segment.buffer.bytes(begin, count))
+                self.chain.append(segment, Piece(row, offset, begin, begin + count))
+                done += count
+                offset += count
+        return hasher.intdigest()
+
+    # -- side tensors ---------------------------------------------------------------------------
+
+    def _changed_sides(self, step: int, known: Known) -> tuple[Known, tuple[SideBlob, ...]]:
+        now, changes, gone = self._watch.compare(self._state.sides, known)
+        if now is known or not (changes or gone):
+            return now, ()
+        blobs: list[SideBlob] = []
+        small: list[Change] = []
+        for change in changes:
+            if len(change.content) >= _LARGE_BYTES:
+                self._hand_over(blobs, step, [change])
+            else:
+                small.append(change)
+                if sum(len(each.content) for each in small) >= _LARGE_BYTES:
+                    self._hand_over(blobs, step, small)
+                    small = []
+        if small or gone:
+            blobs.append(_blob(step, small, tuple(gone), 0))
+        return now, tuple(blobs)
+
+    def _hand_over(self, blobs: list[SideBlob], step: int, changes: list[Change]) -> None:
+        """Hands a large blob over before its entry, so that few wait at a time."""
+        segment, end = self.chain.with_room(0)
+        blob = _blob(step, changes, (), end)
+        self.chain.append(segment, blob)
+        blobs.append(blob)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def check_usable(self) -> None:
+        """Raises `StoreError` where nothing more can be recorded."""
+        if self.is_copy:
+            raise StoreError(
+                f"this is a copy of the recorder of {self.directory} in a forked process, which "
+                "cannot record; make the Recorder in the process that trains"
+            )
+        self.writer.check()
+        if self.closing:
+            raise StoreError("the recorder is closed")
+
+    def flush(self) -> None:
+        """Returns once everything recorded is durable."""
+        self._keep_last()
+        ordinal = self.chain.last().ordinal
+        writer = self.writer
+        writer.flush_to = max(writer.flush_to, ordinal)
+        writer.wake()
+        chain.poll(lambda: writer.durable >= ordinal or writer.has_ended())
+        writer.check()
+
+    def close(self) -> None:
+        """Makes everything durable and lets go; can be called again, wherever it was interrupted.
+
+        Raises:
+            StoreError: something could not be written.
+        """
+        if self.is_copy or self.is_closed:
+            return
+        self.closing = True
+        problem: Exception | None = None
+        is_kept = True
+        if self.writer.error is None and self.chain.last().kind != chain.CLOSING:
+            try:
+                is_kept = self._keep_last()
+            except Exception as error:
+                self._failures += 1
+                if self._failures == 1:
+                    raise  # to be called again
+                problem = error  # what was recorded before is to be closed all the same
+            self._append_closing()
+        self.writer.wake()
+        if threading.current_thread() is self.writer.thread:
+            return  # a garbage collection in the writer's own thread, which goes on to the end
+        chain.poll(self.writer.has_ended)
+        self.let_go()
+        self.is_closed = True
+        self.writer.check()
+        if problem is not None:
+            raise problem
+        if not is_kept:
+            warnings.warn(
+                f"{self.directory}: the state at the last step, {self.step}, was not stored, as "
+                "the model was changed after it was recorded",
+                LosspathWarning,
+                stacklevel=4,
+            )
+
+    def _append_closing(self) -> None:
+        segment = self.chain.tail()
+        end = segment.items[-1].end if segment.items else 0
+        last = segment.last()
+        closing = last._replace(
+            kind=chain.CLOSING,
+            ordinal=last.ordinal + 1,
+            row=-1,
+            begin=-1,
+            end=end,
+            blobs=(),
+            values=(),
+            time=time.monotonic(),
+        )
+        self.chain.append(segment, closing)
+
+    def let_go(self) -> None:
+        """Releases the lock; can be called again, from any thread."""
+        if not self.is_copy:
+            self.lock.release()
+            let_go(self)
+
+    def close_quietly(self) -> None:
+        """Closes it and raises nothing: the process ends, or nobody has the recorder any more."""
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with contextlib.suppress(Exception):
+                self.close()
+            self.close()
+
+    def become_copy(self) -> None:
+        """Called in a forked child."""
+        self.is_copy = True
+        self.lock.leave_to_parent()
+
+    def abandon(self) -> None:
+        """Lets go of a run that could not be opened to the end."""
+        self.closing = self.is_closed = True
+        self.let_go()
+
+    def keep_open(self) -> None:
+        """Notes that the run is open, so that it is closed when the process ends."""
+        keep(self)
+
+    def _keep_last(self) -> bool:
+        """Keeps the last state where it is not, if the model is still in it."""
+        last = self.chain.last()
+        if last.has_state or last.kind == chain.CLOSING:
+            return True
+        try:
+            tensors = self._state.tensors()
+        except ModelError:
+            return False
+        if self._state.version() != last.version or None in [v for v, _ in last.version or []]:
+            return False
+        self._append(chain.AGAIN, last.step, float("nan"), {}, tensors)
+        return True
+
+
+def _blob(step: int, changes: list[Change], gone: tuple[str, ...], end: int) -> SideBlob:
+    return SideBlob(
+        step,
+        tuple(change.described for change in changes),
+        tuple(change.digest for change in changes),
+        tuple(change.content for change in changes),
+        gone,
+        end,
+    )

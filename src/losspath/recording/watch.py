@@ -1,0 +1,231 @@
+"""Which side tensors changed since they were stored, for little where none did."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from losspath.errors import LosspathWarning
+from losspath.parameters import SideTensor
+from losspath.recording.sides import Described, key_of
+from losspath.recording.state import version_of
+
+# Tensors are compared by their bytes up to this size, all together. Of larger ones torch's count of
+# changes is looked at, and so many numbers: `tensor.data` can be changed without being counted.
+_WHOLE_BYTES = 1 << 20
+_SAMPLE = 1024
+
+
+class Change(NamedTuple):
+    """A side tensor that is to be stored: what it is, the digest of both, and its bytes."""
+
+    described: Described
+    digest: int
+    content: bytes
+
+
+class _Print(NamedTuple):
+    """What tells whether a tensor changed."""
+
+    described: Described
+    seen: bytes
+    version: int | None
+    place: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """The side tensors as they were last stored; never changed, only replaced.
+
+    Attributes:
+        digests: of each, by name.
+        key: of all together.
+    """
+
+    digests: Mapping[str, int] = field(default_factory=dict)
+    key: int = 0
+    plan: Plan | None = None
+    prints: tuple[bytes, ...] = ()
+    versions: tuple[int | None, ...] = ()
+    items: Mapping[str, _Print] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, digests: Mapping[str, int]) -> Known:
+        """Side tensors of which the digests are known and no more."""
+        return cls(digests, key_of(digests.values()))
+
+
+class _Item(NamedTuple):
+    described: Described
+    tensor: torch.Tensor
+    whole: bool
+    part: torch.Tensor | None  # what is looked at, where the same view serves every time
+    group: int
+
+
+class Plan:
+    """How to look at a list of side tensors.
+
+    Args:
+        sides: the tensors; those whose bytes cannot be had are left out.
+
+    Attributes:
+        left_out: the names of those.
+    """
+
+    def __init__(self, sides: Sequence[SideTensor]) -> None:
+        self.source = sides
+        self.left_out: list[str] = []
+        self.frozen = [side for side in sides if side.kind == "frozen"]
+        self._items: list[_Item] = []
+        groups: dict[tuple[torch.device, int], int] = {}
+        room = _WHOLE_BYTES
+        for side in sorted(sides, key=lambda side: _nbytes(side.tensor)):
+            size = _nbytes(side.tensor)
+            whole = size <= room
+            try:
+                part = _looked_at(side.tensor, whole)
+            except (NotImplementedError, RuntimeError, TypeError):
+                self.left_out.append(side.name)
+                continue
+            room -= size if whole else 0
+            stays = side.tensor.numel() > 0 and part.untyped_storage().data_ptr() == (
+                side.tensor.untyped_storage().data_ptr()
+            )
+            group = groups.setdefault((part.device, part.shape[1]), len(groups))
+            self._items.append(
+                _Item(_described(side), side.tensor, whole, part if stays else None, group)
+            )
+        self._count = len(groups)
+        self._items.sort(key=lambda item: item.group)
+        self._large = [item.tensor for item in self._items if not item.whole]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def compare(self, known: Known) -> tuple[Known, list[Change], list[str]]:
+        """What is known now, what changed since, and the names that are gone."""
+        if not self._items and not known.digests:
+            return known, [], []
+        parts: list[list[torch.Tensor]] = [[] for _ in range(self._count)]
+        for item in self._items:
+            part = _looked_at(item.tensor, item.whole) if item.part is None else item.part
+            parts[item.group].append(part)
+        prints = tuple(torch.cat(group).cpu().numpy().tobytes() for group in parts)
+        versions = tuple(version_of(tensor) for tensor in self._large)
+        if known.plan is self and known.prints == prints and known.versions == versions:
+            return known, [], []
+        return self._differences(known, parts, prints, versions)
+
+    def _differences(
+        self,
+        known: Known,
+        parts: list[list[torch.Tensor]],
+        prints: tuple[bytes, ...],
+        versions: tuple[int | None, ...],
+    ) -> tuple[Known, list[Change], list[str]]:
+        changes: list[Change] = []
+        digests: dict[str, int] = {}
+        items: dict[str, _Print] = {}
+        at, lengths = [0] * self._count, [[part.numel() for part in group] for group in parts]
+        numbers = [iter(group) for group in lengths]
+        for item in self._items:
+            begin = at[item.group]
+            at[item.group] = begin + next(numbers[item.group])
+            seen = prints[item.group][begin : at[item.group]]
+            name = item.described.name
+            mark = (None, 0) if item.whole else (version_of(item.tensor), item.tensor.data_ptr())
+            items[name] = _Print(item.described, seen, *mark)
+            if items[name] == known.items.get(name):
+                digests[name] = known.digests[name]
+                continue
+            content = seen if item.whole else _content(item.tensor)
+            digests[name] = item.described.digest(content)
+            if digests[name] != known.digests.get(name):
+                changes.append(Change(item.described, digests[name], content))
+        gone = [name for name in known.digests if name not in digests]
+        now = Known(digests, key_of(digests.values()), self, prints, versions, items)
+        return now, changes, gone
+
+
+class SideWatch:
+    """Compares a model's side tensors with those that are stored, and warns once of each oddity.
+
+    Args:
+        place: where they are recorded, for warnings.
+    """
+
+    def __init__(self, place: object) -> None:
+        self._place = place
+        self._plan = Plan([])
+        self._told: set[str] = set()
+
+    def compare(
+        self, sides: Sequence[SideTensor], known: Known
+    ) -> tuple[Known, list[Change], list[str]]:
+        """What is known now, what changed since, and the names that are gone."""
+        if self._plan.source is not sides:
+            self._plan = Plan(sides)
+        plan = self._plan
+        if plan.left_out:
+            self._tell(
+                plan.left_out,
+                "cannot be recorded, as their bytes cannot be had (sparse, nested or quantised "
+                "tensors); outputs that depend on them are those of the model as it is then",
+            )
+        if plan.frozen and (
+            thawed := [side.name for side in plan.frozen if side.tensor.requires_grad]
+        ):
+            self._tell(
+                thawed,
+                "required no gradient when recording began and require one now: their numbers are "
+                'recorded, but the path does not move along them; Recorder(..., parameters="all") '
+                "takes them into it",
+            )
+        return plan.compare(known)
+
+    def _tell(self, names: list[str], what: str) -> None:
+        if new := [name for name in names if name not in self._told]:
+            self._told.update(new)
+            more = f" and {len(new) - 5} others" if len(new) > 5 else ""
+            warnings.warn(
+                f"{self._place}: {', '.join(new[:5])}{more} {what}", LosspathWarning, stacklevel=4
+            )
+
+
+def _described(side: SideTensor) -> Described:
+    dtype = str(side.tensor.dtype).removeprefix("torch.")
+    return Described(side.name, dtype, tuple(map(int, side.tensor.shape)), side.kind)
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return int(tensor.numel()) * tensor.element_size()
+
+
+def _looked_at(tensor: torch.Tensor, whole: bool) -> torch.Tensor:
+    """Bytes of a tensor, or of some of its numbers, as (numbers, bytes of each)."""
+    value = _plain(tensor)
+    size = value.element_size()
+    if whole:
+        return value.contiguous().reshape(-1).view(torch.uint8).reshape(-1, size)
+    # In the order of memory, so that a dense tensor is not copied.
+    order = sorted(range(value.dim()), key=value.stride, reverse=True)
+    rows = value.permute(order).reshape(-1).view(torch.uint8).reshape(-1, size)
+    return rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+
+
+def _content(tensor: torch.Tensor) -> bytes:
+    raw = _plain(tensor).contiguous().reshape(-1).cpu().view(torch.uint8)
+    content: bytes = raw.numpy().tobytes()
+    return content
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    value: Any = tensor.detach()
+    if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+        raise TypeError(f"{value.layout} tensors have no plain bytes")
+    return value.resolve_conj().resolve_neg()  # type: ignore[no-any-return]
