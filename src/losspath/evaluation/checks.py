@@ -15,7 +15,7 @@ from losspath.evaluation.data import Batch, Samples, map_tensors, tensors_in
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count, Sum
-from losspath.evaluation.replica import copy_model, overrides_train, surely
+from losspath.evaluation.replica import copy_model, linked, overrides_train, surely
 from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import flatten_parameters, in_order, named_modules, unwrapped
 
@@ -42,6 +42,16 @@ def check_objective(objective: Objective) -> None:
     Raises:
         ObjectiveError: as `Objective` says.
     """
+    buffers = objective.buffers
+    if buffers == "recalibrated":  # an estimate over the data, not what the owner's model has
+        objective.buffers = "model"
+    try:
+        _check(objective)
+    finally:
+        objective.buffers = buffers
+
+
+def _check(objective: Objective) -> None:
     batch = _some(objective)
     evaluator = Evaluator(objective)
     note = _note_of(evaluator)
@@ -374,24 +384,23 @@ def _as_owner(
             used = copy_model(objective.model)
             used.train()
             _write(in_order(used, objective.layout), vector, objective)
-            return _owners_count(objective, used.eval(), batch, vector)
         with _written(objective, vector):
-            try:
-                used = copy.deepcopy(model)
-            except Exception:
-                used = copy_model(objective.model)
-            return _owners_count(objective, used.eval(), batch, None)
+            if not modes:
+                try:
+                    used = copy.deepcopy(model)
+                except Exception:
+                    used = copy_model(objective.model)
+            return _owners_count(objective, used.eval(), batch)
 
 
-def _owners_count(
-    objective: Objective, used: torch.nn.Module, batch: Batch, vector: torch.Tensor | None
-) -> Count:
-    holds = (lambda: _written(objective, vector)) if vector is not None else None
-    with random_fork(used), torch.set_grad_enabled(objective.needs_gradients):
-        if holds is None:
-            return objective.count_batch(used, batch)
-        with holds():
-            return objective.count_batch(used, batch)
+def _owners_count(objective: Objective, used: torch.nn.Module, batch: Batch) -> Count:
+    # A loss that reads the owner's model sees what is evaluated, merged weights too.
+    with (
+        random_fork(used),
+        linked(objective.model, used),
+        torch.set_grad_enabled(objective.needs_gradients),
+    ):
+        return objective.count_batch(used, batch)
 
 
 @contextmanager

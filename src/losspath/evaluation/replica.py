@@ -257,18 +257,8 @@ class Replica:
             with self._lent():
                 yield
             return
-        copies = dict(named_parameters(self.model))
-        pairs = [
-            (parameter, parameter.data, copies[name])
-            for name, parameter in named_parameters(unwrapped(model))
-            if name in copies and _is_plain(parameter) and not parameter.is_inference()
-        ]
-        try:
-            for parameter, _, made in pairs:
-                parameter.data = made.data
+        with linked(model, self.model):
             yield
-        finally:
-            surely(lambda: _relink(pairs))
 
     @contextmanager
     def _lent(self) -> Iterator[None]:
@@ -279,6 +269,23 @@ class Replica:
             yield
         finally:
             surely(lambda: _write_back(tensors, before))
+
+
+@contextmanager
+def linked(model: torch.nn.Module, copied: torch.nn.Module) -> Iterator[None]:
+    """Lets a model's parameters have a copy's numbers; see `Replica.linked`."""
+    copies = dict(named_parameters(copied))
+    pairs = [
+        (parameter, parameter.data, copies[name])
+        for name, parameter in named_parameters(unwrapped(model))
+        if name in copies and _is_plain(parameter) and not parameter.is_inference()
+    ]
+    try:
+        for parameter, _, made in pairs:
+            parameter.data = made.data
+        yield
+    finally:
+        surely(lambda: _relink(pairs))
 
 
 def _relink(pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
