@@ -60,13 +60,24 @@ class Landscape(torch.nn.Module):
 
 
 class Watched(Objective):
-    """An objective that keeps the vectors it was asked for."""
+    """An objective of a `Landscape` that keeps the vectors it was asked for."""
 
-    vectors = ()
+    def __init__(self, model, *arguments):
+        function, self.vectors = model.function, []
 
-    def __call__(self, parameters):
-        self.vectors = [*self.vectors, np.array(parameters)]
-        return super().__call__(parameters)
+        def watched(vector):
+            self.vectors.append(vector.detach().numpy().copy())
+            return function(vector)
+
+        model.function = watched
+        super().__init__(model, *arguments)
+        self.vectors.clear()
+
+    def fingerprint(self, *arguments):
+        before = len(self.vectors)
+        found = super().fingerprint(*arguments)
+        del self.vectors[before:]
+        return found
 
 
 def mean_output(outputs, targets):

@@ -30,14 +30,21 @@ class Nested(nn.Module):
 class Counted(Objective):
     """Counts its evaluations, and can fail at one."""
 
-    calls = 0
-    fail_at = None
+    def __init__(self, *arguments, **options):
+        self.seen = []  # shared by those that are made of it
+        self.fail_at = None
+        super().__init__(*arguments, **options)
+        self.seen.clear()
 
-    def __call__(self, parameters):
-        self.calls += 1
+    @property
+    def calls(self):
+        return len(self.seen)
+
+    def evaluation_of(self, counts):
+        self.seen.append(1)
         if self.calls == self.fail_at:
             raise ZeroDivisionError
-        return super().__call__(parameters)
+        return super().evaluation_of(counts)
 
 
 KEY = 2  # evaluations that telling one objective from another takes
@@ -68,7 +75,8 @@ def recorded(tmp_path, data):
 
 @pytest.fixture
 def objective(recorded, data):
-    return Counted(recorded[0], *data, F.cross_entropy)
+    # The model's own statistics at every point, as for `objective(path[i])`.
+    return Counted(recorded[0], *data, F.cross_entropy, buffers="model")
 
 
 def test_the_ends_are_exactly_the_two_states(recorded, objective):
@@ -193,10 +201,12 @@ def test_progress_counts_every_point(recorded, objective):
 def test_stopped_anywhere_it_goes_on_to_the_same_bits(tmp_path, recorded, objective, fail_at):
     whole = interpolate(recorded[1], objective)
     # What tells one objective from another was evaluated for the first, and is known now.
-    objective.calls, objective.fail_at = 0, fail_at
+    objective.seen.clear()
+    objective.fail_at = fail_at
     with pytest.raises(ZeroDivisionError):
         interpolate(recorded[1], objective, checkpoint=tmp_path / "journal")
-    objective.calls, objective.fail_at = 0, None
+    objective.seen.clear()
+    objective.fail_at = None
     again = interpolate(recorded[1], objective, checkpoint=tmp_path / "journal")
     # The second state is where every curve ends: it is evaluated once in a call.
     left = 61 - (fail_at - 1)
@@ -204,7 +214,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(tmp_path, recorded, object
     assert again.loss.tobytes() == whole.loss.tobytes()
     assert again.accuracy.tobytes() == whole.accuracy.tobytes()
     assert again.provenance == whole.provenance
-    objective.calls = 0
+    objective.seen.clear()
     interpolate(recorded[1], objective, checkpoint=tmp_path / "journal")
     assert objective.calls == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -18,7 +19,7 @@ from losspath.evaluation.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Affine
 from losspath.evaluation.quantities import Evaluation
-from losspath.evaluation.recorded import PathObjective, along
+from losspath.evaluation.recorded import PathObjective, along, path_notes
 from losspath.evaluation.replica import Sides
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.trajectory import StateSequence, as_path
@@ -165,11 +166,13 @@ def interpolate(
     with open_checkpoint(checkpoint, key, objective) as journal:
         engine = Engine(objective)
         done = dict(journal.done) if journal else {}
+        # One evaluation for all parts, which end there.
+        at_second = functools.cache(lambda: engine.plain(second, bound.sides_of(ends[1])))
         for row, part in enumerate(parts):
             offset = row * len(positions)
             known = {number - offset: done[number] for number in done}
             sides = [bound.between(*ends, alpha, part.layer) for alpha in positions.tolist()]
-            line = _Line(first, second, positions, part, sides)
+            line = _Line(first, second, positions, part, sides, at_second)
             for finished in line.evaluations(engine, known):
                 for column, evaluation in finished:
                     if journal and offset + column not in done:
@@ -193,6 +196,7 @@ def interpolate(
             "to": ends[1],
             **objective.provenance,
             "has_buffers": bound.describes_buffers,
+            **path_notes(recorded),
         },
     )
 
@@ -230,6 +234,7 @@ class _Line:
     positions: Floats
     part: _Part
     sides: Sequence[Sides | None]
+    at_second: Callable[[], Evaluation]
 
     def evaluations(
         self, engine: Engine, done: Mapping[int, Evaluation]
@@ -247,6 +252,8 @@ class _Line:
         for column, alpha in enumerate(self.positions.tolist()):
             if finite and alpha not in ends and not varies:
                 between.append(column)
+            elif column not in done and alpha == 1.0:
+                yield [(column, self.at_second())]
             elif column not in done:
                 yield [(column, engine.plain(self._at(alpha), self.sides[column]))]
         size = engine.group_size

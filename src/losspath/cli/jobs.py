@@ -25,6 +25,7 @@ from losspath.cli.runs import Run
 from losspath.errors import ArgumentError, RunError
 from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.recorded import along
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
@@ -36,7 +37,7 @@ from losspath.surface import (
     Surface,
     check_same_network,
     evaluate_states,
-    probes_of,
+    path_fingerprint,
     refine_surface,
     spread_states,
     surface_key,
@@ -175,7 +176,9 @@ def explain(surfaces: Sequence[Surface]) -> None:
 
 
 def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
-    key = digest_of(run.path.digest, plane.path, objective.fingerprint(probes_of(run.path)))
+    key = digest_of(
+        run.path.digest, plane.path, path_fingerprint(run.path, along(objective, run.path))
+    )
     file = run.results / f"states-{key[:12]}.npz"
     if file.exists():
         arrays, provenance = load_archive(file, "state losses", STATES_VERSION)

@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from losspath.cli.console import busy, say
 from losspath.errors import ArgumentError, LosspathError, RunError
 from losspath.recording.trajectory import StateSequence, Trajectory
@@ -47,8 +45,11 @@ class Run:
 
     @cached_property
     def trajectory(self) -> Trajectory:
-        """The whole recorded path."""
-        return Trajectory(self.directory)
+        """The whole recorded path; what a reader of it must know is said once."""
+        trajectory = Trajectory(self.directory)
+        for note in trajectory.notes:
+            say(f"{self.directory}: {note}")
+        return trajectory
 
     @cached_property
     def path(self) -> StateSequence:
@@ -130,7 +131,7 @@ class Run:
                 raise ArgumentError(
                     "--samples does not go with --objective, whose function chooses its own data"
                 )
-            return self._own_objective(self.objective_source)
+            return _load_objective(self.objective_source)
         from losspath.reference.objectives import SAMPLES, training_objective
         from losspath.reference.training import training_config
 
@@ -143,33 +144,11 @@ class Run:
     def validation_objective(self) -> Objective:
         """The loss on the whole validation set."""
         if self.objective_source is not None:
-            return self._own_objective(self.objective_source)
+            return _load_objective(self.objective_source)
         from losspath.reference.objectives import validation_objective
         from losspath.reference.training import training_config
 
         return validation_objective(training_config(self.directory), self.dataset)
-
-    def _own_objective(self, source: str) -> Objective:
-        """The user's own, with the buffers that training ended with.
-
-        A function that makes its model anew has none of the running statistics of training, with
-        which every loss would be another.
-        """
-        objective = _load_objective(source)
-        recorded = self.trajectory.buffers(-1)
-        changed = []
-        for name, buffer in objective.model.named_buffers():
-            values = recorded.get(name)
-            real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
-            if values is None or values.shape != tuple(real.shape):
-                continue
-            given = torch.from_numpy(values).to(real)
-            if not torch.allclose(real, given, rtol=1e-5, atol=1e-8, equal_nan=True):
-                real.copy_(given)
-                changed.append(name)
-        if changed:
-            say(f"buffers are those that training ended with, not the model's own: {changed[0]}, …")
-        return objective
 
     def plane(self) -> Plane:
         """The path's plane, computed once and kept with the results."""

@@ -84,7 +84,8 @@ class Evaluator:
         """Writes a vector (P,) into the copy; inside `lent` alone."""
         self.replica.write(vector, sides)
         if self.objective.buffers == "recalibrated":
-            self._recalibrate()
+            with torch.set_grad_enabled(self.objective.needs_gradients):
+                self._recalibrate()
 
     def evaluate(
         self,

@@ -102,13 +102,17 @@ def summed(result: Any, size: int, what: str = "loss_fn") -> Sum:
     try:
         if isinstance(result, (tuple, list)):
             total, weight = result
-            return float(total), float(weight)
-        return float(result) * size, float(size)
+            return _number(total), _number(weight)
+        return _number(result) * size, float(size)
     except (TypeError, ValueError, RuntimeError):
         raise ObjectiveError(
             f"expected {what} to return one mean or a pair (sum, weight), got "
             f"{type(result).__name__}"
         ) from None
+
+
+def _number(value: Any) -> float:
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)
 
 
 def check_single(result: Any, what: str = "loss_fn") -> None:

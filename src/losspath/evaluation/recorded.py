@@ -245,6 +245,12 @@ def along(objective: Objective, path: StateSequence) -> PathObjective:
     return PathObjective(objective, path)
 
 
+def path_notes(path: StateSequence) -> dict[str, list[str]]:
+    """What a reader of results must know of the path that they are of, for their provenance."""
+    notes = list(getattr(path, "notes", []))
+    return {"path_notes": notes} if notes else {}
+
+
 def _over_parameters_of(path: StateSequence, objective: Objective) -> Objective:
     """The objective over the parameters that the path has, found by their names."""
     layout: Layout | None = getattr(path, "layout", None)

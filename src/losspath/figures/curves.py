@@ -25,6 +25,7 @@ from losspath.figures.style import (
     add_footer,
     add_title,
     check_type,
+    describe_origin,
     line_style,
     new_figure,
     tidy,
@@ -79,6 +80,7 @@ def plot_interpolation(interpolation: Interpolation, *, title: str | None = None
         caption += " In brackets: the share of the whole drop in loss that is lost at its α = 0."
     if samples:
         caption += f" {samples:,} samples."
+    caption += describe_origin(interpolation.provenance)
     add_footer(figure, caption, _layer_legend(figure, list(all_axes), layers, shares), columns=3)
     return figure
 

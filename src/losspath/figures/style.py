@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -171,3 +172,29 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> Path:
             lambda file: figure.savefig(file, format=kind[1:], dpi=300, metadata=date),
         )
     return target
+
+
+_BUFFERS = {
+    "model": "the model's own",
+    "recorded": "those recorded with each state, and blends of them",
+    "recalibrated": "running statistics estimated over the data at every point",
+}
+
+
+def describe_origin(provenance: Mapping[str, Any]) -> str:
+    """Sentences on whose buffers losses were computed with, and on what the path lacks.
+
+    Args:
+        provenance: of a surface or an interpolation.
+
+    Returns:
+        The sentences, each after a space; "" where there is nothing to say.
+    """
+    text = ""
+    if provenance.get("has_buffers"):
+        text += f" Buffers: {_BUFFERS.get(provenance.get('buffers', 'model'), 'not known')}."
+    if provenance.get("checked") is False:
+        text += " Not checked against the model."
+    for note in [*provenance.get("notes", []), *provenance.get("path_notes", [])]:
+        text += f" {note[:1].upper()}{note[1:]}."
+    return text

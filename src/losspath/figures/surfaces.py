@@ -28,6 +28,7 @@ from losspath.figures.style import (
     add_footer,
     add_title,
     check_type,
+    describe_origin,
     new_figure,
     tidy,
 )
@@ -202,7 +203,7 @@ def describe_surface(surface: Surface) -> str:
             f" Ground against the states' own loss: median {np.nanmedian(errors):.0%}, "
             f"at most {np.nanmax(errors):.0%} off."
         )
-    return text
+    return text + describe_origin(surface.provenance)
 
 
 def _common(surfaces: Sequence[Surface], titles: Sequence[str] | None = None) -> str:
@@ -218,9 +219,10 @@ def _common(surfaces: Sequence[Surface], titles: Sequence[str] | None = None) ->
             name = surface.provenance.get("method", {}).get("name", "surface")
             name = titles[number].replace("\n", " ") if titles else name
             medians.append(f"{name} {np.nanmedian(errors):.0%}")
+    origin = describe_origin(first.provenance)
     if not medians:
-        return made
-    return f"{made} Ground against the states' own loss, median: {', '.join(medians)}."
+        return made + origin
+    return f"{made} Ground against the states' own loss, median: {', '.join(medians)}.{origin}"
 
 
 def _title(surface: Surface) -> str:

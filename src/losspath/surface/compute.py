@@ -18,7 +18,7 @@ from losspath.evaluation.journal import Journal, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Rows
 from losspath.evaluation.quantities import Evaluation
-from losspath.evaluation.recorded import PathObjective, along
+from losspath.evaluation.recorded import PathObjective, along, path_notes
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, fit_plane
@@ -353,7 +353,6 @@ def _losses_of(
 def _provenance(
     path: StateSequence, bound: PathObjective, method: Method, plane: Plane, key: str
 ) -> dict[str, Any]:
-    notes = list(getattr(path, "notes", []))
     return {
         "losspath": losspath.__version__,
         "key": key,
@@ -366,5 +365,5 @@ def _provenance(
         "plane_gap": plane.gap,
         **bound.objective.provenance,
         "has_buffers": bound.describes_buffers,
-        **({"path_notes": notes} if notes else {}),
+        **path_notes(path),
     }
