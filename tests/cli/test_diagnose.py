@@ -298,9 +298,7 @@ def test_a_model_made_anew_has_the_statistics_that_training_ended_with(call, tmp
     found = Engine(bound.objective).plain(run.trajectory[-1], bound.sides_of(-1))
     assert found.accuracy == pytest.approx(right)
     assert right > 0.8
-    code, out, err = call(
-        "diagnose", tmp_path / "run", "--objective", source, "--view", "confusion"
-    )
+    code, _, err = call("diagnose", tmp_path / "run", "--objective", source, "--view", "confusion")
     assert (code, err) == (0, "")
 
 

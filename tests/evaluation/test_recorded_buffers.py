@@ -216,7 +216,7 @@ def test_arrays_have_the_models_buffers(tmp_path):
 
 
 def test_another_network_is_refused_by_name(tmp_path):
-    path, models = recorded(tmp_path / "run", Residual())
+    path, _ = recorded(tmp_path / "run", Residual())
     other = Residual()
     other.conv = nn.Conv2d(4, 4, 1, bias=False)
     with pytest.raises(ModelError, match=r"conv\.weight"):
