@@ -15,14 +15,16 @@ import torch
 from losspath.errors import ModelError
 from losspath.parameters import (
     Layout,
+    SideTensor,
+    named_buffers,
     named_parameters,
     side_tensors,
     unwrapped,
 )
 
 _HALF = (torch.float16, torch.bfloat16)
-# Buffers of so many numbers are put back after every batch, larger ones where torch has counted a
-# change.
+# Side tensors of so many numbers are put back after every batch, larger ones where torch counted
+# a change.
 _SMALL = 4096
 
 Sides = Mapping[str, torch.Tensor]
@@ -137,10 +139,14 @@ class Replica:
         self._rows = self._find_rows()
         self._sides = side_tensors(self.model, layout)
         self._own = [each.tensor.detach().clone() for each in self._sides]
+        self._own_by_name = {e.name: own for e, own in zip(self._sides, self._own, strict=True)}
         self._base = base
         self._written: Sides | None = None
+        self._link: Callable[[], None] | None = None
+        self._attributes_before = _attributes(self.model)
         if base is not None:
             self._write_sides(base)
+            self._written = base
         trained = self._values() if self._cycles else []
         self._enter_evaluation()
         self.merges = self._cycles and not _equal(trained, self._values())
@@ -157,11 +163,19 @@ class Replica:
         if self.is_private:
             self.model.eval()
         self._attributes = _attributes(self.model)
-        self._buffers = [
-            (each.tensor, each.tensor.detach().clone(), each.tensor._version)
+        self._kept = [
+            (each.tensor, self._kept_value(each), each.tensor._version)
             for each in side_tensors(self.model, self.layout)
-            if each.kind == "buffer"
         ]
+
+    def _kept_value(self, side: SideTensor) -> torch.Tensor:
+        """What `restore` puts back."""
+        if side.kind == "frozen" and not self._cycles:  # they may be large, and are held already
+            if self._written is not None and side.name in self._written:
+                return self._written[side.name]
+            if side.name in self._own_by_name:
+                return self._own_by_name[side.name]
+        return side.tensor.detach().clone()
 
     def keep_buffers(self) -> None:
         """Takes the buffers as they are now for those that `restore` puts back."""
@@ -180,11 +194,11 @@ class Replica:
             vector: (P,) numbers of any float dtype.
             sides: side tensors by name; None for those that the copy began with.
         """
+        wanted = self._base if sides is None else sides
         if self._cycles:
             self.model.train()
             self._rows = self._find_rows()
-            self._put_back_own()
-        elif sides is None and self._written is not self._base:
+        if self._cycles or wanted is not self._written:
             self._put_back_own()
         with torch.no_grad():
             for entry, parameter in zip(self.layout.parameters, self._rows, strict=True):
@@ -192,15 +206,16 @@ class Replica:
                 if target.is_complex():
                     target = torch.view_as_real(target)
                 target.copy_(vector[entry.place].view(entry.shape))
-            wanted = self._base if sides is None else sides
-            if wanted is not None and (self._cycles or wanted is not self._written):
-                self._write_sides(wanted)
+            if self._cycles or wanted is not self._written:
+                self._written = wanted
+                self._write_sides(wanted or {})
                 self._enter_evaluation()
-            elif self._cycles or wanted is not self._written:
-                self._enter_evaluation()
-        self._written = wanted
+        if self._cycles and self._link is not None:
+            self._link()  # merging may have made other tensors
 
     def _put_back_own(self) -> None:
+        if self.is_private and not self._cycles:
+            _put_back(self._attributes_before)  # buffers that came or grew with other side tensors
         for each, own in zip(self._sides, self._own, strict=True):
             each.tensor.data.copy_(own)
 
@@ -220,7 +235,6 @@ class Replica:
                     f"{tuple(value.shape)}, the objective's model one of "
                     f"{tuple(each.tensor.shape)}; make the objective with the recorded network"
                 )
-        self._written = sides
 
     def stored_view(self) -> str | None:
         """The name of a tensor that is held as an attribute and shares memory with the vector's.
@@ -236,19 +250,19 @@ class Replica:
         return None
 
     def restore(self) -> None:
-        """Puts buffers and attributes back that a forward pass has changed."""
+        """Puts side tensors and attributes back that a forward pass has changed."""
         if self.is_private:
             _put_back(self._attributes)
-        for buffer, value, version in self._buffers:
-            if buffer.numel() <= _SMALL or buffer._version != version:
-                buffer.data.copy_(value)
+        for tensor, value, version in self._kept:
+            if tensor.numel() <= _SMALL or tensor._version != version:
+                tensor.data.copy_(value)
 
     @contextmanager
     def linked(self, model: torch.nn.Module) -> Iterator[None]:
-        """Lets the caller's parameters have the copy's numbers, for a loss that reads them.
+        """Lets the caller's parameters and buffers have the copy's numbers, for whoever reads them.
 
-        No byte of the caller's is written: for the time being its parameters refer to the copy's
-        memory.
+        That is a loss with a penalty, or a function of the model's that closes over it. No byte of
+        the caller's is written: for the time being its tensors refer to the copy's memory.
 
         Args:
             model: the caller's.
@@ -257,8 +271,12 @@ class Replica:
             with self._lent():
                 yield
             return
-        with linked(model, self.model):
-            yield
+        with linked(model, self.model) as link:
+            self._link = link
+            try:
+                yield
+            finally:
+                self._link = None
 
     @contextmanager
     def _lent(self) -> Iterator[None]:
@@ -272,25 +290,39 @@ class Replica:
 
 
 @contextmanager
-def linked(model: torch.nn.Module, copied: torch.nn.Module) -> Iterator[None]:
-    """Lets a model's parameters have a copy's numbers; see `Replica.linked`."""
-    copies = dict(named_parameters(copied))
-    pairs = [
-        (parameter, parameter.data, copies[name])
-        for name, parameter in named_parameters(unwrapped(model))
-        if name in copies and _is_plain(parameter) and not parameter.is_inference()
+def linked(model: torch.nn.Module, copied: torch.nn.Module) -> Iterator[Callable[[], None]]:
+    """Lets a model's tensors have a copy's numbers; see `Replica.linked`.
+
+    Yields:
+        What links them again, where the copy has other tensors by now.
+    """
+    own = [
+        (name, tensor, tensor.data)
+        for name, tensor in _named_tensors(unwrapped(model))
+        if _is_plain(tensor) and not tensor.is_inference()
     ]
+
+    def link() -> None:
+        copies = dict(_named_tensors(copied))
+        for name, tensor, _ in own:
+            made = copies.get(name)
+            if made is not None and made.dtype == tensor.dtype and _is_plain(made):
+                tensor.data = made.data
+
+    def unlink() -> None:
+        for _, tensor, data in own:
+            tensor.data = data
+
     try:
-        for parameter, _, made in pairs:
-            parameter.data = made.data
-        yield
+        link()
+        yield link
     finally:
-        surely(lambda: _relink(pairs))
+        surely(unlink)
 
 
-def _relink(pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-    for parameter, own, _ in pairs:
-        parameter.data = own
+def _named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from named_parameters(model)
+    yield from named_buffers(model)
 
 
 def _write_back(tensors: list[torch.Tensor], before: list[torch.Tensor]) -> None:
