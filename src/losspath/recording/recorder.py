@@ -42,8 +42,8 @@ class Recorder:
     Where the disk is slower than the training, `record` waits.
 
     A state is the trainable parameters in ``named_parameters()`` order (tied ones once), as
-    float32; half precisions widen exactly. Buffers of every dtype and frozen parameters are recorded
-    beside it, again only when they change; they may appear, grow and go.
+    float32; half precisions widen exactly. Buffers of every dtype and frozen parameters are
+    recorded beside it, again only when they change; they may appear, grow and go.
 
     Leaving the ``with`` block closes the recorder. One that is not closed is closed as the
     interpreter exits, and on SIGTERM where nothing else handles that. In a forked child the copy of

@@ -237,7 +237,7 @@ class Session:
         writer.flush_to = max(writer.flush_to, ordinal)
         writer.wake()
         chain.poll(lambda: writer.durable >= ordinal or writer.has_ended())
-        writer.check()
+        writer.check_ended()
 
     def close(self) -> None:
         """Makes everything durable and lets go; can be called again, wherever it was interrupted.
@@ -265,7 +265,7 @@ class Session:
         chain.poll(self.writer.has_ended)
         self.let_go()
         self.is_closed = True
-        self.writer.check()
+        self.writer.check_ended()
         if problem is not None:
             raise problem
         if not is_kept:

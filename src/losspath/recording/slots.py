@@ -167,7 +167,7 @@ def merge(copies: dict[str, bytes]) -> Stream:
 
 def _parse(raw: bytes) -> tuple[Slots, npt.NDArray[np.bool_]]:
     slots = np.frombuffer(raw[: len(raw) // SLOT_BYTES * SLOT_BYTES], SLOT)
-    good = slots["check"] == _checks(slots)
+    good: npt.NDArray[np.bool_] = slots["check"] == _checks(slots)
     good &= slots["serial"] == np.arange(len(slots), dtype=np.uint64)
     return slots, good & (slots["kind"] > 0)
 

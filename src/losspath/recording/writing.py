@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -13,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from losspath.errors import StoreError, wrap_os_errors
-from losspath.files import sync_directory, sync_file, write_all
+from losspath.errors import StoreError
 from losspath.recording import chain, sides, slots, store
+from losspath.recording.disk import Files
 from losspath.recording.opening import Opened
 
 # The time between two looks at what is there to be written.
@@ -27,61 +26,6 @@ SYNC_BYTES = 8 << 20
 
 _FILES = store.DATA_FILES
 _FILES_OF_ROWS = tuple(name for name in _FILES if name != store.NEWEST)
-
-
-class Files:
-    """The files of a run, open to be written at given places.
-
-    Args:
-        directory: the run.
-        names: which of its files.
-    """
-
-    def __init__(self, directory: Path, names: tuple[str, ...] = _FILES) -> None:
-        self.directory = directory
-        self._open: dict[str, int] = {}
-        with wrap_os_errors(f"write {directory}"):
-            try:
-                for name in names:
-                    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-                    self._open[name] = os.open(directory / name, flags, 0o666)
-                sync_directory(directory)
-            except BaseException:
-                self.close()
-                raise
-
-    def write(self, name: str, data: bytes | memoryview, offset: int) -> None:
-        """Writes all bytes at a place."""
-        with wrap_os_errors(f"write {self.directory / name}"):
-            write_all(self._open[name], data, offset)
-
-    def sync(self, name: str) -> None:
-        """Makes a file durable, and gives its pages back."""
-        with wrap_os_errors(f"write {self.directory / name}"):
-            sync_file(self._open[name])
-        if name in (store.STATES, store.NEWEST) and hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(self._open[name], 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def cut(self, name: str, size: int) -> None:
-        """Cuts off what lies behind a place."""
-        with wrap_os_errors(f"write {self.directory / name}"):
-            if os.fstat(self._open[name]).st_size > size:
-                os.ftruncate(self._open[name], size)
-
-    def size(self, name: str) -> int:
-        """The bytes of a file."""
-        return os.fstat(self._open[name]).st_size
-
-    def close(self) -> None:
-        """Closes them."""
-        with contextlib.suppress(KeyError):  # both threads may be at it
-            while self._open:
-                with contextlib.suppress(OSError):
-                    os.close(self._open.popitem()[1])
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class Writer:
@@ -133,23 +77,27 @@ class Writer:
         self._newest: tuple[chain.Entry, memoryview | bytes | None, int] | None = None
         self._unsynced = {store.STATES: 0, store.SIDES: 0, store.NEWEST: 0}
         self._saw_closing = self._ended = False
+        self._is_begun = self._is_over = False
         self._files = Files(directory, _FILES if every > 1 else _FILES_OF_ROWS)
         self._sides_end = -(-self._files.size(store.SIDES) // 8) * 8
 
     def start(self) -> None:
         """Starts the thread."""
         self.thread.start()
+        self._is_begun = True
 
     def abandon(self) -> None:
         """Ends the thread where it is, and closes the files; what is durable stays."""
         self.abandoned = True
         self.wake()
-        chain.poll(self.has_ended)
+        while not self._is_over and self.thread in threading.enumerate():
+            time.sleep(0.001)
         self._files.close()
 
     def has_ended(self) -> bool:
         """Whether the thread has ended."""
-        return not self.thread.is_alive()
+        # Not `is_alive`: interrupted at the wrong moment it takes a living thread for an ended one.
+        return self._is_over or (self._is_begun and self.thread not in threading.enumerate())
 
     def wake(self) -> None:
         """Lets the thread look now; lost or needless calls do not matter."""
@@ -159,6 +107,12 @@ class Writer:
         """Waits until so many segments are written, and raises what went wrong."""
         if self.written < number:
             chain.poll(lambda: self.written >= number or self.has_ended())
+            self.check_ended()
+        self.check()
+
+    def check_ended(self) -> None:
+        """Raises what ended the thread, if it has ended before its time."""
+        self._is_over = self.has_ended()
         self.check()
 
     def check(self) -> None:
@@ -167,9 +121,10 @@ class Writer:
         Raises:
             StoreError: something could not be written.
         """
-        if self.error is None and not (self.has_ended() and not self._ended):
+        if self.error is None and (self._ended or not self._is_over):
             return
-        reason = str(self.error or "") or type(self.error or RuntimeError()).__name__
+        reason = str(self.error or "the thread that writes has ended")
+        reason = reason or type(self.error).__name__
         raise StoreError(
             f"recording stopped: {reason}; what was durable before is intact in "
             f"{self._files.directory}"
@@ -190,6 +145,8 @@ class Writer:
             if not self._ended:
                 self.error = error
             self._files.close()
+        finally:
+            self._is_over = True
 
     def _rest(self) -> None:
         with contextlib.suppress(queue.Empty):

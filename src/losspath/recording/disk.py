@@ -1,0 +1,66 @@
+"""The files of a run, as a writer has them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from losspath.errors import wrap_os_errors
+from losspath.files import sync_directory, sync_file, write_all
+from losspath.recording import store
+
+
+class Files:
+    """The files of a run, open to be written at given places.
+
+    Args:
+        directory: the run.
+        names: which of its files.
+    """
+
+    def __init__(self, directory: Path, names: tuple[str, ...]) -> None:
+        self.directory = directory
+        self._open: dict[str, int] = {}
+        with wrap_os_errors(f"write {directory}"):
+            try:
+                for name in names:
+                    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+                    self._open[name] = os.open(directory / name, flags, 0o666)
+                sync_directory(directory)
+            except BaseException:
+                self.close()
+                raise
+
+    def write(self, name: str, data: bytes | memoryview, offset: int) -> None:
+        """Writes all bytes at a place."""
+        with wrap_os_errors(f"write {self.directory / name}"):
+            write_all(self._open[name], data, offset)
+
+    def sync(self, name: str) -> None:
+        """Makes a file durable, and gives its pages back."""
+        with wrap_os_errors(f"write {self.directory / name}"):
+            sync_file(self._open[name])
+        if name in (store.STATES, store.NEWEST) and hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._open[name], 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def cut(self, name: str, size: int) -> None:
+        """Cuts off what lies behind a place."""
+        with wrap_os_errors(f"write {self.directory / name}"):
+            if os.fstat(self._open[name]).st_size > size:
+                os.ftruncate(self._open[name], size)
+
+    def size(self, name: str) -> int:
+        """The bytes of a file."""
+        return os.fstat(self._open[name]).st_size
+
+    def close(self) -> None:
+        """Closes them."""
+        with contextlib.suppress(KeyError):  # both threads may be at it
+            while self._open:
+                with contextlib.suppress(OSError):
+                    os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
