@@ -226,7 +226,7 @@ def _check_repeats(
 def _check_caches(
     objective: Objective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor, whole: Count
 ) -> None:
-    """Where a module holds a tensor, its parameters must still have a say in the loss."""
+    """Where a module holds a tensor or is merged, its parameters must still have a say."""
     if not evaluator.replica.is_private or not np.isfinite(whole[LOSS][0]):
         return
     for name, module in named_modules(evaluator.replica.model):
@@ -241,18 +241,25 @@ def _check_caches(
             for entry in objective.layout.parameters
             if entry.name.startswith(f"{name}." if name else "")
         ]
-        if not held or not below:
+        is_merged = getattr(module, "merged", False) is True
+        if not (held or is_merged) or not below:
             continue
         other = vector.clone()
-        for entry in below:
-            other[entry.place] *= 1.5
+        for entry in below:  # by no power of two, which a normalised layer might not notice
+            other[entry.place] = other[entry.place] * 1.5 + 0.01
         evaluator.write(other)
-        if _count(evaluator, batch) == whole:
+        if _count(evaluator, batch) != whole:
+            continue
+        silent = f"the parameters of {name or 'the model'} ({type(module).__name__}) have no say in"
+        if is_merged:
             raise ObjectiveError(
-                f"the parameters of {name or 'the model'} ({type(module).__name__}) have no say in "
-                f"the loss, and it holds a tensor, {held[0]}: most likely a cache of what "
-                "evaluation mode computed from them before; drop it before the objective is made"
+                f"{silent} the loss, as it says that they are merged into other weights; take "
+                "them out (unmerge_adapter() in peft) before the objective is made"
             )
+        raise ObjectiveError(
+            f"{silent} the loss, and it holds a tensor, {held[0]}: most likely a cache of what "
+            "evaluation mode computed from them before; drop it before the objective is made"
+        )
 
 
 def _outputs(objective: Objective, evaluator: Evaluator, batch: Batch) -> list[torch.Tensor]:

@@ -38,7 +38,7 @@ from losspath.evaluation.quantities import (
     metrics_of,
     summed,
 )
-from losspath.evaluation.replica import Sides
+from losspath.evaluation.replica import Sides, merged_modules
 from losspath.evaluation.undisturbed import random_fork
 from losspath.files import digest_of
 from losspath.parameters import Layout, in_order, named_parameters
@@ -204,6 +204,7 @@ class Objective:
         self.notes: list[str] = []
         self.device = next(model.parameters()).device
         self._names = tuple(name for name, _ in named_parameters(model))
+        self._merged = merged_modules(model)
         self._by_batches = False
 
     # -- what it is of --------------------------------------------------------------------------
@@ -261,7 +262,7 @@ class Objective:
         """Raises where the model has other parameters by now, or large data have changed.
 
         Raises:
-            ModelError: a parameter has come, gone or changed its form.
+            ModelError: a parameter has come, gone or changed its form, or an adapter was merged.
             ObjectiveError: the data.
         """
         in_order(self.model, self.layout)
@@ -271,6 +272,12 @@ class Objective:
             raise ModelError(
                 f"the model has other parameters than when the objective was made ({changed[0]}); "
                 "make another objective for the changed model"
+            )
+        if (merged := merged_modules(self.model)) != self._merged:
+            raise ModelError(
+                f"{min(merged ^ self._merged) or 'the model'} was "
+                f"{'not ' if merged - self._merged else ''}merged when the objective was made, and "
+                "now it is otherwise; put it back as it was, or make another objective"
             )
         self.data.check_unchanged()
 

@@ -99,11 +99,24 @@ def _copy_tensor(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]
 
 def overrides_train(model: torch.nn.Module) -> bool:
     """Whether some module does more in `train()` and `eval()` than to set a flag."""
+    return any(map(_has_own_train, model.modules()))
+
+
+def _has_own_train(module: torch.nn.Module) -> bool:
     own = (torch.nn.Module.train, torch.jit.ScriptModule.train)
-    return any(
-        type(module).train not in own or type(module).eval is not torch.nn.Module.eval
-        for module in model.modules()
-    )
+    return type(module).train not in own or type(module).eval is not torch.nn.Module.eval
+
+
+def merged_modules(model: torch.nn.Module) -> set[str]:
+    """Names of modules that say that they are merged, and that evaluation mode does not take apart.
+
+    Their own parameters have no say in what they compute.
+    """
+    return {
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "merged", False) is True and not _has_own_train(module)
+    }
 
 
 class Replica:

@@ -1,0 +1,144 @@
+"""LoRA by the peft library: beside the weights, and merged into them."""
+
+import copy
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from library_runs import assert_run_is_right, content, plain, trained, vector_of
+from torch import nn
+
+from losspath import Objective, compute_surface, measure_dynamics
+from losspath.errors import ModelError, ObjectiveError
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+peft = pytest.importorskip("peft", reason="peft is a test dependency")
+transformers = pytest.importorskip("transformers", reason="transformers is a test dependency")
+
+WORDS, COUNT = 30, 12
+
+
+def gpt2():
+    config = transformers.GPT2Config(
+        vocab_size=WORDS, n_positions=8, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.2
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def adapted(**options):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(
+        r=2, lora_alpha=4, lora_dropout=0.2, target_modules=["c_attn"], **options
+    )
+    return peft.get_peft_model(gpt2(), config)
+
+
+def batches():
+    words = torch.randint(1, WORDS, (COUNT, 6), generator=torch.Generator().manual_seed(3))
+    parts = [words[i : i + 7] for i in range(0, COUNT, 7)]
+    return [
+        {"input_ids": p, "attention_mask": torch.ones_like(p), "labels": p.clone()} for p in parts
+    ]
+
+
+BATCHES = batches()
+
+
+def own_loss(model, batch):
+    return model(**batch).loss
+
+
+OPTIONS = {
+    "lora": {},
+    "dora": {"use_dora": True},
+    "biases": {"bias": "lora_only"},
+    "with the embedding": {"modules_to_save": ["lm_head"]},
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_rows_are_the_adapter_alone_and_all_is_right(kind, tmp_path):
+    model = adapted(**OPTIONS[kind])
+    path, models = trained(tmp_path / "run", model, BATCHES, own_loss, rate=0.5)
+    assert path.parameter_count == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    before = content(model)
+    objective = Objective.of_batches(model, BATCHES, own_loss)
+    assert_run_is_right(path, models, objective, BATCHES, own_loss)
+    assert content(model) == before
+    fresh = adapted(**OPTIONS[kind])  # the same base, as seeded
+    objective = Objective.of_batches(fresh, BATCHES, own_loss)
+    assert objective(path[-1]).loss == pytest.approx(plain(models[-1], BATCHES, own_loss), rel=1e-5)
+
+
+def test_another_base_is_that_of_the_run(tmp_path):
+    """States are evaluated with the frozen weights that they were recorded with."""
+    path, models = trained(tmp_path / "run", adapted(), BATCHES, own_loss, rate=0.5)
+    torch.manual_seed(99)
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["c_attn"])
+    other = peft.get_peft_model(gpt2(), config)
+    surface = compute_surface(
+        path, Objective.of_batches(other, BATCHES, own_loss), "pca", 3, states=3
+    )
+    expected = [plain(models[i], BATCHES, own_loss) for i in surface.states.index]
+    np.testing.assert_allclose(surface.states.loss, expected, rtol=1e-5)
+
+
+def test_a_merged_adapter_has_no_say_and_is_refused(tmp_path):
+    model = adapted()
+    path, models = trained(tmp_path / "run", model, BATCHES, own_loss, rate=0.5)
+    objective = Objective.of_batches(model, BATCHES, own_loss)
+    model.merge_adapter()
+    with pytest.raises(ModelError, match="not merged when the objective was made"):
+        objective(path[0])
+    with pytest.raises(ObjectiveError, match="unmerge_adapter"):
+        Objective.of_batches(model, BATCHES, own_loss)
+    model.unmerge_adapter()
+    for index in (0, len(models) - 1):  # merging back and forth rounds the weights
+        expected = plain(models[index], BATCHES, own_loss)
+        assert objective(path[index]).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_that_took_its_adapter_in_is_another_network(tmp_path):
+    model = adapted()
+    path, _ = trained(tmp_path / "run", model, BATCHES, own_loss)
+    whole = copy.deepcopy(model).merge_and_unload()
+    with pytest.raises(ModelError, match="not of the same network"):
+        compute_surface(path, Objective.of_batches(whole, BATCHES, own_loss), "pca", 3)
+    for parameter in whole.parameters():
+        parameter.requires_grad_(True)
+    path, models = trained(tmp_path / "whole", whole, BATCHES, own_loss, steps=3)
+    objective = Objective.of_batches(whole, BATCHES, own_loss)
+    for index in (0, 3):
+        expected = plain(models[index], BATCHES, own_loss)
+        assert objective(path[index]).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_sharpness_is_of_the_adapter(tmp_path):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    config = peft.LoraConfig(r=1, lora_alpha=2, target_modules=["0"])
+    model = peft.get_peft_model(base, config)
+    x = torch.randn(40, 4)
+    y = (x[:, 0] > 0).long()
+
+    def loss(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    path, models = trained(tmp_path / "run", model, [(x, y)], loss, rate=0.5)
+    dynamics = measure_dynamics(path, Objective(model, x, y, F.cross_entropy), 2)
+    last = copy.deepcopy(models[-1]).eval()
+    rows = {n: p for n, p in last.named_parameters() if p.requires_grad}
+    shapes = {n: p.shape for n, p in rows.items()}
+
+    def of_vector(vector):
+        parts = vector.split([s.numel() for s in shapes.values()])
+        tensors = {n: part.view(shapes[n]) for n, part in zip(rows, parts, strict=True)}
+        return F.cross_entropy(torch.func.functional_call(last, tensors, (x,)), y)
+
+    vector = torch.from_numpy(vector_of(last)).float()
+    hessian = torch.autograd.functional.hessian(of_vector, vector)
+    assert dynamics.sharpness[-1] == pytest.approx(
+        float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-2
+    )

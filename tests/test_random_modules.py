@@ -1,0 +1,115 @@
+"""Random modules, data and losses: the objective and its surfaces are those of a plain loop."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from losspath import Objective, compute_surface
+from losspath.evaluation import choices, engine
+from losspath.evaluation.choices import Choice
+from losspath.evaluation.engine import Engine
+from losspath.evaluation.points import Rows
+from random_modules import LAYERS, Problem, problems, vector_of
+
+CHOICES = [
+    Choice(batch_size=5, lanes=1, share=1, points=8),
+    Choice(batch_size=7, lanes=2, share=3, points=4),
+    Choice(batch_size=9, lanes=1, share=3, points=5, stack=4),
+    Choice(batch_size=64, lanes=1, share=2, points=3, channels_last=True),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def always_fast():
+    """The engine is used however little there is to do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_SMALL", 0)
+        yield patch
+
+
+def content(model, *data):
+    """Everything that must be as it was, in values that can be compared."""
+
+    def bytes_of(tensor):
+        return None if tensor is None else (tensor.dtype, tensor.detach().numpy().tobytes())
+
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {
+        "parameters": [
+            (n, id(p), p.data_ptr(), type(p), p.requires_grad, bytes_of(p), bytes_of(p.grad))
+            for n, p in parameters
+        ],
+        "gradients": [id(p.grad) for p in model.parameters()],
+        "buffers": [(n, id(b), b.data_ptr(), bytes_of(b)) for n, b in model.named_buffers()],
+        "modes": [(n, m.training) for n, m in model.named_modules()],
+        "attributes": [
+            (n, name, id(value), bytes_of(value) if isinstance(value, torch.Tensor) else None)
+            for n, m in model.named_modules()
+            for name, value in vars(m).items()
+        ],
+        "data": [bytes_of(tensor) for tensor in data],
+        "random": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[2]),  # noqa: NPY002
+        "modes of torch": (
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.backends.mha.get_fastpath_enabled(),
+        ),
+    }
+
+
+def states_around(model, seed):
+    generator = np.random.default_rng(seed)
+    own = vector_of(model)
+    steps = generator.standard_normal((5, len(own))) * 0.15
+    return (own + np.cumsum(steps, axis=0)).astype(np.float32)
+
+
+def close(value):
+    return pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def check(problem, choice, patch, surface=False):
+    patch.setattr(choices, "remembered", lambda key, measure: choice)
+    model, data = problem.model(), problem.data()
+    loss = problem.loss_fn(model)
+    before = content(model, *data)
+    objective = Objective(model, *data, loss, batch_size=problem.batch_size)
+    states = states_around(model, problem.seed)
+    plain = [problem.plain(state) for state in states]
+    assert [objective(state).loss for state in states] == [close(value) for value in plain]
+    fast = Engine(objective)
+    found = [each.loss for part in fast.evaluate(Rows(states)) for _, each in part]
+    assert found == [close(value) for value in plain]
+    if surface:
+        points = []
+        drawn = compute_surface(states, objective, "pca", 3, states=2)
+        from losspath import fit_plane
+
+        plane = fit_plane(states)
+        for i, y in enumerate(drawn.y):
+            for j, x in enumerate(drawn.x):
+                points.append((drawn.loss[i, j], plane.origin + plane.basis @ [x, y]))
+        for loss_there, vector in points[:: max(1, len(points) // 3)]:
+            assert loss_there == close(problem.plain(vector))
+    assert content(model, *data) == before
+    return fast
+
+
+@pytest.mark.parametrize(("form", "name"), [(f, n) for f in LAYERS for n in LAYERS[f]])
+def test_every_layer_by_itself(form, name, always_fast):
+    loss = "entropy" if name == "renormed words" else "penalised"
+    problem = Problem(form, ((name, False),), loss, "by kind", 23, 9, 0, True, True)
+    check(problem, CHOICES[1], always_fast, True)
+
+
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@given(problem=problems(), choice=st.sampled_from(CHOICES))
+def test_random_modules(always_fast, problem, choice):
+    check(problem, choice, always_fast)
