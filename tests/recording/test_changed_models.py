@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from walks import advance, assert_prefix, loss_at, network, row, stored_rows, truth, walk
+from walks import (
+    advance,
+    assert_prefix,
+    buffers,
+    loss_at,
+    network,
+    row,
+    stored_rows,
+    truth,
+    walk,
+)
 
 from losspath import Recorder, Trajectory
 from losspath.errors import ModelError
@@ -15,17 +25,25 @@ def test_a_parameter_replaced_by_one_of_the_same_shape_is_followed(tmp_path):
         walk(recorder, model, 2)
         model[0].weight = torch.nn.Parameter(torch.full((3, 2), 5.0))
         recorder.record(0.0)
-        expected = [row(model)]
+        expected, sides = [row(model)], [buffers(model)]
         model[1].running_mean = torch.full((3,), 6.0)
         recorder.record(0.0)
         expected.append(row(model))
+        sides.append(buffers(model))
         model[2] = torch.nn.Linear(3, 2)
         recorder.record(0.0)
         expected.append(row(model))
+        sides.append(buffers(model))
         model[1].running_var.data = torch.full((3,), 7.0)
         recorder.record(0.0)
         expected.append(row(model))
+        sides.append(buffers(model))
     np.testing.assert_array_equal(stored_rows(tmp_path / "run")[3:], expected)
+    path = Trajectory(tmp_path / "run")
+    for index, there in enumerate(sides, 3):
+        found = path.sides(index)
+        assert found.keys() == there.keys()
+        assert all(torch.equal(found[name], value) for name, value in there.items())
 
 
 def another_layer(model):
@@ -42,10 +60,6 @@ def one_layer_less(model):
 
 def one_parameter_more(model):
     model[0].extra = torch.nn.Parameter(torch.zeros(2))
-
-
-def one_buffer_more(model):
-    model[0].register_buffer("extra", torch.zeros(2))
 
 
 def no_bias(model):
@@ -77,7 +91,6 @@ CHANGES = [
     one_layer_more,
     one_layer_less,
     one_parameter_more,
-    one_buffer_more,
     no_bias,
     newly_tied,
     pruned_data,

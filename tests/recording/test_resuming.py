@@ -1,9 +1,13 @@
 """Directories that already hold something: refused, gone on in, or replaced."""
 
+import contextlib
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,12 @@ import pytest
 import torch
 from walks import (
     ALL_FILES,
+    DATA_FILES,
+    RECORDS,
     advance,
     assert_prefix,
+    assert_same_run,
+    buffers,
     contents,
     loss_at,
     model_at,
@@ -31,9 +39,11 @@ from losspath.errors import (
     DamagedError,
     ExistsError,
     LosspathError,
+    LosspathWarning,
     ModelError,
     StoreError,
 )
+from losspath.recording import aside as aside_module
 
 
 @pytest.fixture
@@ -89,8 +99,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, every, stops):
             assert path.closed
             model = model_at(path.steps[-1])
         record(tmp_path / "run", stop, model, every=every, existing="resume")
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
-    assert Trajectory(tmp_path / "run").digest == Trajectory(tmp_path / "whole").digest
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("every", [1, 3, 4])
@@ -98,11 +107,55 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, every, stops):
 def test_step_cuts_back_to_a_checkpoint_and_goes_on(tmp_path, every, step):
     record(tmp_path / "whole", 12, every=every)
     record(tmp_path / "run", 10, every=every)
+    later = Trajectory(tmp_path / "run")
+    kept = {int(s): later[i] for i, s in enumerate(later.steps) if s > step}
+    losses = later.all_losses[step:]
     model = model_at(step)
-    with Recorder(tmp_path / "run", model, every=every, existing="resume", step=step) as recorder:
+    with moved_aside(tmp_path / "run", step < 10):
+        recorder = Recorder(tmp_path / "run", model, every=every, existing="resume", step=step)
+    with recorder:
         assert recorder.steps == step
         walk(recorder, model, 12)
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    if step < 10:  # what made way is a run of its own
+        aside = Trajectory(tmp_path / "run" / "aside-1")
+        assert aside.steps.tolist() == list(kept)
+        np.testing.assert_array_equal(aside[:], list(kept.values()))
+        assert aside.all_losses.tolist() == losses.tolist()
+        for index, later_step in enumerate(kept):
+            expected = buffers(model_at(later_step))
+            assert all(torch.equal(aside.sides(index)[n], v) for n, v in expected.items())
+
+
+@contextlib.contextmanager
+def moved_aside(run, is_moved):
+    if not is_moved:
+        yield
+        return
+    with pytest.warns(LosspathWarning, match=rf"put into {re.escape(str(run))}.aside-"):
+        yield
+
+
+def test_where_nothing_can_be_put_aside_nothing_is_done(run, monkeypatch):
+    before = contents(run)
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(aside_module, "_copy_bytes", refuse)
+    with pytest.raises(StoreError, match="No space left"):
+        Recorder(run, model_at(4), existing="resume", step=4)
+    assert contents(run) == before
+    assert not list(run.glob("aside-*"))
+    assert_prefix(run, truth(10), count=11)
+
+
+def test_who_makes_later_states_again_gets_no_copy_of_them(run):
+    model = model_at(4)
+    with Recorder(run, model, existing="resume", step=4, _made_again=True) as recorder:
+        walk(recorder, model, 6)
+    assert_prefix(run, truth(6), count=7)
+    assert not list(run.glob("aside-*"))
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -110,10 +163,11 @@ def test_step_cuts_back_to_a_checkpoint_and_goes_on(tmp_path, every, step):
 def test_resuming_without_a_step_more_ends_at_that_step(tmp_path, every, step):
     record(tmp_path / "run", 10, every=every)
     expected = 10 if step is None else step
-    record(tmp_path / "run", 0, model_at(expected), every=every, existing="resume", step=step)
+    with moved_aside(tmp_path / "run", expected < 10):
+        record(tmp_path / "run", 0, model_at(expected), every=every, existing="resume", step=step)
     path = assert_prefix(tmp_path / "run", truth(10), every=every)
     assert path.steps[-1] == len(path.all_losses) == expected
-    np.testing.assert_array_equal(stored_rows(tmp_path / "run")[-1], truth(10)[expected])
+    np.testing.assert_array_equal(path[-1], truth(10)[expected])
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -136,8 +190,7 @@ def test_a_buffer_in_another_state_is_refused(run):
         Recorder(run, model, existing="resume")
 
 
-def test_a_run_that_lost_its_writer_goes_on_at_its_last_state(tmp_path):
-    # Losses are durable before the state at every=3 is: they are recorded again with it.
+def test_a_run_that_lost_its_writer_goes_on_at_its_newest_state(tmp_path):
     record(tmp_path / "whole", 12, every=3)
     model = network()
     recorder = Recorder(tmp_path / "run", model, every=3)
@@ -145,16 +198,16 @@ def test_a_run_that_lost_its_writer_goes_on_at_its_last_state(tmp_path):
     recorder.flush()
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in ALL_FILES:
+    for name in (*ALL_FILES, "newest.bin"):
         (copy / name).write_bytes((tmp_path / "run" / name).read_bytes())
     recorder.close()
     path = Trajectory(copy)
-    assert (path.steps[-1], len(path.all_losses), path.closed) == (6, 8, False)
-    model = model_at(6)
+    assert (path.steps[-1], len(path.all_losses), path.closed) == (8, 8, False)
+    model = model_at(8)
     with Recorder(copy, model, every=3, existing="resume") as recorder:
-        assert recorder.steps == 6
+        assert recorder.steps == 8
         walk(recorder, model, 12)
-    assert contents(copy) == contents(tmp_path / "whole")
+    assert_same_run(copy, tmp_path / "whole")
 
 
 def wider(model):
@@ -166,9 +219,16 @@ def renamed(model):
     return torch.nn.Sequential(*model[:2], torch.nn.Sequential(model[2]))
 
 
-def without_statistics(model):
-    model[1] = torch.nn.BatchNorm1d(3, track_running_stats=False)
-    return model
+def test_buffers_that_are_there_on_one_side_alone_are_no_other_state(run):
+    # Some appear in the first forward pass, after the recorder is made.
+    model = model_at(10)
+    del model[1].num_batches_tracked
+    model[0].register_buffer("cache", torch.ones(2))
+    with Recorder(run, model, existing="resume") as recorder:
+        recorder.record(0.0)
+    path = Trajectory(run)
+    assert sorted(path.sides(-1)) == ["0.cache", "1.running_mean", "1.running_var"]
+    assert sorted(path.sides(-2)) == ["1.num_batches_tracked", "1.running_mean", "1.running_var"]
 
 
 @pytest.mark.parametrize("change", [wider, renamed])
@@ -184,7 +244,7 @@ def test_another_network_is_refused(run, change):
     [
         (model_at(10), {"every": 2}, "every"),
         (model_at(10), {"dtype": "float64"}, "dtype"),
-        (without_statistics(model_at(10)), {}, "buffers"),
+        (model_at(10).half(), {}, "dtypes"),
     ],
 )
 def test_another_way_of_recording_is_refused(run, model, options, named):
@@ -222,10 +282,46 @@ def test_metadata_is_kept(tmp_path):
 def test_a_run_whose_header_was_lost_is_not_begun_anew(run):
     # What the index vouches for is still there: it must not be emptied by who wants to go on.
     (run / "trajectory.json").unlink()
-    before = contents(run)
-    with pytest.raises(StoreError):
+    (run / "trajectory.copy.json").unlink()
+    before = contents(run, DATA_FILES)
+    with pytest.raises(DamagedError, match="are missing, but there are recorded states"):
         Recorder(run, model_at(10), existing="resume")
-    assert contents(run) == before
+    assert contents(run, DATA_FILES) == before
+
+
+@pytest.mark.parametrize("name", ALL_FILES[:2])
+def test_with_one_copy_of_the_header_recording_goes_on_and_there_are_two_again(run, name):
+    (run / name).unlink()
+    assert_prefix(run, truth(10), count=11)
+    record(run, 12, model_at(10), existing="resume")
+    assert_prefix(run, truth(12), count=13)
+    headers = contents(run, ALL_FILES[:2])
+    assert headers["trajectory.json"] == headers["trajectory.copy.json"]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("size", [None, 0, 130, 64 * 3])
+def test_with_one_copy_of_the_records_recording_goes_on_and_there_are_two_again(run, name, size):
+    if size is None:
+        (run / name).unlink()
+    else:
+        os.truncate(run / name, size)
+    assert_prefix(run, truth(10), count=11)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*cut off .* of an unfinished write")
+        record(run, 12, model_at(10), existing="resume")
+    assert_prefix(run, truth(12), count=13)
+    assert (run / RECORDS[0]).read_bytes() == (run / RECORDS[1]).read_bytes()
+
+
+def test_states_without_any_record_are_moved_aside_and_not_cut(run):
+    before = (run / "states.bin").read_bytes()
+    for name in RECORDS:
+        (run / name).unlink()
+    with pytest.warns(LosspathWarning, match="aside-1"):
+        record(run, 2, existing="resume")
+    assert (run / "aside-1" / "states.bin").read_bytes() == before
+    assert_prefix(run, truth(2), count=3)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -242,6 +338,7 @@ def test_overwriting_replaces_the_trajectory_and_leaves_other_files_alone(run):
     path = Trajectory(run)
     assert (path.steps.tolist(), path.every) == ([0, 2, 3], 2)
     np.testing.assert_array_equal(stored_rows(run)[0], first)
+    np.testing.assert_array_equal(path[-1], row(model))
     assert (run / "notes.txt").read_text() == "mine"
     assert (run / "results" / "old.npz").read_bytes() == b"old"
 
@@ -273,7 +370,8 @@ def test_metadata_that_is_not_json_is_refused_before_anything_is_made(tmp_path):
 
 
 def test_a_damaged_run_can_be_overwritten_but_not_gone_on_with(run):
-    (run / "trajectory.json").write_text("{}")
+    for name in ALL_FILES[:2]:
+        (run / name).write_text("{}")
     with pytest.raises(DamagedError):
         Recorder(run, model_at(10), existing="resume")
     record(run, 2, existing="overwrite")
@@ -290,7 +388,7 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path, existing):
     with Recorder(tmp_path / "run", model) as recorder:
         walk(recorder, model, 3)
         recorder.flush()
-        with pytest.raises(BusyError, match="another process is writing"):
+        with pytest.raises(BusyError, match=r"this very process .* close\(\)"):
             Recorder(tmp_path / "run", model_at(3), existing=existing)
         walk(recorder, model, 6)
     assert_prefix(tmp_path / "run", truth(6), count=7)
@@ -317,7 +415,7 @@ def test_the_lock_dies_with_its_process(tmp_path):
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "flushed\n"
-            with pytest.raises(BusyError):
+            with pytest.raises(BusyError, match="another process is writing"):
                 Recorder(run, model_at(5), existing="resume")
             assert_prefix(run, truth(5), count=6)  # readers need no lock
         finally:

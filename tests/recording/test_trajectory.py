@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from walks import (
     ALL_FILES,
+    DATA_FILES,
     PARAMETERS,
     advance,
     contents,
     loss_at,
     network,
     record,
-    tensors,
     truth,
 )
 
@@ -113,7 +113,7 @@ def test_a_state_is_loaded_into_the_parameters_alone(path):
     for one, other in zip(model.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
     assert all(torch.equal(a, b) for a, b in zip(buffers, model.buffers(), strict=True))
-    assert all(t.requires_grad for t in tensors(model)[:6])
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_state_is_not_loaded_into_another_network(path):
@@ -214,20 +214,21 @@ def test_a_window_of_a_thinned_path_has_its_steps_and_losses(tmp_path):
 def test_reading_leaves_every_file_as_it_is(run):
     for torn in (False, True):
         if torn:
-            for name in ALL_FILES[1:]:
+            for name in DATA_FILES:
                 with (run / name).open("ab") as file:
                     file.write(b"torn")
         before = [(f.name, f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(run.iterdir())]
         path = Trajectory(run)
         np.testing.assert_array_equal(path[:], STATES)
         assert path.losses.shape == (T - 1,)
-        assert path.tail_bytes == (16 if torn else 0)
+        # A torn row, slot and copy of the slot; what is behind the last blob is no matter.
+        assert path.tail_bytes == (12 if torn else 0)
         assert path.digest
         assert repr(path) == f"Trajectory({str(run)!r}): {T} × {PARAMETERS}"
         assert before == [
             (f.name, f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(run.iterdir())
         ]
-    for name in ALL_FILES[1:]:
+    for name in DATA_FILES:
         (run / name).write_bytes((run / name).read_bytes()[:-4])
 
 

@@ -169,7 +169,8 @@ def _parse(raw: bytes) -> tuple[Slots, npt.NDArray[np.bool_]]:
     slots = np.frombuffer(raw[: len(raw) // SLOT_BYTES * SLOT_BYTES], SLOT)
     good: npt.NDArray[np.bool_] = slots["check"] == _checks(slots)
     good &= slots["serial"] == np.arange(len(slots), dtype=np.uint64)
-    return slots, good & (slots["kind"] > 0)
+    good &= slots["kind"] > 0
+    return slots, good
 
 
 def lost_records(table: Slots) -> npt.NDArray[np.bool_]:

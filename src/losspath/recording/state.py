@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xxhash
 
+from losspath.errors import ModelError
 from losspath.parameters import Layout, flat, in_order, side_tensors
 
 
@@ -28,6 +29,7 @@ class StateReader:
     def __init__(self, model: torch.nn.Module, layout: Layout) -> None:
         self._model = model
         self._layout = layout
+        self._begun_with: frozenset[str] | None = None
         self._find()
 
     def _find(self) -> None:
@@ -35,6 +37,15 @@ class StateReader:
         self._links: Any = None
         tensors = in_order(self._model, self._layout)
         sides = side_tensors(self._model, self._layout)
+        frozen = {side.name: side.tensor for side in sides if side.kind == "frozen"}
+        if self._begun_with is None:
+            self._begun_with = frozenset(frozen)
+        for name in sorted(frozen.keys() - self._begun_with):
+            if frozen[name].requires_grad:
+                raise ModelError(
+                    f"the model has changed: parameter {name} was not there and requires a "
+                    "gradient now; begin anew with the changed model"
+                )
         # Every place of the module tree where a tensor or module could be exchanged for another.
         tables = [
             table

@@ -150,7 +150,7 @@ class Writer:
 
     def _rest(self) -> None:
         with contextlib.suppress(queue.Empty):
-            self._wake.get(timeout=LOOK_SECONDS)
+            self._wake.get(timeout=max(0.001, min(LOOK_SECONDS, self._commit_seconds / 6)))
             while True:
                 self._wake.get_nowait()
 
