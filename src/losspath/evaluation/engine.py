@@ -447,7 +447,11 @@ class Engine:
                 # Of a copy of its own, whose buffers nothing else writes to.
                 objective = self.objective
                 replica = Replica(objective.model, objective.layout, objective.base_sides)
-                with torch.no_grad(), fused(self._evaluator.may_fuse):
+                with (
+                    torch.no_grad(),
+                    fused(self._evaluator.may_fuse),
+                    replica.linked(objective.model),  # hooks and functions that close over it
+                ):
                     names = {
                         entry.name: parameter
                         for entry, parameter in zip(
