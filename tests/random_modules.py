@@ -16,6 +16,8 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
+from losspath import Objective
+
 WIDTH, CLASSES = 6, 3
 
 
@@ -129,8 +131,7 @@ def views(m, x):
 
 def a_view_written(m, x):
     hidden = m.inner(x)
-    part = hidden.transpose(0, -1)[1]
-    part.fill_(0.3)
+    hidden.transpose(0, -1)[1].fill_(0.3)
     return hidden.tanh()
 
 
@@ -350,7 +351,7 @@ ANY = {
     "written slices": lambda: Of(written_slices, inner=linear()),
     "writes into its input": lambda: Of(writes_into_its_input, inner=linear()),
     "views": lambda: Of(views, inner=linear()),
-    "a view written": lambda: Of(a_view_written_last, inner=linear()),
+    "a view written": lambda: Of(a_view_written, inner=linear()),
     "sorted": lambda: Of(sorted_by_size, inner=linear()),
     "words": lambda: Of(words, words=nn.Embedding(9, WIDTH)),
     "renormed words": lambda: Of(words, words=nn.Embedding(9, WIDTH, max_norm=1.0)),
@@ -370,7 +371,9 @@ ANY = {
     "hook on outputs": lambda: changing_hooks("outputs"),
     "hook in place": lambda: changing_hooks("outputs in place"),
     "hook on inputs": lambda: changing_hooks("inputs"),
-    "hook on the weight": lambda: _with_soft_weight(changing_hooks("weight")),
+    "hook on the weight": lambda: Of(
+        lambda m, x: m.inner(x) + F.linear(x, m.inner.soft), inner=changing_hooks("weight")
+    ),
     "other hooks": lambda: changing_hooks("other"),
     "merging": Merging,
     "gear": Gear,
@@ -393,21 +396,9 @@ ANY = {
 }
 
 
-def a_view_written_last(m, x):
-    hidden = m.inner(x)
-    hidden.transpose(0, -1)[1].fill_(0.3)
-    return hidden.tanh()
-
-
 def _half_frozen(layer):
     layer.bias.requires_grad_(False)
     return layer
-
-
-def _with_soft_weight(layer):
-    layer.forward = None  # replaced below, as a bound method would be copied with its module
-    del layer.forward
-    return Of(lambda m, x: m.inner(x) + F.linear(x, m.inner.soft), inner=layer)
 
 
 # -- vectors (N, 6), series (N, 5, 6) and images (N, 6, 4, 4) --------------------------------------
@@ -521,7 +512,7 @@ IMAGES = {
     "squeezed": lambda: Of(
         lambda m, x: x * m.inner(x.mean((2, 3))).sigmoid()[:, :, None, None], inner=linear()
     ),
-    "dropout": lambda: nn.Dropout2d(0.5),
+    "dropout of channels": lambda: nn.Dropout2d(0.5),
     "relu": lambda: nn.ReLU(inplace=True),
     "channels last": lambda: nn.Conv2d(6, 6, 3, padding=1).to(memory_format=torch.channels_last),
     "scripted": lambda: torch.jit.script(nn.Conv2d(WIDTH, WIDTH, 1)),
@@ -632,6 +623,7 @@ class Problem:
     seed: int
     training: bool
     warm: bool
+    given: str = "tensor"
 
     def model(self):
         """The model; where it is warm it has seen data in training mode, and has gradients."""
@@ -663,6 +655,14 @@ class Problem:
 
     def loss_fn(self, model):
         return LOSSES[self.loss](model)
+
+    def objective(self, model, x, y, loss):
+        if self.given == "batches":
+            size = self.batch_size
+            batches = [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+            return Objective.of_batches(model, batches, lambda m, b: loss(m(b[0]), b[1]))
+        inputs = {"tensor": x, "tuple": (x,), "mapping": {"x": x}}[self.given]
+        return Objective(model, inputs, y, loss, batch_size=self.batch_size)
 
     def plain(self, vector):
         """The loss of a model that is made anew, with the vector written in, all data at once."""
@@ -719,5 +719,6 @@ def problems(most=4, forms=tuple(SHAPES)):
             seed=st.integers(0, 5),
             training=st.booleans(),
             warm=st.booleans(),
+            given=st.sampled_from(["tensor", "tensor", "tuple", "mapping", "batches"]),
         ).filter(fits)
     )
