@@ -44,6 +44,8 @@ _ROUNDING = 1e-5
 _CHECKED_POINTS = 3
 _CHECKED_GROUP = 8  # points that later batches are checked on
 _CHECKED_BATCHES = 3
+# Of so many points one is evaluated by the plain loop over all data, which takes some points' time.
+_WHOLE_POINTS = 200
 
 _GROUP_BYTES = 128 << 20  # of parameters, of the points that are evaluated together
 # Fewer points share too little, more keep results waiting.
@@ -152,7 +154,7 @@ class Engine:
             numbers = range(start, start + len(part))
             if all(number in done for number in numbers):
                 continue
-            found = None if choice is None else self._together(part, kind, choice)
+            found = None if choice is None else self._together(part, kind, choice, total or 0)
             if found is None:
                 choice = None
                 yield from self._one_by_one(points, numbers, done)
@@ -180,13 +182,13 @@ class Engine:
                 yield [(number, self.plain(vector, own))]
 
     def _together(
-        self, part: Points, kind: _Kind, choice: Choice
+        self, part: Points, kind: _Kind, choice: Choice, total: int
     ) -> tuple[Choice, list[Evaluation]] | None:
         """Evaluates a group; None where that fails or is wrong, and the plain loop has to do."""
         try:
             with self._evaluator.lent():
                 used, evaluations = self._run_in_memory(part, choice)
-            problem = self._compare(part, evaluations)
+            problem = self._compare(part, used, evaluations, total)
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # the plain loop tells what is wrong, if it is the model
@@ -201,18 +203,30 @@ class Engine:
         self._note([f"the plain loop from here on, as the fast one failed: {problem}"])
         return None
 
-    def _compare(self, part: Points, evaluations: list[Evaluation]) -> str | None:
-        """Holds one point of the first group against the plain loop over all data."""
+    def _compare(
+        self, part: Points, choice: Choice, evaluations: list[Evaluation], total: int
+    ) -> str | None:
+        """Holds the first group against the plain loop: a point of it over all data.
+
+        Of few points in all, where that would cost a tenth of the whole, over one batch that was
+        not looked at before.
+        """
         finite = [n for n, each in enumerate(evaluations) if np.isfinite(each.loss)]
         if self._compared or not finite:
             return None
-        number = finite[len(finite) // 2]
-        (vector,) = part.part(number, number + 1).vectors()
-        try:
-            plain = self._evaluator.evaluate(vector)
-        except torch.cuda.OutOfMemoryError:  # batches of the plain loop are larger
-            return None
-        problem = _difference(plain, evaluations[number])
+        if total < _WHOLE_POINTS:
+            start = len(self.objective) // 3 // choice.batch_size * choice.batch_size
+            samples = range(start, min(start + choice.batch_size, len(self.objective)))
+            with self._evaluator.lent():
+                problem, _ = self._check_on(part, choice, samples)
+        else:
+            number = finite[len(finite) // 2]
+            (vector,) = part.part(number, number + 1).vectors()
+            try:
+                plain = self._evaluator.evaluate(vector)
+            except torch.cuda.OutOfMemoryError:  # batches of the plain loop are larger
+                return None
+            problem = _difference(plain, evaluations[number])
         self._compared = problem is None
         return problem
 
