@@ -674,6 +674,35 @@ class Problem:
             parameter.data.copy_(values.view(parameter.shape))
             done += parameter.numel()
         assert done == len(vector)
+        return self._evaluated(model, x, y)
+
+    def trained(self, steps, record=None):
+        """The model after some steps of training, the same at every call.
+
+        Args:
+            steps: how many.
+            record: given the model, makes what is told each step's loss.
+        """
+        model, (x, y) = self.model().train(), self.data()
+        loss_fn = self.loss_fn(model)
+        optimizer = torch.optim.SGD(rows_of(model), 0.05, momentum=0.5)
+        torch.manual_seed(self.seed + 2)
+        told = record(model) if record else None
+        for _ in range(steps):
+            result = loss_fn(model(x.clone()), y.clone())
+            loss = result[0] / result[1] if isinstance(result, tuple) else result
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if told:
+                told(loss)
+        return model
+
+    def after(self, steps):
+        """The loss over all data of the model after some steps, in evaluation mode."""
+        return self._evaluated(self.trained(steps), *self.data())
+
+    def _evaluated(self, model, x, y):
         model.eval()
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)

@@ -1,18 +1,21 @@
 """Random modules, data and losses: the objective and its surfaces are those of a plain loop."""
 
 import random
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from losspath import compute_surface, fit_plane
+from losspath import Recorder, Trajectory, compute_surface, fit_plane
 from losspath.evaluation import choices, engine
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Rows
+from losspath.surface import evaluate_states
 from random_modules import LAYERS, SERIES, Problem, problems, vector_of
 
 pytestmark = [
@@ -147,3 +150,45 @@ def test_random_modules(always_fast, problem, choice):
 @given(problem=problems(most=6), choice=st.sampled_from(CHOICES))
 def test_many_random_modules(always_fast, problem, choice):
     check(problem, choice, always_fast)
+
+
+def check_run(problem, patch):
+    """Each state of a recorded run, with what was recorded beside it, against the same training."""
+    patch.setattr(choices, "remembered", lambda key, measure: CHOICES[0])
+    try:
+        plain = [problem.after(steps) for steps in range(4)]
+    except RuntimeError as error:  # written over what autograd needs
+        assume("modified by an inplace operation" not in str(error))
+        raise
+    assume(np.isfinite(plain).all())
+    with tempfile.TemporaryDirectory() as directory:
+        recorders = []
+
+        def record(model):
+            recorders.append(Recorder(Path(directory) / "run", model))
+            return recorders[0].record
+
+        trained = problem.trained(3, record)
+        recorders[0].close()
+        path = Trajectory(Path(directory) / "run")
+        for model in (trained, problem.model()):
+            data = problem.data()
+            loss = problem.loss_fn(model)
+            before = content(model, *data)
+            objective = problem.objective(model, *data, loss)
+            found = evaluate_states(path, objective, np.arange(4)).loss
+            assert found.tolist() == [close(value) for value in plain]
+            assert content(model, *data) == before
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@given(problem=problems())
+def test_random_runs(always_fast, problem):
+    check_run(problem, always_fast)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@given(problem=problems(most=6))
+def test_many_random_runs(always_fast, problem):
+    check_run(problem, always_fast)
