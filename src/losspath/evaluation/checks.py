@@ -14,8 +14,9 @@ from losspath.errors import LosspathError, ObjectiveError
 from losspath.evaluation.data import Batch, Samples, map_tensors, tensors_in
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.kernels import unfused
+from losspath.evaluation.links import linked, surely
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count, Sum
-from losspath.evaluation.replica import copy_model, linked, overrides_train, surely
+from losspath.evaluation.replica import copy_model, overrides_train
 from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import flatten_parameters, in_order, named_modules, unwrapped
 

@@ -128,13 +128,13 @@ class Derivatives:
     @contextmanager
     def _totals(self) -> Iterator[Iterator[tuple[torch.Tensor, float]]]:
         """For each batch: the sum of its losses, with torch's graph, and their weight."""
+        # A loss that holds the caller's parameters reads those, with the same numbers: the
+        # derivative is by both. While the model is lent, it has the copy's.
+        named = dict(named_parameters(self._objective.model))
+        owners = [named[entry.name] for entry in self._objective.layout.parameters]
         with self._evaluator.lent(), _twice_differentiable(), torch.enable_grad(), _explained():
             self._evaluator.write(self._vector, self._sides)
             replica = self._evaluator.replica
-            # A loss that reads the caller's model reads parameters of its own, with the same
-            # numbers: the derivative is by both.
-            named = dict(named_parameters(self._objective.model))
-            owners = [named[entry.name] for entry in self._objective.layout.parameters]
             self._points = [replica.parameters, owners] if replica.is_private else [owners]
             flags = [(p, p.requires_grad) for points in self._points for p in points]
             sparse = [m for m in replica.model.modules() if getattr(m, "sparse", False) is True]

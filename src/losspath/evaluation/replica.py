@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from losspath.errors import ModelError
+from losspath.evaluation.attributes import put_back, remembered
+from losspath.evaluation.links import is_plain, linked, surely
 from losspath.parameters import (
     Layout,
     SideTensor,
-    named_buffers,
     named_parameters,
     side_tensors,
     unwrapped,
@@ -44,7 +45,7 @@ def copy_model(model: torch.nn.Module) -> torch.nn.Module:
     storages: dict[int, torch.UntypedStorage] = {}
     originals = list(_tensors_of(model))  # held, so that no id is used twice
     for tensor in originals:
-        if id(tensor) not in memo and _is_plain(tensor):
+        if id(tensor) not in memo and is_plain(tensor):
             memo[id(tensor)] = _copy_tensor(tensor, storages)
     copied: torch.nn.Module = copy.deepcopy(model, memo)
     return copied
@@ -64,17 +65,6 @@ def _tensors_of(model: torch.nn.Module) -> Iterator[torch.Tensor]:
     for module in model.modules():
         for value in list(module.__dict__.values()):
             yield from within(value, 3)
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return (
-        type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
-        and tensor.layout == torch.strided
-        and not tensor.is_quantized
-        and not tensor.is_conj()
-        and not tensor.is_neg()
-        and tensor.device.type != "meta"
-    )
 
 
 def _copy_tensor(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
@@ -156,7 +146,7 @@ class Replica:
         self._base = base
         self._written: Sides | None = None
         self._link: Callable[[], None] | None = None
-        self._attributes_before = _attributes(self.model)
+        self._attributes_before = remembered(self.model)
         if base is not None:
             self._write_sides(base)
             self._written = base
@@ -175,7 +165,7 @@ class Replica:
     def _enter_evaluation(self) -> None:
         if self.is_private:
             self.model.eval()
-        self._attributes = _attributes(self.model)
+        self._attributes = remembered(self.model)
         self._kept = [
             (each.tensor, self._kept_value(each), each.tensor._version)
             for each in side_tensors(self.model, self.layout)
@@ -228,7 +218,7 @@ class Replica:
 
     def _put_back_own(self) -> None:
         if self.is_private and not self._cycles:
-            _put_back(self._attributes_before)  # buffers that came or grew with other side tensors
+            put_back(self._attributes_before)  # buffers that came or grew with other side tensors
         for each, own in zip(self._sides, self._own, strict=True):
             each.tensor.data.copy_(own)
 
@@ -257,7 +247,7 @@ class Replica:
         places = {tensor.untyped_storage().data_ptr() for tensor in self._rows}
         for name, module in self.model.named_modules():
             for attribute, value in vars(module).items():
-                is_tensor = type(value) is torch.Tensor and _is_plain(value)
+                is_tensor = type(value) is torch.Tensor and is_plain(value)
                 if is_tensor and value.untyped_storage().data_ptr() in places:
                     return f"{name}.{attribute}" if name else attribute
         return None
@@ -265,7 +255,7 @@ class Replica:
     def restore(self) -> None:
         """Puts side tensors and attributes back that a forward pass has changed."""
         if self.is_private:
-            _put_back(self._attributes)
+            put_back(self._attributes)
         for tensor, value, version in self._kept:
             if tensor.numel() <= _SMALL or tensor._version != version:
                 tensor.data.copy_(value)
@@ -302,58 +292,9 @@ class Replica:
             surely(lambda: _write_back(tensors, before))
 
 
-@contextmanager
-def linked(model: torch.nn.Module, copied: torch.nn.Module) -> Iterator[Callable[[], None]]:
-    """Lets a model's tensors have a copy's numbers; see `Replica.linked`.
-
-    Yields:
-        What links them again, where the copy has other tensors by now.
-    """
-    own = [
-        (name, tensor, tensor.data)
-        for name, tensor in _named_tensors(unwrapped(model))
-        if _is_plain(tensor) and not tensor.is_inference()
-    ]
-
-    def link() -> None:
-        copies = dict(_named_tensors(copied))
-        for name, tensor, _ in own:
-            made = copies.get(name)
-            if made is not None and made.dtype == tensor.dtype and _is_plain(made):
-                tensor.data = made.data
-
-    def unlink() -> None:
-        for _, tensor, data in own:
-            tensor.data = data
-
-    try:
-        link()
-        yield link
-    finally:
-        surely(unlink)
-
-
-def _named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from named_parameters(model)
-    yield from named_buffers(model)
-
-
 def _write_back(tensors: list[torch.Tensor], before: list[torch.Tensor]) -> None:
     for tensor, value in zip(tensors, before, strict=True):
         tensor.data.copy_(value)
-
-
-def surely(put_back: Callable[[], None]) -> None:
-    """Calls what puts things back, again where an interrupt came in between."""
-    interrupt: BaseException | None = None
-    while True:
-        try:
-            put_back()
-            break
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
 
 
 def _equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
@@ -377,35 +318,3 @@ def _set_buffer(modules: Mapping[str, torch.nn.Module], name: str, value: torch.
     if module is not None and attribute in module._buffers:
         device = next(module.parameters(), torch.empty(0)).device
         module._buffers[attribute] = value.to(device, copy=True)
-
-
-Attributes = list[tuple[dict[str, Any], dict[str, Any]]]
-
-
-def _attributes(model: torch.nn.Module) -> Attributes:
-    """What each attribute of each module refers to."""
-    tables: list[dict[str, Any]] = []
-    for module in model.modules():
-        own = module.__dict__
-        tables.append(own)
-        tables += [
-            own[name]
-            for name in ("_parameters", "_buffers", "_modules")
-            if isinstance(own.get(name), dict)
-        ]
-    return [(table, dict(table)) for table in tables]
-
-
-def _put_back(attributes: Attributes) -> None:
-    for table, before in attributes:
-        if len(table) != len(before) or any(
-            table.get(name, table) is not value for name, value in before.items()
-        ):
-            table.clear()
-            table.update(before)
-
-
-def attributes_of(model: torch.nn.Module) -> Callable[[], None]:
-    """Remembers what a model's attributes refer to; call what it returns to put them back."""
-    attributes = _attributes(model)
-    return lambda: _put_back(attributes)

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch.nn.utils import parametrize
 
-from losspath.evaluation.replica import attributes_of, surely
+from losspath.evaluation.attributes import attributes_of
+from losspath.evaluation.links import surely
 
 
 @contextmanager
@@ -39,6 +41,17 @@ def random_fork(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _uncached() -> Iterator[None]:
+    """Outside of what keeps parametrised tensors (`parametrize.cached`): they are to be others."""
+    before = parametrize._cache_enabled, parametrize._cache
+    try:
+        parametrize._cache_enabled, parametrize._cache = 0, {}
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = before
+
+
+@contextmanager
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards modes, attributes, buffers and random states as before.
 
@@ -63,7 +76,7 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
 
     on_gpu = any(parameter.device.type == "cuda" for parameter in model.parameters())
     try:
-        with random_fork(model), _exact(on_gpu):
+        with random_fork(model), _exact(on_gpu), _uncached():
             for module, _ in modes:
                 module.training = False
             yield
