@@ -167,10 +167,10 @@ def merge(copies: dict[str, bytes]) -> Stream:
 
 def _parse(raw: bytes) -> tuple[Slots, npt.NDArray[np.bool_]]:
     slots = np.frombuffer(raw[: len(raw) // SLOT_BYTES * SLOT_BYTES], SLOT)
-    good: npt.NDArray[np.bool_] = slots["check"] == _checks(slots)
+    good = slots["check"] == _checks(slots)
     good &= slots["serial"] == np.arange(len(slots), dtype=np.uint64)
     good &= slots["kind"] > 0
-    return slots, good
+    return slots, np.asarray(good, bool)
 
 
 def lost_records(table: Slots) -> npt.NDArray[np.bool_]:

@@ -53,6 +53,7 @@ class StateReader:
             for table in (module._parameters, module._buffers, module._modules)
         ]
         self._tables = [table for table in tables if isinstance(table, dict)]
+        self._filled = [table for table in self._tables if table]
         # TorchScript keeps its own tables, and hands out new objects every time.
         self._is_scripted = len(self._tables) < len(tables)
         # Held, so that nothing else can come to have the same id.
@@ -67,10 +68,12 @@ class StateReader:
         self._kinds = {(view.dtype, view.device) for view in self._views}
         self._links = self._links_now()
 
-    def _links_now(self) -> tuple[list[str], list[int]]:
+    def _links_now(self) -> tuple[list[int], list[str], list[int]]:
+        # Most tables of most modules are empty: of those the length is enough.
         return (
-            [name for table in self._tables for name in table],
-            [id(value) for table in self._tables for value in table.values()],
+            list(map(len, self._tables)),
+            [name for table in self._filled for name in table],
+            [id(value) for table in self._filled for value in table.values()],
         )
 
     def _is_as_found(self) -> bool:
