@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import itertools
+import os
 import random
 import shutil
 from pathlib import Path
@@ -101,6 +102,15 @@ class Judge:
         found = self.read()
         assert set(expected) <= set(found or []), (lines, expected, found)
         return lines
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_syncs():
+    """Nothing here is about losing power, and a sync takes longer than the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "fdatasync"):
+            patch.setattr(os, name, lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="module", params=[1, 3])
