@@ -98,7 +98,9 @@ def content(model):
     ]
 
 
-def assert_run_is_right(path, models, objective, batches, loss, varying_buffers=False):
+def assert_run_is_right(
+    path, models, objective, batches, loss, varying_buffers=False, layers=False
+):
     """Every reading of a run against the plain loop at the models themselves.
 
     Args:
@@ -109,6 +111,7 @@ def assert_run_is_right(path, models, objective, batches, loss, varying_buffers=
         loss: of a model and a batch.
         varying_buffers: whether states differ in their buffers, so that a point between them is
             looked at elsewhere.
+        layers: whether lines are along single layers too.
     """
     for index in (0, len(path) - 1):
         np.testing.assert_allclose(path[index], vector_of(models[index]), rtol=1e-7)
@@ -117,7 +120,7 @@ def assert_run_is_right(path, models, objective, batches, loss, varying_buffers=
     found = surface.states
     np.testing.assert_allclose(found.loss, [expected[i] for i in found.index], rtol=REL)
     flat = compute_surface(path, objective, "pca", 3, states=2)
-    line = interpolate(path, objective, alphas=[0.0, 0.5, 1.0])
+    line = interpolate(path, objective, alphas=[0.0, 0.5, 1.0], layers=layers)
     np.testing.assert_allclose(line.loss[0, [0, 2]], [expected[0], expected[-1]], rtol=REL)
     if not varying_buffers:
         plane = fit_plane(path)

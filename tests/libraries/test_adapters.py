@@ -16,6 +16,10 @@ from losspath.errors import ModelError, ObjectiveError
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 peft = pytest.importorskip("peft", reason="peft is a test dependency")
 transformers = pytest.importorskip("transformers", reason="transformers is a test dependency")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
+]
 
 WORDS, COUNT = 30, 12
 
@@ -27,11 +31,9 @@ def gpt2():
     return transformers.GPT2LMHeadModel(config)
 
 
-def adapted(**options):
+def adapted():
     torch.manual_seed(0)
-    config = peft.LoraConfig(
-        r=2, lora_alpha=4, lora_dropout=0.2, target_modules=["c_attn"], **options
-    )
+    config = peft.LoraConfig(r=2, lora_alpha=4, lora_dropout=0.2, target_modules=["c_attn"])
     return peft.get_peft_model(gpt2(), config)
 
 
@@ -50,26 +52,53 @@ def own_loss(model, batch):
     return model(**batch).loss
 
 
-OPTIONS = {
-    "lora": {},
-    "dora": {"use_dora": True},
-    "biases": {"bias": "lora_only"},
-    "with the embedding": {"modules_to_save": ["lm_head"]},
-}
-
-
-@pytest.mark.parametrize("kind", OPTIONS)
-def test_rows_are_the_adapter_alone_and_all_is_right(kind, tmp_path):
-    model = adapted(**OPTIONS[kind])
+def test_rows_are_the_adapter_alone_and_all_is_right(tmp_path):
+    model = adapted()
     path, models = trained(tmp_path / "run", model, BATCHES, own_loss, rate=0.5)
     assert path.parameter_count == sum(p.numel() for p in model.parameters() if p.requires_grad)
     before = content(model)
     objective = Objective.of_batches(model, BATCHES, own_loss)
     assert_run_is_right(path, models, objective, BATCHES, own_loss)
     assert content(model) == before
-    fresh = adapted(**OPTIONS[kind])  # the same base, as seeded
+    fresh = adapted()  # the same base, as seeded
     objective = Objective.of_batches(fresh, BATCHES, own_loss)
     assert objective(path[-1]).loss == pytest.approx(plain(models[-1], BATCHES, own_loss), rel=1e-5)
+
+
+def lora(**options):
+    return lambda: peft.LoraConfig(**{"target_modules": ["c_attn"], "r": 2, **options})
+
+
+CONFIGS = {
+    "prefix": lambda: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+    "prompt": lambda: peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+    "ia3": lambda: peft.IA3Config(target_modules=["c_attn"], feedforward_modules=[]),
+    "vera": lambda: peft.VeraConfig(target_modules=["c_attn"], r=2),
+    "adalora": lambda: peft.AdaLoraConfig(
+        target_modules=["c_attn"], init_r=4, target_r=2, total_step=20
+    ),
+    "norms": lambda: peft.LNTuningConfig(target_modules=["ln_1"]),
+    "dora": lora(use_dora=True),
+    "biases": lora(bias="lora_only"),
+    "with the head": lora(modules_to_save=["lm_head"]),
+    "embedding": lora(target_modules=["wte", "c_attn"]),
+    "head": lora(target_modules=["lm_head"]),
+    "pissa": lora(init_lora_weights="pissa"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_other_ways_to_adapt(kind, tmp_path):
+    torch.manual_seed(0)
+    model = peft.get_peft_model(gpt2(), CONFIGS[kind]())
+    path, models = trained(tmp_path / "run", model, BATCHES, own_loss, steps=3, rate=0.5)
+    before = content(model)
+    objective = Objective.of_batches(model, BATCHES, own_loss)
+    surface = compute_surface(path, objective, "pca", 3, states=3)
+    expected = [plain(models[i], BATCHES, own_loss) for i in surface.states.index]
+    np.testing.assert_allclose(surface.states.loss, expected, rtol=1e-5)
+    assert expected[0] != expected[-1]
+    assert content(model) == before
 
 
 def test_another_base_is_that_of_the_run(tmp_path):

@@ -67,11 +67,10 @@ def run(request, tmp_path):
     model = ResNet()
     if request.param == "frozen stem":
         model.conv1.requires_grad_(False)
-    return model, *trained(tmp_path / "run", model, BATCHES, loss, steps=8)
+    return model, *trained(tmp_path / "run", model, BATCHES, loss, steps=5)
 
 
-@pytest.mark.parametrize("of", ["samples", "batches"])
-@pytest.mark.parametrize("whose", ["trained", "fresh"])
+@pytest.mark.parametrize(("of", "whose"), [("samples", "fresh"), ("batches", "trained")])
 def test_from_record_to_dynamics(run, of, whose):
     model, path, models = run
     if whose == "fresh":

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from library_runs import assert_run_is_right, content, plain, trained
 
 from losspath import Objective, activations, architecture, confusion
+from losspath.errors import ObjectiveError
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 transformers = pytest.importorskip("transformers", reason="transformers is a test dependency")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")
 
 WORDS, COUNT, LENGTH = 30, 12, 6
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -106,11 +108,11 @@ def run(request, tmp_path):
 
 
 def test_of_batches_from_record_to_diagnose(run):
-    _, model, _, batches, path, models = run
+    kind, model, _, batches, path, models = run
     before = content(model)
     objective = Objective.of_batches(model, batches, own_loss)
-    line = assert_run_is_right(path, models, objective, batches, own_loss)
-    assert len(line.names) > 5
+    line = assert_run_is_right(path, models, objective, batches, own_loss, layers=kind == "gpt2")
+    assert (len(line.names) > 5) == (kind == "gpt2")
     found = activations(path, objective, 2)
     assert np.isfinite(found.edges).all()
     assert content(model) == before
@@ -138,6 +140,10 @@ def test_means_over_tokens_that_are_not_padding(kind, tmp_path):
         logits, labels = out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         return F.cross_entropy(logits, labels, reduction="sum"), (labels >= 0).sum()
 
+    with pytest.raises(
+        ObjectiveError, match=r"tokens that are not ignored: return \(sum, weight\)"
+    ):
+        Objective(model, {**whole, "labels": targets}, None, lambda out: out.loss, batch_size=7)
     metrics = {"perplexity": (loss, np.exp)}
     objective = Objective(model, whole, targets, loss, batch_size=5, metrics=metrics)
     path, models = trained(
@@ -150,6 +156,18 @@ def test_means_over_tokens_that_are_not_padding(kind, tmp_path):
         found = objective(path[index])
         assert found.loss == pytest.approx(expected, rel=1e-5)
         assert found.metrics["perplexity"] == pytest.approx(np.exp(expected), rel=1e-5)
+
+
+def test_half_precision_is_evaluated_in_single(tmp_path):
+    torch.manual_seed(0)
+    model, whole = llama().bfloat16(), data("llama")
+    path, models = trained(tmp_path / "run", model, [whole], own_loss, steps=2)
+    encoded = transformers.BatchEncoding(whole)
+    objective = Objective(model, encoded, None, lambda out: out.loss)
+    for index in (2, 0):
+        expected = plain(copy.deepcopy(models[index]).float(), [whole], own_loss)
+        assert objective(path[index]).loss == pytest.approx(expected, rel=1e-5)
+    assert "float32" in objective.provenance["notes"][0]
 
 
 def test_confusion_of_a_classifier(tmp_path):

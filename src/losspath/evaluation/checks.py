@@ -75,6 +75,12 @@ def _check(objective: Objective) -> None:
         _check_caches(objective, evaluator, batch, vector, whole)
         if isinstance(objective.data, Samples):
             _check_means(objective, evaluator, batch, vector, whole)
+            # Where all samples have much the same loss, it does not show how they are weighted.
+            varied = _far(objective, own, None)
+            evaluator.write(varied)
+            whole = _count(evaluator, batch)
+            if np.isfinite(whole[LOSS][0]):
+                _check_means(objective, evaluator, batch, varied, whole)
     _check_against_owner(objective, vector)
 
 
@@ -320,7 +326,9 @@ def _check_mean(whole: Count, parts: list[Count], what: str, outputs: Any, batch
         raise ObjectiveError(
             f"the outputs for a sample depend on what else is in its batch ({mean:.6g} against "
             f"{again:.6g} in two parts), so the loss depends on the batch size; look for batch "
-            f"statistics that are used in evaluation mode{_broadcast(outputs, batch.targets)}"
+            "statistics that are used in evaluation mode, or for a mean over something else than "
+            "samples, as over tokens that are not ignored: return (sum, weight) for that"
+            f"{_broadcast(outputs, batch.targets)}"
         )
 
 
