@@ -6,10 +6,22 @@ import time
 import warnings
 
 import pytest
-from walks import advance, assert_prefix, contents, loss_at, model_at, network, record, truth, walk
+from walks import (
+    advance,
+    assert_prefix,
+    assert_same_run,
+    contents,
+    loss_at,
+    model_at,
+    network,
+    record,
+    truth,
+    walk,
+)
 
 from losspath import Recorder, Trajectory
 from losspath.errors import LosspathWarning, StoreError
+from losspath.recording import disk as disk_module
 from losspath.recording import recorder as recorder_module
 from losspath.recording import store
 
@@ -22,23 +34,22 @@ class FullDisk:
 
     def __init__(self, monkeypatch, name):
         self.name, self.left = name, None
-        original = store.Writer._write
+        original = disk_module.Files.write
 
-        def write(writer, name, data):
-            data = data.cast("B")
+        def write(files, name, data, offset):
             if name == self.name and self.left is not None:
-                room = data[: self.left]
+                room = memoryview(data)[: self.left]
                 self.left -= len(room)
-                original(writer, name, room)
+                original(files, name, room, offset)
                 if len(room) < len(data):
-                    raise OSError(errno.ENOSPC, "No space left on device")
+                    raise StoreError(f"cannot write {name}: No space left on device")
             else:
-                original(writer, name, data)
+                original(files, name, data, offset)
 
-        monkeypatch.setattr(store.Writer, "_write", write)
+        monkeypatch.setattr(disk_module.Files, "write", write)
 
 
-@pytest.fixture(params=[store.STATES, store.RECORDS, store.LOSSES, store.INDEX])
+@pytest.fixture(params=[store.STATES, store.SIDES, store.RECORDS, store.RECORDS_COPY])
 def disk(request, monkeypatch):
     return FullDisk(monkeypatch, request.param)
 
@@ -59,12 +70,12 @@ def test_a_full_disk_is_told_by_the_next_record(tmp_path, disk, left):
     walk(recorder, model, 8)
     with pytest.raises(StoreError, match="No space left"):
         recorder.flush()
-    with pytest.raises(StoreError, match="what was committed before is intact"):
+    with pytest.raises(StoreError, match="what was durable before is intact"):
         recorder.record(0.0)
     assert recorder.steps == 8
     with pytest.raises(StoreError, match="No space left"):
         recorder.close()
-    assert_prefix(tmp_path / "run", truth(5), count=6)
+    assert_durable(tmp_path / "run", disk, 8)
     with pytest.raises(StoreError, match=r"closed|stopped"):
         recorder.record(0.0)
 
@@ -75,7 +86,14 @@ def test_a_full_disk_is_told_by_close(tmp_path, disk):
     walk(recorder, model, 8)
     with pytest.raises(StoreError, match="No space left"):
         recorder.close()
-    assert_prefix(tmp_path / "run", truth(5), count=6)
+    assert_durable(tmp_path / "run", disk, 8)
+
+
+def assert_durable(run, disk, recorded):
+    """What was flushed is there; all of it, where only the copy of what vouches is behind."""
+    path = assert_prefix(run, truth(recorded))
+    assert len(path) == (recorded if disk.name == store.RECORDS_COPY else 5) + 1
+    assert not path.closed
 
 
 def test_a_loop_that_goes_on_is_stopped(tmp_path, disk, monkeypatch):
@@ -88,7 +106,8 @@ def test_a_loop_that_goes_on_is_stopped(tmp_path, disk, monkeypatch):
         with recorder:
             while True:
                 walk(recorder, model, recorder.steps + 1)
-    assert_prefix(tmp_path / "run", truth(5), count=6)
+    path = assert_prefix(tmp_path / "run", truth(5 if disk.name != store.RECORDS_COPY else 60))
+    assert len(path) >= 6
 
 
 def test_nothing_is_written_after_an_error(tmp_path, disk):
@@ -99,15 +118,15 @@ def test_nothing_is_written_after_an_error(tmp_path, disk):
     with pytest.raises(StoreError):
         recorder.flush()
     disk.left = None
-    after = contents(tmp_path / "run", (*store.DATA_FILES,))
+    after = contents(tmp_path / "run")
     with pytest.raises(StoreError):
         recorder.close()
-    assert contents(tmp_path / "run", (*store.DATA_FILES,)) == after
+    assert contents(tmp_path / "run") == after
 
 
 def test_what_waits_behind_an_error_is_not_written(tmp_path, monkeypatch):
     # The disk fails once and has room again for the states that are already handed over.
-    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 29 * 4)
+    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 23 * 4)
     monkeypatch.setattr(recorder_module, "_COMMIT_SECONDS", 0.0)
     gate, failures = threading.Event(), [OSError(errno.ENOSPC, "full")]
     model = network()
@@ -115,13 +134,13 @@ def test_what_waits_behind_an_error_is_not_written(tmp_path, monkeypatch):
     walk(recorder, model, 5)
     recorder.flush()
 
-    def write_rows(writer, rows, write_rows=store.Writer.write_rows):
+    def write(files, name, data, offset, write=disk_module.Files.write):
         gate.wait(30)
         if failures:
             raise failures.pop()
-        write_rows(writer, rows)
+        write(files, name, data, offset)
 
-    monkeypatch.setattr(store.Writer, "write_rows", write_rows)
+    monkeypatch.setattr(disk_module.Files, "write", write)
     walk(recorder, model, 7)
     gate.set()
     with pytest.raises(StoreError, match="full"):
@@ -138,8 +157,9 @@ def test_a_run_goes_on_once_there_is_room(tmp_path, disk):
     with pytest.raises(StoreError):
         recorder.close()
     disk.left = None
-    record(tmp_path / "run", 9, model_at(5), existing="resume")
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+    step = int(Trajectory(tmp_path / "run").steps[-1])
+    record(tmp_path / "run", 9, model_at(step), existing="resume")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def walk_and_fail(recorder, model, until):
@@ -152,11 +172,13 @@ def test_the_loops_own_error_is_the_one_to_see(tmp_path, disk):
     recorder = fill(tmp_path / "run", model, disk, 0)
     with pytest.raises(ZeroDivisionError), recorder:
         walk_and_fail(recorder, model, 8)
-    assert_prefix(tmp_path / "run", truth(5), count=6)
+    assert_durable(tmp_path / "run", disk, 8)
     disk.left = None
+    step = int(Trajectory(tmp_path / "run").steps[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LosspathWarning)  # where the error left a tail
-        record(tmp_path / "run", 6, model_at(5), existing="resume")  # the lock was let go
+        # The lock was let go.
+        record(tmp_path / "run", step + 1, model_at(step), existing="resume")
 
 
 def test_an_error_in_the_loop_keeps_what_was_recorded_until_then(tmp_path):
@@ -171,20 +193,22 @@ def test_a_full_disk_at_the_first_state(tmp_path, disk, every):
     disk.left = 0
     with pytest.raises(StoreError, match="No space left"):
         record(tmp_path / "run", 1, every=every)
-    if disk.name == store.LOSSES:  # which the first state has none of
-        assert_prefix(tmp_path / "run", truth(0), count=1)
+    if disk.name == store.RECORDS_COPY:
+        assert not assert_prefix(tmp_path / "run", truth(1)).closed
     else:
         with pytest.raises(StoreError, match="no recorded state yet"):
             Trajectory(tmp_path / "run")
 
 
 def test_a_slow_disk_makes_record_wait(tmp_path, monkeypatch):
-    row_bytes = 29 * 4
-    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 2 * row_bytes)
-    gate, original = threading.Event(), store.Writer.write_rows
-    monkeypatch.setattr(
-        store.Writer, "write_rows", lambda writer, rows: (gate.wait(30), original(writer, rows))
-    )
+    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 2 * 23 * 4)
+    gate, original = threading.Event(), disk_module.Files.write
+
+    def write(files, *arguments):
+        gate.wait(30)
+        original(files, *arguments)
+
+    monkeypatch.setattr(disk_module.Files, "write", write)
     model = network()
     with Recorder(tmp_path / "run", model) as recorder:
         loop = threading.Thread(target=walk, args=(recorder, model, 40), daemon=True)
@@ -204,7 +228,7 @@ def test_a_slow_disk_makes_record_wait(tmp_path, monkeypatch):
 
 def test_states_are_made_durable_also_when_buffers_fill_quickly(tmp_path, monkeypatch):
     # A buffer for every two states: were its hand-over taken for a commit, none would follow.
-    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 2 * 29 * 4)
+    monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 2 * 23 * 4)
     real, ahead = time.monotonic, [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: real() + ahead[0])
     model = network()
@@ -225,6 +249,7 @@ def test_states_are_made_durable_from_time_to_time(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module, "_COMMIT_SECONDS", 0.0)
     model = network()
     with Recorder(tmp_path / "run", model) as recorder:
+        recorder.flush()
         walk(recorder, model, 10)
         deadline = time.monotonic() + 5
         while len(Trajectory(tmp_path / "run")) < 11 and time.monotonic() < deadline:
@@ -235,11 +260,11 @@ def test_states_are_made_durable_from_time_to_time(tmp_path, monkeypatch):
 def test_a_failed_opening_lets_go_of_the_lock(tmp_path, monkeypatch):
     record(tmp_path / "run", 3)
 
-    def refuse(writer, directory, contents):
+    def refuse(files, directory, names):
         raise StoreError("read-only")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store.Writer, "__init__", refuse)
+        patch.setattr(disk_module.Files, "__init__", refuse)
         with pytest.raises(StoreError, match="read-only") as error:
             Recorder(tmp_path / "run", model_at(3), existing="resume")
     # While the error is still at hand, and with it all that its frames hold.
