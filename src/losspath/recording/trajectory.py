@@ -341,10 +341,10 @@ class Trajectory:
         """Copies of the buffers that the model had at state `index`, by name.
 
         Running statistics of normalisation layers are such; a state is the parameters alone.
-        NumPy has no bfloat16, which becomes float32.
+        NumPy has no bfloat16 and no float8, which become float32.
         """
         return {
-            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            name: _as_array(tensor)
             for name, tensor in self.sides(index).items()
             if self.side_kinds[name] == "buffer"
         }
@@ -366,3 +366,11 @@ class Trajectory:
         """
         state = self[index]
         load_state(model, self.layout, state, self.sides(index), self.side_kinds, buffers, self)
+
+
+def _as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = tensor.numpy()
+    except TypeError:
+        array = tensor.float().numpy()
+    return array

@@ -1,0 +1,491 @@
+"""Buffers and frozen parameters: recorded with every state, written again only when they change."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from losspath import Recorder, Trajectory
+from losspath.errors import ArgumentError, LosspathWarning, ModelError
+from losspath.recording import session, sides, watch
+
+
+class Model(nn.Module):
+    """A layer, and whatever else a test gives it."""
+
+    def __init__(self, **buffers):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(3, 2)
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+
+def step(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.125)
+
+
+def now(model, rows=("layer.weight", "layer.bias")):
+    """All that is not in the rows, found in another way than the source finds it."""
+    found = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    return {n: t.detach().clone() for n, t in found.items() if n not in rows}
+
+
+def same(one, other):
+    """Name for name the same tensors, bit for bit."""
+    return one.keys() == other.keys() and all(
+        (one[n].dtype, one[n].shape) == (t.dtype, t.shape)
+        and torch.equal(one[n].reshape(-1).view(torch.uint8), t.reshape(-1).view(torch.uint8))
+        for n, t in other.items()
+        if t.numel()
+    )
+
+
+def walk(directory, model, changes, **options):
+    """Records a state after each change; returns what each should have beside its row."""
+    expected = []
+    with Recorder(directory, model, **options) as recorder:
+        expected.append(now(model))
+        for change in changes:
+            step(model)
+            change(model)
+            recorder.record(0.0)
+            expected.append(now(model))
+    return expected
+
+
+def nothing(model):
+    pass
+
+
+def assert_read(directory, expected):
+    path = Trajectory(directory)
+    assert len(path) == len(expected)
+    for index, there in enumerate(expected):
+        assert same(path.sides(index), there), index
+    # Equal keys where, and only where, all is the same.
+    keys = [path.side_key(index) for index in range(len(path))]
+    for one, left in zip(keys, expected, strict=True):
+        for other, right in zip(keys, expected, strict=True):
+            assert (one == other) == same(left, right)
+    return path
+
+
+def size(directory):
+    return (directory / "sides.bin").stat().st_size
+
+
+EVERY_DTYPE = [
+    torch.arange(6, dtype=dtype).reshape(2, 3)
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.float64, torch.float16)
+] + [
+    torch.tensor([True, False, True]),
+    torch.tensor(3),
+    torch.tensor(0.5, dtype=torch.bfloat16),
+    torch.tensor([float("nan"), -0.0, float("inf")]),
+    torch.tensor([1 + 2j, 3 - 4j]),
+    torch.empty(0, 4),
+    torch.empty(2, 0, dtype=torch.int64),
+    torch.arange(12.0).reshape(3, 4).t(),
+    torch.ones(1, 5).expand(3, 5),
+    torch.arange(4).to(torch.float8_e4m3fn),
+    torch.tensor([1 + 2j]).conj(),
+]
+
+
+@pytest.mark.parametrize("value", EVERY_DTYPE, ids=lambda t: f"{t.dtype} {tuple(t.shape)}")
+def test_a_buffer_of_any_dtype_and_form_comes_back_as_it_was(tmp_path, value):
+    model = Model(buffer=value)
+    expected = walk(tmp_path / "run", model, [nothing, nothing])
+    path = assert_read(tmp_path / "run", expected)
+    assert path.side_kinds == {"buffer": "buffer"}
+    array = path.buffers(1)["buffer"]
+    wide = value.float() if value.dtype in (torch.bfloat16, torch.float8_e4m3fn) else value
+    np.testing.assert_array_equal(array, wide.resolve_conj().numpy())
+
+
+def test_what_does_not_change_is_written_once(tmp_path):
+    model = Model(mask=torch.ones(256, 256, dtype=torch.bool), order=torch.randperm(100))
+    expected = walk(tmp_path / "once", model, [])
+    walk(tmp_path / "often", model, [nothing] * 50)
+    assert size(tmp_path / "often") == size(tmp_path / "once") < 256 * 256 + 100 * 8 + 1000
+    assert_read(tmp_path / "once", expected)
+
+
+def test_running_statistics_are_written_at_every_step_in_little_more_than_their_bytes(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 64), nn.BatchNorm1d(64))
+    rows = [name for name, _ in model.named_parameters()]
+    expected = []
+    with Recorder(tmp_path / "run", model) as recorder:
+        expected.append(now(model, rows))
+        for number in range(20):
+            model(torch.randn(5, 3))
+            step(model)
+            recorder.record(float(number))
+            expected.append(now(model, rows))
+    path = assert_read(tmp_path / "run", expected)
+    assert path.buffers(20)["1.num_batches_tracked"] == 20
+    assert size(tmp_path / "run") < 21 * (64 * 4 * 2 + 8 + 128) + 1000
+
+
+def grow(model):
+    model.cache = torch.arange(float(len(model.cache) + 2))
+
+
+def retype(model):
+    model.cache = model.cache.to(torch.bfloat16)
+
+
+def appear(model):
+    model.register_buffer("late", torch.tensor([1, 2, 3]), persistent=False)
+
+
+def go(model):
+    del model.late
+
+
+def resize(model):
+    model.cache.resize_(7).fill_(2.0)
+
+
+def swap_data(model):
+    model.cache.data = torch.full((2, 2), 5.0)
+
+
+def to_none(model):
+    model.late = None
+
+
+def test_buffers_may_appear_grow_change_and_go(tmp_path):
+    model = Model(cache=torch.zeros(2))
+    changes = [nothing, appear, grow, grow, nothing, go, nothing, appear, retype, to_none, nothing]
+    expected = walk(tmp_path / "run", model, [*changes, swap_data, resize])
+    path = assert_read(tmp_path / "run", expected)
+    assert path.side_kinds == {"cache": "buffer", "late": "buffer"}
+
+
+def test_a_cache_that_the_first_forward_pass_makes_ends_nothing(tmp_path):
+    class Rotary(Model):
+        def forward(self, x):
+            if not hasattr(self, "cos"):
+                self.register_buffer("cos", torch.arange(len(x)).float().cos(), persistent=False)
+            return self.layer(x) * self.cos[:, None]
+
+    model = Rotary()
+    with Recorder(tmp_path / "run", model) as recorder:
+        for number in range(3):
+            model(torch.ones(4, 3)).sum().backward()
+            step(model)
+            recorder.record(float(number))
+    path = Trajectory(tmp_path / "run")
+    assert [sorted(path.sides(i)) for i in range(4)] == [[], ["cos"], ["cos"], ["cos"]]
+
+
+def test_frozen_parameters_are_written_once_and_again_when_they_are_changed(tmp_path):
+    model = Model()
+    model.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+    def average(model):  # as an exponential moving average does, which torch does not count
+        model.frozen.weight.data.mul_(0.5)
+
+    def copy(model):
+        model.frozen.bias.copy_(torch.ones(4))
+
+    expected = walk(tmp_path / "run", model, [nothing, average, nothing, copy, average, nothing])
+    path = assert_read(tmp_path / "run", expected)
+    assert path.side_kinds == {"frozen.bias": "frozen", "frozen.weight": "frozen"}
+    assert [entry.name for entry in path.layout.entries] == ["layer.weight", "layer.bias"]
+    assert path.buffers(0) == {}
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_large_frozen_parameters_are_looked_at_by_a_sample(tmp_path, monkeypatch, strided):
+    monkeypatch.setattr(watch, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(watch, "_SAMPLE", 16)
+    monkeypatch.setattr(session, "_LARGE_BYTES", 1000)
+    model = Model(small=torch.arange(10.0))
+    weight = torch.randn(40, 20)
+    model.frozen = nn.Parameter(weight.t() if strided else weight, requires_grad=False)
+
+    def average(model):
+        model.frozen.data.mul_(0.5)
+
+    def one_number(model):  # that torch counts
+        model.frozen[0, 7] += 1
+
+    def write_the_same(model):
+        model.frozen.copy_(model.frozen.clone())
+
+    changes = [nothing, average, one_number, nothing, write_the_same, average]
+    with torch.no_grad():
+        expected = walk(tmp_path / "run", model, changes)
+    assert_read(tmp_path / "run", expected)
+    assert size(tmp_path / "run") < 4 * (40 * 20 * 4) + 1500
+
+
+def test_what_is_left_out_of_states_is_left_out_of_them_alone(tmp_path):
+    # With every > 1 the newest state has side tensors of its own, which later ones do not have.
+    model = Model(count=torch.tensor(0), flag=torch.tensor(False))
+
+    def toggle(model):
+        model.flag.logical_not_()
+        model.count += 1
+
+    expected = []
+    with Recorder(tmp_path / "run", model, every=3) as recorder:
+        expected.append(now(model))
+        for number in range(8):
+            step(model)
+            toggle(model)
+            recorder.record(0.0)
+            expected.append(now(model))
+            recorder.flush()
+            path = Trajectory(tmp_path / "run")
+            assert int(path.steps[-1]) == number + 1
+            for index, at in enumerate(path.steps.tolist()):
+                assert same(path.sides(index), expected[at])
+    path = Trajectory(tmp_path / "run")
+    assert path.steps.tolist() == [0, 3, 6, 8]
+    for index, at in enumerate(path.steps.tolist()):
+        assert same(path.sides(index), expected[at])
+
+
+def test_thawing_a_frozen_parameter_is_told_once_and_its_numbers_are_recorded(tmp_path):
+    model = Model()
+    model.frozen = nn.Linear(2, 2).requires_grad_(False)
+    with Recorder(tmp_path / "run", model) as recorder:
+        recorder.record(0.0)
+        model.frozen.requires_grad_(True)
+        step(model)
+        with pytest.warns(LosspathWarning, match=r'frozen.*parameters="all"'):
+            recorder.record(0.0)
+        step(model)
+        recorder.record(0.0)
+        expected = now(model)
+    assert same(Trajectory(tmp_path / "run").sides(3), expected)
+
+
+def test_tensors_without_plain_bytes_are_left_out_and_named(tmp_path):
+    model = Model(edges=torch.eye(3).to_sparse(), fine=torch.ones(2))
+    with pytest.warns(LosspathWarning, match="edges cannot be recorded"):
+        recorder = Recorder(tmp_path / "run", model)
+    with recorder:
+        recorder.record(0.0)  # and told no more
+    assert list(Trajectory(tmp_path / "run").sides(1)) == ["fine"]
+
+
+def test_side_tensors_go_on_where_a_run_goes_on(tmp_path):
+    model = Model(count=torch.tensor(0), mask=torch.ones(300, dtype=torch.bool))
+
+    def count(model):
+        model.count += 1
+
+    expected = walk(tmp_path / "run", model, [count] * 3)
+    before = size(tmp_path / "run")
+    expected += walk(tmp_path / "run", model, [nothing, count], existing="resume")[1:]
+    assert_read(tmp_path / "run", expected)
+    assert size(tmp_path / "run") - before < 300  # the mask is not written again
+    model.mask[0] = False
+    with pytest.raises(ModelError, match="mask"):
+        Recorder(tmp_path / "run", model, existing="resume")
+
+
+@pytest.mark.parametrize("buffer_bytes", [16, 200])
+def test_many_large_buffers_wait_for_their_turn(tmp_path, monkeypatch, buffer_bytes):
+    from losspath.recording import recorder as recorder_module
+
+    monkeypatch.setattr(recorder_module, "_PREFERRED_BYTES", buffer_bytes)
+    monkeypatch.setattr(session, "_LARGE_BYTES", 64)
+    model = Model(**{f"b{i}": torch.full((i + 1, 7), float(i)) for i in range(20)})
+
+    def change(model):
+        for buffer in model.buffers():
+            buffer += 1
+
+    assert_read(tmp_path / "run", walk(tmp_path / "run", model, [change, nothing, change]))
+
+
+# --------------------------------------------------------------------------------------------------
+# Loading
+
+
+def test_buffers_of_every_dtype_are_loaded_when_asked_for(tmp_path):
+    model = Model(order=torch.tensor([2, 0, 1]), cache=torch.zeros(2))
+
+    def permute(model):
+        model.order.copy_(model.order.roll(1))
+
+    expected = walk(tmp_path / "run", model, [permute, grow])
+    path = Trajectory(tmp_path / "run")
+    for index in range(3):
+        other = Model(order=torch.zeros(3, dtype=torch.int64), cache=torch.full((2,), 9.0))
+        path.load_into(other, index)
+        assert other.order.tolist() == [0, 0, 0]
+        path.load_into(other, index, buffers=True)
+        assert same(now(other), expected[index])
+        assert torch.equal(other.layer.weight.flatten(), torch.from_numpy(path[index][:6]))
+    with pytest.warns(LosspathWarning, match="no buffer cache"):
+        path.load_into(Model(order=torch.zeros(3, dtype=torch.int64)), 0, buffers=True)
+
+
+def test_frozen_parameters_are_loaded_with_the_state_and_names_are_canonical(tmp_path):
+    model = Model()
+    model.frozen = nn.Linear(2, 2).requires_grad_(False)
+    expected = walk(tmp_path / "run", nn.DataParallel(model), [nothing])
+    assert sorted(Trajectory(tmp_path / "run").side_kinds) == ["frozen.bias", "frozen.weight"]
+    for frozen in (False, True):  # what requires a gradient makes no difference
+        other = Model()
+        other.frozen = nn.Linear(2, 2)
+        other.requires_grad_(not frozen)
+        Trajectory(tmp_path / "run").load_into(other, -1)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(other.state_dict()[name], tensor)
+    assert len(expected) == 2
+
+
+def test_a_window_has_the_side_tensors_of_its_states(tmp_path):
+    model = Model(count=torch.tensor(0))
+
+    def count(model):
+        model.count += 1
+
+    expected = walk(tmp_path / "run", model, [count] * 8)
+    path = Trajectory(tmp_path / "run")
+    window = path.window(1, 8, 3)
+    assert len(window) == 3
+    for index, at in enumerate((1, 4, 7)):
+        assert same(window.sides(index), expected[at])
+        assert window.side_key(index) == path.side_key(at)
+        assert window.buffers(index)["count"] == at
+    other = Model(count=torch.tensor(-1))
+    window.load_into(other, -1, buffers=True)
+    assert int(other.count) == 7
+    assert (window.side_kinds, window.holes) == ({"count": "buffer"}, ())
+    with pytest.raises(IndexError):
+        path.sides(9)
+
+
+# --------------------------------------------------------------------------------------------------
+# Steps, values, models made in other ways
+
+
+def test_steps_may_have_gaps_and_losses_stay_with_their_states(tmp_path):
+    model = Model()
+    with Recorder(tmp_path / "run", model) as recorder:
+        for at in (3, 4, 10):
+            step(model)
+            recorder.record(float(at), step=at)
+        step(model)
+        recorder.record(11.0)
+        assert recorder.steps == 11
+        for wrong in (11, 5, -1, 2.5, True, "a"):
+            with pytest.raises(ArgumentError, match="step"):
+                recorder.record(0.0, step=wrong)
+    path = Trajectory(tmp_path / "run")
+    assert path.steps.tolist() == [0, 3, 4, 10, 11]
+    assert path.loss_steps.tolist() == [3, 4, 10, 11]
+    assert path.all_losses.tolist() == path.losses.tolist() == [3.0, 4.0, 10.0, 11.0]
+    assert path.window(1, 5, 2).losses.tolist() == [4.0]
+
+
+def test_with_every_a_gap_stores_the_first_state_behind_each_multiple(tmp_path):
+    model = Model()
+    with Recorder(tmp_path / "run", model, every=10) as recorder:
+        for at in range(7, 50, 7):
+            step(model)
+            recorder.record(float(at), step=at)
+    path = Trajectory(tmp_path / "run")
+    assert path.steps.tolist() == [0, 14, 21, 35, 42, 49]
+    assert path.losses.tolist() == [7.0, 21.0, 28.0, 42.0, 49.0]
+
+
+def test_a_step_in_a_gap_cannot_be_gone_on_from(tmp_path):
+    from losspath.errors import StoreError
+
+    model = Model()
+    with Recorder(tmp_path / "run", model) as recorder:
+        recorder.record(0.0, step=5)
+        recorder.record(0.0, step=9)
+    with pytest.raises(StoreError, match="5 and 9"):
+        Recorder(tmp_path / "run", model, existing="resume", step=7)
+    with Recorder(tmp_path / "run", model, existing="resume") as recorder:
+        assert recorder.steps == 9
+
+
+def test_named_values_are_kept_with_their_steps(tmp_path):
+    model = Model()
+    long = "a name that is longer than one slot holds, und mit Umlauten: äöü"
+    with Recorder(tmp_path / "run", model) as recorder:
+        recorder.record(0.0, lr=0.1, norm=torch.tensor(2.0))
+        recorder.record(0.0, lr=0.05)
+        recorder.record(0.0, **{long: float("nan"), "": 4})
+        with pytest.raises(ArgumentError, match="lr"):
+            recorder.record(0.0, lr="high")
+    with Recorder(tmp_path / "run", model, existing="resume") as recorder:
+        recorder.record(0.0, lr=0.025, other=-1)
+    values = Trajectory(tmp_path / "run").values
+    plain = {name: (s.tolist(), v.tolist()) for name, (s, v) in values.items() if name != long}
+    assert plain == {
+        "lr": ([1, 2, 4], [0.1, 0.05, 0.025]),
+        "norm": ([1], [2.0]),
+        "": ([3], [4.0]),
+        "other": ([4], [-1.0]),
+    }
+    assert values[long][0].tolist() == [3]
+    assert np.isnan(values[long][1]).all()
+
+
+def test_steps_at_which_nothing_changed_are_counted_and_told(tmp_path):
+    model = Model()
+    with Recorder(tmp_path / "run", model, every=2) as recorder:
+        for number in range(6):
+            if number not in (2, 3):
+                step(model)
+            recorder.record(float(number))
+        assert recorder.unchanged_steps == 2
+    path = Trajectory(tmp_path / "run")
+    assert path.unchanged_steps == 2
+    assert path.notes == ["no parameter changed at 2 of the steps"]
+    with Recorder(tmp_path / "run", model, every=2, existing="resume") as recorder:
+        assert recorder.unchanged_steps == 2
+        recorder.record(0.0)
+        assert recorder.unchanged_steps == 3
+
+
+@pytest.mark.parametrize("where", ["recorder", "both", "model"])
+def test_inference_mode_makes_no_difference(tmp_path, where):
+    with torch.inference_mode() if where != "recorder" else contextlib.nullcontext():
+        model = Model(count=torch.zeros(3))
+    with torch.inference_mode() if where != "model" else contextlib.nullcontext():
+        recorder = Recorder(tmp_path / "run", model)
+    expected = []
+    with recorder:
+        for number in range(3):
+            with torch.inference_mode():
+                for tensor in (*model.parameters(), *model.buffers()):
+                    tensor += 1
+            recorder.record(float(number))
+            expected.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]).numpy())
+    path = Trajectory(tmp_path / "run")
+    np.testing.assert_array_equal(path[1:], np.stack(expected))
+    assert [path.buffers(i)["count"].tolist() for i in range(4)] == [
+        [float(i)] * 3 for i in range(4)
+    ]
+
+
+def test_blobs_are_found_without_any_record_of_them(tmp_path):
+    model = Model(count=torch.tensor(0))
+
+    def count(model):
+        model.count += 1
+
+    walk(tmp_path / "run", model, [count] * 3)
+    blobs = list(sides.find_blobs(tmp_path / "run" / "sides.bin"))
+    assert [blob.what for blob in blobs] == [sides.FORM, *[sides.DATA] * 4]
+    assert [blob.step for blob in blobs] == [0, 0, 1, 2, 3]
