@@ -15,10 +15,11 @@ import losspath.errors
 
 SOURCE = Path(losspath.__file__).parent
 
-BASE = {"errors", "files", "parameters"}
+BASE = {"errors", "files", "parameters", "arguments"}
 # What each stage may import. Every stage comes after all that it may import.
 MAY_IMPORT = {
     "errors": set(),
+    "arguments": {"errors"},
     "files": {"errors"},
     "parameters": {"errors"},
     "recording": BASE,

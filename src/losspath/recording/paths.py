@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -46,11 +47,17 @@ class ArrayPath:
     """
 
     def __init__(self, states: npt.ArrayLike) -> None:
-        array = np.asarray(states)
+        array = _as_array(states)
         if array.ndim != 2 or 0 in array.shape:
-            raise PathError(f"expected states of shape (T, P), got {array.shape}")
+            raise PathError(
+                f"expected states of shape (T, P), got {array.shape}; a row is one state, with all "
+                "parameters in it"
+            )
         if not np.issubdtype(array.dtype, np.floating):
-            raise PathError(f"expected states of a floating-point dtype, got {array.dtype}")
+            raise PathError(
+                f"expected states of a floating-point dtype, got {array.dtype}; convert them by "
+                f"{'.view(float)' if array.dtype.kind == 'c' else '.astype(float)'}"
+            )
         # Half precisions widen exactly; torch lacks other byte orders and long doubles.
         single = np.dtype(np.float32) if array.dtype.itemsize <= 4 else np.dtype(np.float64)
         self._states = np.ascontiguousarray(array, single)
@@ -82,14 +89,44 @@ class ArrayPath:
 
 
 def as_path(path: StateSequence | npt.ArrayLike) -> StateSequence:
-    """A path as given, or an array (T, P) or tensor as a path.
+    """A path as given, or an array (T, P), a tensor, or a list of states as a path.
 
     Raises:
-        PathError: an array of another shape.
+        PathError: an array of another shape, or something else.
     """
-    if isinstance(path, StateSequence):
-        return path
-    if isinstance(path, torch.Tensor):
-        narrow = path.is_floating_point() and path.element_size() < 4
-        return ArrayPath((path.float() if narrow else path).detach().cpu().numpy())
-    return ArrayPath(path)
+    if isinstance(path, type):
+        raise PathError(f"{_EXPECTED}, got the class {path.__name__}; open a run by Trajectory(…)")
+    return path if isinstance(path, StateSequence) else ArrayPath(path)
+
+
+_EXPECTED = "expected a path as a Trajectory, or an array (T, P) of states"
+
+
+def _as_array(states: Any) -> npt.NDArray[Any]:
+    if isinstance(states, (str, bytes, PathLike)):
+        raise PathError(f"{_EXPECTED}, got {states!r}; open a run by losspath.Trajectory(…)")
+    if isinstance(states, (list, tuple)):
+        rows = [_as_numpy(row) for row in states]
+        lengths = sorted({row.shape for row in rows})
+        if len(lengths) > 1:
+            raise PathError(
+                f"{_EXPECTED} that all have the same length, got states of shapes "
+                f"{lengths[0]} and {lengths[-1]}"
+            )
+        return np.asarray(rows)
+    return _as_numpy(states)
+
+
+def _as_numpy(value: Any) -> npt.NDArray[Any]:
+    try:
+        if isinstance(value, torch.Tensor):
+            narrow = value.is_floating_point() and value.element_size() < 4
+            return (value.float() if narrow else value).detach().cpu().resolve_conj().numpy()
+        array = np.asarray(value)
+    except Exception as cause:
+        raise PathError(
+            f"{_EXPECTED}, got {type(value).__name__}, of which no array can be made: {cause}"
+        ) from None
+    if array.dtype.kind not in "biufc":
+        raise PathError(f"{_EXPECTED}, got {type(value).__name__}; open a run by Trajectory(…)")
+    return array
