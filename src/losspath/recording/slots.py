@@ -166,17 +166,18 @@ def merge(copies: dict[str, bytes]) -> Stream:
 
 
 def _parse(raw: bytes) -> tuple[Slots, npt.NDArray[np.bool_]]:
-    slots = np.frombuffer(raw[: len(raw) // SLOT_BYTES * SLOT_BYTES], SLOT)
+    slots: Slots = np.frombuffer(raw[: len(raw) // SLOT_BYTES * SLOT_BYTES], SLOT)
     good = slots["check"] == _checks(slots)
     good &= slots["serial"] == np.arange(len(slots), dtype=np.uint64)
     good &= slots["kind"] > 0
-    return slots, np.asarray(good, bool)
+    return slots, good
 
 
 def lost_records(table: Slots) -> npt.NDArray[np.bool_]:
     """Which slots are in the place of one that is lost and may have been a RECORD."""
     unknown = (table["flags"] == 0) | (table["flags"] == RECORD)
-    return (table["kind"] == 0) | ((table["kind"] == LOST) & unknown)
+    lost: npt.NDArray[np.bool_] = (table["kind"] == 0) | ((table["kind"] == LOST) & unknown)
+    return lost
 
 
 def name_rows(number: int, name: str) -> list[tuple[int, ...]]:
