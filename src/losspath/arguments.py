@@ -85,12 +85,7 @@ def optional(check: Check) -> Check:
 
 def count(least: int | None = 0, most: int | None = None) -> Check:
     """A whole number; 19.0 is 19."""
-    if least is None:
-        kind = "a whole number"
-    elif most is None:
-        kind = f"a whole number, at least {least}"
-    else:
-        kind = f"a whole number from {least} to {most:,}"
+    kind = "a whole number" + ("" if least is None else f", at least {least}")
 
     def check(name: str, value: Any) -> int:
         try:
@@ -100,8 +95,10 @@ def count(least: int | None = 0, most: int | None = None) -> Check:
             number = int(value) if is_whole else operator.index(value)
         except Exception:  # torch's tensors raise what they like
             raise _refused(name, kind, value) from None
-        if (least is not None and number < least) or (most is not None and number > most):
+        if least is not None and number < least:
             raise _refused(name, kind, value)
+        if most is not None and number > most:
+            raise _refused(name, f"a whole number, at most {most:,}", value)
         return number
 
     return check
@@ -158,7 +155,7 @@ def one_of(choices: Sequence[str]) -> Check:
     def check(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
             raise ArgumentError(
-                f"expected {name} as one of {', '.join(map(repr, choices))}, got {described(value)}"
+                f"expected {name} among {', '.join(choices)}, got {described(value)}"
             )
         return value
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from losspath.arguments import RESOLUTION, as_floats, checked, floats, number
 from losspath.errors import ArgumentError
 
 Floats = npt.NDArray[np.float64]
@@ -33,11 +34,24 @@ class Grid:
     center: Floats
 
     def __post_init__(self) -> None:
-        for name, values in (("x", self.x), ("y", self.y)):
-            if np.ndim(values) != 1 or len(values) == 0 or not np.isfinite(values).all():
-                raise ArgumentError(f"expected grid.{name} as a list of finite numbers")
+        for name in ("x", "y"):
+            values = as_floats(f"grid.{name}", "a list of finite numbers", getattr(self, name))
+            if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
+                raise ArgumentError(
+                    f"expected grid.{name} as a list of finite numbers, got {values.tolist()!s:.60}"
+                )
             if np.any(np.diff(values) <= 0):
-                raise ArgumentError(f"expected grid.{name} to increase strictly")
+                raise ArgumentError(
+                    f"expected grid.{name} to increase strictly, got {values.tolist()!s:.60}; sort "
+                    "it, and leave out what is twice there"
+                )
+            object.__setattr__(self, name, values)
+        center = as_floats("grid.center", "two finite numbers", self.center)
+        if center.shape != (2,) or not np.isfinite(center).all():
+            raise ArgumentError(
+                f"expected grid.center as two finite numbers, got {center.tolist()!s:.60}"
+            )
+        object.__setattr__(self, "center", center)
 
     @property
     def points(self) -> Floats:
@@ -69,6 +83,7 @@ class Grid:
         return levels
 
     @classmethod
+    @checked(path=floats("(T, 2)", ndim=2), resolution=RESOLUTION, margin=number(above=0))
     def around(cls, path: npt.ArrayLike, resolution: int = 19, margin: float = 0.6) -> Grid:
         """The grid around a path: even lines over its bounding box, and the start's and end's.
 
@@ -86,18 +101,14 @@ class Grid:
         Raises:
             ArgumentError: resolution < 3, margin ≤ 0, or coordinates that are not finite.
         """
-        coordinates = np.asarray(path, np.float64)
-        if coordinates.ndim != 2 or coordinates.shape[1] != 2 or len(coordinates) == 0:
-            raise ArgumentError(f"expected path coordinates (T, 2), got {coordinates.shape}")
-        if not np.isfinite(coordinates).all():
-            raise ArgumentError("expected finite path coordinates")
-        if resolution < 3:
+        coordinates: Floats = np.asarray(path, np.float64)
+        if coordinates.shape[1] != 2 or len(coordinates) == 0:
             raise ArgumentError(
-                f"expected a resolution of at least 3 (one even line, the start's and the "
-                f"end's), got {resolution}"
+                f"expected path coordinates (T, 2), got {coordinates.shape}; those of a path are "
+                "fit_plane(path).path"
             )
-        if not margin > 0:
-            raise ArgumentError(f"expected a margin > 0, got {margin}")
+        if not np.isfinite(coordinates).all():
+            raise ArgumentError("expected finite path coordinates, got some that are not finite")
         low, high = coordinates.min(axis=0), coordinates.max(axis=0)
         width = high - low
         if not width.max() > 0:

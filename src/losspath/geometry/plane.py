@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from losspath.arguments import as_floats, checked, count, file, number
 from losspath.errors import ArgumentError, LosspathWarning, PathError
 from losspath.files import load_archive, save_archive
 from losspath.geometry import pca
@@ -57,9 +58,16 @@ class Plane:
 
     def project(self, states: npt.ArrayLike) -> Floats:
         """Coordinates (…, k) of states (…, P) in the plane."""
-        projected: Floats = (np.asarray(states, np.float64) - self.origin) @ self.basis
+        given = as_floats("states", f"numbers (…, {len(self.origin)})", states)
+        if given.shape[-1:] != self.origin.shape:
+            raise ArgumentError(
+                f"expected states of {len(self.origin)} numbers each, as those of the plane's "
+                f"path, got shape {given.shape}"
+            )
+        projected: Floats = (given - self.origin) @ self.basis
         return projected
 
+    @checked(path=file)
     def save(self, path: str | Path) -> None:
         """Saves the plane as ``.npz``."""
         arrays = {
@@ -73,6 +81,7 @@ class Plane:
         save_archive(Path(path), "plane", FORMAT_VERSION, arrays, {"path": self.path_digest})
 
     @classmethod
+    @checked(path=file)
     def load(cls, path: str | Path) -> Plane:
         """Loads what `save` wrote.
 
@@ -90,6 +99,7 @@ class Plane:
         )
 
 
+@checked(components=count(1), tolerance=number(above=0), seed=count(0))
 def fit_plane(
     path: StateSequence | npt.ArrayLike,
     components: int = 2,
@@ -135,8 +145,6 @@ def fit_plane(
         approximate singular value decomposition", NeurIPS 2015.
     """
     states = as_path(path)
-    if components < 1:
-        raise ArgumentError(f"expected components ≥ 1, got {components}")
     if states.parameter_count < components:
         raise PathError(
             f"expected at least {components} parameters, got {states.parameter_count}: a plane "
@@ -164,14 +172,14 @@ def fit_plane(
             f"components {components} and {components + 1} explain nearly the same variance "
             f"(relative gap {gap:.1%}): the plane is not determined by the path",
             LosspathWarning,
-            stacklevel=2,
+            stacklevel=3,  # past the check of arguments
         )
     if residual > max(10 * tolerance, 1e-12):
         warnings.warn(
             f"the principal axes are only accurate to {residual:.1e} relative to the first "
             f"eigenvalue ({tolerance:.0e} was asked for)",
             LosspathWarning,
-            stacklevel=2,
+            stacklevel=3,  # past the check of arguments
         )
     return Plane(
         origin=moments.mean,

@@ -6,6 +6,7 @@ residuals r_i off the plane. The methods differ in the weights w alone.
 
 from __future__ import annotations
 
+from losspath.arguments import one_of
 from losspath.errors import ArgumentError
 from losspath.methods.averaged import Averaged, AveragedND
 from losspath.methods.pca import PCA
@@ -38,6 +39,6 @@ def method_named(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if method not in METHODS:
-        raise ArgumentError(f"expected a method among {', '.join(METHODS)}, got {method!r}")
-    return METHODS[method]()
+    if isinstance(method, type) and issubclass(method, Method):
+        raise ArgumentError(f"expected a method, got its class; make one: {method.__name__}()")
+    return METHODS[one_of(list(METHODS))("method", method)]()

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from losspath.arguments import flag, number
 from losspath.errors import ArgumentError
 from losspath.methods.rule import Floats, Method, PathGeometry
 
@@ -38,10 +39,12 @@ class Averaged(Method):
     literal: bool = False
 
     def __post_init__(self) -> None:
-        if self.temperature != "auto" and not (
-            isinstance(self.temperature, (int, float)) and 0 < self.temperature < float("inf")
-        ):
+        if not isinstance(self.temperature, str):
+            number(above=0)('temperature (or "auto")', self.temperature)
+        elif self.temperature != "auto":
             raise ArgumentError(f'expected a temperature > 0 or "auto", got {self.temperature!r}')
+        flag("arc_length", self.arc_length)
+        flag("literal", self.literal)
 
     def resolve(self, geometry: PathGeometry) -> Averaged:
         """The method with its temperature as a number."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from losspath.arguments import flag
 from losspath.methods.rule import Floats, Method, PathGeometry
 
 
@@ -26,6 +27,9 @@ class PCA(Method):
     name: ClassVar[str] = "pca"
     is_flat: ClassVar[bool] = True
     literal: bool = False
+
+    def __post_init__(self) -> None:
+        flag("literal", self.literal)
 
     def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
         """(G, T): zeros, or a quarter for each of the four extreme states."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import Delaunay, QhullError
 
-from losspath.errors import ArgumentError
+from losspath.arguments import flag, one_of
 from losspath.methods.rule import Floats, Method, PathGeometry
 
 Side = Literal["centre", "hull", "sign", "above", "below"]
@@ -42,8 +42,8 @@ class SampledPCA(Method):
     literal: bool = False
 
     def __post_init__(self) -> None:
-        if self.side not in SIDES:
-            raise ArgumentError(f"expected a side among {', '.join(SIDES)}, got {self.side!r}")
+        one_of(SIDES)("side", self.side)
+        flag("literal", self.literal)
 
     def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
         """(G, T): at most one weight in each row, between 0 and 1; more in the literal variant."""

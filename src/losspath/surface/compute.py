@@ -12,6 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 import losspath
+from losspath.arguments import (
+    GRID,
+    OBJECTIVE,
+    PLANE,
+    RESOLUTION,
+    checked,
+    count,
+    executor,
+    file,
+    function,
+    optional,
+)
 from losspath.errors import ArgumentError
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Journal, Progress, open_checkpoint
@@ -30,7 +42,27 @@ from losspath.surface.workers import Crew
 
 Floats = npt.NDArray[np.float64]
 
+_DISTANCES = 1 << 22  # between states and places along the path, looked at together
 
+
+def _count_or_losses(name: str, value: object) -> object:
+    return value if isinstance(value, StateLosses) else _COUNT(name, value)
+
+
+_COUNT = count(2, 1_000_000)
+_CHECKED = checked(
+    states=_count_or_losses,
+    objective=OBJECTIVE,
+    resolution=RESOLUTION,
+    plane=optional(PLANE),
+    grid=optional(GRID),
+    executor=optional(executor),
+    checkpoint=optional(file),
+    progress=optional(function),
+)
+
+
+@_CHECKED
 def compute_surface(
     path: StateSequence | npt.ArrayLike,
     objective: Objective,
@@ -91,6 +123,7 @@ def compute_surface(
     return deque(surfaces, maxlen=1).pop()
 
 
+@_CHECKED
 def refine_surface(
     path: StateSequence | npt.ArrayLike,
     objective: Objective,
@@ -213,6 +246,11 @@ def _some_states(
 ) -> StateLosses:
     """Losses of states that are given, or of some along the path, or of its ends alone."""
     if isinstance(states, StateLosses):
+        if len(states.index) == 0 or not 0 <= min(states.index) <= max(states.index) < len(path):
+            raise ArgumentError(
+                f"expected states as losses of some of the path's {len(path)} states, got those of "
+                "another path; give their number"
+            )
         return states
     index = spread_states(plane.path, states)
     return _losses_of(path, bound, index[[0, -1]] if ends else index)
@@ -267,9 +305,14 @@ def check_same_network(path: StateSequence, objective: Objective) -> None:
 
 def _check_plane(plane: Plane, path: StateSequence) -> None:
     if plane.path.shape[1] != 2:
-        raise ArgumentError(f"expected a plane of 2 components, got {plane.path.shape[1]}")
+        raise ArgumentError(
+            f"expected a plane of 2 components, got {plane.path.shape[1]}; fit one of two"
+        )
     if plane.path_digest != path.digest:
-        raise ArgumentError("the plane was fitted to other states than the path's")
+        raise ArgumentError(
+            "expected the path's own plane, got one that was fitted to other states than the "
+            "path's; leave it out, or fit it to this path"
+        )
 
 
 def surface_key(
@@ -318,15 +361,16 @@ def probes_of(path: StateSequence) -> npt.NDArray[Any]:
     return np.concatenate([path.read(index, index + 1) for index in _probed(path)])
 
 
+@checked(count=_COUNT)
 def spread_states(path: Floats, count: int) -> npt.NDArray[np.int64]:
     """Indices of at most `count` states, evenly by arc length, the first and last among them."""
-    if count < 2:
-        raise ArgumentError(f"expected at least 2 states to evaluate, got {count}")
     lengths = np.linalg.norm(np.diff(path, axis=0), axis=1)
     along = np.concatenate([[0.0], np.cumsum(lengths)])
     wanted = np.linspace(0.0, along[-1], count)
-    nearest = np.abs(along[None, :] - wanted[:, None]).argmin(axis=1)
-    return np.unique([0, *nearest.tolist(), len(path) - 1]).astype(np.int64)
+    nearest: set[int] = set()
+    for some in np.array_split(wanted, 1 + count * len(path) // _DISTANCES):
+        nearest.update(np.abs(along[None, :] - some[:, None]).argmin(axis=1).tolist())
+    return np.array(sorted({0, *nearest, len(path) - 1}), np.int64)
 
 
 def evaluate_states(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, RegularGridInterpolator
 
+from losspath.arguments import as_floats, checked, file
 from losspath.errors import ArgumentError
 from losspath.files import load_archive, save_archive
 
@@ -84,9 +85,12 @@ class Surface:
         Raises:
             ArgumentError: points of another shape, or a grid of a single line.
         """
-        places = np.asarray(points, np.float64)
+        places = as_floats("points", "numbers (k, 2)", points)
         if places.ndim != 2 or places.shape[1] != 2:
-            raise ArgumentError(f"expected points of shape (k, 2), got {places.shape}")
+            raise ArgumentError(
+                f"expected points of shape (k, 2), got {places.shape}; coordinates in the plane "
+                "are what Plane.project makes of states"
+            )
         if min(self.loss.shape) < 2:
             raise ArgumentError(f"expected a grid of 2 × 2 points or more, got {self.loss.shape}")
         if self.evaluated.all():
@@ -119,6 +123,7 @@ class Surface:
         errors: Floats = np.abs(ground - own) / np.maximum(np.abs(own), np.finfo(float).tiny)
         return errors
 
+    @checked(path=file)
     def save(self, path: str | PathLike[str]) -> None:
         """Saves the surface as ``.npz``, which ``numpy.load(path, allow_pickle=False)`` opens.
 
@@ -140,6 +145,7 @@ class Surface:
         save_archive(Path(path), "surface", FORMAT_VERSION, arrays, self.provenance)
 
     @classmethod
+    @checked(path=file)
     def load(cls, path: str | PathLike[str]) -> Surface:
         """Loads what `save` wrote.
 
