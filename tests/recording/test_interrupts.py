@@ -479,8 +479,11 @@ def test_a_system_without_fdatasync_or_syncs_of_directories(tmp_path, monkeypatc
 
 def in_child(action):
     """Runs `action` in a forked child; returns its id."""
+    # A signal is to hit the action, and not what Python does in a fork.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
         return pid
     code = 1
     try:
@@ -488,6 +491,7 @@ def in_child(action):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         warnings.simplefilter("ignore", LosspathWarning)
         torch.set_num_threads(1)  # threads of the parent are not in the child
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
         action()
         code = 0
     except BaseException:

@@ -275,6 +275,16 @@ def go_on(run, every):
     assert max(found) == STEPS + 2
 
 
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_recording_goes_on_after_any_file_is_lost(whole, tmp_path, name):
+    source, every = whole
+    run = tmp_path / "run"
+    shutil.copytree(source, run)
+    (run / name).unlink(missing_ok=True)
+    repair_trajectory(run)
+    go_on(run, every)
+
+
 def catch_warnings():
     context = warnings.catch_warnings()
     warnings.simplefilter("ignore", LosspathWarning)

@@ -73,6 +73,9 @@ def _copy(directory: Path, aside: Path, header: store.Header, table: slots.Slots
 
 
 def _copy_bytes(source: Path, target: Path, at: int, count: int) -> None:
+    if not source.exists():  # lost, as its records say
+        target.touch()
+        return
     with source.open("rb") as reader, target.open("wb") as writer:
         reader.seek(at)
         while count and (piece := reader.read(min(count, _COPIED_BYTES))):
