@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,12 +18,13 @@ Attributes = list[tuple[Any, Any]]
 
 def remembered(model: torch.nn.Module) -> Attributes:
     """What each attribute of each module refers to, in lists, dicts, sets and plain objects too."""
-    found: Attributes = []
     seen: set[int] = set()
-    for module in model.modules():
-        for container in _containers(module.__dict__, _DEPTH, seen):
-            found.append((container, _copied(container)))
-    return found
+    return [each for module in model.modules() for each in _of_module(module, seen)]
+
+
+def _of_module(module: torch.nn.Module, seen: set[int]) -> Attributes:
+    found = _containers(module.__dict__, _DEPTH, seen)
+    return [(container, _copied(container)) for container in found]
 
 
 def _copied(container: Any) -> Any:
@@ -83,3 +84,26 @@ def attributes_of(model: torch.nn.Module) -> Callable[[], None]:
     """Remembers what a model's attributes refer to; call what it returns to put them back."""
     attributes = remembered(model)
     return lambda: put_back(attributes)
+
+
+class Kept:
+    """What modules hold, attributes and buffers, to be put back after each use.
+
+    Args:
+        modules: the modules, without those that they hold.
+    """
+
+    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+        self._attributes: Attributes = []
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        seen: set[int] = set()
+        for module in modules:
+            self._attributes += _of_module(module, seen)
+            own = module.buffers(recurse=False)
+            self._buffers += [(buffer, buffer.detach().clone()) for buffer in own]
+
+    def put_back(self) -> None:
+        """Puts back what has changed."""
+        put_back(self._attributes)
+        for buffer, value in self._buffers:
+            buffer.data.copy_(value)

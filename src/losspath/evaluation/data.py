@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,18 @@ def _rebuilt(value: Any, items: dict[Any, Any]) -> Any:
         return items
 
 
+def rows_of(tensor: torch.Tensor, chosen: slice | torch.Tensor) -> torch.Tensor:
+    """A copy of some entries of a tensor; of the whole where it has no dimension."""
+    if not tensor.dim():
+        return tensor.clone()
+    if tensor.layout == torch.strided:
+        # An index makes a copy already.
+        return tensor[chosen].clone() if isinstance(chosen, slice) else tensor[chosen]
+    numbers = torch.arange(len(tensor), device=tensor.device)[chosen]
+    rows: torch.Tensor = tensor.to_sparse_coo().index_select(0, numbers)  # type: ignore[no-untyped-call]
+    return rows.to_sparse(layout=tensor.layout)
+
+
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors of a nested value, in order."""
     found: list[torch.Tensor] = []
@@ -110,9 +123,10 @@ def narrowed(value: Any) -> Any:
 
 def bytes_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
     """A tensor's content as an array, for digests."""
-    value = tensor.detach().cpu().contiguous()
+    value = tensor.detach().cpu()
     if value.is_quantized or value.layout != torch.strided:
         value = value.dequantize() if value.is_quantized else value.to_dense()
+    value = value.contiguous()
     if value.dtype == torch.bfloat16 or "float8" in str(value.dtype):  # NumPy lacks them
         value = value.view(torch.int16 if value.dtype == torch.bfloat16 else torch.uint8)
     array: npt.NDArray[Any] = value.resolve_conj().resolve_neg().numpy()
@@ -162,7 +176,7 @@ class Data:
 
         def stage(tensor: torch.Tensor) -> torch.Tensor:
             moved = tensor.detach().to(device)
-            own = moved.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr()
+            own = tensor.device != device
             return moved if own or not self._is_copied else moved.clone()
 
         self._content = map_tensors(content, stage)
@@ -244,29 +258,25 @@ class Samples(Data):
     def parts(self, samples: int | None = None) -> list[Part]:
         """Ranges of samples."""
         count = self._count if samples is None else min(samples, self._count)
-        return [
-            range(start, min(start + self.batch_size, count))
-            for start in range(0, count, self.batch_size)
-        ]
+        starts = list(range(0, count, self.batch_size))
+        if len(starts) > 1 and count - starts[-1] == 1:
+            starts.pop()  # a single one is more than many models bear: squeeze() leaves nothing
+        return [range(*ends) for ends in pairwise([*starts, count])]
 
     def load(self, part: Part | torch.Tensor) -> Batch:
         """Copies of some samples: a range, or a tensor of numbers of samples."""
         assert not isinstance(part, int)
         chosen = slice(part.start, part.stop) if isinstance(part, range) else part
 
-        def take(tensor: torch.Tensor) -> torch.Tensor:
-            # An index makes a copy already; a slice is a view of what is staged.
-            picked = tensor[chosen] if tensor.dim() else tensor
-            return picked.clone() if isinstance(chosen, slice) or not tensor.dim() else picked
-
-        inputs = map_tensors(self.inputs, take)
+        inputs = map_tensors(self.inputs, lambda tensor: rows_of(tensor, chosen))
+        targets = map_tensors(self.targets, lambda tensor: rows_of(tensor, chosen))
         args, kwargs = _arguments(inputs)
-        return Batch(args, kwargs, map_tensors(self.targets, take), len(part))
+        return Batch(args, kwargs, targets, len(part))
 
     def load_targets(self, part: range) -> Batch:
         """Copies of some samples' targets, for outputs that are there already."""
         chosen = slice(part.start, part.stop)
-        targets = map_tensors(self.targets, lambda t: (t[chosen] if t.dim() else t).clone())
+        targets = map_tensors(self.targets, lambda tensor: rows_of(tensor, chosen))
         return Batch((), {}, targets, len(part))
 
 

@@ -41,6 +41,7 @@ class Derivatives:
         UnsupportedError: the model's gradient cannot be told, as of weights tied by a stored view.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self, objective: Objective, parameters: npt.ArrayLike, sides: Sides | None = None
     ) -> None:
@@ -60,6 +61,7 @@ class Derivatives:
         self._vector = torch.from_numpy(vector)
         self._sides = sides
 
+    @torch.inference_mode(False)
     def gradient(self) -> tuple[float, Floats]:
         """The loss, and its gradient (P,)."""
         loss, weight = 0.0, 0.0
@@ -70,6 +72,7 @@ class Derivatives:
                 gradient += self._flat(self._differentiated(total)).cpu()
         return loss / weight, (gradient / weight).numpy()
 
+    @torch.inference_mode(False)
     def hessian_product(self, direction: npt.ArrayLike) -> Floats:
         """The Hessian times a vector (P,), by differentiating twice (B. Pearlmutter, 1994)."""
         weight = 0.0
@@ -162,7 +165,7 @@ class Derivatives:
                     )
                 yield total, weight
             finally:
-                self._evaluator.replica.restore()
+                self._evaluator.restore()
 
     def _differentiated(
         self, total: torch.Tensor, create_graph: bool = False

@@ -267,6 +267,8 @@ class Engine:
             return "for batches and several inputs"
         if objective.needs_gradients:
             return "as the model or the loss takes gradients"
+        if objective.reads_pass:
+            return "as the loss reads what a forward pass leaves behind"
         if objective.buffers == "recalibrated":
             return "as running statistics are estimated anew at every point"
         if replica.merges:

@@ -13,6 +13,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from losspath.errors import ModelError
+from losspath.evaluation.attributes import Kept
 from losspath.evaluation.data import Batch, Part, Samples
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.quantities import Count, Evaluation
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from losspath.evaluation.objective import Objective
 
 # The caller's model is lent to one evaluation at a time, whichever threads ask.
-_LENT = threading.RLock()
+LENT = threading.RLock()
 
 
 class Evaluator:
@@ -49,7 +50,7 @@ class Evaluator:
         self.objective = objective
         # Tensors made in inference mode could not be written to outside of it.
         with (
-            _LENT,
+            LENT,
             torch.inference_mode(False),
             random_fork(objective.model),
             torch.no_grad(),
@@ -57,6 +58,7 @@ class Evaluator:
             objective.check_unchanged()
             self.replica = Replica(objective.model, objective.layout, objective.base_sides)
         self.may_fuse = torch.backends.mha.get_fastpath_enabled()
+        self._loss = Kept([])
         self._depth = 0
 
     @contextmanager
@@ -67,7 +69,7 @@ class Evaluator:
             return
         model, grads = self.objective.model, self.objective.needs_gradients
         with (
-            _LENT,
+            LENT,
             torch.inference_mode(False),
             undisturbed(unwrapped(model)),
             unfused(),
@@ -75,10 +77,12 @@ class Evaluator:
             torch.set_grad_enabled(grads),
         ):
             self._depth += 1
+            self._loss = Kept(loss_modules(self.objective))
             try:
                 yield
             finally:
                 self._depth -= 1
+                self._loss.put_back()
 
     def write(self, vector: torch.Tensor, sides: Sides | None = None) -> None:
         """Writes a vector (P,) into the copy; inside `lent` alone."""
@@ -118,21 +122,29 @@ class Evaluator:
         try:
             return self.objective.count_batch(self.replica.model, batch)
         finally:
-            self.replica.restore()
+            self.restore()
+
+    def restore(self) -> None:
+        """Puts back what a pass or the loss has changed, of the copy and of the loss."""
+        self.replica.restore()
+        self._loss.put_back()
 
     def count(self, vector: torch.Tensor, outputs: Any, part: range) -> Count:
         """Sums over some samples whose outputs at a vector are there already."""
         data = self.objective.data
         assert isinstance(data, Samples)
         self.replica.write(vector)  # for a loss that reads the model
-        return self.objective.count_outputs(outputs, data.load_targets(part))
+        try:
+            return self.objective.count_outputs(outputs, data.load_targets(part))
+        finally:
+            self._loss.put_back()
 
     def outputs(self, batch: Batch) -> Any:
         """A forward pass at the vector that was written, which leaves the copy as it was."""
         try:
             return self.replica.model(*batch.args, **batch.kwargs)
         finally:
-            self.replica.restore()
+            self.restore()
 
     def _vector(self, parameters: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
         if isinstance(parameters, np.ndarray):
@@ -165,3 +177,17 @@ class Evaluator:
             for module, (momentum, training) in zip(norms, before, strict=True):
                 module.momentum, module.training = momentum, training
         self.replica.keep_buffers()
+
+
+def loss_modules(objective: Objective) -> list[torch.nn.Module]:
+    """The modules that the loss and the metrics are made of; those of the model are no part."""
+    found: dict[torch.nn.Module, None] = {}
+    for function in (objective.loss_fn, *(m.function for m in objective.metrics.values())):
+        inner = getattr(function, "func", function)  # of a partial
+        inner = getattr(inner, "__self__", inner)  # of a bound method
+        if isinstance(inner, torch.nn.Module):
+            found.update(dict.fromkeys(inner.modules()))
+    if not found:
+        return []
+    own = set(objective.model.modules())
+    return [module for module in found if module not in own]

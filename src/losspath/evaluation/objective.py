@@ -27,7 +27,7 @@ from losspath.evaluation.data import (
     narrowed,
     stage_batches,
 )
-from losspath.evaluation.evaluator import Evaluator
+from losspath.evaluation.evaluator import LENT, Evaluator
 from losspath.evaluation.quantities import (
     ACCURACY,
     LOSS,
@@ -201,6 +201,7 @@ class Objective:
         self.base_sides: Sides | None = None
         self.base_key = ""
         self.needs_gradients = False
+        self.reads_pass = False  # whether the loss takes more from a pass than its outputs
         self.notes: list[str] = []
         self.device = next(model.parameters()).device
         self._names = tuple(name for name, _ in named_parameters(model))
@@ -225,8 +226,12 @@ class Objective:
 
     @cached_property
     def whole_layout(self) -> Layout:
-        """The layout of all parameters, frozen ones too."""
-        return Layout.of(self.model, dtype="float64", allow_complex=True, parameters="all")
+        """The layout of all parameters, frozen ones too; without those where they cannot be."""
+        try:
+            with LENT:
+                return Layout.of(self.model, dtype="float64", allow_complex=True, parameters="all")
+        except ModelError:  # integers, as of quantised layers
+            return self.layout
 
     @property
     def takes_one_tensor(self) -> bool:
