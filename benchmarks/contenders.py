@@ -183,9 +183,9 @@ def best_batch_size(objective, vector) -> int:
     """Sets and returns the batch size that the plain loop is quickest with, on all samples."""
     times = dict.fromkeys(BATCH_SIZES, float("inf"))
     for batch_size in [*BATCH_SIZES, *BATCH_SIZES]:  # by turns
-        objective.batch_size = batch_size
+        objective.data.batch_size = batch_size
         times[batch_size] = min(times[batch_size], timed(lambda: objective(vector))[1])
-    objective.batch_size = min(times, key=times.get)
+    objective.data.batch_size = min(times, key=times.get)
     return objective.batch_size
 
 

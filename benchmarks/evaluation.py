@@ -102,10 +102,10 @@ def choose_batch_size(objective, vector) -> float:
     """
     times = dict.fromkeys(BATCH_SIZES, float("inf"))
     for batch_size in [*BATCH_SIZES, *BATCH_SIZES]:
-        objective.batch_size = batch_size
+        objective.data.batch_size = batch_size
         times[batch_size] = min(times[batch_size], seconds(lambda: objective(vector)))
-    objective.batch_size = min(times, key=times.get)
-    return times[objective.batch_size]
+    objective.data.batch_size = best = min(times, key=times.get)
+    return times[best]
 
 
 def measure(network: str, samples: int, rounds: int) -> None:

@@ -166,10 +166,12 @@ class Data:
 
     Attributes:
         device: where the data are.
+        batch_size: samples in a part; of the largest batch, where batches are given.
     """
 
-    def __init__(self, content: Any, device: torch.device) -> None:
+    def __init__(self, content: Any, device: torch.device, batch_size: int) -> None:
         self.device = device
+        self.batch_size = batch_size
         # Memory of the caller's: tensors that are moved, and those of DataLoaders, are ours.
         size = sum(t.numel() * t.element_size() for t in tensors_in(content))
         self._is_copied = size <= COPIED_BYTES
@@ -216,9 +218,8 @@ class Samples(Data):
     def __init__(self, inputs: Any, targets: Any, batch_size: int, device: torch.device) -> None:
         _check_form(inputs, "inputs", (torch.Tensor, tuple, Mapping))
         _check_form(targets, "targets", (torch.Tensor, tuple, Mapping, type(None)))
-        super().__init__((inputs, targets), device)
+        super().__init__((inputs, targets), device, batch_size)
         self.inputs, self.targets = self._content
-        self.batch_size = batch_size
         with_length = [tensor for tensor in tensors_in(self.inputs) if tensor.dim()]
         if not with_length:
             raise ArgumentError("expected inputs with one entry for each sample, got no tensor")
@@ -305,7 +306,7 @@ class Batches(Data):
     """
 
     def __init__(self, batches: Sequence[Any], device: torch.device) -> None:
-        super().__init__(list(batches), device)
+        super().__init__(list(batches), device, max(map(size_of, batches), default=1))
         if not self._content:
             raise ObjectiveError("expected at least one batch, got none")
         self._sizes = [size_of(batch) for batch in self._content]

@@ -115,7 +115,6 @@ class Objective:
         if batch_size < 1:
             raise ArgumentError(f"expected batch_size ≥ 1, got {batch_size}")
         self._begin(model, loss_fn, buffers, metrics, name, check)
-        self.batch_size = batch_size
         self._takes_targets = targets is not None or _positional(loss_fn) != 1
         if not self.layout.is_wide:
             # NumPy makes float64 of everything; a model of single precision would refuse it.
@@ -164,7 +163,6 @@ class Objective:
             raise ArgumentError(f"expected loss as a function of model and batch, got {loss!r}")
         made = cls.__new__(cls)
         made._begin(model, loss, buffers, metrics, name, check)
-        made.batch_size = batch_size
         made._takes_targets = False
         made._by_batches = True
         staged = stage_batches(batches, batch_size, random_fork(model), stage)
@@ -207,6 +205,11 @@ class Objective:
         self._names = tuple(name for name, _ in named_parameters(model))
         self._merged = merged_modules(model)
         self._by_batches = False
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples the plain loop evaluates at a time."""
+        return self.data.batch_size
 
     # -- what it is of --------------------------------------------------------------------------
 

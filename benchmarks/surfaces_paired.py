@@ -1,0 +1,113 @@
+"""Seconds of whole surfaces, against another version of the package, in pairs.
+
+    python benchmarks/surfaces_paired.py OTHER/src [--samples 10000] [--rounds 5] [NETWORK ...]
+
+Two child processes, one with each version, make the same surfaces (`pca` and `averaged`, 19 × 19
+points) of a path of random steps, and take turns, so that whatever else the machine does falls on
+both. Printed are medians and the median of the ratios within rounds.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from evaluation import build
+
+CHILD = "--child"
+METHODS = ("pca", "averaged")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("other", type=Path, help="the src folder of the other version")
+    parser.add_argument(
+        "networks",
+        nargs="*",
+        metavar="NETWORK",
+        default=["lenet5", "modified-lenet", "tiny-cnn", "mlp", "transformer"],
+    )
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--resolution", type=int, default=19)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    own = Path(__file__).parent.parent / "src"
+    print(f"{options.samples:,} samples, {options.resolution} lines, {options.rounds} rounds")
+    print(f"{'network':15} {'method':9} {'other s':>8} {'this s':>8} {'this/other':>20}")
+    for network in options.networks:
+        children = [
+            Child(source, network, options.samples, options.resolution)
+            for source in (options.other, own)
+        ]
+        for method in METHODS:
+            times: list[list[float]] = [[], []]
+            for number in range(options.rounds + 1):  # the first measures choices
+                for which in (0, 1) if number % 2 else (1, 0):
+                    taken = children[which].surface(method)
+                    if number:
+                        times[which].append(taken)
+            ratios = sorted(mine / other for other, mine in zip(*times, strict=True))
+            middle = statistics.median(ratios)
+            other, mine = map(statistics.median, times)
+            spread = f"{middle:.3f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+            print(f"{network:15} {method:9} {other:8.2f} {mine:8.2f} {spread:>20}", flush=True)
+        for child in children:
+            child.close()
+
+
+class Child:
+    """A process that makes surfaces with one version, whenever it is told to."""
+
+    def __init__(self, source: Path, network: str, samples: int, resolution: int) -> None:
+        self.cache = tempfile.TemporaryDirectory()
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, CHILD, str(source), network, str(samples), str(resolution)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "XDG_CACHE_HOME": self.cache.name, "PYTHONPATH": str(source)},
+        )
+
+    def surface(self, method: str) -> float:
+        print(method, file=self.process.stdin, flush=True)
+        return float(json.loads(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.cache.cleanup()
+
+
+def child(source: str, network: str, samples: int, resolution: int) -> None:
+    sys.path.insert(0, source)
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    import losspath
+
+    assert Path(losspath.__file__).is_relative_to(Path(source).resolve())
+    torch.manual_seed(0)
+    model = build(network)
+    inputs, targets = torch.randn(samples, 1, 32, 32), torch.randint(10, (samples,))
+    start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().double().numpy()
+    steps = 0.01 * np.random.default_rng(0).standard_normal((30, len(start)))
+    path = (start + np.cumsum(steps, axis=0)).astype(np.float32)
+    plane = losspath.fit_plane(path)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
+        losspath.compute_surface(path, objective, line.strip(), resolution, plane=plane, states=10)
+        print(json.dumps(time.perf_counter() - began), flush=True)
+
+
+if __name__ == "__main__":
+    if CHILD in sys.argv[1:2]:
+        child(*sys.argv[2:4], *map(int, sys.argv[4:6]))
+    else:
+        main()
