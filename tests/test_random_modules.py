@@ -152,6 +152,14 @@ def test_many_random_modules(always_fast, problem, choice):
     check(problem, choice, always_fast)
 
 
+def test_layers_that_hardly_notice(always_fast):
+    """The second layer takes whole numbers of the first, which holds its weight as a tensor."""
+    layers = (("old spectral norm", False), ("linear", False), ("words", False))
+    problem = Problem("vectors", layers, "entropy", "as drawn", 2, 1, 0, False, False)
+    check(problem, CHOICES[0], always_fast)
+    check_run(problem, always_fast)
+
+
 def check_run(problem, patch):
     """Each state of a recorded run, with what was recorded beside it, against the same training."""
     patch.setattr(choices, "remembered", lambda key, measure: CHOICES[0])

@@ -184,7 +184,9 @@ def test_confusion_of_a_classifier(tmp_path):
     expected = np.zeros((3, 3), int)
     for right, answer in zip(labels.tolist(), taken.tolist(), strict=True):
         expected[right, answer] += 1
-    found = confusion(objective, path[-1], predict=lambda out: out.logits.argmax(1), labels="abc")
+    found = confusion(
+        objective, path[-1], predict=lambda out: out.logits.argmax(1), labels=list("abc")
+    )
     np.testing.assert_array_equal(found.counts, expected)
 
 
