@@ -237,18 +237,43 @@ def floats(form: str, *, ndim: int | None = None) -> Check:
 
 def as_floats(name: str, expected: str, value: Any) -> Any:
     """A float64 array of what was given, refused by `ArgumentError` where it is no real numbers."""
+    return as_numbers(name, expected, value).astype(np.float64, copy=False)
+
+
+def as_numbers(name: str, expected: str, value: Any) -> Any:
+    """The same in the precision that was given."""
     try:
         if isinstance(value, (str, bytes)) or value is None:
             raise TypeError
         if hasattr(value, "detach"):  # a tensor, on whatever device
             value = value.detach().cpu()
-            value = value.double() if not value.is_complex() else value
+            narrow = value.is_floating_point() and value.element_size() < 4
+            value = value.float() if narrow else value
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             raise TypeError
-        return array.astype(np.float64, copy=False)
-    except Exception:
+    except Exception:  # torch's tensors raise what they like
         raise _refused(name, expected, value) from None
+    return array
+
+
+def state(name: str, value: Any) -> Any:
+    """A vector of parameters."""
+    array = as_numbers(name, "one state (P,), such as path[-1]", value)
+    if array.ndim != 1:
+        raise ArgumentError(
+            f"expected {name} as one state (P,), such as path[-1], got shape {array.shape}"
+        )
+    return array
+
+
+def indices(name: str, value: Any) -> list[int]:
+    """A list of whole numbers."""
+    array = as_numbers(name, "a list of whole numbers", value)
+    if array.ndim != 1 or not (array.size == 0 or array.dtype.kind in "iu"):
+        raise _refused(name, "a list of whole numbers", value)
+    found: list[int] = array.tolist()
+    return found
 
 
 # What is asked of many functions.
@@ -259,9 +284,19 @@ OBJECTIVE = of_type(
 MODEL = of_type("torch.nn:Module", "give the network itself")
 PLANE = of_type("losspath.geometry.plane:Plane", "make one by fit_plane(path)")
 GRID = of_type("losspath.geometry.grid:Grid", "make one by Grid.around(plane.path)")
+SURFACE = of_type(
+    "losspath.surface:Surface", "compute_surface makes one, Surface.load(path) reads one"
+)
+DYNAMICS = of_type(
+    "losspath.analysis.dynamics:Dynamics",
+    "measure_dynamics makes them, Dynamics.load(path) reads some",
+)
+OPTIMIZER = of_type("torch.optim:Optimizer")
 AXES = of_type("matplotlib.axes:Axes", "make them by figure.add_subplot()")
 RESOLUTION = count(3, 10_000)
 TITLE = optional(text)
+WHOLE = count(None)
+"""A whole number, whose range the function itself looks at."""
 
 
 def executor(name: str, value: Any) -> Any:

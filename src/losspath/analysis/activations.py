@@ -12,10 +12,11 @@ import numpy.typing as npt
 from losspath.analysis.outputs import default_modules, outputs_in_parts
 from losspath.analysis.steps import even_states
 from losspath.analysis.units import survey
+from losspath.arguments import OBJECTIVE, WHOLE, checked, count, optional, texts
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
-from losspath.recording.trajectory import StateSequence
+from losspath.recording.trajectory import StateSequence, as_path
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,8 +53,15 @@ class Activations:
     left_out: tuple[int, ...] = ()
 
 
+@checked(
+    objective=OBJECTIVE,
+    states=WHOLE,
+    modules=optional(texts),
+    samples=WHOLE,
+    bins=count(None, 100_000),
+)
 def activations(
-    path: StateSequence,
+    path: StateSequence | npt.ArrayLike,
     objective: Objective,
     states: int = 25,
     *,
@@ -85,7 +93,11 @@ def activations(
             once in a forward pass; or no state is finite.
     """
     if states < 1 or samples < 1 or bins < 1:
-        raise ArgumentError("expected at least one state, one sample and one bin")
+        raise ArgumentError(
+            "expected at least one state, one sample and one bin, got "
+            f"states={states}, samples={samples}, bins={bins}"
+        )
+    path = as_path(path)
     look = _Look(path, objective, modules, min(samples, len(objective)))
     chosen = even_states(len(path), states).tolist()
     finite = [i for i in chosen if np.isfinite(path_state(path, i)).all()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from losspath.arguments import SURFACE, checked, count
 from losspath.errors import ArgumentError
 from losspath.surface import Surface
 
@@ -40,6 +41,7 @@ class SurfaceDifference:
     cost: float
 
 
+@checked(surface=SURFACE, reference=SURFACE, resolution=count(None, 10_000))
 def compare_surfaces(
     surface: Surface, reference: Surface, *, resolution: int = 64
 ) -> SurfaceDifference:

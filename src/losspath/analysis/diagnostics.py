@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,19 @@ from losspath.analysis.outputs import (
     passes,
     tensors_in,
 )
-from losspath.errors import ArgumentError, UnsupportedError
+from losspath.arguments import (
+    MODEL,
+    OBJECTIVE,
+    WHOLE,
+    checked,
+    function,
+    indices,
+    mapping,
+    optional,
+    state,
+    texts,
+)
+from losspath.errors import ArgumentError, LosspathError, UnsupportedError
 from losspath.evaluation.data import Batch, Samples
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides, copy_model
@@ -32,6 +45,7 @@ Floats = npt.NDArray[np.float64]
 _COLUMN = 20  # letters, so that a table of layers has 80 across
 
 
+@checked(objective=OBJECTIVE)
 def architecture(objective: Objective) -> str:
     """A table of the network's layers: names, forms of their outputs, numbers of parameters.
 
@@ -127,6 +141,13 @@ class Confusion:
         return float(np.trace(self.counts) / total) if total else float("nan")
 
 
+@checked(
+    objective=OBJECTIVE,
+    parameters=state,
+    labels=optional(texts),
+    predict=optional(function),
+    sides=optional(mapping),
+)
 def confusion(
     objective: Objective,
     parameters: npt.ArrayLike,
@@ -169,7 +190,9 @@ def confusion(
             if predict is None:
                 found, asked, classes = _answers(outputs, targets)
             else:
-                found, asked = _predicted(predict(outputs), targets)
+                with _told("predict"):
+                    predicted = predict(outputs)
+                found, asked = _predicted(predicted, targets)
             told = asked >= 0  # negative targets are how losses are told to ignore a sample
             answers.append(found[told])
             right.append(asked[told])
@@ -189,6 +212,20 @@ def confusion(
         return Confusion(np.zeros((classes, classes), np.int64), names)
     counts = confusion_matrix(true, wrong, labels=np.arange(classes))
     return Confusion(np.asarray(counts, np.int64), names)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Says that a function of the caller's own failed."""
+    try:
+        yield
+    except LosspathError:
+        raise
+    except Exception as cause:
+        raise ArgumentError(
+            f"{name} fails on the model's outputs: {type(cause).__name__}: {cause}; expected a "
+            "function of the outputs that returns a class for each target"
+        ) from cause
 
 
 def _answers(
@@ -261,6 +298,7 @@ def form_of(value: Any) -> str:
     return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
 
 
+@checked(model=MODEL, parameters=state, input_shape=optional(indices))
 def filters(
     model: nn.Module, parameters: npt.ArrayLike, input_shape: Sequence[int] | None = None
 ) -> dict[str, npt.NDArray[Any]]:
@@ -332,6 +370,7 @@ def _effective_weight(module: nn.Module) -> npt.NDArray[Any]:
     return array
 
 
+@checked(objective=OBJECTIVE, parameters=state, sample=WHOLE, sides=optional(mapping))
 def feature_maps(
     objective: Objective,
     parameters: npt.ArrayLike,

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from losspath.arguments import GRID, PLANE, RESOLUTION, checked, of_type, optional
 from losspath.errors import ArgumentError
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
 from losspath.methods import PathGeometry, SampledPCA
 
 Floats = npt.NDArray[np.float64]
+
+_SAMPLED_PCA = of_type("losspath.methods:SampledPCA", "leave it out for the default one")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class DistanceMap:
     explained_variance_ratio: Floats
 
 
+@checked(plane=PLANE, resolution=RESOLUTION, grid=optional(GRID), method=optional(_SAMPLED_PCA))
 def distance_map(
     plane: Plane,
     resolution: int = 19,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 import losspath
 from losspath.analysis.steps import even_states, step_cosines
+from losspath.arguments import OBJECTIVE, WHOLE, checked, count, file, function, optional
 from losspath.errors import ArgumentError
 from losspath.evaluation.derivatives import Derivatives
 from losspath.evaluation.objective import Objective
@@ -51,6 +52,7 @@ class Dynamics:
     path_steps: npt.NDArray[np.int64] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
 
+    @checked(bins=count(1))
     def binned_cosines(self, bins: int = 100) -> tuple[Floats, Floats]:
         """Mean cosines over equal parts of the path.
 
@@ -67,6 +69,7 @@ class Dynamics:
         means = [float(np.nanmean(p)) if np.isfinite(p).any() else float("nan") for p in parts]
         return middles, np.array(means)
 
+    @checked(path=file)
     def save(self, path: str | PathLike[str]) -> None:
         """Saves everything as ``.npz``."""
         names = ("index", "steps", "loss", "gradient_norm", "sharpness", "cosines", "path_steps")
@@ -74,6 +77,7 @@ class Dynamics:
         save_archive(Path(path), "dynamics", FORMAT_VERSION, arrays, self.provenance)
 
     @classmethod
+    @checked(path=file)
     def load(cls, path: str | PathLike[str]) -> Dynamics:
         """Loads what `save` wrote.
 
@@ -84,6 +88,12 @@ class Dynamics:
         return cls(**arrays, provenance=provenance)
 
 
+@checked(
+    objective=OBJECTIVE,
+    states=WHOLE,
+    checkpoint=optional(file),
+    progress=optional(function),
+)
 def measure_dynamics(
     path: StateSequence | npt.ArrayLike,
     objective: Objective,

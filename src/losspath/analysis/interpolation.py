@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import losspath
+from losspath.arguments import OBJECTIVE, WHOLE, checked, file, flag, floats, function, optional
 from losspath.errors import ArgumentError
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Progress, open_checkpoint
@@ -72,6 +73,7 @@ class Interpolation:
             if name != WHOLE_MODEL
         }
 
+    @checked(path=file)
     def save(self, path: str | PathLike[str]) -> None:
         """Saves the interpolation as ``.npz``."""
         arrays = {"alpha": self.alpha, "names": np.array(self.names), "loss": self.loss}
@@ -80,6 +82,7 @@ class Interpolation:
         save_archive(Path(path), "interpolation", FORMAT_VERSION, arrays, self.provenance)
 
     @classmethod
+    @checked(path=file)
     def load(cls, path: str | PathLike[str]) -> Interpolation:
         """Loads what `save` wrote.
 
@@ -107,6 +110,15 @@ def default_alphas(count: int = 13) -> Floats:
     return np.unique([*np.linspace(-0.1, 1.1, count).round(9).tolist(), 0.0, 1.0])
 
 
+@checked(
+    objective=OBJECTIVE,
+    start=WHOLE,
+    end=WHOLE,
+    alphas=optional(floats("(A,)")),
+    layers=flag,
+    checkpoint=optional(file),
+    progress=optional(function),
+)
 def interpolate(
     path: StateSequence | npt.ArrayLike,
     objective: Objective,
@@ -150,7 +162,10 @@ def interpolate(
     first, second = (_state(recorded, index) for index in (start, end))
     positions = default_alphas() if alphas is None else np.asarray(alphas, np.float64)
     if positions.ndim != 1 or len(positions) < 2 or not np.isfinite(positions).all():
-        raise ArgumentError("expected alphas as a list of at least two finite numbers")
+        raise ArgumentError(
+            "expected alphas as a list of at least two finite numbers, got "
+            f"{np.array2string(positions, threshold=5)}"
+        )
     ends = start % len(recorded), end % len(recorded)
     parts = [_Part(WHOLE_MODEL, None, np.ones(len(first), bool))]
     if layers:
@@ -204,7 +219,10 @@ def interpolate(
 def _state(path: StateSequence, index: int) -> Floats:
     count = len(path)
     if not -count <= index < count:
-        raise ArgumentError(f"there is no state {index} in a path of {count} states")
+        raise ArgumentError(
+            f"there is no state {index} in a path of {count} states; they go from 0 to "
+            f"{count - 1}, or from the end from -1 on"
+        )
     position = index % count
     state: Floats = path.read(position, position + 1)[0].astype(np.float64)
     return state

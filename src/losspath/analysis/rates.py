@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from losspath.analysis.steps import StepSizes
+from losspath.arguments import OPTIMIZER, WHOLE, as_floats, checked, count, number, one_of, optional
 from losspath.errors import ArgumentError
 
 Floats = npt.NDArray[np.float64]
@@ -18,6 +19,7 @@ Form = Literal["raw", "scaled", "shuffled", "mean"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 
+@checked(form=one_of(FORMS), smooth=WHOLE, mean=optional(number()), seed=count(0))
 def learning_rates(
     sizes: StepSizes | npt.ArrayLike,
     form: Form = "raw",
@@ -48,8 +50,6 @@ def learning_rates(
         ArgumentError: an unknown form, sizes that are no steps of one optimiser step each, are
             not finite or not known as states were lost, or "scaled" without a mean.
     """
-    if form not in FORMS:
-        raise ArgumentError(f"expected a form among {', '.join(FORMS)}, got {form!r}")
     if isinstance(sizes, StepSizes):
         if sizes.holes:
             raise ArgumentError(
@@ -63,7 +63,7 @@ def learning_rates(
                 "steps together; record every step"
             )
         sizes = sizes.sizes
-    rates = np.array(sizes, np.float64)
+    rates = np.array(as_floats("sizes", "step sizes, or numbers (S,)", sizes))
     if rates.ndim != 1 or not len(rates) or not np.isfinite(rates).all() or (rates < 0).any():
         raise ArgumentError(
             "expected the sizes of at least one step, all finite and ≥ 0, got "
@@ -112,19 +112,26 @@ class StepSizeLR(LRScheduler):
         >>> scheduler = StepSizeLR(optimizer, learning_rates(steps))  # doctest: +SKIP
     """
 
+    @checked(optimizer=OPTIMIZER, last_epoch=count(-1))
     def __init__(
         self, optimizer: torch.optim.Optimizer, rates: npt.ArrayLike, last_epoch: int = -1
     ) -> None:
         if isinstance(rates, StepSizes):
             raise ArgumentError("expected learning rates, got step sizes; pass learning_rates(…)")
-        given = np.array(rates, np.float64)
+        given = as_floats("rates", "learning rates, numbers (S,)", rates)
         if given.ndim != 1 or not len(given) or not np.isfinite(given).all() or given.min() < 0:
             raise ArgumentError(
                 "expected (S,) learning rates, at least one, all finite and ≥ 0, got "
                 f"{np.array2string(given, threshold=5)}"
             )
         self.rates = given.tolist()
-        super().__init__(optimizer, last_epoch)
+        try:
+            super().__init__(optimizer, last_epoch)
+        except KeyError as cause:
+            raise ArgumentError(
+                f"expected an optimiser that a schedule was at work on before, as last_epoch is "
+                f"{last_epoch}, got a new one; load its state, or begin with last_epoch=-1"
+            ) from cause
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """The rate of the next step, for each parameter group."""

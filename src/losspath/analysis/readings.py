@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from losspath.analysis.dynamics import Dynamics
+from losspath.arguments import DYNAMICS, checked
 
 # Fewer measured states than this say nothing.
 _LEAST = 5
@@ -42,6 +43,7 @@ class Reading:
         return f"{self.name}: {self.reason}"
 
 
+@checked(dynamics=DYNAMICS)
 def read_dynamics(dynamics: Dynamics) -> Reading:
     """Says what a run did, by fixed rules in this order.
 

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.analysis.steps import StepSizes, even_states
+from losspath.arguments import OBJECTIVE, checked, count
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
-from losspath.recording.trajectory import StateSequence
+from losspath.recording.trajectory import StateSequence, as_path
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,7 +48,10 @@ class History:
         return cls(**columns)
 
 
-def measure_history(path: StateSequence, objective: Objective, states: int = 25) -> History:
+@checked(objective=OBJECTIVE, states=count(1))
+def measure_history(
+    path: StateSequence | npt.ArrayLike, objective: Objective, states: int = 25
+) -> History:
     """The history of a run that kept none, as one objective has it.
 
     Args:
@@ -62,6 +66,7 @@ def measure_history(path: StateSequence, objective: Objective, states: int = 25)
     Raises:
         ModelError: the path is of another network than the objective's model.
     """
+    path = as_path(path)
     on = along(objective, path)
     index = even_states(len(path), states)
     steps = np.asarray(getattr(path, "steps", np.arange(len(path))), float)

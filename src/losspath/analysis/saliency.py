@@ -12,6 +12,7 @@ import torch
 
 from losspath.analysis.diagnostics import are_classes, form_of, scores_of
 from losspath.analysis.outputs import evaluating, passes
+from losspath.arguments import OBJECTIVE, WHOLE, checked, indices, mapping, optional, state
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.data import Batch
 from losspath.evaluation.objective import Objective
@@ -47,6 +48,13 @@ class Saliency:
     scores: Floats | None = None
 
 
+@checked(
+    objective=OBJECTIVE,
+    parameters=state,
+    samples=indices,
+    column=optional(WHOLE),
+    sides=optional(mapping),
+)
 def saliency(
     objective: Objective,
     parameters: npt.ArrayLike,

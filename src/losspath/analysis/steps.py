@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from losspath.arguments import WHOLE, checked, file
 from losspath.errors import ArgumentError, PathError
 from losspath.files import load_archive, save_archive
 from losspath.geometry.pca import blocks
@@ -45,6 +46,7 @@ class StepSizes:
         """Indices of sizes that are NaN as states between were lost."""
         return tuple(self.provenance.get("holes", ()))
 
+    @checked(bins=WHOLE)
     def known(self, bins: int = 100) -> npt.NDArray[np.int64]:
         """How many sizes the mean of each bin is of: all in it, but for those across lost states.
 
@@ -60,6 +62,7 @@ class StepSizes:
         known[list(self.holes)] = False
         return known
 
+    @checked(bins=WHOLE)
     def binned(self, bins: int = 100) -> tuple[Floats, Floats, Floats]:
         """Means over equal bins of successive steps.
 
@@ -82,6 +85,7 @@ class StepSizes:
         mean_losses = np.add.reduceat(self.losses, edges[:-1]) / np.diff(edges)
         return middles, mean_sizes, mean_losses
 
+    @checked(parts=WHOLE)
     def averaged(self, parts: int) -> StepSizes:
         """The same in fewer numbers: means over equal parts, for many runs that are compared.
 
@@ -100,12 +104,14 @@ class StepSizes:
             provenance["holes"] = np.flatnonzero(self.known(parts) == 0).tolist()
         return StepSizes(sizes, self.steps[edges], losses, provenance)
 
+    @checked(path=file)
     def save(self, path: str | PathLike[str]) -> None:
         """Saves the sizes as ``.npz``."""
         arrays = {"sizes": self.sizes, "steps": self.steps, "losses": self.losses}
         save_archive(Path(path), "step sizes", FORMAT_VERSION, arrays, self.provenance)
 
     @classmethod
+    @checked(path=file)
     def load(cls, path: str | PathLike[str]) -> StepSizes:
         """Loads what `save` wrote.
 

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from losspath.analysis.interpolation import WHOLE_MODEL, Interpolation
 from losspath.analysis.steps import StepSizes
+from losspath.arguments import TITLE, WHOLE, checked
 from losspath.errors import ArgumentError
 from losspath.figures.style import (
     COLUMN,
@@ -39,6 +40,7 @@ _LEGEND_LAYERS = 12
 _LOGARITHMIC = 100.0
 
 
+@checked(title=TITLE)
 def plot_interpolation(interpolation: Interpolation, *, title: str | None = None) -> Figure:
     """Draws loss, and accuracy if there is one, along the line between two states.
 
@@ -133,6 +135,7 @@ def _layer_legend(
     return entries
 
 
+@checked(bins=WHOLE, title=TITLE)
 def plot_step_sizes(
     runs: StepSizes | Mapping[str, StepSizes], *, bins: int = 100, title: str | None = None
 ) -> Figure:
@@ -152,6 +155,8 @@ def plot_step_sizes(
     if not isinstance(runs, Mapping):
         check_type(runs, StepSizes, "StepSizes, or a mapping from names to them,")
     named = {"": runs} if isinstance(runs, StepSizes) else dict(runs)
+    for run in named.values():
+        check_type(run, StepSizes, "a mapping from names to StepSizes")
     if not named:
         raise ArgumentError("expected at least one run to draw the step sizes of")
     single = len(named) == 1

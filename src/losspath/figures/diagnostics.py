@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from losspath.analysis.diagnostics import Activations, Confusion
 from losspath.analysis.saliency import Saliency
+from losspath.arguments import TITLE, as_numbers, checked, described, mapping, optional, texts
 from losspath.errors import ArgumentError
 from losspath.figures.style import (
     COLUMN,
@@ -21,6 +22,7 @@ from losspath.figures.style import (
     SMALL,
     add_footer,
     add_title,
+    check_type,
     new_figure,
     tidy,
 )
@@ -33,6 +35,7 @@ _NUMBERED = 20
 _SHOWN_FILTERS, _SHOWN_MAPS = 32, 32
 
 
+@checked(title=TITLE)
 def plot_confusion(confusion: Confusion, *, title: str | None = None) -> Figure:
     """Draws a confusion matrix twice: samples, and shares of each class.
 
@@ -43,6 +46,7 @@ def plot_confusion(confusion: Confusion, *, title: str | None = None) -> Figure:
     Returns:
         A figure as wide as a page.
     """
+    check_type(confusion, Confusion, "a Confusion")
     figure = new_figure(PAGE, 3.4)
     counts, shares = figure.subplots(1, 2)
     labels = confusion.labels
@@ -98,6 +102,7 @@ def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
         axes.set_yticks(range(len(labels)), labels)
 
 
+@checked(title=TITLE)
 def plot_activations(activations: Activations, *, title: str | None = None) -> Figure:
     """Draws histograms of what layers put out, over training.
 
@@ -108,6 +113,7 @@ def plot_activations(activations: Activations, *, title: str | None = None) -> F
     Returns:
         A figure as wide as a page.
     """
+    check_type(activations, Activations, "Activations")
     count = len(activations.names)
     columns = min(count, 3)
     rows = -(-count // columns)
@@ -167,6 +173,7 @@ def _borders(steps: npt.NDArray[np.int64]) -> Floats:
     return np.concatenate([[first], middles, [last]])
 
 
+@checked(filters=mapping, title=TITLE)
 def plot_filters(filters: Mapping[str, npt.NDArray[Any]], *, title: str | None = None) -> Figure:
     """Draws filters of convolutions, or what a first linear layer looks for.
 
@@ -178,7 +185,7 @@ def plot_filters(filters: Mapping[str, npt.NDArray[Any]], *, title: str | None =
     Raises:
         ArgumentError: nothing to draw.
     """
-    shown = {name: _tiles(weights) for name, weights in filters.items()}
+    shown = {str(name): _tiles(str(name), weights) for name, weights in filters.items()}
     caption = (
         "White is zero, red positive, blue negative, each layer on a scale of its own. Of three "
         "input channels their mean is shown, of any other number the first."
@@ -186,10 +193,12 @@ def plot_filters(filters: Mapping[str, npt.NDArray[Any]], *, title: str | None =
     return _plot_tiles(shown, _SHOWN_FILTERS, title, caption, signed=True)
 
 
-def _tiles(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _tiles(name: str, weights: npt.ArrayLike) -> npt.NDArray[Any]:
+    weights = _numbers(f"the filters of {name}", "(out, in, h, w)", weights)
     return weights.mean(axis=1) if weights.shape[1] == 3 else weights[:, 0]
 
 
+@checked(maps=mapping, title=TITLE)
 def plot_feature_maps(
     maps: Mapping[str, npt.NDArray[Any]],
     image: npt.NDArray[Any] | None = None,
@@ -206,8 +215,21 @@ def plot_feature_maps(
     Raises:
         ArgumentError: nothing to draw.
     """
+    maps = {str(n): _numbers(f"maps of {n}", "(channels, H, W)", m) for n, m in maps.items()}
+    if image is not None:
+        image = _numbers("image", "(1 or 3, H, W)", image)
+        if len(image) not in (1, 3):
+            raise ArgumentError(f"expected image as (1 or 3, H, W), got shape {image.shape}")
     caption = "Outputs of convolutions before their activation; dark is low, each layer on a scale."
     return _plot_tiles(maps, _SHOWN_MAPS, title, caption, signed=False, image=image)
+
+
+def _numbers(name: str, form: str, value: object) -> npt.NDArray[Any]:
+    """An array of as many axes as a form like "(C, H, W)" has."""
+    array: npt.NDArray[Any] = as_numbers(name, f"numbers {form}", value)
+    if array.ndim != form.count(",") + 1 or not array.size:
+        raise ArgumentError(f"expected {name} as {form}, got shape {array.shape}")
+    return array
 
 
 def _plot_tiles(
@@ -254,6 +276,7 @@ def _label_row(axes: Axes, label: str) -> None:
     )
 
 
+@checked(labels=optional(texts), title=TITLE)
 def plot_saliency(
     saliency: Saliency, *, labels: Sequence[str] | None = None, title: str | None = None
 ) -> Figure:
@@ -267,6 +290,7 @@ def plot_saliency(
     Raises:
         ArgumentError: the inputs are no images.
     """
+    check_type(saliency, Saliency, "a Saliency")
     inputs = saliency.inputs
     if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
         raise ArgumentError(f"expected images (N, 1 or 3, H, W) to draw, got {inputs.shape}")
@@ -317,6 +341,7 @@ def _class_name(number: int, labels: Sequence[str] | None) -> str:
     return str(number) if labels is None or number >= len(labels) else labels[number]
 
 
+@checked(labels=optional(texts), title=TITLE)
 def plot_samples(
     images: npt.NDArray[Any],
     targets: npt.NDArray[Any],
@@ -335,8 +360,15 @@ def plot_samples(
     Raises:
         ArgumentError: no images.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    images = as_numbers("images", "images (N, 1 or 3, H, W)", images)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
         raise ArgumentError(f"expected images (N, 1 or 3, H, W) to draw, got {images.shape}")
+    targets = as_numbers("targets", f"a class for each of {len(images)} images", targets)
+    if targets.shape != (len(images),) or targets.dtype.kind not in "biu":
+        raise ArgumentError(
+            f"expected targets as a class for each of {len(images)} images, got "
+            f"{described(targets)}"
+        )
     classes = np.unique(targets)[:_NUMBERED]
     figure = new_figure(COLUMN, 0.2 + 0.31 * len(classes))
     grid = figure.subplots(len(classes), 10, squeeze=False)

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from losspath.analysis.dynamics import Dynamics
 from losspath.analysis.readings import read_dynamics
+from losspath.arguments import TITLE, checked, number, optional
 from losspath.errors import ArgumentError
 from losspath.figures.runs import draw_band
 from losspath.figures.style import (
@@ -17,13 +18,14 @@ from losspath.figures.style import (
     COLUMN,
     add_footer,
     add_title,
-    check_type,
+    check_group,
     new_figure,
     set_scale,
     tidy,
 )
 
 
+@checked(rate=optional(number(above=0)), title=TITLE)
 def plot_dynamics(
     dynamics: Dynamics | Sequence[Dynamics],
     *,
@@ -45,11 +47,15 @@ def plot_dynamics(
     Raises:
         ArgumentError: no measurements, or some at other steps than the first.
     """
-    runs = [dynamics] if isinstance(dynamics, Dynamics) else list(dynamics)
-    for each in runs:
-        check_type(each, Dynamics, "Dynamics")
-    if not runs or any(not np.array_equal(runs[0].steps, each.steps) for each in runs):
-        raise ArgumentError("expected the measurements of one or more runs at the same steps")
+    runs = [dynamics] if isinstance(dynamics, Dynamics) else dynamics
+    check_group(
+        runs, Dynamics, "Dynamics", "the measurements of at least one run, at the same steps,"
+    )
+    if any(not np.array_equal(runs[0].steps, each.steps) for each in runs):
+        raise ArgumentError(
+            "expected the measurements of one or more runs at the same steps, got some at others; "
+            "draw each alone"
+        )
     first = runs[0]
     figure = new_figure(COLUMN, 5.2)
     loss, gradient, sharpness, cosine = figure.subplots(4, 1, sharex=True)

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from losspath.analysis.runs import History, RunCurves
+from losspath.arguments import TITLE, checked, count, mapping, one_of, optional, text, texts
 from losspath.errors import ArgumentError
 from losspath.figures.style import (
     COLUMN,
@@ -20,6 +21,8 @@ from losspath.figures.style import (
     TEXT,
     add_footer,
     add_title,
+    check_group,
+    check_type,
     line_style,
     new_figure,
     set_scale,
@@ -30,6 +33,13 @@ Floats = npt.NDArray[np.float64]
 Curve = tuple[Floats, Floats]
 
 
+@checked(
+    runs=mapping,
+    by=one_of(("step", "epoch")),
+    bins=count(1),
+    title=TITLE,
+    styles=optional(mapping),
+)
 def plot_runs(
     runs: Mapping[str, Sequence[RunCurves]],
     *,
@@ -54,10 +64,7 @@ def plot_runs(
     Raises:
         ArgumentError: no run; or by epoch, a run without a history.
     """
-    if not runs or not all(runs.values()):
-        raise ArgumentError("expected at least one run to draw")
-    if by not in ("step", "epoch"):
-        raise ArgumentError(f'expected by="step" or by="epoch", got {by!r}')
+    _check_runs(runs)
     everything = [run for group in runs.values() for run in group]
     if by == "epoch" and any(run.steps_per_epoch is None for run in everything):
         raise ArgumentError("a run without a history of epochs can only be aligned by step")
@@ -106,6 +113,13 @@ def plot_runs(
     return figure
 
 
+@checked(
+    panels=mapping,
+    bins=count(1),
+    title=TITLE,
+    styles=optional(mapping),
+    caption=optional(text),
+)
 def plot_step_panels(
     panels: Mapping[str, Mapping[str, Sequence[RunCurves]]],
     *,
@@ -131,8 +145,10 @@ def plot_step_panels(
     Raises:
         ArgumentError: no run.
     """
-    if not panels or not all(runs and all(runs.values()) for runs in panels.values()):
-        raise ArgumentError("expected at least one run to draw in each panel")
+    if not panels:
+        raise ArgumentError("expected at least one run to draw, got no panel")
+    for panel, runs in panels.items():
+        _check_runs(mapping(f"the panel {panel!r}", runs))
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
     named = _named_styles(names, styles)
     columns = min(2, len(panels))
@@ -165,10 +181,19 @@ def plot_step_panels(
     return figure
 
 
+def _check_runs(runs: Mapping[str, Sequence[RunCurves]]) -> None:
+    if not runs:
+        raise ArgumentError("expected at least one run to draw, got none")
+    for name, group in runs.items():
+        check_group(group, RunCurves, "RunCurves", f"at least one run as {name!r}")
+
+
 def _named_styles(
     names: Iterable[str], styles: Mapping[str, Mapping[str, Any]] | None
 ) -> dict[str, dict[str, Any]]:
     """Colours and dashes in the order of names, but for those that are given."""
+    for name, style in (styles or {}).items():
+        mapping(f"the style of {name!r}", style)
     return {
         name: {**line_style(number), **(styles or {}).get(name, {})}
         for number, name in enumerate(names)
@@ -260,6 +285,7 @@ def _entry(name: str, style: Mapping[str, Any], count: int) -> Line2D:
 _PARTS: tuple[dict[str, Any], ...] = (line_style(0), {**line_style(1), "linestyle": "--"})
 
 
+@checked(title=TITLE, names=texts)
 def plot_history(
     history: History,
     *,
@@ -276,6 +302,9 @@ def plot_history(
     Returns:
         A figure as wide as a column.
     """
+    check_type(history, History, "a History, as measure_history makes it,")
+    if len(names) != 2:
+        raise ArgumentError(f"expected names as two texts, got {len(names)}")
     parts = [
         (name, part, _PARTS[number])
         for number, (name, part) in enumerate(zip(names, ("training", "validation"), strict=True))

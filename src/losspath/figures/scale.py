@@ -11,6 +11,7 @@ import numpy.typing as npt
 from matplotlib.colors import Colormap, LogNorm, Normalize
 
 from losspath.analysis.comparison import CLIP
+from losspath.figures.style import check_group
 from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
@@ -46,6 +47,7 @@ class LossScale:
         loss where that is positive and some of the ground is below it; logarithmic where the
         range is wider than a factor of 12.
         """
+        check_group(surfaces, Surface, "a Surface", "at least one surface")
         parts = [part.reshape(-1) for s in surfaces for part in (s.loss, s.states.loss)]
         values = np.concatenate(parts)
         finite = values[np.isfinite(values)]

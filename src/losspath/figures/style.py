@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from losspath.arguments import checked, described, file, of_type
 from losspath.errors import ArgumentError
 from losspath.files import write_atomically
 
@@ -29,6 +30,8 @@ TEXT = 8.0
 SMALL = 7.0
 
 FORMATS = (".png", ".pdf", ".svg")
+
+_FIGURE = of_type("matplotlib.figure:Figure", "the plot functions make them")
 
 # M. Okabe and K. Ito, "Color universal design", 2008: told apart by the colour-blind too. Their
 # yellow is left out, being too pale for a line on white.
@@ -95,10 +98,20 @@ def set_scale(axes: Axes, values: Sequence[npt.ArrayLike], *, from_zero: bool = 
 def check_type(value: object, expected: type, how: str) -> None:
     """Raises `ArgumentError` where a figure is asked of something else."""
     if not isinstance(value, expected):
-        raise ArgumentError(
-            f"expected {how} to draw, got {type(value).__name__}; a saved one is read by "
-            f"losspath.{expected.__name__}.load(path)"
+        read = (
+            f"; a saved one is read by losspath.{expected.__name__}.load(path)"
+            if hasattr(expected, "load")
+            else ""
         )
+        raise ArgumentError(f"expected {how} to draw, got {described(value)}{read}")
+
+
+def check_group(runs: object, expected: type, how: str, group: str) -> None:
+    """Raises `ArgumentError` unless this is a list, not empty, of what can be drawn together."""
+    if not isinstance(runs, Sequence) or isinstance(runs, (str, bytes)) or not runs:
+        raise ArgumentError(f"expected {group} to draw, in a list, got {described(runs)}")
+    for each in runs:
+        check_type(each, expected, how)
 
 
 def add_title(figure: Figure, title: str | None) -> None:
@@ -146,6 +159,7 @@ def _wrapped(figure: Figure, text: str, size: float) -> str:
     return textwrap.fill(text, letters)
 
 
+@checked(figure=_FIGURE, path=file)
 def save_figure(figure: Figure, path: str | PathLike[str]) -> Path:
     """Writes a figure whole or not at all; equal figures give equal files.
 

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from losspath.analysis.distances import DistanceMap
+from losspath.arguments import AXES, TITLE, checked, count, of_type, optional, texts
 from losspath.errors import ArgumentError
 from losspath.figures.ground import EVALUATED, draw_ground
 from losspath.figures.scale import LossScale
@@ -27,6 +28,7 @@ from losspath.figures.style import (
     TEXT,
     add_footer,
     add_title,
+    check_group,
     check_type,
     describe_origin,
     new_figure,
@@ -36,11 +38,13 @@ from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
 
+_SCALE = of_type("losspath.figures.scale:LossScale", "make one by LossScale.of(surfaces)")
 _NOTHING = "#f2f2f2"  # where there is nothing to draw
 # A plane whose sides differ by more than this is not drawn to one scale: it would be a strip.
 _STRIP = 2.5
 
 
+@checked(axes=optional(AXES), title=TITLE, scale=optional(_SCALE))
 def plot_surface(
     surface: Surface,
     *,
@@ -90,6 +94,7 @@ def plot_surface(
 _UNEQUAL = "The axes are not to one scale."
 
 
+@checked(title=TITLE, titles=optional(texts), columns=count(1))
 def plot_surfaces(
     surfaces: Sequence[Surface],
     *,
@@ -115,10 +120,13 @@ def plot_surfaces(
     Raises:
         ArgumentError: no surface, or one with fewer than two lines along an axis.
     """
-    if not surfaces:
-        raise ArgumentError("expected at least one surface to draw")
-    for surface in surfaces:
-        check_type(surface, Surface, "a Surface")
+    check_group(surfaces, Surface, "a Surface", "at least one surface")
+    if distance is not None:
+        check_type(distance, DistanceMap, "distance as a DistanceMap")
+    if titles is not None and len(titles) != len(surfaces):
+        raise ArgumentError(
+            f"expected a title for each of {len(surfaces)} surfaces, got {len(titles)} titles"
+        )
     scale = LossScale.of(surfaces)
     count = len(surfaces) + (distance is not None)
     columns = min(count, columns)
@@ -160,6 +168,7 @@ def plot_surfaces(
     return figure
 
 
+@checked(axes=optional(AXES), title=TITLE)
 def plot_distance_map(
     distance: DistanceMap, *, axes: Axes | None = None, title: str | None = None
 ) -> Figure:
@@ -173,6 +182,7 @@ def plot_distance_map(
     Returns:
         The figure.
     """
+    check_type(distance, DistanceMap, "a DistanceMap, of distance_map(plane),")
     shown = title or "Distance of sampled-pca from sampled"
     if axes is not None:
         _draw_distance(axes, distance)
