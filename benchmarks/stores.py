@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from losspath.parameters import Entry, Layout
-from losspath.recording import store
+from losspath.recording import slots, store
+from losspath.recording.disk import Files
 
 COLUMNS = 61_706
 PORTION = 17
@@ -27,14 +28,21 @@ def plain(directory, rows):
     layout = Layout((Entry("w", (COLUMNS,), "float32", "parameter", 0),))
     header = store.Header(layout, "float32", 1, {})
     store.write_header(directory, header)
-    writer = store.Writer(directory, store.read_contents(directory, header))
+    files, records, done = Files(directory, store.DATA_FILES), [], 0
     for start in range(0, len(rows), PORTION):
         part = rows[start : start + PORTION]
-        writer.write_rows(part.view(np.uint8).reshape(-1).data)
-        digests = [store.row_digest(row) for row in part]
+        raw = part.view(np.uint8).reshape(-1).data
+        files.write(store.STATES, raw, start * header.row_bytes)
+        for row, digest in enumerate(map(store.row_digest, part), start):
+            records.append((slots.RECORD, 0, row, row, digest, 0, 0))
         if start % (8 * PORTION) == 0:
-            writer.commit(range(start, start + len(part)), digests, [0.0] * len(part), False)
-    writer.close()
+            files.sync(store.STATES)
+            new = slots.sealed(records, done, 0).tobytes()
+            for name in (store.RECORDS, store.RECORDS_COPY):
+                files.write(name, new, done * slots.SLOT_BYTES)
+                files.sync(name)
+            done, records = done + len(records), []
+    files.close()
 
 
 def read_plain(directory):

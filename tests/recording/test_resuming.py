@@ -136,6 +136,45 @@ def moved_aside(run, is_moved):
         yield
 
 
+def test_a_newest_state_whose_place_was_written_again_is_told_anew(tmp_path):
+    model = network()
+    with Recorder(tmp_path / "run", model, every=100) as recorder:
+        for step in (2, 4, 6, 8):
+            walk(recorder, model, step)
+            recorder.flush()  # into one of two places
+    for step in (6, 2):
+        with moved_aside(tmp_path / "run", True):
+            recorder = Recorder(
+                tmp_path / "run", model_at(step), every=100, existing="resume", step=step
+            )
+        recorder.flush()
+        assert Trajectory(tmp_path / "run").steps.tolist() == [0, step]
+        recorder.close()
+        assert_prefix(tmp_path / "run", truth(step), count=2, every=100)
+    record(tmp_path / "run", 9, model_at(2), every=100, existing="resume")
+    assert_prefix(tmp_path / "run", truth(9), count=2, every=100)
+
+
+def test_a_copy_that_the_writer_has_not_come_to_is_no_damage(tmp_path):
+    model = network()
+    recorder = Recorder(tmp_path / "run", model)
+    walk(recorder, model, 5)
+    recorder.flush()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ALL_FILES:
+        (copy / name).write_bytes((tmp_path / "run" / name).read_bytes())
+    recorder.close()
+    os.truncate(copy / RECORDS[1], 64 * 4)
+    path = assert_prefix(copy, truth(5), count=6)
+    assert path.notes == ["recording was cut off: 6 states until then"]
+    record(copy, 6, model_at(5), existing="resume")
+    assert (copy / RECORDS[0]).read_bytes() == (copy / RECORDS[1]).read_bytes()
+    os.truncate(copy / RECORDS[1], 64 * 4)
+    (note,) = Trajectory(copy).notes
+    assert "records.copy.bin is damaged or missing" in note
+
+
 def test_where_nothing_can_be_put_aside_nothing_is_done(run, monkeypatch):
     before = contents(run)
 

@@ -120,7 +120,7 @@ def open_run(
     kept = _kept(contents.stream.slots, resumed_at)
     check_state(directory, header, contents, state, resumed_at)
     stream = _cut_back(directory, written, contents, kept, made_again)
-    return _opened(directory, written, stream, kept)
+    return _opened(directory, written, stream)
 
 
 def _refuse_existing(directory: Path) -> NoReturn:
@@ -208,29 +208,50 @@ def _cut_back(
     kept: int,
     made_again: bool,
 ) -> slots.Stream:
-    """Leaves the first `kept` slots, and what they vouch for; the rest is put aside."""
+    """Leaves the first `kept` slots, and what they vouch for; the rest is put aside.
+
+    Returns:
+        The slots that are left.
+    """
     stream, lines = contents.stream, []
     dropped = stream.slots[kept:]
     if not len(stream):
         lines += _move_unvouched(directory)
     if np.any(dropped["kind"] == slots.RECORD) and not made_again:
         lines.append(copy_dropped(directory, header, stream.slots, kept))
-    is_whole = not contents.mended and not stream.torn and not len(stream.missing)
+    is_whole = not (contents.mended or stream.mended or stream.torn)
+    table, generation = stream.slots[:kept], stream.generation
     if not is_whole or len(dropped) > int(contents.closed):
-        stream = slots.Stream(
-            slots.renumbered(stream.slots[:kept], 0, stream.generation + 1),
-            stream.missing[:0],
-            stream.generation + 1,
-        )
-        raw = stream.slots.tobytes()
+        generation += 1
+        table = _without_old_newest(directory, header, table)
+        table = slots.renumbered(table, 0, generation)
+        raw = table.tobytes()
         for name in (store.RECORDS, store.RECORDS_COPY):
             write_atomically(directory / name, lambda file: file.write(raw))
     if set(contents.mended) & {store.META, store.META_COPY}:
         store.write_header(directory, header)
-    lines += _cut_rows(directory, header, contents, stream.slots[:kept])
+    lines += _cut_rows(directory, header, contents, table)
     if lines:
         warnings.warn(f"{directory}: {'; '.join(lines)}", LosspathWarning, stacklevel=5)
-    return stream
+    return slots.Stream(table, stream.missing[:0], generation)
+
+
+def _without_old_newest(directory: Path, header: store.Header, table: slots.Slots) -> slots.Slots:
+    """Without newest states whose places were written again since."""
+    of_newest = table["kind"] == slots.NEWEST
+    of_newest |= (table["kind"] == slots.SIDE) & ((table["flags"] & slots.OF_NEWEST) != 0)
+    places = np.flatnonzero(table["kind"] == slots.NEWEST)
+    if len(places) and (directory / store.NEWEST).exists():
+        last = table[places[-1]]
+        row = np.zeros(header.row_size, header.row_dtype)
+        path = directory / store.NEWEST
+        with wrap_os_errors(f"read {path}"), path.open("rb", buffering=0) as file:
+            file.seek(int(last["a"]) * header.row_bytes)
+            file.readinto(row.view(np.uint8).data)
+        if store.row_digest(row) == int(last["b"]):
+            of_newest &= table["step"] != last["step"]
+    kept: slots.Slots = table[~of_newest]
+    return kept
 
 
 def _move_unvouched(directory: Path) -> list[str]:
@@ -279,11 +300,9 @@ def _row_count(table: slots.Slots) -> int:
     return int(rows.max(initial=-1)) + 1
 
 
-def _opened(directory: Path, header: store.Header, stream: slots.Stream, kept: int) -> Opened:
-    table = stream.slots[:kept]
-    found = store.contents_of(
-        directory, header, slots.Stream(table, np.zeros(0, np.int64), stream.generation)
-    )
+def _opened(directory: Path, header: store.Header, stream: slots.Stream) -> Opened:
+    table = stream.slots
+    found = store.contents_of(directory, header, stream)
     records = table[table["kind"] == slots.RECORD]
     with_row = records[(records["a"] >= 0) & ((records["flags"] & slots.ROW_LOST) == 0)]
     known = Known()
@@ -306,7 +325,7 @@ def _opened(directory: Path, header: store.Header, stream: slots.Stream, kept: i
             key=known.key,
             known=known,
         ),
-        serial=kept,
+        serial=len(table),
         generation=stream.generation,
         names={name: number for number, name in slots.names(table).items()},
         records=len(records),

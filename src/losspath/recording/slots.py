@@ -78,6 +78,7 @@ class Stream:
         generation: of the stream.
         mended: names of copies that lack or miss something that the other has.
         torn: bytes behind the last slot, of both copies together.
+        behind: those of `mended` that only end earlier, as between two writes.
     """
 
     slots: Slots
@@ -85,6 +86,7 @@ class Stream:
     generation: int
     mended: tuple[str, ...] = ()
     torn: int = 0
+    behind: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -162,6 +164,11 @@ def merge(copies: dict[str, bytes]) -> Stream:
             name for name, (_, good) in parsed.items() if np.count_nonzero(good) < there.sum()
         ),
         torn=sum(len(copies[name]) - ends[name] * SLOT_BYTES for name in copies),
+        behind=tuple(
+            name
+            for name, (_, good) in parsed.items()
+            if 0 < ends[name] < length and np.count_nonzero(good) == ends[name]
+        ),
     )
 
 

@@ -73,6 +73,7 @@ __all__ = [
     "read_header",
     "read_stream",
     "row_digest",
+    "whole_until",
     "write_header",
 ]
 
@@ -120,7 +121,10 @@ def read_contents(directory: Path, header: Header) -> Contents:
             f"`losspath repair {directory}` keeps those that are whole"
         )
     contents.tail.update(_tail(directory, header, stream, size))
-    contents.mended.extend([*stream.mended, *damaged_copies(directory)])
+    # A writer has not come to a copy that ends earlier yet, or did not come to it any more.
+    behind = () if contents.closed else stream.behind
+    contents.mended.extend(name for name in stream.mended if name not in behind)
+    contents.mended.extend(damaged_copies(directory))
     return contents
 
 
@@ -224,3 +228,18 @@ def _values(
         own = values[values["a"] == number]
         found[name] = own["step"].astype(np.int64), slots.floats(own["d"])
     return found
+
+
+def whole_until(contents: Contents) -> int | None:
+    """The step of the last state before the first that is lost; None if that is the first of all.
+
+    It is the last step that was recorded where none is lost.
+    """
+    table = contents.stream.slots
+    lost = (table["kind"] == slots.RECORD) & ((table["flags"] & slots.ROW_LOST) != 0)
+    places = np.flatnonzero(lost | slots.lost_records(table))
+    if not len(places):
+        return contents.step
+    before = table[: places[0]]
+    steps = before["step"][before["kind"] == slots.RECORD]
+    return int(steps[-1]) if len(steps) else None

@@ -364,8 +364,9 @@ class Trajectory:
         Raises:
             ModelError: the model is not the network that was recorded.
         """
-        state = self[index]
-        load_state(model, self.layout, state, self.sides(index), self.side_kinds, buffers, self)
+        state, kinds = self[index], self.side_kinds
+        sides = self.sides(index) if buffers or "frozen" in kinds.values() else {}
+        load_state(model, self.layout, state, sides, kinds, buffers, self)
 
 
 def _as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
