@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from losspath.errors import LosspathError, ObjectiveError
+from losspath.errors import LosspathError, LosspathWarning, ObjectiveError
 from losspath.evaluation.caches import check_caches
-from losspath.evaluation.counting import ROUNDING, copied, counted, is_close, mean_of
+from losspath.evaluation.counting import ROUNDING, copied, counted, failed, is_close, mean_of
 from losspath.evaluation.data import Batch, Samples, map_tensors, rows_of, tensors_in
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.owner import check_against_owner
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count
 from losspath.evaluation.replica import overrides_train
-from losspath.parameters import flatten_parameters, unwrapped
+from losspath.parameters import flatten_parameters, named_modules, unwrapped
 
 if TYPE_CHECKING:
     from losspath.evaluation.objective import Objective
@@ -53,6 +54,7 @@ def _check(objective: Objective) -> None:
     note = _note_of(evaluator)
     if note:
         objective.notes.append(note)
+    _warn_of_hidden(unwrapped(objective.model))
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout))
     with evaluator.lent():
         vector = _settle(objective, evaluator, batch, own)
@@ -94,6 +96,24 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
             if np.isfinite(whole[LOSS][0]):
                 _check_means(objective, evaluator, batch, varied, whole)
     check_against_owner(objective, few, [vector, 1.4 * _far(objective, own, 0.2)])
+
+
+def _warn_of_hidden(model: torch.nn.Module) -> None:
+    """Parameters in lists and the like are no module's: neither recorded nor set."""
+    known = {id(parameter) for parameter in model.parameters()}
+    for name, module in named_modules(model):
+        for attribute, value in vars(module).items():
+            for tensor in tensors_in(value):
+                is_hidden = isinstance(tensor, torch.nn.Parameter) and id(tensor) not in known
+                if is_hidden and tensor.requires_grad and tensor.grad is not None:
+                    warnings.warn(
+                        f"{name or type(module).__name__}.{attribute} holds a parameter that the model does not know, with "
+                        "a gradient: it is neither recorded nor set, and keeps its numbers at "
+                        "every point; register it (nn.ParameterList, register_parameter)",
+                        LosspathWarning,
+                        stacklevel=5,
+                    )
+                    return
 
 
 def _note_of(evaluator: Evaluator) -> str:
@@ -179,7 +199,7 @@ def _first_count(objective: Objective, evaluator: Evaluator, batch: Batch) -> Co
         except Exception:
             if (cause := _as_float32(objective, evaluator, without)) is not None:
                 return cause
-            raise _failed(batch, without) from without
+            raise failed(batch, without) from without
         objective.needs_gradients = True
         torch.set_grad_enabled(True)  # inside `lent`, which puts it back
         return count
@@ -200,18 +220,6 @@ def _as_float32(objective: Objective, evaluator: Evaluator, error: Exception) ->
     except Exception:
         objective.data = before
         return None
-
-
-def _failed(batch: Batch, cause: Exception) -> ObjectiveError:
-    shapes = [
-        f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors_in((batch.args, batch.kwargs))
-    ]
-    reason = str(cause).strip().splitlines()
-    return ObjectiveError(
-        f"the model or the loss fails on the data (tensors {', '.join(shapes) or 'none'}): "
-        f"{type(cause).__name__}: {reason[0] if reason else ''}; expected what one step of the "
-        "training loop computes of a batch"
-    )
 
 
 def _check_repeats(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from losspath.evaluation.data import Batch, map_tensors
+from losspath.errors import ObjectiveError
+from losspath.evaluation.data import Batch, map_tensors, tensors_in
 from losspath.evaluation.quantities import Count, Sum
 
 if TYPE_CHECKING:
@@ -22,6 +23,19 @@ def counted(evaluator: Evaluator, batch: Batch) -> Count:
         return evaluator.objective.count_batch(evaluator.replica.model, copied(batch))
     finally:
         evaluator.restore()
+
+
+def failed(batch: Batch, cause: Exception) -> ObjectiveError:
+    """What to raise where the model or the loss raises an error of its own."""
+    shapes = [
+        f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors_in((batch.args, batch.kwargs))
+    ]
+    reason = str(cause).strip().splitlines()
+    return ObjectiveError(
+        f"the model or the loss fails on the data (tensors {', '.join(shapes) or 'none'}): "
+        f"{type(cause).__name__}: {reason[0] if reason else ''}; expected what one step of the "
+        "training loop computes of a batch"
+    )
 
 
 def copied(batch: Batch) -> Batch:

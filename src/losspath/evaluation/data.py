@@ -177,6 +177,11 @@ class Data:
         self._is_copied = size <= COPIED_BYTES
 
         def stage(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.is_meta:
+                raise ObjectiveError(
+                    f"expected data with numbers, got a tensor {tuple(tensor.shape)} on the meta "
+                    "device, which has none; make it on a real device"
+                )
             moved = tensor.detach().to(device)
             own = tensor.device != device
             return moved if own or not self._is_copied else moved.clone()

@@ -12,8 +12,10 @@ import numpy.typing as npt
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
-from losspath.errors import ModelError
+from losspath.arguments import as_numbers
+from losspath.errors import LosspathError, ModelError
 from losspath.evaluation.attributes import Kept
+from losspath.evaluation.counting import failed
 from losspath.evaluation.data import Batch, Part, Samples
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.quantities import Count, Evaluation
@@ -121,6 +123,10 @@ class Evaluator:
         batch = self.objective.data.load(part)
         try:
             return self.objective.count_batch(self.replica.model, batch)
+        except (LosspathError, MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as cause:
+            raise failed(batch, cause) from cause
         finally:
             self.restore()
 
@@ -147,7 +153,8 @@ class Evaluator:
             self.restore()
 
     def _vector(self, parameters: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
-        if isinstance(parameters, np.ndarray):
+        if not isinstance(parameters, torch.Tensor) or parameters.is_complex():
+            parameters = as_numbers("parameters", "one state (P,), such as path[-1]", parameters)
             parameters = np.require(parameters, requirements=["C", "W"])
         vector = torch.as_tensor(parameters)
         count = self.objective.parameter_count

@@ -7,12 +7,13 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from losspath.arguments import checked, count, described, flag, mapping, one_of, optional, text
 from losspath.errors import ArgumentError, ModelError, UnsupportedError
 from losspath.evaluation.checks import check_objective
 from losspath.evaluation.data import (
@@ -46,6 +47,15 @@ from losspath.parameters import Layout, in_order, named_parameters
 LossFunction = Callable[[Any, Any], Any]
 BatchLoss = Callable[[torch.nn.Module, Any], Any]
 Buffers = Literal["model", "recorded", "recalibrated"]
+
+_CHECKED = checked(
+    batch_size=count(1),
+    buffers=optional(one_of(get_args(Buffers))),
+    metrics=optional(mapping),
+    name=optional(text),
+    check=flag,
+    stage=flag,
+)
 
 # Enough to tell one function from another: the samples have a digest of their own.
 _FINGERPRINT_SAMPLES = 1000
@@ -95,6 +105,7 @@ class Objective:
         >>> objective(path[-1]).loss  # doctest: +SKIP
     """
 
+    @_CHECKED
     def __init__(
         self,
         model: torch.nn.Module,
@@ -112,8 +123,6 @@ class Objective:
             raise ArgumentError(
                 f"expected loss_fn as a function of outputs and targets, got {loss_fn!r}"
             )
-        if batch_size < 1:
-            raise ArgumentError(f"expected batch_size ≥ 1, got {batch_size}")
         self._begin(model, loss_fn, buffers, metrics, name, check)
         self._takes_targets = targets is not None or _positional(loss_fn) != 1
         if not self.layout.is_wide:
@@ -125,6 +134,7 @@ class Objective:
         check_objective(self)
 
     @classmethod
+    @_CHECKED
     def of_batches(
         cls,
         model: torch.nn.Module,
@@ -184,10 +194,9 @@ class Objective:
         check: bool,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
-            raise ArgumentError(f"expected model as a torch.nn.Module, got {type(model).__name__}")
-        if buffers not in (None, "model", "recorded", "recalibrated"):
             raise ArgumentError(
-                f'expected buffers="model", "recorded" or "recalibrated", got {buffers!r}'
+                f"expected model as a torch.nn.Module, got {described(model)}; give the network "
+                "itself"
             )
         self.model = model
         self.loss_fn = loss_fn
@@ -202,6 +211,11 @@ class Objective:
         self.reads_pass = False  # whether the loss takes more from a pass than its outputs
         self.notes: list[str] = []
         self.device = next(model.parameters()).device
+        if self.device.type == "meta":
+            raise ModelError(
+                "expected a model with numbers, got one on the meta device, which has none; make "
+                'it on a real device, as by model.to_empty(device="cpu"), and load its weights'
+            )
         self._names = tuple(name for name, _ in named_parameters(model))
         self._merged = merged_modules(model)
         self._by_batches = False

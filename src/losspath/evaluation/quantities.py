@@ -78,7 +78,7 @@ def metrics_of(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
     for name, given in (metrics or {}).items():
         pair = given if isinstance(given, tuple) else (given, None)
         fits = len(pair) == 2 and callable(pair[0]) and (pair[1] is None or callable(pair[1]))
-        if not fits or name == LOSS:
+        if not fits or name == LOSS or not isinstance(name, str):
             raise ArgumentError(
                 f"expected metrics as functions, or pairs (function, last function), by names "
                 f"other than {LOSS!r}; got {given!r} as {name!r}"
