@@ -78,7 +78,9 @@ class Writer:
         self._unsynced = {store.STATES: 0, store.SIDES: 0, store.NEWEST: 0}
         self._saw_closing = self._ended = False
         self._is_begun = self._is_over = False
-        self._files = Files(directory, _FILES if every > 1 else _FILES_OF_ROWS)
+        # A state whose row was lost is told again as the newest, whatever `every` is.
+        again = first.base.row_step >= 0 and not first.base.has_state
+        self._files = Files(directory, _FILES if every > 1 or again else _FILES_OF_ROWS)
         self._sides_end = -(-self._files.size(store.SIDES) // 8) * 8
 
     def start(self) -> None:

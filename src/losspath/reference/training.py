@@ -342,7 +342,13 @@ def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> i
                 f"{directory} holds a run with {shown} {before.get(name)} and {shown} {value} is "
                 "asked for; only --epochs may grow: choose another directory (--out)"
             )
-    return len(store.read_contents(directory, store.read_header(directory)).all_losses)
+    until = store.whole_until(store.read_contents(directory, store.read_header(directory)))
+    if until is None:
+        raise RunError(
+            f"the first state of {directory} is lost, so its training cannot go on; choose another "
+            "directory (--out)"
+        )
+    return until
 
 
 # What runs of versions that had no such option were trained with.
