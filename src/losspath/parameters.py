@@ -376,10 +376,30 @@ def _numbers(tensor: torch.Tensor) -> torch.Tensor:
     return places.reshape(-1)
 
 
+def positions_in(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
+    """For each number of a tensor, which number of another one it is, both flattened.
+
+    None where they do not have the same numbers in memory.
+    """
+    place = _storage(one)
+    if place is None or place != _storage(other) or one.dtype != other.dtype:
+        return None
+    mine, (theirs, order) = _numbers(one), _numbers(other).sort()
+    if len(mine) != len(theirs) or not torch.equal(mine.sort()[0], theirs):
+        return None
+    return order[torch.searchsorted(theirs, mine)]
+
+
 def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bool) -> None:
     if torch.nn.parameter.is_lazy(tensor):
         raise ModelError(
             f"parameter {name} has no shape yet; run one batch through the lazy model first"
+        )
+    if hasattr(tensor, "full_tensor") and hasattr(tensor, "to_local"):
+        raise ModelError(
+            f"parameter {name} is a {type(tensor.data).__name__}, of which a process holds a part; "
+            "expected whole tensors: use the model before it is sharded (fully_shard), or a copy "
+            "that full_tensor() of each parameter is written to"
         )
     if tensor.is_complex() and not allow_complex:
         raise ModelError(

@@ -1,6 +1,7 @@
 """Models and losses that keep things, read things and share things, against plain loops."""
 
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import losspath.evaluation.engine
 from losspath import Objective, compute_surface, fit_plane, interpolate, measure_dynamics
-from losspath.errors import ObjectiveError
+from losspath.errors import LosspathWarning, ObjectiveError
 
 torch.manual_seed(0)
 X = torch.randn(61, 8)
@@ -421,3 +422,145 @@ def test_derivatives_inside_inference_mode():
         found = measure_dynamics(path, Objective(model, X, Y, ce), 2)
     np.testing.assert_allclose(found.gradient_norm, expected.gradient_norm)
     np.testing.assert_allclose(found.sharpness, expected.sharpness, rtol=0.02)
+
+
+class SharedMemory(nn.Module):
+    """Two Parameters of one memory, one of them turned."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 6, bias=False)
+        self.second = nn.Linear(6, 8, bias=False)
+        self.second.weight = nn.Parameter(self.first.weight.data.t())
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+def test_derivatives_are_by_numbers_not_by_parameters():
+    model = SharedMemory()
+    path = np.stack([numbers(model)[48:] * scale for scale in (1.0, 1.3, 0.7)])
+    found = measure_dynamics(path, Objective(model, X, Y, ce), 3)
+
+    def loss(vector):
+        weight, head, bias = vector[:48].view(6, 8), vector[48:64].view(2, 8), vector[64:]
+        hidden = torch.tanh(torch.tanh(X.double() @ weight.t()) @ weight)
+        return ce(hidden @ head.t() + bias, Y)
+
+    for row, vector in enumerate(path):
+        at = torch.from_numpy(vector.astype(np.float64)).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(at), at)
+        hessian = torch.autograd.functional.hessian(loss, at.detach())
+        assert found.gradient_norm[row] == pytest.approx(float(gradient.norm()), rel=1e-4)
+        largest = float(torch.linalg.eigvalsh(hessian)[-1])
+        assert found.sharpness[row] == pytest.approx(largest, rel=0.02)
+
+
+def test_modules_that_are_not_copied_are_put_back():
+    class Single(nn.Linear):
+        def __deepcopy__(self, memo):
+            return self
+
+    def make():
+        return nn.Sequential(Single(8, 6), nn.Tanh(), nn.Linear(6, 2))
+
+    model = make()
+    before = [p.detach().clone() for p in model.parameters()]
+    objective = Objective(model, X, Y, ce)
+    vector = numbers(model) * 1.5
+    found = objective(vector).loss
+    assert model.training
+    assert model[0].training
+    assert all(map(torch.equal, before, model.parameters()))
+    assert found == pytest.approx(float(ce(written(make(), vector)(X), Y)), rel=1e-5)
+    assert "__deepcopy__" in objective.provenance["notes"][0]
+
+
+def test_trained_parameters_that_no_module_knows_are_told_of():
+    class Hiding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights, self.head = [nn.Parameter(torch.randn(8, 6))], nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(torch.tanh(x @ self.weights[0]))
+
+    model = Hiding()
+    Objective(model, X, Y, ce)
+    ce(model(X), Y).backward()
+    with pytest.warns(LosspathWarning, match=r"weights holds a parameter that the model does not"):
+        Objective(model, X, Y, ce)
+
+
+# -- interrupts ------------------------------------------------------------------------------------
+
+
+def everything(model):
+    """What a caller has, by identity and bytes."""
+    modules = dict(model.named_modules())
+    return (
+        [(n, id(t), t.data_ptr(), t.detach().numpy().tobytes()) for n, t in all_tensors(model)],
+        [(n, k, id(v)) for n, m in modules.items() for k, v in vars(m).items()],
+        {
+            n: list(vars(m)["_buffers"].items())
+            for n, m in modules.items()
+            if not list(m.children())
+        },
+        [m.training for m in modules.values()],
+        torch.get_rng_state().numpy().tobytes(),
+        np.random.get_state()[1].tobytes(),  # noqa: NPY002
+        (torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()),
+    )
+
+
+def all_tensors(model):
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def test_an_interrupt_at_any_line_leaves_all_as_it_was():
+    model, loss = with_list()
+    model.add_module("norm", nn.BatchNorm1d(2))
+    objective = Objective(model, X, Y, loss, batch_size=61)
+    vector = numbers(model) * 2
+    before, lines, stop = everything(model), [], [-1]
+
+    def trace(frame, event, argument):
+        if "losspath/evaluation" not in frame.f_code.co_filename:
+            return None
+
+        def line(frame, event, argument):
+            if event == "line":
+                lines.append(frame.f_lineno)
+                if len(lines) == stop[0]:
+                    raise KeyboardInterrupt
+            return line
+
+        return line
+
+    def traced():
+        lines.clear()
+        other = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            objective(vector)
+        finally:
+            sys.settrace(other)
+
+    traced()
+    first_time = {}  # one interrupt for each place, first and last that it is come to
+    for number, place in enumerate(lines, 1):
+        first_time.setdefault(place, []).append(number)
+    expected = objective(vector).loss
+    interrupted = 0
+    for numbers_of_place in first_time.values():
+        for number in {numbers_of_place[0], numbers_of_place[-1]}:
+            stop[0] = number
+            try:
+                traced()
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert everything(model) == before
+    stop[0] = -1
+    assert interrupted > 100
+    assert objective(vector).loss == expected

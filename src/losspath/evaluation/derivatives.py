@@ -15,7 +15,7 @@ from losspath.errors import LosspathError, ModelError, ObjectiveError, Unsupport
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides
-from losspath.parameters import named_parameters
+from losspath.parameters import named_parameters, positions_in
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,7 +69,7 @@ class Derivatives:
         with self._totals() as totals:
             for total, share in totals:
                 loss, weight = loss + float(total.detach()), weight + share
-                gradient += self._flat(self._differentiated(total)).cpu()
+                gradient += self._differentiated(total).cpu()
         return loss / weight, (gradient / weight).numpy()
 
     @torch.inference_mode(False)
@@ -81,10 +81,10 @@ class Derivatives:
         with self._totals() as totals:
             for total, share in totals:
                 weight += share
-                gradient = self._flat(self._differentiated(total, create_graph=True))
+                gradient = self._differentiated(total, create_graph=True)
                 if gradient.requires_grad:  # a loss that is linear has no second derivative
                     slope = torch.dot(gradient, along.to(gradient.dtype))
-                    product += self._flat(self._differentiated(slope)).detach().cpu()
+                    product += self._differentiated(slope).detach().cpu()
         return (product / weight).numpy()
 
     def sharpness(self, *, tolerance: float = 0.01, seed: int = 0) -> float:
@@ -133,25 +133,42 @@ class Derivatives:
         """For each batch: the sum of its losses, with torch's graph, and their weight."""
         # A loss that holds the caller's parameters reads those, with the same numbers: the
         # derivative is by both. While the model is lent, it has the copy's.
-        named = dict(named_parameters(self._objective.model))
-        owners = [named[entry.name] for entry in self._objective.layout.parameters]
+        owners = self._leaves_of(self._objective.model)
         with self._evaluator.lent(), _twice_differentiable(), torch.enable_grad(), _explained():
             self._evaluator.write(self._vector, self._sides)
             replica = self._evaluator.replica
-            self._points = [replica.parameters, owners] if replica.is_private else [owners]
-            flags = [(p, p.requires_grad) for points in self._points for p in points]
+            copies = self._leaves_of(replica.model)
+            self._leaves = [*copies, *owners] if replica.is_private else owners
+            flags = [(leaf, leaf.requires_grad) for leaf, _ in self._leaves]
             sparse = [m for m in replica.model.modules() if getattr(m, "sparse", False) is True]
             try:
-                for parameter, _ in flags:
-                    parameter.requires_grad_()
+                for leaf, _ in flags:
+                    leaf.requires_grad_()
                 for module in sparse:  # sparse gradients cannot be differentiated again
                     module.sparse = False  # type: ignore[assignment]
                 yield self._each_total()
             finally:
-                for parameter, flag in flags:
-                    parameter.requires_grad_(flag)
+                for leaf, flag in flags:
+                    leaf.requires_grad_(flag)
                 for module in sparse:
                     module.sparse = True  # type: ignore[assignment]
+
+    def _leaves_of(self, model: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """A model's parameters that a vector is of, in order, and others of the same memory.
+
+        With the places in the vector of each number; None for where they come in order.
+        """
+        named = dict(named_parameters(model))
+        entries = self._objective.layout.parameters
+        leaves: list[tuple[torch.Tensor, torch.Tensor | None]] = [
+            (named.pop(entry.name), None) for entry in entries
+        ]
+        for entry, (parameter, _) in zip(entries, list(leaves), strict=True):
+            for name in list(named):
+                positions = positions_in(named[name], parameter)
+                if positions is not None:
+                    leaves.append((named.pop(name), positions + entry.offset))
+        return leaves
 
     def _each_total(self) -> Iterator[tuple[torch.Tensor, float]]:
         model = self._evaluator.replica.model
@@ -167,31 +184,36 @@ class Derivatives:
             finally:
                 self._evaluator.restore()
 
-    def _differentiated(
-        self, total: torch.Tensor, create_graph: bool = False
-    ) -> list[torch.Tensor]:
-        """Derivatives by each parameter, summed over the sets of parameters that hold it."""
+    def _differentiated(self, total: torch.Tensor, create_graph: bool = False) -> torch.Tensor:
+        """The derivative (P,), summed over all tensors that hold a number."""
         if not total.requires_grad:
-            return [torch.zeros_like(parameter) for parameter in self._points[0]]
-        leaves = [parameter for points in self._points for parameter in points]
+            return torch.zeros(len(self._vector), dtype=torch.float64, device=total.device)
         found = torch.autograd.grad(
             total,
-            leaves,
+            [leaf for leaf, _ in self._leaves],
             create_graph=create_graph,
             retain_graph=True,
             allow_unused=True,
             materialize_grads=True,
         )
-        dense = [each.to_dense() if each.is_sparse else each for each in found]
-        count = len(self._points[0])
-        first = dense[:count]
-        for start in range(count, len(dense), count):
-            first = [a + b for a, b in zip(first, dense[start : start + count], strict=True)]
-        return first
+        flat = [_flat(each) for each in found]
+        count = len(self._objective.layout.parameters)
+        derivative = torch.zeros(len(self._vector), dtype=torch.float64, device=flat[0].device)
+        at = 0
+        while at < len(flat):
+            positions = self._leaves[at][1]
+            if positions is None:
+                derivative = derivative + torch.cat(flat[at : at + count])
+                at += count
+            else:
+                derivative = derivative.index_add(0, positions.to(derivative.device), flat[at])
+                at += 1
+        return derivative
 
-    def _flat(self, tensors: list[torch.Tensor]) -> torch.Tensor:
-        parts = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
-        return torch.cat([part.reshape(-1).double() for part in parts])
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    dense = tensor.to_dense() if tensor.is_sparse else tensor
+    return (torch.view_as_real(dense) if dense.is_complex() else dense).reshape(-1).double()
 
 
 @contextmanager

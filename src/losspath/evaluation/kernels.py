@@ -24,8 +24,11 @@ def unfused() -> Iterator[None]:
 def fused(is_on: bool) -> Iterator[None]:
     """Turns those kernels on or off inside."""
     before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(is_on)
     try:
-        yield
-    finally:
+        try:
+            torch.backends.mha.set_fastpath_enabled(is_on)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
+    finally:  # again, as an interrupt may have come before the first
         torch.backends.mha.set_fastpath_enabled(before)

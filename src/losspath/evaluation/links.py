@@ -61,11 +61,9 @@ def linked(model: torch.nn.Module, copied: torch.nn.Module) -> Iterator[Callable
         for _, tensor, data in tensors:
             tensor.data = data
 
-    try:
+    with afterwards(unlink):
         link()
         yield link
-    finally:
-        surely(unlink)
 
 
 def _named_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -86,6 +84,22 @@ def _pairs(
         if not isinstance(module, torch.jit.ScriptModule):
             pairs.append((module, module.__dict__, made))
     return pairs
+
+
+@contextmanager
+def afterwards(put_back: Callable[[], None]) -> Iterator[None]:
+    """Puts things back at the end, even where one interrupt comes at any moment.
+
+    Args:
+        put_back: what does; it is called twice, so that one interrupt does not keep it from it.
+    """
+    try:
+        try:
+            yield
+        finally:
+            surely(put_back)
+    finally:
+        surely(put_back)
 
 
 def surely(put_back: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from losspath.evaluation.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch
 from losspath.evaluation.evaluator import Evaluator, loss_modules
 from losspath.evaluation.kernels import unfused
-from losspath.evaluation.links import linked, surely
+from losspath.evaluation.links import afterwards, linked
 from losspath.evaluation.quantities import Count
 from losspath.evaluation.replica import copy_model, overrides_train
 from losspath.evaluation.undisturbed import random_fork, undisturbed
@@ -110,11 +110,9 @@ def _written(objective: Objective, vector: torch.Tensor) -> Iterator[None]:
         for parameter, value in zip(parameters, before, strict=True):
             parameter.data.copy_(value)
 
-    try:
+    with afterwards(put_back):
         _write(parameters, vector, objective)
         yield
-    finally:
-        surely(put_back)
 
 
 def _write(parameters: list[torch.Tensor], vector: torch.Tensor, objective: Objective) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from losspath.errors import ModelError
 from losspath.evaluation.attributes import put_back, remembered
-from losspath.evaluation.links import is_plain, linked, surely
+from losspath.evaluation.links import afterwards, is_plain, linked
 from losspath.parameters import (
     Layout,
     SideTensor,
@@ -48,6 +48,10 @@ def copy_model(model: torch.nn.Module) -> torch.nn.Module:
         if id(tensor) not in memo and is_plain(tensor):
             memo[id(tensor)] = _copy_tensor(tensor, storages)
     copied: torch.nn.Module = copy.deepcopy(model, memo)
+    own = {id(held) for held in (*model.modules(), *model.parameters())}
+    for name, held in (*copied.named_modules(), *copied.named_parameters()):
+        if id(held) in own:
+            raise ModelError(f"{name or 'the model'} is not copied by its own __deepcopy__")
     return copied
 
 
@@ -286,10 +290,8 @@ class Replica:
         """For a model that cannot be copied: its own numbers are put back afterwards."""
         tensors = [*self._rows, *(each.tensor for each in self._sides)]
         before = [tensor.detach().clone() for tensor in tensors]
-        try:
+        with afterwards(lambda: _write_back(tensors, before)):
             yield
-        finally:
-            surely(lambda: _write_back(tensors, before))
 
 
 def _write_back(tensors: list[torch.Tensor], before: list[torch.Tensor]) -> None:

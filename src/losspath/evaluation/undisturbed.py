@@ -11,20 +11,23 @@ import torch
 from torch.nn.utils import parametrize
 
 from losspath.evaluation.attributes import attributes_of
-from losspath.evaluation.links import surely
+from losspath.evaluation.links import afterwards
 
 
 @contextmanager
 def _exact(on_gpu: bool) -> Iterator[None]:
     flags = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")]
-    before = [getattr(owner, name) for owner, name in flags] if on_gpu else []
-    try:
-        for owner, name in flags if on_gpu else []:
+    flags = flags if on_gpu else []
+    before = [getattr(owner, name) for owner, name in flags]
+
+    def put_back() -> None:
+        for (owner, name), value in zip(flags, before, strict=True):
+            setattr(owner, name, value)
+
+    with afterwards(put_back):
+        for owner, name in flags:
             setattr(owner, name, False)
         yield
-    finally:
-        for (owner, name), value in zip(flags, before, strict=False):
-            setattr(owner, name, value)
 
 
 @contextmanager
@@ -32,23 +35,26 @@ def random_fork(model: torch.nn.Module) -> Iterator[None]:
     """Inside, random numbers are drawn from copies of the states; afterwards all are as before."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
+
+    def put_back() -> None:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+    with afterwards(put_back), torch.random.fork_rng(devices=devices):
+        yield
 
 
 @contextmanager
 def _uncached() -> Iterator[None]:
     """Outside of what keeps parametrised tensors (`parametrize.cached`): they are to be others."""
     before = parametrize._cache_enabled, parametrize._cache
-    try:
+
+    def put_back() -> None:
+        parametrize._cache_enabled, parametrize._cache = before
+
+    with afterwards(put_back):
         parametrize._cache_enabled, parametrize._cache = 0, {}
         yield
-    finally:
-        parametrize._cache_enabled, parametrize._cache = before
 
 
 @contextmanager
@@ -75,10 +81,7 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
                 parameter.grad = gradient
 
     on_gpu = any(parameter.device.type == "cuda" for parameter in model.parameters())
-    try:
-        with random_fork(model), _exact(on_gpu), _uncached():
-            for module, _ in modes:
-                module.training = False
-            yield
-    finally:
-        surely(put_back)
+    with afterwards(put_back), random_fork(model), _exact(on_gpu), _uncached():
+        for module, _ in modes:
+            module.training = False
+        yield
