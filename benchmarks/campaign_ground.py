@@ -67,8 +67,8 @@ class Counter:
         self._memory[:8] = struct.pack("q", number)
 
 
-def in_child(action: Callable[[], object]) -> int:
-    """Runs `action` in a forked child, which says nothing; returns its id."""
+def in_child(action: Callable[[], object], quiet: bool = False) -> int:
+    """Runs `action` in a forked child, which says nothing (but errors); returns its id."""
     # A signal is to hit the action, and not what Python does in a fork.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     pid = os.fork()
@@ -79,6 +79,8 @@ def in_child(action: Callable[[], object]) -> int:
     try:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
+        if quiet:
+            os.dup2(silence, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         warnings.simplefilter("ignore", LosspathWarning)

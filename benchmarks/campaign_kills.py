@@ -103,7 +103,7 @@ def campaign_of_training(share: float, moments: random.Random, place: Path) -> T
     truth = Trajectory(place / "whole")
     rows, losses = truth[:], truth.all_losses
     for number in signals(share, 0.15):
-        pid = in_child(lambda: command(*TRAIN, "--out", run))
+        pid = in_child(lambda: command(*TRAIN, "--out", run), quiet=True)
         with tally.judged(f"signal {number}"):
             code = stopped(pid, moments.uniform(0.05, 1.5), number)
             if code == 1 and number == signal.SIGKILL:
@@ -129,7 +129,7 @@ def campaign_of_drawing(share: float, moments: random.Random, place: Path) -> Ta
     (file,) = (place / "drawn" / "results").glob("surface-*.npz")
     truth, points = losspath.Surface.load(file), 0
     for number in signals(share, 0.15):
-        pid = in_child(lambda: command("surface", run, *SURFACE))
+        pid = in_child(lambda: command("surface", run, *SURFACE), quiet=True)
         with tally.judged(f"signal {number}"):
             stopped(pid, moments.uniform(0.3, 2.0), number)
             journals = list((run / "results").glob("*.points"))

@@ -192,9 +192,17 @@ def test_stopped_anywhere_it_is_readable_or_goes_on(tmp_path, monkeypatch, error
                 done = True
         if not done:
             stopped += 1
-            # Between the last old file and the first new one there is no run to read.
-            with contextlib.suppress(StoreError):
-                assert_same(Trajectory(run), walk)
+            # Between the last old file and the first new one there is no run to read or write.
+            try:
+                path = Trajectory(run)
+            except StoreError:
+                path = None
+            if path is None:
+                for call in (Trajectory, lambda run: Recorder(run, walk.model, existing="resume")):
+                    with pytest.raises(StoreError, match="losspath migrate"):
+                        call(run)
+            else:
+                assert_same(path, walk)
             kept = {(Path(name).name, raw) for name, raw in snapshot(run).items()}
             assert whole <= kept
             migrate(run)

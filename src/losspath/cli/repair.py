@@ -19,12 +19,13 @@ from losspath.reference.training import HISTORY
 
 def repair_run(directory: Path) -> None:
     """Repairs the trajectory, and moves other damaged files aside; deletes nothing."""
-    lines = repair_trajectory(directory)
-    lines += _repair_training(directory)
-    lines += _repair_results(directory)
-    for line in lines:
-        say(f"{directory}: {line}")
-    if not lines:
+    done = 0
+    # Each line is said as it is done, as what comes after it may fail.
+    for lines in (repair_trajectory, _repair_training, _repair_results):
+        for line in lines(directory):
+            say(f"{directory}: {line}")
+            done += 1
+    if not done:
         say(f"{directory}: nothing to repair")
 
 

@@ -23,6 +23,8 @@ _INSIDE_WRAPPERS = re.compile(
 
 META = "trajectory.json"
 META_COPY = "trajectory.copy.json"
+# A directory in a run that is being brought over to this format: its new files.
+MIGRATED = "migrated"
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Header:
 
 
 def exists(directory: Path) -> bool:
-    """Whether a run was begun in this directory: either copy of its header is there."""
-    return (directory / META).exists() or (directory / META_COPY).exists()
+    """Whether a run was begun here: a copy of its header is there, or both are to come."""
+    return any((directory / name).exists() for name in (META, META_COPY, MIGRATED))
 
 
 def write_header(directory: Path, header: Header) -> None:
@@ -92,14 +94,19 @@ def read_header(directory: Path) -> Header:
             f"{directory} holds no recorded trajectory"
             + ("" if directory.is_dir() else ": there is no such directory")
         )
-    errors: list[StoreError] = []
+    errors = [
+        StoreError(
+            f"{directory} was being brought over to format {VERSION} when that was stopped; "
+            f"`losspath migrate {directory}` goes on with it"
+        )
+    ]
     for name in (META, META_COPY):
         if (directory / name).exists():
             try:
                 return _header(directory / name, read_document(directory / name))
             except StoreError as error:
                 errors.append(error)
-    raise errors[0]
+    raise errors[min(1, len(errors) - 1)]
 
 
 def damaged_copies(directory: Path) -> list[str]:

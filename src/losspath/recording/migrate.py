@@ -29,12 +29,12 @@ from losspath.files import (
     write_document,
 )
 from losspath.recording import format1, sides, slots, store
-from losspath.recording.header import VERSION, Header, read_header, write_header
+from losspath.recording.header import MIGRATED, VERSION, Header, read_header, write_header
 from losspath.recording.salvage import Salvaged, salvage
 
 # Where new files are written, and where they are once they are whole.
 BEGUN = "migrating"
-READY = "migrated"
+READY = MIGRATED
 _ASIDE = "aside.json"
 
 OLD_FILES = (store.META, *format1.DATA_FILES)

@@ -38,6 +38,7 @@ class _Plan:
     """What is to be written anew, and what is told about it."""
 
     files: dict[str, bytes] = field(default_factory=dict)
+    completed: set[str] = field(default_factory=set)  # of them, what holds all that is there
     lines: list[str] = field(default_factory=list)
 
 
@@ -55,7 +56,7 @@ def repair_trajectory(directory: Path) -> list[str]:
             must make way cannot be renamed; then nothing is done.
         BusyError: a recorder is writing there.
     """
-    if not exists(directory) and not (directory / migrate.READY).is_dir():
+    if not exists(directory):
         read_header(directory)
     with only_writer(directory / store.LOCK, f"to {directory}"):
         lines = migrate.finish(directory) if (directory / migrate.READY).is_dir() else []
@@ -272,6 +273,10 @@ def _plan_copies(directory: Path, right: bytes, plan: _Plan) -> None:
             continue
         plan.files[name] = right
         plan.lines.append(f"{name} was {'missing' if raw is None else 'not whole'}; written anew")
+        if raw is not None and right.startswith(
+            raw[: len(raw) // slots.SLOT_BYTES * slots.SLOT_BYTES]
+        ):
+            plan.completed.add(name)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -288,7 +293,7 @@ def _carry_out(directory: Path, plan: _Plan) -> list[str]:
             for name, raw in plan.files.items():
                 new[name] = directory / f".{name}.{secrets.token_hex(4)}.tmp"
                 _write(new[name], raw)
-            moved = list(_swap(directory, new))
+            moved = list(_swap(directory, new, plan.completed))
         finally:
             for beside in new.values():
                 beside.unlink(missing_ok=True)
@@ -296,8 +301,8 @@ def _carry_out(directory: Path, plan: _Plan) -> list[str]:
     return [*plan.lines, *(f"moved the old {file.name} to {file.parent.name}" for file in moved)]
 
 
-def _swap(directory: Path, new: Mapping[str, Path]) -> Iterator[Path]:
-    there = [name for name in new if (directory / name).exists()]
+def _swap(directory: Path, new: Mapping[str, Path], completed: set[str]) -> Iterator[Path]:
+    there = [name for name in new if (directory / name).exists() and name not in completed]
     aside = new_aside(directory) if there else None
     for name, beside in new.items():
         if name in there:
@@ -307,7 +312,7 @@ def _swap(directory: Path, new: Mapping[str, Path]) -> Iterator[Path]:
                 if aside is not None and not any(aside.iterdir()):
                     aside.rmdir()
                 raise
-        beside.rename(directory / name)
+        beside.replace(directory / name)
 
 
 def _write(path: Path, raw: bytes) -> None:
