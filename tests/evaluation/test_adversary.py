@@ -564,3 +564,25 @@ def test_an_interrupt_at_any_line_leaves_all_as_it_was():
     stop[0] = -1
     assert interrupted > 100
     assert objective(vector).loss == expected
+
+
+# -- accuracy --------------------------------------------------------------------------------------
+
+
+def test_accuracy_is_absent_where_the_loss_leaves_targets_out():
+    """Which they are is not seen: class 0 is padding, say."""
+
+    def loss(o, t):
+        return ce(o, t, reduction="sum", ignore_index=0), (t != 0).sum()
+
+    model = mlp()
+    assert Objective(model, X, Y, loss, batch_size=20)(numbers(model)).accuracy is None
+    targets = Y.clone()
+    targets[:10] = -100  # seen by torch's own convention
+
+    def usual(o, t):
+        return ce(o, t, reduction="sum"), (t >= 0).sum()
+
+    right = (model(X).argmax(dim=1) == Y)[10:].float().mean()
+    found = Objective(model, X, targets, usual, batch_size=20)(numbers(model)).accuracy
+    assert found == pytest.approx(float(right))

@@ -107,9 +107,10 @@ def _warn_of_hidden(model: torch.nn.Module) -> None:
                 is_hidden = isinstance(tensor, torch.nn.Parameter) and id(tensor) not in known
                 if is_hidden and tensor.requires_grad and tensor.grad is not None:
                     warnings.warn(
-                        f"{name or type(module).__name__}.{attribute} holds a parameter that the model does not know, with "
-                        "a gradient: it is neither recorded nor set, and keeps its numbers at "
-                        "every point; register it (nn.ParameterList, register_parameter)",
+                        f"{name or type(module).__name__}.{attribute} holds a parameter that the "
+                        "model does not know, with a gradient: it is neither recorded nor set, and "
+                        "keeps its numbers at every point; register it (nn.ParameterList, "
+                        "register_parameter)",
                         LosspathWarning,
                         stacklevel=5,
                     )

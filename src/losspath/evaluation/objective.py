@@ -32,8 +32,10 @@ from losspath.evaluation.evaluator import LENT, Evaluator
 from losspath.evaluation.quantities import (
     ACCURACY,
     LOSS,
+    UNKNOWN,
     Count,
     Evaluation,
+    Sum,
     check_single,
     count_correct,
     metrics_of,
@@ -465,10 +467,16 @@ class Objective:
         size = batch.size
         counts = {LOSS: summed(self._loss_of(outputs, batch.targets), size)}
         if ACCURACY not in self.metrics:
-            counts[ACCURACY] = count_correct(outputs, batch.targets)
+            counts[ACCURACY] = self._correct(outputs, batch, counts[LOSS][1])
         for name, metric in self.metrics.items():
             counts[name] = summed(metric.function(outputs, batch.targets), size, f"metric {name}")
         return counts
+
+    def _correct(self, outputs: Any, batch: Batch, weight: float) -> Sum:
+        right, asked = count_correct(outputs, batch.targets)
+        # A loss over a smaller number of targets leaves some out; which, it alone knows.
+        leaves_out = weight.is_integer() and 1 < weight < asked and weight != batch.size
+        return UNKNOWN if leaves_out else (right, asked)
 
     def pass_batch(self, model: torch.nn.Module, batch: Batch) -> None:
         """Runs a batch through a model for what the pass does to it."""
