@@ -6,7 +6,7 @@ from evaluated_models import flat, moved, random_states, sample_case, snapshot
 from torch import nn
 
 from losspath import Objective
-from losspath.errors import ModelError
+from losspath.errors import ModelError, ObjectiveError, UnsupportedError
 from losspath.evaluation.derivatives import Derivatives
 
 SMOOTH = ("mlp", "conv", "attention", "lstm", "gru", "tied", "float64", "complex", "counter")
@@ -168,7 +168,7 @@ def test_a_failing_loss_leaves_the_model_as_it_was():
     case = sample_case("conv")
     case.model.train()
     objective = Objective(case.model, case.inputs, case.targets, loss)
-    with pytest.raises(RuntimeError, match="no such loss"):
+    with pytest.raises(ObjectiveError, match="no such loss"):
         Derivatives(objective, moved(case)).gradient()
     assert case.model.training
 
@@ -176,3 +176,150 @@ def test_a_failing_loss_leaves_the_model_as_it_was():
 def test_a_vector_of_another_length_is_refused():
     with pytest.raises(ModelError, match="expected a vector of 103 parameters"):
         Derivatives(objective_of(sample_case("mlp")), np.zeros(7))
+
+
+IDS = torch.randint(0, 10, (40, 3), generator=torch.Generator().manual_seed(0))
+SORTS = (IDS[:, 0] > 4).long()
+
+
+class Bag(nn.Module):
+    """Means of embeddings, by a kernel without a second derivative or by one that has one."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.words = layer
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, ids):
+        found = self.words(ids)
+        return self.head(torch.tanh(found.mean(1) if found.dim() == 3 else found))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_embeddings_of_every_kind_have_the_derivatives_of_a_dense_one(kind, sparse):
+    torch.manual_seed(0)
+    layer = kind(10, 4, sparse=sparse, **({"mode": "mean"} if kind is nn.EmbeddingBag else {}))
+    at = np.random.default_rng(0).standard_normal(50)
+    found = Derivatives(Objective(Bag(layer), IDS, SORTS, F.cross_entropy), at)
+    dense = Derivatives(Objective(Bag(nn.Embedding(10, 4)), IDS, SORTS, F.cross_entropy), at)
+    np.testing.assert_allclose(found.gradient()[1], dense.gradient()[1], atol=1e-6)
+    direction = np.random.default_rng(1).standard_normal(50)
+    np.testing.assert_allclose(
+        found.hessian_product(direction), dense.hessian_product(direction), atol=1e-5
+    )
+    assert found.sharpness(tolerance=1e-6) == pytest.approx(dense.sharpness(tolerance=1e-6), 1e-4)
+    assert (layer.sparse, layer.weight.dtype) == (sparse, torch.float32)
+
+
+class OnceTanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope):
+        return slope * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class HiddenTanh(OnceTanh):
+    """As a kernel that torch knows nothing of."""
+
+    @staticmethod
+    def backward(ctx, slope):
+        x, given = ctx.saved_tensors[0].detach().numpy(), slope.detach().numpy()
+        return torch.from_numpy(given * (1 - np.tanh(x) ** 2))
+
+
+class TwiceTanh(OnceTanh):
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+class SingleTanh(OnceTanh):
+    """Hidden, and for single precision alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        assert x.dtype == torch.float32
+        return OnceTanh.forward(ctx, x)
+
+
+class Activated(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 5), nn.Linear(5, 4)
+        self.function = function
+
+    def forward(self, x):
+        return self.head(self.function(self.first(x)))
+
+
+@pytest.mark.parametrize("function", [OnceTanh, HiddenTanh, TwiceTanh])
+def test_a_second_derivative_that_is_missing_in_silence_is_not_left_out(function):
+    x, y = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 4
+    at = np.random.default_rng(0).standard_normal(59)
+    found = Derivatives(Objective(Activated(function.apply), x, y, F.cross_entropy), at)
+    plain = Derivatives(Objective(Activated(torch.tanh), x, y, F.cross_entropy), at)
+    direction = np.random.default_rng(1).standard_normal(59)
+    for _ in range(2):  # the first one finds out
+        product = found.hessian_product(direction)
+        np.testing.assert_allclose(product, plain.hessian_product(direction), atol=1e-5)
+    assert found._is_exact is (function is TwiceTanh)
+
+
+def test_what_has_no_second_derivative_and_no_double_precision_is_refused():
+    x, y = torch.randn(30, 6), torch.arange(30) % 4
+    objective = Objective(Activated(SingleTanh.apply), x, y, F.cross_entropy)
+    derivatives = Derivatives(objective, np.ones(59))
+    derivatives.gradient()
+    with pytest.raises(UnsupportedError, match="SingleTanhBackward may lack a second derivative"):
+        derivatives.hessian_product(np.ones(59))
+
+
+def test_where_the_loss_has_no_double_precision_the_layer_is_named():
+    weight = torch.ones(2)  # of single precision
+    loss = nn.CrossEntropyLoss(weight, reduction="sum")
+    layer = nn.EmbeddingBag(10, 4, mode="mean")
+    objective = Objective(Bag(layer), IDS, SORTS, lambda out, to: (loss(out, to), len(to)))
+    with pytest.raises(UnsupportedError, match=r"words \(EmbeddingBag\).*leave that layer out"):
+        Derivatives(objective, np.ones(50)).hessian_product(np.ones(50))
+
+
+def test_a_penalty_on_parameters_held_elsewhere_is_right_or_refused():
+    model = Bag(nn.EmbeddingBag(10, 4, mode="mean"))
+    held = list(model.parameters())
+
+    def loss(outputs, targets):
+        return F.cross_entropy(outputs, targets) + sum(p.pow(2).sum() for p in held)
+
+    with pytest.raises(UnsupportedError, match="EmbeddingBag"):
+        Derivatives(Objective(model, IDS, SORTS, loss), np.ones(50)).hessian_product(np.ones(50))
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda out, to: F.cross_entropy(out, to).item(), "got a float"),
+        (lambda out, to: F.cross_entropy(out, to).detach(), "has no graph"),
+        (lambda out, to: torch.tensor(out.detach().numpy().mean()), "has no graph"),
+        (lambda out, to: torch.tensor(out.numpy().mean()), r"numpy\(\)"),
+    ],
+)
+def test_a_loss_that_torch_cannot_follow_is_refused(loss, says):
+    case = sample_case("mlp")
+    objective = Objective(case.model, case.inputs, case.targets, loss)
+    with pytest.raises(ObjectiveError, match=says):
+        Derivatives(objective, moved(case)).gradient()
+
+
+def test_a_model_that_was_made_in_inference_mode():
+    case = sample_case("mlp")
+    expected = Derivatives(objective_of(case), moved(case)).sharpness()
+    with torch.inference_mode():
+        copy = sample_case("mlp").model
+    objective = Objective(copy, case.inputs, case.targets, case.loss_fn)
+    assert Derivatives(objective, moved(case)).sharpness() == pytest.approx(expected, rel=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,14 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from losspath.errors import LosspathError, ModelError, ObjectiveError, UnsupportedError
+from losspath.evaluation.counting import failed
+from losspath.evaluation.data import Batch
+from losspath.evaluation.differences import (
+    central_difference,
+    doubtful_functions,
+    in_double,
+    layers_behind,
+)
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides
@@ -22,6 +31,8 @@ Floats = npt.NDArray[np.float64]
 # ARPACK keeps a few vectors, and needs more parameters than those; below, the Hessian is small.
 _DENSE = 12
 _PRODUCTS = 300
+# Two ways to the same product or gradient differ by no more than this share of it.
+_SAME = 0.01
 
 
 class Derivatives:
@@ -30,6 +41,10 @@ class Derivatives:
     In evaluation mode, over all samples, batch by batch: memory is bounded by a batch. With respect
     to the objective's parameters alone: frozen ones have no share in them. The model is afterwards
     as it was.
+
+    Where torch has no second derivative, such as of `EmbeddingBag`, or where a function of the
+    model's own hides that it has none, the Hessian is that of differences of exact gradients in
+    double precision.
 
     Args:
         objective: the loss.
@@ -60,6 +75,9 @@ class Derivatives:
             )
         self._vector = torch.from_numpy(vector)
         self._sides = sides
+        self._is_wide = False  # whether all is computed in double precision
+        self._wide: Derivatives | None = None
+        self._is_exact: bool | None = None  # whether torch's second derivative is right
 
     @torch.inference_mode(False)
     def gradient(self) -> tuple[float, Floats]:
@@ -72,20 +90,79 @@ class Derivatives:
                 gradient += self._differentiated(total).cpu()
         return loss / weight, (gradient / weight).numpy()
 
-    @torch.inference_mode(False)
     def hessian_product(self, direction: npt.ArrayLike) -> Floats:
         """The Hessian times a vector (P,), by differentiating twice (B. Pearlmutter, 1994)."""
+        along = np.array(direction, np.float64)
+        if self._is_exact is None:
+            return self._first_product(along)
+        return self._twice(along)[0] if self._is_exact else self._difference(along)
+
+    def _first_product(self, along: Floats) -> Floats:
+        """Finds out whether torch's second derivative is right."""
+        try:
+            product, doubtful = self._twice(along)
+        except UnsupportedError as cause:
+            try:
+                product = self._difference(along)
+            except LosspathError:
+                raise cause from cause.__cause__
+            self._is_exact = False
+            return product
+        self._is_exact = True
+        if not doubtful or not np.isfinite(product).all():
+            return product
+        try:
+            other = self._difference(along)
+        except LosspathError as cause:
+            raise UnsupportedError(
+                f"{', '.join(doubtful)} may lack a second derivative, and gradients of double "
+                f"precision do not tell ({cause}); write its backward() in differentiable "
+                "operations, or measure without dynamics"
+            ) from cause
+        if np.linalg.norm(product - other) > _SAME * np.linalg.norm(other):
+            self._is_exact, product = False, other
+        return product
+
+    def _difference(self, along: Floats) -> Floats:
+        """The product from exact gradients in double precision."""
+        if self._wide is None:
+            self._wide = self._widened()
+        wide, at = self._wide, self._vector.numpy()
+
+        def gradient(point: Floats) -> Floats:
+            wide._vector = torch.from_numpy(point)
+            return wide.gradient()[1]
+
+        return central_difference(gradient, at, along)
+
+    def _widened(self) -> Derivatives:
+        wide = Derivatives(self._objective, self._vector.numpy(), self._sides)
+        if not wide._evaluator.replica.is_private:
+            raise UnsupportedError("the model cannot be copied, so it has no double precision")
+        wide._is_wide = True
+        wide._evaluator.replica.to_double()
+        ours, theirs = self.gradient()[1], wide.gradient()[1]
+        if np.linalg.norm(ours - theirs) > _SAME * np.linalg.norm(ours):
+            raise UnsupportedError("the loss has another gradient in double precision")
+        return wide
+
+    @torch.inference_mode(False)
+    def _twice(self, direction: Floats) -> tuple[Floats, list[str]]:
+        """The product by differentiating twice, and what in it may be missing in silence."""
         weight = 0.0
+        doubtful: list[str] = []
         product = torch.zeros(len(self._vector), dtype=torch.float64)
-        along = torch.from_numpy(np.array(direction, np.float64)).to(self._objective.device)
+        along = torch.from_numpy(direction).to(self._objective.device)
         with self._totals() as totals:
             for total, share in totals:
                 weight += share
                 gradient = self._differentiated(total, create_graph=True)
+                if self._is_exact is None and not doubtful:
+                    doubtful = doubtful_functions(gradient, total)
                 if gradient.requires_grad:  # a loss that is linear has no second derivative
                     slope = torch.dot(gradient, along.to(gradient.dtype))
                     product += self._differentiated(slope).detach().cpu()
-        return (product / weight).numpy()
+        return (product / weight).numpy(), doubtful
 
     def sharpness(self, *, tolerance: float = 0.01, seed: int = 0) -> float:
         """The largest eigenvalue of the Hessian, by Lanczos iteration (ARPACK).
@@ -134,11 +211,20 @@ class Derivatives:
         # A loss that holds the caller's parameters reads those, with the same numbers: the
         # derivative is by both. While the model is lent, it has the copy's.
         owners = self._leaves_of(self._objective.model)
-        with self._evaluator.lent(), _twice_differentiable(), torch.enable_grad(), _explained():
+        if any(leaf.is_inference() for leaf, _ in owners):  # torch follows none of them
+            owners = []
+        with (
+            self._evaluator.lent(),
+            _twice_differentiable(),
+            torch.enable_grad(),
+            self._explained(),
+        ):
             self._evaluator.write(self._vector, self._sides)
             replica = self._evaluator.replica
             copies = self._leaves_of(replica.model)
-            self._leaves = [*copies, *owners] if replica.is_private else owners
+            self._leaves = [*copies, *(owners if not self._is_wide else [])]
+            if not replica.is_private:
+                self._leaves = owners
             flags = [(leaf, leaf.requires_grad) for leaf, _ in self._leaves]
             sparse = [m for m in replica.model.modules() if getattr(m, "sparse", False) is True]
             try:
@@ -170,19 +256,48 @@ class Derivatives:
                     leaves.append((named.pop(name), positions + entry.offset))
         return leaves
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says of torch's own errors what they mean here."""
+        try:
+            yield
+        except (LosspathError, MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as cause:
+            reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+            raise UnsupportedError(
+                "expected a loss that torch can differentiate as far as this needs, gradients of "
+                f"gradients included, got an error{layers_behind(self._objective.model, reason)}: "
+                f"{reason}; leave that layer out, or measure without dynamics"
+            ) from cause
+
     def _each_total(self) -> Iterator[tuple[torch.Tensor, float]]:
         model = self._evaluator.replica.model
-        for batch in self._objective.batches():
+        for given in self._objective.batches():
+            batch = in_double(given) if self._is_wide else given
             try:
-                total, weight = self._objective.loss_with_graph(model, batch)
+                total, weight = self._loss_of(model, batch)
                 if not isinstance(total, torch.Tensor):
                     raise ObjectiveError(
                         f"expected a loss that torch can differentiate, a tensor, got a "
                         f"{type(total).__name__}; return it without .item() or float()"
                     )
+                if not total.requires_grad:
+                    raise ObjectiveError(
+                        "expected a loss that torch can differentiate, got one that has no graph; "
+                        "compute it of the outputs without detach(), numpy() or no_grad()"
+                    )
                 yield total, weight
             finally:
                 self._evaluator.restore()
+
+    def _loss_of(self, model: torch.nn.Module, batch: Batch) -> tuple[Any, float]:
+        try:
+            return self._objective.loss_with_graph(model, batch)
+        except (LosspathError, MemoryError, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as cause:
+            raise failed(batch, cause) from cause
 
     def _differentiated(self, total: torch.Tensor, create_graph: bool = False) -> torch.Tensor:
         """The derivative (P,), summed over all tensors that hold a number."""
@@ -214,23 +329,6 @@ class Derivatives:
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     dense = tensor.to_dense() if tensor.is_sparse else tensor
     return (torch.view_as_real(dense) if dense.is_complex() else dense).reshape(-1).double()
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Says of torch's own errors what they mean here."""
-    try:
-        yield
-    except LosspathError:
-        raise
-    except RuntimeError as cause:
-        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        if "not implemented" in reason or "derivative" in reason:
-            raise UnsupportedError(
-                f"the loss cannot be differentiated as far as this needs, gradients of gradients "
-                f"included: {reason}; leave that layer out, or measure without dynamics"
-            ) from cause
-        raise
 
 
 @contextmanager

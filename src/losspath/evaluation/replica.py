@@ -189,6 +189,16 @@ class Replica:
         self._enter_evaluation()
         self._written = None if self._base is not None else {}
 
+    def to_double(self) -> None:
+        """Makes float64 of the copy's floating-point numbers."""
+        self.model._apply(  # type: ignore[no-untyped-call]
+            lambda tensor: tensor.double() if tensor.is_floating_point() else tensor
+        )
+        self._rows = self._find_rows()
+        self._sides = side_tensors(self.model, self.layout)
+        self._attributes_before = remembered(self.model)
+        self._enter_evaluation()
+
     @property
     def parameters(self) -> list[torch.Tensor]:
         """The copy's parameters that vectors are of, in order."""
