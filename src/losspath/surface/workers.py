@@ -206,6 +206,7 @@ class Crew:
         self._pending: dict[Future[Outcome], Task] = {}
         self._sent: set[Future[Outcome]] = set()  # those that carry the job
         self._ready: set[str] = set()
+        self._ready_before = False  # whether any worker has ever answered
         self._broken = 0
         self._measured = bool(known)
 
@@ -251,13 +252,24 @@ class Crew:
 
     def _submit(self, task: Task, job: Job | None = None) -> None:
         try:
-            future = self._executor.submit(work, self._job.key, job, task, dict(self.choices))
+            future = self._handed(task, job)
         except BrokenExecutor as error:
             self._restart(error)
-            future = self._executor.submit(work, self._job.key, job, task, dict(self.choices))
+            future = self._handed(task, job)
         self._pending[future] = task
         if job is not None:
             self._sent.add(future)
+
+    def _handed(self, task: Task, job: Job | None) -> Future[Outcome]:
+        try:
+            return self._executor.submit(work, self._job.key, job, task, dict(self.choices))
+        except (LosspathError, BrokenExecutor):
+            raise
+        except Exception as error:
+            raise WorkerError(
+                f"expected an executor that takes work, got {type(error).__name__}: {error}; make "
+                "a new one if this one was shut down"
+            ) from error
 
     def _take(self, future: Future[Outcome]) -> Iterator[list[tuple[int, Evaluation]]]:
         task = self._pending.pop(future, None)
@@ -277,13 +289,17 @@ class Crew:
                     "the checkpoint, if there is one; look at their memory, and begin new ones"
                 ) from error
             if future not in self._sent:
-                raise
+                raise WorkerError(
+                    f"a worker failed at some points: {type(error).__name__}: {error}; compute "
+                    "without workers to see more"
+                ) from error
             raise WorkerError(
                 f"the model, the data or the loss cannot be sent to a worker, or fail there: "
                 f"{type(error).__name__}: {error}; define the model and the loss in a module that "
                 "workers can import"
             ) from error
         self._ready.add(outcome.worker)
+        self._ready_before = True
         if outcome.evaluations is None:
             self._submit(task, self._job)
             return
@@ -298,9 +314,15 @@ class Crew:
         self._broken += 1
         restart: Any = getattr(self._executor, "restart", None)
         if restart is None or self._broken > _RESTARTS:
+            advice = "use fewer processes if memory ran out"
+            if not self._ready_before:
+                advice = (
+                    'keep what the script does under if __name__ == "__main__":, as every process '
+                    f"runs it anew, and see what they print; {advice}"
+                )
             raise WorkerError(
                 f"a worker process was lost ({error}); what is done is in the checkpoint, if there "
-                "is one; use fewer processes if memory ran out"
+                f"is one; {advice}"
             ) from error
         warnings.warn(
             "a worker process was lost; its points are computed again",
