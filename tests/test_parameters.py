@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from losspath.errors import DamagedError, ModelError
 from losspath.parameters import (
     Layout,
-    StateReader,
     flatten_parameters,
     load_parameters,
+    named_parameters,
+    side_tensors,
     unflatten,
 )
+from losspath.recording.state import StateReader
 
 NARROW = [torch.float32, torch.float16, torch.bfloat16, torch.complex64]
 WIDE = [*NARROW, torch.float64, torch.complex128]
@@ -94,7 +96,7 @@ def test_a_layout_survives_json(model, buffers):
     layout = Layout.of(model, "float64", allow_complex=True)
     again = Layout.from_json(json.loads(json.dumps(layout.to_json())))
     assert again == layout
-    assert again.row_size == layout.parameter_count + sum(2 * i for i in range(buffers))
+    assert again.row_size == again.parameter_count  # buffers have no place in a row
     ends = [entry.place.stop for entry in layout.entries]
     assert [entry.offset for entry in layout.entries] == [0, *ends[:-1]]
     assert ends[-1] == layout.row_size
@@ -134,7 +136,10 @@ def test_loading_leaves_the_tensors_their_identity_and_their_gradients():
     model.bias.requires_grad_(False)
     model(torch.ones(1, 2)).sum().backward()
     before = {name: (p, p.data_ptr(), p.grad) for name, p in model.named_parameters()}
-    load_parameters(model, np.arange(6, dtype=np.float32))
+    load_parameters(model, np.arange(4, dtype=np.float32))  # the bias is frozen
+    everything = Layout.of(model, parameters="all")
+    load_parameters(model, np.arange(6, dtype=np.float32), everything)
+    assert model.bias.tolist() == [4, 5]
     for name, p in model.named_parameters():
         assert before[name] == (p, p.data_ptr(), p.grad)
         assert p.is_leaf
@@ -179,16 +184,62 @@ def test_float64_buffers_do_not_widen_the_parameters():
 # Layouts
 
 
-def test_integer_buffers_have_no_place_and_complex_ones_have_two():
+def test_buffers_of_every_dtype_and_frozen_parameters_are_side_tensors():
     model = torch.nn.Linear(2, 1)
     model.register_buffer("count", torch.zeros(3, dtype=torch.int64))
     model.register_buffer("mask", torch.zeros(3, dtype=torch.bool))
     model.register_buffer("wave", torch.zeros(3, dtype=torch.complex64), persistent=False)
     model.register_buffer("none", None)
-    layout = Layout.of(model, allow_complex=True)
-    assert [(e.name, e.shape, e.kind) for e in layout.entries[2:]] == [("wave", (3, 2), "buffer")]
-    with pytest.raises(ModelError, match="wave"):
-        Layout.of(model)
+    model.register_buffer("turned", model.weight.detach().t())  # memory that is in the rows
+    model.bias.requires_grad_(False)
+    layout = Layout.of(model)
+    assert [entry.name for entry in layout.entries] == ["weight"]
+    assert [(side.name, side.kind) for side in side_tensors(model, layout)] == [
+        ("bias", "frozen"),
+        ("count", "buffer"),
+        ("mask", "buffer"),
+        ("wave", "buffer"),
+    ]
+
+
+WRAPPED = {
+    "compiled": lambda: torch.compile(torch.nn.Linear(2, 1)),
+    "data parallel": lambda: torch.nn.DataParallel(torch.nn.Linear(2, 1)),
+    "averaged": lambda: torch.optim.swa_utils.AveragedModel(torch.nn.Linear(2, 1)),
+    "twice": lambda: torch.compile(torch.nn.DataParallel(torch.nn.Linear(2, 1))),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_what_wraps_a_module_leaves_no_trace_in_names(kind):
+    assert [name for name, _ in named_parameters(WRAPPED[kind]())] == ["weight", "bias"]
+    inside = torch.nn.Sequential(torch.nn.Linear(2, 2), WRAPPED[kind]())
+    assert [name for name, _ in named_parameters(inside)][2:] == ["1.weight", "1.bias"]
+
+
+def test_a_module_of_the_users_may_be_called_module():
+    model = torch.nn.Module()
+    model.module = torch.nn.Linear(2, 1)
+    assert [name for name, _ in named_parameters(model)] == ["module.weight", "module.bias"]
+
+
+def test_memory_that_two_parameters_share_counts_once_or_is_refused():
+    one, other = torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False)
+    other.weight = torch.nn.Parameter(one.weight.data.t())
+    assert Layout.of(torch.nn.Sequential(one, other)).parameter_count == 9
+    other.weight = torch.nn.Parameter(one.weight.data[1:])
+    with pytest.raises(ModelError, match=r"0\.weight and 1\.weight share a part"):
+        Layout.of(torch.nn.Sequential(one, other))
+    flat_memory = torch.randn(12)
+    one.weight = torch.nn.Parameter(flat_memory[:6].view(2, 3))
+    other.weight = torch.nn.Parameter(flat_memory[6:].view(2, 3))
+    assert Layout.of(torch.nn.Sequential(one, other)).parameter_count == 12
+
+
+def test_a_parametrised_layer_is_one_layer():
+    norm = torch.nn.utils.parametrizations.weight_norm
+    model = torch.nn.Sequential(norm(torch.nn.Linear(2, 2)), torch.nn.Linear(2, 1))
+    assert list(Layout.of(model).layers) == ["0", "1"]
 
 
 @pytest.mark.parametrize(
