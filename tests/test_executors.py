@@ -321,7 +321,7 @@ def test_workers_with_another_trajectory_are_refused(recorded, tmp_path, monkeyp
 
 @pytest.mark.parametrize("arguments", [(0,), (1, 0)])
 def test_numbers_of_processes_and_threads(arguments):
-    with pytest.raises(ArgumentError, match="at least one"):
+    with pytest.raises(ArgumentError, match="at least 1"):
         LocalProcesses(*arguments)
 
 

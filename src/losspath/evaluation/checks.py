@@ -209,10 +209,9 @@ def _first_count(objective: Objective, evaluator: Evaluator, batch: Batch) -> Co
 def _as_float32(objective: Objective, evaluator: Evaluator, error: Exception) -> Count | None:
     """Tries double-precision inputs again in single precision, for a model that has no other."""
     data = objective.data
-    wide = isinstance(data, Samples) and any(
-        tensor.dtype == torch.float64 for tensor in tensors_in(data.inputs)
-    )
-    if not wide or objective.layout.is_wide or not isinstance(data, Samples):
+    given = _some(objective)
+    wide = any(t.dtype == torch.float64 for t in tensors_in((given.args, given.kwargs)))
+    if not wide or objective.layout.is_wide:
         return None
     narrow = data.in_float32()
     objective.data, before = narrow, data

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from losspath.arguments import described
 from losspath.errors import ArgumentError, ObjectiveError
 from losspath.files import digest_of
 
@@ -201,6 +200,10 @@ class Data:
         """The number of samples."""
         raise NotImplementedError
 
+    def in_float32(self) -> Data:
+        """The same with inputs of double precision as single."""
+        raise NotImplementedError
+
     def parts(self, samples: int | None = None) -> list[Part]:
         """What `load` takes, in order: all data, or the first so many samples of them."""
         raise NotImplementedError
@@ -251,11 +254,7 @@ class Samples(Data):
 
     def in_float32(self) -> Samples:
         """The same with inputs of double precision as single."""
-
-        def narrow(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.float() if tensor.dtype == torch.float64 else tensor
-
-        inputs = map_tensors(self.inputs, narrow)
+        inputs = map_tensors(self.inputs, _in_single)
         return Samples(inputs, self.targets, self.batch_size, self.device)
 
     def __len__(self) -> int:
@@ -292,11 +291,16 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), {}
 
 
+def _in_single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
 def _check_form(value: Any, what: str, forms: tuple[type, ...]) -> None:
     if not isinstance(value, forms):
         raise ArgumentError(
             f"expected {what} as a tensor, an array, a tuple or a mapping of these"
-            f"{' or None' if type(None) in forms else ''}, got {type(value).__name__}"
+            f"{' or None' if type(None) in forms else ''}, got {described(value)}; stack a list by "
+            "torch.stack, and give data sets and loaders to Objective.of_batches"
         )
     if isinstance(value, torch.Tensor) and value.dim() == 0:
         raise ArgumentError(f"expected {what} with one entry for each sample, got one number")
@@ -316,6 +320,10 @@ class Batches(Data):
             raise ObjectiveError("expected at least one batch, got none")
         self._sizes = [size_of(batch) for batch in self._content]
 
+    def in_float32(self) -> Batches:
+        """The same with all of double precision as single."""
+        return Batches(map_tensors(self._content, _in_single), self.device)
+
     def __len__(self) -> int:
         return sum(self._sizes)
 
@@ -331,68 +339,3 @@ class Batches(Data):
         assert isinstance(part, int)
         batch = map_tensors(self._content[part], torch.Tensor.clone)
         return Batch((batch,), {}, None, self._sizes[part])
-
-
-def stage_batches(
-    batches: Any, batch_size: int, fork: AbstractContextManager[None], stage: bool
-) -> list[Any]:
-    """Goes through batches in order, twice where that can be done, and keeps them.
-
-    Args:
-        batches: a list, a Dataset, a DataLoader, or any iterable.
-        batch_size: samples in a batch, of a Dataset.
-        fork: random numbers are drawn inside it.
-        stage: take one pass as it comes.
-
-    Raises:
-        ObjectiveError: a second pass gives other batches.
-        ArgumentError: what cannot be gone through.
-    """
-    loader = _as_iterable(batches, batch_size)
-    if isinstance(loader, (list, tuple)):
-        return [as_tensors(batch) for batch in loader]
-    with fork:
-        kept = [as_tensors(batch) for batch in _passed(loader)]
-        if stage or iter(loader) is loader:
-            return kept
-        digests = [digest_of_tensors(batch) for batch in kept]
-        # Other random numbers than the first pass had, so that shuffling shows.
-        torch.manual_seed(int(torch.randint(1 << 30, ())) + 1)
-        random.seed(random.random())
-        again = [digest_of_tensors(as_tensors(batch)) for batch in _passed(loader)]
-    if digests != again:
-        raise ObjectiveError(
-            "two passes over the batches give other data (shuffling, random augmentation), so the "
-            "loss would be over whatever comes; pass shuffle=False and fixed transforms, or "
-            "stage=True to keep the batches of one pass"
-        )
-    return kept
-
-
-def _as_iterable(batches: Any, batch_size: int) -> Iterable[Any]:
-    is_loader = isinstance(batches, torch.utils.data.DataLoader)
-    if isinstance(batches, torch.utils.data.IterableDataset):
-        return torch.utils.data.DataLoader(batches, batch_size)
-    is_sequence = isinstance(batches, (list, tuple))
-    is_dataset = isinstance(batches, torch.utils.data.Dataset) or (
-        hasattr(batches, "__getitem__") and hasattr(batches, "__len__")
-    )
-    if is_dataset and not is_loader and not is_sequence and not isinstance(batches, Mapping):
-        if isinstance(batches, (torch.Tensor, np.ndarray, str)):
-            raise ArgumentError(
-                "expected batches as a list, a Dataset or a DataLoader, got a "
-                f"{type(batches).__name__}; Objective(model, inputs, targets, loss_fn) takes these"
-            )
-        return torch.utils.data.DataLoader(batches, batch_size)
-    if isinstance(batches, Mapping) or not hasattr(batches, "__iter__"):
-        raise ArgumentError(
-            f"expected batches as a list, a Dataset or a DataLoader, got {type(batches).__name__}; "
-            "put a single batch into a list"
-        )
-    return batches  # type: ignore[no-any-return]
-
-
-def _passed(loader: Iterable[Any]) -> Iterator[Any]:
-    # Clones, as a loader may fill the same memory again.
-    for batch in loader:
-        yield map_tensors(as_tensors(batch), torch.Tensor.clone)

@@ -26,7 +26,6 @@ from losspath.evaluation.data import (
     bytes_of,
     map_tensors,
     narrowed,
-    stage_batches,
 )
 from losspath.evaluation.evaluator import LENT, Evaluator
 from losspath.evaluation.quantities import (
@@ -42,6 +41,7 @@ from losspath.evaluation.quantities import (
     summed,
 )
 from losspath.evaluation.replica import Sides, merged_modules
+from losspath.evaluation.staging import stage_batches
 from losspath.evaluation.undisturbed import random_fork
 from losspath.files import digest_of
 from losspath.parameters import Layout, in_order, named_parameters
@@ -121,10 +121,8 @@ class Objective:
         name: str | None = None,
         check: bool = True,
     ) -> None:
-        if loss_fn is None or not callable(loss_fn):
-            raise ArgumentError(
-                f"expected loss_fn as a function of outputs and targets, got {loss_fn!r}"
-            )
+        _check_callable("loss_fn", "outputs and targets", loss_fn)
+        assert loss_fn is not None
         self._begin(model, loss_fn, buffers, metrics, name, check)
         self._takes_targets = targets is not None or _positional(loss_fn) != 1
         if not self.layout.is_wide:
@@ -171,8 +169,7 @@ class Objective:
         Raises:
             ObjectiveError: no batches, or two passes that differ; and as `Objective`.
         """
-        if not callable(loss):
-            raise ArgumentError(f"expected loss as a function of model and batch, got {loss!r}")
+        _check_callable("loss", "model and batch", loss)
         made = cls.__new__(cls)
         made._begin(model, loss, buffers, metrics, name, check)
         made._takes_targets = False
@@ -505,6 +502,16 @@ class Objective:
 
     def _loss_of(self, outputs: Any, targets: Any) -> Any:
         return self.loss_fn(outputs, targets) if self._takes_targets else self.loss_fn(outputs)
+
+
+def _check_callable(name: str, of: str, value: object) -> None:
+    make = ""
+    if isinstance(value, type):
+        make = f"; make one, as by {value.__name__}()"
+    elif isinstance(value, torch.Tensor):
+        make = "; give the function itself, and not what it returned"
+    if not callable(value) or make:
+        raise ArgumentError(f"expected {name} as a function of {of}, got {described(value)}{make}")
 
 
 def _as_single(outputs: Any) -> Any:

@@ -53,7 +53,16 @@ class Evaluation:
         }
         for name, function in (last or {}).items():
             if name in means:
-                means[name] = float(function(means[name]))
+                try:
+                    means[name] = float(function(means[name]))
+                except OverflowError:  # as math.exp of a large loss
+                    means[name] = float("inf")
+                except Exception as cause:
+                    raise ObjectiveError(
+                        f"the last function of metric {name} fails on its mean {means[name]:.6g}: "
+                        f"{type(cause).__name__}: {cause}; expected one of a number that returns a "
+                        "number"
+                    ) from cause
         if not sums.get(ACCURACY, [0.0, 0.0])[1] > 0:  # nothing was asked, or it is not known
             means.pop(ACCURACY, None)
         return cls(means.pop(LOSS), means.pop(ACCURACY, None), means)
