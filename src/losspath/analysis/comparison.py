@@ -67,7 +67,10 @@ def compare_surfaces(
     one, other = (each.at(points).reshape(resolution, resolution) for each in (surface, reference))
     known = np.isfinite(one) & np.isfinite(other)
     if not known.any():
-        raise ArgumentError("the two surfaces have no point in common where both have a loss")
+        raise ArgumentError(
+            "the two surfaces have no point in common where both have a loss; compute more of them, "
+            "on grids that overlap"
+        )
     limit = CLIP * reference.initial_loss
     top = float(other[known].max())
     if 0 < limit < top and limit > float(other[known].min()):
@@ -87,7 +90,7 @@ def compare_surfaces(
 def _common(one: Floats, other: Floats, count: int) -> Floats:
     low, high = max(one[0], other[0]), min(one[-1], other[-1])
     if not low < high:
-        raise ArgumentError("the two surfaces have no ground in common")
+        raise ArgumentError("the two surfaces have no ground in common; compute both in one plane")
     return np.linspace(low, high, count)
 
 

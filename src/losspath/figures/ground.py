@@ -67,7 +67,10 @@ def _triangles(x: Floats, y: Floats, finite: npt.NDArray[np.bool_]) -> Triangula
     if len(np.unique(x)) < 2 or len(np.unique(y)) < 2 or len(x) < 3:
         return None
     # In units of the extent, so that triangles do not depend on the axes' scales.
-    unit = Triangulation((x - x.min()) / np.ptp(x), (y - y.min()) / np.ptp(y))
+    try:
+        unit = Triangulation((x - x.min()) / np.ptp(x), (y - y.min()) / np.ptp(y))
+    except (RuntimeError, ValueError):  # on a line
+        return None
     broken = ~finite[unit.triangles].all(axis=1)
     return None if broken.all() else Triangulation(x, y, unit.triangles, mask=broken)
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, RegularGridInterpolator
+from scipy.spatial import QhullError
 
-from losspath.arguments import as_floats, checked, file
+from losspath.arguments import as_floats, checked, described, file
 from losspath.errors import ArgumentError
 from losspath.files import load_archive, save_archive
 
@@ -59,6 +60,20 @@ class Surface:
     explained_variance_ratio: Floats
     states: StateLosses
     provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        form = (np.size(self.y), np.size(self.x))
+        for name in ("loss", "evaluated", "accuracy"):
+            values = getattr(self, name)
+            if np.shape(values) != form and not (name == "accuracy" and values is None):
+                raise ArgumentError(
+                    f"expected {name} of shape {form}, as there are {form[1]} coordinates x and "
+                    f"{form[0]} y, got {described(values)}"
+                )
+        if np.ndim(self.path) != 2 or np.shape(self.path)[1] != 2:
+            raise ArgumentError(f"expected path as coordinates (T, 2), got {described(self.path)}")
+        if not isinstance(self.states, StateLosses):
+            raise ArgumentError(f"expected states as StateLosses, got {described(self.states)}")
 
     @property
     def initial_loss(self) -> float:
@@ -108,7 +123,10 @@ class Surface:
         values = np.where(np.isfinite(self.loss), self.loss, np.nan)[self.evaluated]
         if len(there) < 3 or np.linalg.matrix_rank(there - there[0]) < 2:
             return np.full(len(places), np.nan)
-        losses = LinearNDInterpolator(there, values)((places - corner) / extent)
+        try:
+            losses = LinearNDInterpolator(there, values)((places - corner) / extent)
+        except QhullError:  # on a line, but for rounding
+            losses = np.full(len(places), np.nan)
         return losses
 
     @property
