@@ -173,7 +173,7 @@ class Recorder:
         session = self._session
         session.check_usable()
         # Whatever can be refused is refused before anything is changed.
-        numbers = {name: _as_float(value, name) for name, value in values.items()}
+        numbers = {name: _as_float(value, name) for name, value in values.items()} if values else {}
         session.record(_as_float(loss), None if step is None else _as_step(step), numbers)
 
     def flush(self) -> None:

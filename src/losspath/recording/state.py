@@ -60,8 +60,8 @@ class StateReader:
         self._held = [value for table in self._tables for value in table.values()]
         self._tensors, self.sides = tensors, sides
         self._side_tensors = [side.tensor for side in sides]
-        self._forms = _forms(tensors)
-        self._side_forms = _forms(self._side_tensors)
+        self._forms = _Forms(tensors)
+        self._side_forms = _Forms(self._side_tensors)
         # Contiguous tensors are read through the same views every time.
         self._views = [flat(tensor) for tensor in tensors]
         self._are_views = all(tensor.is_contiguous() for tensor in tensors)
@@ -82,8 +82,8 @@ class StateReader:
             not self._is_scripted
             and self._links is not None
             and self._links == self._links_now()
-            and self._forms == _forms(self._tensors)
-            and (not self._side_tensors or self._side_forms == _forms(self._side_tensors))
+            and self._forms.are_kept()
+            and (not self._side_tensors or self._side_forms.are_kept())
         )
 
     def tensors(self) -> list[torch.Tensor]:
@@ -125,8 +125,28 @@ def version_of(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _forms(tensors: list[torch.Tensor]) -> list[tuple[Any, ...]]:
-    return [_form(tensor) for tensor in tensors]
+class _Forms:
+    """Where tensors have their numbers, how these lie there, and of which dtype they are."""
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        self._tensors = tensors
+        self._dtypes = [tensor.dtype for tensor in tensors]
+        self._forms: list[tuple[Any, ...]] = []
+        self._others = [tensor.detach() for tensor in tensors]
+        try:
+            self._are_plain = all(map(torch.Tensor.is_set_to, tensors, self._others))
+        except (NotImplementedError, RuntimeError):
+            self._are_plain = False
+        if not self._are_plain:
+            self._forms = [_form(tensor) for tensor in tensors]
+
+    def are_kept(self) -> bool:
+        """Whether they are as they were."""
+        if not self._are_plain:
+            return self._forms == [_form(tensor) for tensor in self._tensors]
+        return self._dtypes == [tensor.dtype for tensor in self._tensors] and all(
+            map(torch.Tensor.is_set_to, self._tensors, self._others)
+        )
 
 
 def _form(tensor: torch.Tensor) -> tuple[Any, ...]:
