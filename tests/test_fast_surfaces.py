@@ -115,3 +115,17 @@ def test_interpolating_to_a_state_that_is_not_finite_keeps_what_is(walk, fast):
     curves = losspath.interpolate(broken, objective, layers=False)
     assert curves.loss[0, curves.alpha.tolist().index(0.0)] == objective(path[0]).loss
     assert np.isnan(curves.loss[0, -1])
+
+
+def test_forward_hooks_run_a_number_of_times_that_does_not_depend_on_the_grid(walk, fast):
+    path, objective = walk
+    calls = []
+    handle = objective.model.register_forward_hook(lambda *_: calls.append(1))
+    counts = []
+    for resolution in (5, 9, 13):
+        calls.clear()
+        losspath.compute_surface(path, objective, "pca", resolution, states=3)
+        counts.append(len(calls))
+    handle.remove()
+    assert counts[1] == counts[2]
+    assert counts[2] < 13 * 13 * 4 / 2  # the plain loop has four batches a point
