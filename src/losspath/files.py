@@ -276,7 +276,7 @@ def load_archive(path: Path, kind: str, version: int) -> tuple[dict[str, Array],
             with np.load(path, allow_pickle=False) as archive:
                 members: dict[str, Array] = {name: archive[name] for name in archive.files}
         except FileNotFoundError:
-            raise StoreError(f"there is no file {path}") from None
+            raise StoreError(f"there is no file {path}; expected a {kind} that was saved") from None
         except OSError:
             raise
         except MemoryError as cause:

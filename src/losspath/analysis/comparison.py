@@ -68,8 +68,8 @@ def compare_surfaces(
     known = np.isfinite(one) & np.isfinite(other)
     if not known.any():
         raise ArgumentError(
-            "the two surfaces have no point in common where both have a loss; compute more of them, "
-            "on grids that overlap"
+            "the two surfaces have no point in common where both have a loss; compute more of "
+            "them, on grids that overlap"
         )
     limit = CLIP * reference.initial_loss
     top = float(other[known].max())

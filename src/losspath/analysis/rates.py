@@ -64,7 +64,9 @@ def learning_rates(
             )
         sizes = sizes.sizes
     rates = np.array(as_floats("sizes", "step sizes, or numbers (S,)", sizes))
-    if rates.ndim != 1 or not len(rates) or not np.isfinite(rates).all() or (rates < 0).any():
+    if rates.ndim != 1:
+        raise ArgumentError(f"expected step sizes, or numbers (S,), got shape {rates.shape}")
+    if not len(rates) or not np.isfinite(rates).all() or (rates < 0).any():
         raise ArgumentError(
             "expected the sizes of at least one step, all finite and ≥ 0, got "
             f"{np.array2string(rates, threshold=5)}; where training went wrong, take a window of "
@@ -122,7 +124,7 @@ class StepSizeLR(LRScheduler):
         if given.ndim != 1 or not len(given) or not np.isfinite(given).all() or given.min() < 0:
             raise ArgumentError(
                 "expected (S,) learning rates, at least one, all finite and ≥ 0, got "
-                f"{np.array2string(given, threshold=5)}"
+                f"{np.array2string(given.reshape(-1), threshold=5)} of shape {given.shape}"
             )
         self.rates = given.tolist()
         try:

@@ -62,15 +62,21 @@ class Surface:
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
-        form = (np.size(self.y), np.size(self.x))
+        form = (
+            as_floats("y", "numbers (m,)", self.y).size,
+            as_floats("x", "numbers (n,)", self.x).size,
+        )
         for name in ("loss", "evaluated", "accuracy"):
             values = getattr(self, name)
-            if np.shape(values) != form and not (name == "accuracy" and values is None):
+            if name == "accuracy" and values is None:
+                continue
+            if as_floats(name, "numbers (m, n)", values).shape != form:
                 raise ArgumentError(
                     f"expected {name} of shape {form}, as there are {form[1]} coordinates x and "
                     f"{form[0]} y, got {described(values)}"
                 )
-        if np.ndim(self.path) != 2 or np.shape(self.path)[1] != 2:
+        path = as_floats("path", "coordinates (T, 2)", self.path)
+        if path.ndim != 2 or path.shape[1] != 2:
             raise ArgumentError(f"expected path as coordinates (T, 2), got {described(self.path)}")
         if not isinstance(self.states, StateLosses):
             raise ArgumentError(f"expected states as StateLosses, got {described(self.states)}")
