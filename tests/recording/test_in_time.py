@@ -33,12 +33,12 @@ from losspath.recording import recorder as recorder_module
 pytestmark = pytest.mark.timeout(120)
 
 
-def seen_within(run, count, seconds):
-    """A path of so many states, once there is one."""
+def seen_within(run, step, seconds):
+    """A path up to a step, once there is one."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(StoreError):
-            if len(path := Trajectory(run)) >= count:
+            if (path := Trajectory(run)).steps[-1] >= step:
                 return path
         time.sleep(0.02)
     return Trajectory(run)
@@ -51,7 +51,7 @@ def test_a_state_is_durable_within_two_seconds_without_another_call(tmp_path, ev
     walk(recorder, model, 6)
     expected = {1: 7, 4: 3, 100: 2}[every]
     began = time.monotonic()
-    path = seen_within(tmp_path / "run", expected, 5)
+    path = seen_within(tmp_path / "run", 6, 5)
     assert time.monotonic() - began < 3
     assert (len(path), int(path.steps[-1]), len(path.all_losses)) == (expected, 6, 6)
     assert path.notes == [f"recording is going on: {expected} states so far"]
@@ -305,6 +305,6 @@ def test_a_slow_training_is_durable_too(tmp_path, monkeypatch):
     for step in range(3):
         advance(model, step)
         recorder.record(loss_at(step))
-        path = seen_within(tmp_path / "run", step + 2, 5)
+        path = seen_within(tmp_path / "run", step + 1, 5)
         assert len(path) == step + 2
     recorder.close()
