@@ -164,7 +164,8 @@ def interpolate(
     if positions.ndim != 1 or len(positions) < 2 or not np.isfinite(positions).all():
         raise ArgumentError(
             "expected alphas as a list of at least two finite numbers, got "
-            f"{np.array2string(positions.reshape(-1), threshold=5)} of shape {positions.shape}"
+            f"{np.array2string(positions.reshape(-1), 1000, threshold=5)} of shape "
+            f"{positions.shape}"
         )
     ends = start % len(recorded), end % len(recorded)
     parts = [_Part(WHOLE_MODEL, None, np.ones(len(first), bool))]

@@ -69,8 +69,8 @@ def learning_rates(
     if not len(rates) or not np.isfinite(rates).all() or (rates < 0).any():
         raise ArgumentError(
             "expected the sizes of at least one step, all finite and ≥ 0, got "
-            f"{np.array2string(rates, threshold=5)}; where training went wrong, take a window of "
-            "its path before that"
+            f"{np.array2string(rates, 1000, threshold=5)}; where training went wrong, take a "
+            "window of its path before that"
         )
     if smooth < 1:
         raise ArgumentError(f"expected smooth ≥ 1, got {smooth}")
@@ -124,7 +124,7 @@ class StepSizeLR(LRScheduler):
         if given.ndim != 1 or not len(given) or not np.isfinite(given).all() or given.min() < 0:
             raise ArgumentError(
                 "expected (S,) learning rates, at least one, all finite and ≥ 0, got "
-                f"{np.array2string(given.reshape(-1), threshold=5)} of shape {given.shape}"
+                f"{np.array2string(given.reshape(-1), 1000, threshold=5)} of shape {given.shape}"
             )
         self.rates = given.tolist()
         try:

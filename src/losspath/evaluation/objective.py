@@ -13,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.arguments import checked, count, described, flag, mapping, one_of, optional, text
+from losspath.arguments import (
+    as_numbers,
+    checked,
+    count,
+    described,
+    flag,
+    mapping,
+    one_of,
+    optional,
+    text,
+)
 from losspath.errors import ArgumentError, ModelError, UnsupportedError
 from losspath.evaluation.checks import check_objective
 from losspath.evaluation.data import (
@@ -353,6 +363,8 @@ class Objective:
             ModelError: the vector has another length than the model has parameters, or the model
                 has other parameters than when the objective was made.
         """
+        if not isinstance(parameters, torch.Tensor):
+            parameters = as_numbers("parameters", "one state (P,), such as path[-1]", parameters)
         everything = self.whole_layout
         if np.shape(parameters) == (everything.parameter_count,) != (self.parameter_count,):
             return Evaluator(self.with_layout(everything)).evaluate(parameters)

@@ -1,0 +1,226 @@
+"""Whatever is given to a public function, an error of the package says what is wrong with it.
+
+None of torch, NumPy, SciPy or Python comes through. What people do wrong by mistake, and what must
+be said of it, is in test_mistakes.py.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import losspath
+from contract import make_world, teaches
+from losspath import figures, methods
+from losspath.errors import LosspathError
+
+# Values: `Reading` and the like are made by the package alone, and check nothing.
+VALUES = {
+    *("Activations", "Confusion", "DistanceMap", "Dynamics", "History", "Interpolation"),
+    *("Reading", "RunCurves", "Saliency", "StepSizes", "SurfaceDifference"),
+    *("LosspathError", "LosspathWarning"),
+}
+# Of recording: see tests/recording.
+RECORDING = {"Recorder", "Trajectory"}
+# No function of the user's.
+BASES = {"Method", "PathGeometry", "METHODS"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def calls(it):
+    """Every public function with arguments that are right, by name."""
+    drawn = {"title": None}
+    lp, path, objective, state = losspath, it.path, it.objective, it.path[-1]
+    where = {"resolution": 3, "plane": it.plane, "grid": it.grid, "states": 2}
+    options = {"batch_size": 5, "buffers": None, "metrics": None, "name": "n", "check": False}
+    asked = {"path": path, "objective": objective}
+    at = {"objective": objective, "parameters": state}
+    optimizer = torch.optim.SGD(it.model.parameters(), 0.1)
+
+    def batch_loss(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    return {
+        "Averaged": (methods.Averaged, {"temperature": 1.0, "arc_length": True, "literal": False}),
+        "AveragedND": (methods.AveragedND, {"temperature": 1.0, "arc_length": True}),
+        "Grid": (lp.Grid, {"x": it.grid.x, "y": it.grid.y, "center": it.grid.center}),
+        "Grid.around": (lp.Grid.around, {"path": it.plane.path, "resolution": 3, "margin": 0.6}),
+        "Interpolation.load": (lp.Interpolation.load, {"path": it.file}),
+        "Interpolation.save": (it.line.save, {"path": it.home / "saved.npz"}),
+        "Dynamics.load": (lp.Dynamics.load, {"path": it.file}),
+        "Dynamics.binned_cosines": (it.dynamics.binned_cosines, {"bins": 2}),
+        "LocalProcesses": (lp.LocalProcesses, {"count": 1, "threads": 1}),
+        "LossScale": (figures.LossScale.of, {"surfaces": [it.surface]}),
+        "Objective": (
+            lp.Objective,
+            {"model": it.model, "inputs": it.x, "targets": it.y, "loss_fn": F.cross_entropy}
+            | options,
+        ),
+        "Objective.of_batches": (
+            lp.Objective.of_batches,
+            {"model": it.model, "batches": [(it.x, it.y)], "loss": batch_loss, "stage": False}
+            | options,
+        ),
+        "Objective.__call__": (lambda parameters: objective(parameters), {"parameters": state}),
+        "PCA": (methods.PCA, {"literal": False}),
+        "Plane": (lp.Plane.load, {"path": it.file}),
+        "Plane.project": (it.plane.project, {"states": state}),
+        "Plane.save": (it.plane.save, {"path": it.home / "saved.npz"}),
+        "Sampled": (methods.Sampled, {}),
+        "SampledPCA": (methods.SampledPCA, {"side": "hull", "literal": False}),
+        "StepSizeLR": (lp.StepSizeLR, {"optimizer": optimizer, "rates": [1.0], "last_epoch": -1}),
+        "StepSizes.averaged": (it.sizes.averaged, {"parts": 2}),
+        "StepSizes.binned": (it.sizes.binned, {"bins": 2}),
+        "StepSizes.load": (lp.StepSizes.load, {"path": it.file}),
+        "Surface": (
+            lp.Surface,
+            {each.name: getattr(it.surface, each.name) for each in dataclasses.fields(lp.Surface)},
+        ),
+        "Surface.at": (it.surface.at, {"points": [[0.0, 0.0]]}),
+        "Surface.load": (lp.Surface.load, {"path": it.file}),
+        "Surface.save": (it.surface.save, {"path": it.home / "saved.npz"}),
+        "activations": (
+            lp.activations,
+            {**asked, "states": 2, "modules": None, "samples": 5, "bins": 3},
+        ),
+        "architecture": (lp.architecture, {"objective": objective}),
+        "compare_surfaces": (
+            lp.compare_surfaces,
+            {"surface": it.surface, "reference": it.surface, "resolution": 8},
+        ),
+        "compute_surface": (
+            lp.compute_surface,
+            {**asked, "method": "pca", "executor": None, "checkpoint": None, **where},
+        ),
+        "confusion": (lp.confusion, {**at, "labels": ["a", "b"], "predict": None, "sides": None}),
+        "distance_map": (
+            lp.distance_map,
+            {"plane": it.plane, "resolution": 3, "grid": None, "method": None},
+        ),
+        "feature_maps": (lp.feature_maps, {**at, "sample": 0, "sides": None}),
+        "filters": (
+            lp.filters,
+            {"model": it.model, "parameters": state, "input_shape": (1, 4, 4)},
+        ),
+        "fit_plane": (lp.fit_plane, {"path": path, "components": 2, "tolerance": 0.1, "seed": 0}),
+        "interpolate": (
+            lp.interpolate,
+            {**asked, "start": 0, "end": -1, "alphas": [0, 1], "layers": False, "checkpoint": None},
+        ),
+        "learning_rates": (
+            lp.learning_rates,
+            {"sizes": it.sizes, "form": "raw", "smooth": 1, "mean": None, "seed": 0},
+        ),
+        "measure_dynamics": (lp.measure_dynamics, {**asked, "states": 2, "checkpoint": None}),
+        "measure_history": (lp.measure_history, {**asked, "states": 2}),
+        "method_named": (methods.method_named, {"method": "pca"}),
+        "plot_activations": (lp.plot_activations, {"activations": it.activations, **drawn}),
+        "plot_confusion": (lp.plot_confusion, {"confusion": it.confusion, **drawn}),
+        "plot_distance_map": (lp.plot_distance_map, {"distance": it.distance, "axes": None}),
+        "plot_dynamics": (lp.plot_dynamics, {"dynamics": it.dynamics, "rate": None}),
+        "plot_feature_maps": (lp.plot_feature_maps, {"maps": it.maps, "image": None}),
+        "plot_filters": (lp.plot_filters, {"filters": it.filters, **drawn}),
+        "plot_history": (lp.plot_history, {"history": it.history, "names": ("a", "b")}),
+        "plot_interpolation": (lp.plot_interpolation, {"interpolation": it.line, **drawn}),
+        "plot_runs": (
+            lp.plot_runs,
+            {"runs": {"a": [it.runs]}, "by": "step", "bins": 3, "styles": None},
+        ),
+        "plot_saliency": (lp.plot_saliency, {"saliency": it.saliency, "labels": None}),
+        "plot_samples": (
+            lp.plot_samples,
+            {"images": it.x.numpy(), "targets": it.y.numpy(), "labels": None},
+        ),
+        "plot_step_panels": (
+            lp.plot_step_panels,
+            {"panels": {"p": {"a": [it.runs]}}, "bins": 3, "styles": None, "caption": None},
+        ),
+        "plot_step_sizes": (lp.plot_step_sizes, {"runs": it.sizes, "bins": 3, **drawn}),
+        "plot_surface": (lp.plot_surface, {"surface": it.surface, "axes": None, "scale": None}),
+        "plot_surfaces": (
+            lp.plot_surfaces,
+            {"surfaces": [it.surface], "distance": None, "titles": None, "columns": 3},
+        ),
+        "read_dynamics": (lp.read_dynamics, {"dynamics": it.dynamics}),
+        "refine_surface": (
+            lambda **given: list(lp.refine_surface(**given)),
+            {**asked, "method": "pca", "executor": None, **where},
+        ),
+        "saliency": (lp.saliency, {**at, "samples": [0], "column": None, "sides": None}),
+        "save_figure": (
+            figures.save_figure,
+            {"figure": lp.plot_history(it.history), "path": it.home / "figure.svg"},
+        ),
+        "step_cosines": (lp.step_cosines, {"path": path}),
+        "step_sizes": (lp.step_sizes, {"path": path}),
+    }
+
+
+NAMES = sorted(
+    {
+        name
+        for module in (losspath, figures, methods)
+        for name in module.__all__
+        if callable(getattr(module, name)) and name not in VALUES | RECORDING | BASES
+    }
+)
+
+
+def nonsense(it):
+    """Values that hardly any argument takes, by name."""
+    return {
+        "None": None,
+        "text": "text",
+        "no text": "",
+        "bytes": b"bytes",
+        "minus one": -1,
+        "a fraction": 2.5,
+        "NaN": float("nan"),
+        "much": 10**30,
+        "True": True,
+        "an object": object(),
+        "a model": it.model,
+        "a class": nn.Linear,
+        "a function": lambda *_: None,
+        "a tensor": torch.randn(3),
+        "a tensor without numbers": torch.randn(3, device="meta"),
+        "complex numbers": np.ones((4, 5)) * 1j,
+        "a table": np.ones((4, 5)),
+        "rows of unequal length": [[1.0, 2.0], [3.0]],
+        "an empty list": [],
+        "a dict": {"a": 1},
+        "objects": [object()],
+        "a directory": str(it.home),
+        "a surface": it.surface,
+        "a path": it.path,
+    }
+
+
+def test_every_public_function_is_among_them(world):
+    assert set(NAMES) <= set(calls(world))
+
+
+@pytest.mark.filterwarnings("ignore::losspath.LosspathWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_values(world, name):
+    raw = []
+    every = calls(world)
+    for known in (known for known in every if known == name or known.startswith(f"{name}.")):
+        function, right = every[known]
+        for argument in right:
+            for what, value in nonsense(world).items():
+                try:
+                    function(**{**right, argument: value})
+                except LosspathError as error:
+                    if not teaches(error):
+                        raw.append(f"{known}({argument}={what}): {error}")
+                except Exception as error:
+                    raw.append(f"{known}({argument}={what}): {type(error).__name__}: {error}")
+    assert raw == []
