@@ -303,3 +303,65 @@ def test_no_command_at_all_shows_the_help(capsys):
 def test_bins_are_refused_before_anything_is_computed(fails, run):
     assert "--bins" in fails("steps", run, "--bins", "0")
     assert not (run / "results").exists()
+
+
+OWN = """
+import torch, losspath
+from torch.nn import functional as F
+
+class Classes(torch.utils.data.Dataset):
+    def __len__(self): return 10
+    def __getitem__(self, index): raise KeyError("label")
+
+def made(model=None, x=None, y=None, loss=F.mse_loss, **options):
+    x = torch.arange(20.0).reshape(10, 2) / 20 if x is None else x
+    y = x.sum(1, keepdim=True) if y is None else y
+    return losspath.Objective(model or torch.nn.Linear(2, 1), x, y, loss, **options)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "says"),
+    [
+        ("surface", "made(loss=torch.nn.MSELoss)", "the class MSELoss; make one"),
+        ("surface", "made(y=torch.arange(10.0))", "squeeze(1)"),
+        ("surface", "made(x=torch.zeros(10, 3))", "fails on the data (tensors (10, 3) float32)"),
+        ("surface", "made(torch.nn.Linear(2, 1, device='meta'))", "to_empty"),
+        ("surface", "made(batch_size=2.5)", "a whole number, at least 1, got 2.5"),
+        ("surface", "made(torch.nn.Linear(3, 1), x=torch.zeros(10, 3))", "of the same network"),
+        (
+            "surface",
+            "losspath.Objective.of_batches(torch.nn.Linear(2, 1), Classes(), F.mse_loss)",
+            "KeyError: 'label'",
+        ),
+        ("dynamics", "made(loss=lambda out, to: F.mse_loss(out, to).item())", "without .item()"),
+        ("dynamics", "made(loss=lambda out, to: F.mse_loss(out, to).detach())", "has no graph"),
+    ],
+)
+def test_mistakes_in_an_objective_of_ones_own(fails, tmp_path, command, text, says):
+    record(tmp_path / "run", [[0.0, 0.0], [1.0, 1.0], [2.0, 0.5]])
+    (tmp_path / "o.py").write_text(f"{OWN}\ndef make(): return {text}\n")
+    line = fails(command, tmp_path / "run", "--objective", f"{tmp_path / 'o.py'}:make")
+    assert says in line
+    assert "defect" not in line
+
+
+def test_a_loss_that_fails_in_the_middle(fails, tmp_path):
+    record(tmp_path / "run", [[0.0, 0.0], [1.0, 1.0], [2.0, 0.5]])
+    (tmp_path / "o.py").write_text(
+        f"{OWN}\ncalls = []\ndef loss(out, to):\n    calls.append(None)\n"
+        "    if len(calls) > 150: raise IndexError('no such class')\n"
+        "    return F.mse_loss(out, to)\ndef make(): return made(loss=loss)\n"
+    )
+    objective = ("--objective", f"{tmp_path / 'o.py'}:make")
+    line = fails("surface", tmp_path / "run", "--resolution", "19", *objective)
+    assert "IndexError: no such class" in line
+    assert "expected what one step of the training loop computes" in line
+
+
+def test_states_that_are_not_finite(fails, tmp_path):
+    record(tmp_path / "run", [[0.0, 0.0], [1.0, 1.0], [float("nan"), 0.5]])
+    (tmp_path / "o.py").write_text(OBJECTIVE)
+    line = fails("surface", tmp_path / "run", "--objective", f"{tmp_path / 'o.py'}:make")
+    assert "state 2" in line
+    assert "--states :2" in line

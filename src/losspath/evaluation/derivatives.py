@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from losspath.errors import LosspathError, ModelError, ObjectiveError, UnsupportedError
@@ -198,7 +198,7 @@ class Derivatives:
                 maxiter=_PRODUCTS,
                 return_eigenvectors=False,
             )
-        except ArpackNoConvergence:
+        except ArpackError:
             return float("nan")
         return float(value)
 
