@@ -51,6 +51,7 @@ from losspath.evaluation.quantities import (
     summed,
 )
 from losspath.evaluation.replica import Sides, merged_modules
+from losspath.evaluation.settings import lasting, settings_of_loss, settings_of_model
 from losspath.evaluation.staging import stage_batches
 from losspath.evaluation.undisturbed import random_fork
 from losspath.files import digest_of
@@ -328,6 +329,7 @@ class Objective:
         tables = list(sides) if sides is not None else [None] * len(vectors)
         evaluator = Evaluator(self)
         parts = self._probed_parts()
+        settings = settings_of_loss(self.loss_fn)
         values = [
             evaluator.evaluate(vector, sides=table, parts=parts)
             for vector, table in zip(vectors, tables, strict=True)
@@ -341,6 +343,8 @@ class Objective:
             self.base_key,
             digest_of(*(bytes_of(buffer) for buffer in self.model.buffers())),
             [[value.loss, value.accuracy, dict(value.metrics)] for value in values],
+            *lasting(settings, settings_of_loss(self.loss_fn)),
+            *settings_of_model(self.model),
         ]
 
     def _probed_parts(self) -> list[Part]:
