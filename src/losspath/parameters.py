@@ -437,9 +437,7 @@ def in_order(model: torch.nn.Module, layout: Layout) -> list[torch.Tensor]:
         shape = None if tensor is None else tuple(tensor.shape) + (2,) * tensor.is_complex()
         if tensor is None or shape != entry.shape or dtype_name(tensor) != entry.dtype:
             now = (
-                "is not there"
-                if tensor is None
-                else f"is {dtype_name(tensor)} {list(shape or ())}"
+                "is not there" if tensor is None else f"is {dtype_name(tensor)} {list(shape or ())}"
             )
             raise ModelError(
                 f"the model has changed: parameter {entry.name} was {entry.dtype} "
