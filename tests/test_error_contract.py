@@ -29,6 +29,12 @@ RECORDING = {"Recorder", "Trajectory"}
 BASES = {"Method", "PathGeometry", "METHODS"}
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Words are names of files too."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"))
