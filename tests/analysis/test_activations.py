@@ -236,7 +236,6 @@ def dead_share(model, x, name, axis, y=None):
     """What is found, after a check of what modules put out against a call of one's own."""
     y = torch.zeros(len(x)) if y is None else y
     objective = Objective(model, x, y, lambda outputs, y: outputs.float().mean(), check=False)
-    objective.batch_size = 4
     objective.data.batch_size = 4
     found = activations(as_path(flat(model)[None]), objective, modules=[name])
     outputs: list[Any] = []
