@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "recording": BASE,
     "geometry": BASE | {"recording"},
     "methods": BASE,
-    "evaluation": BASE,
+    "evaluation": BASE | {"recording"},  # states have their own buffers
     "surface": BASE | {"recording", "geometry", "methods", "evaluation"},
     "analysis": BASE | {"recording", "geometry", "methods", "evaluation", "surface"},
     "figures": BASE | {"geometry", "surface", "analysis"},

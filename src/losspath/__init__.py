@@ -9,11 +9,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from losspath import methods as methods
+    from losspath.analysis.activations import Activations as Activations
+    from losspath.analysis.activations import activations as activations
     from losspath.analysis.comparison import SurfaceDifference as SurfaceDifference
     from losspath.analysis.comparison import compare_surfaces as compare_surfaces
-    from losspath.analysis.diagnostics import Activations as Activations
     from losspath.analysis.diagnostics import Confusion as Confusion
-    from losspath.analysis.diagnostics import activations as activations
     from losspath.analysis.diagnostics import architecture as architecture
     from losspath.analysis.diagnostics import confusion as confusion
     from losspath.analysis.diagnostics import feature_maps as feature_maps
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 # Name -> module. Loaded on first use, so that the command line's help does not wait for torch and
 # `import losspath` never loads a drawing library.
 _EXPORTS = {
-    "Activations": "losspath.analysis.diagnostics",
+    "Activations": "losspath.analysis.activations",
     "Confusion": "losspath.analysis.diagnostics",
     "DistanceMap": "losspath.analysis.distances",
     "Dynamics": "losspath.analysis.dynamics",
@@ -88,7 +88,7 @@ _EXPORTS = {
     "Surface": "losspath.surface",
     "SurfaceDifference": "losspath.analysis.comparison",
     "Trajectory": "losspath.recording.trajectory",
-    "activations": "losspath.analysis.diagnostics",
+    "activations": "losspath.analysis.activations",
     "architecture": "losspath.analysis.diagnostics",
     "compare_surfaces": "losspath.analysis.comparison",
     "compute_surface": "losspath.surface",

@@ -249,13 +249,14 @@ def test_a_full_disk_while_training(server, tmp_path, limit):
     assert status == 1, output
     last = output.splitlines()[-1]
     assert last.startswith("losspath: error: ")
-    assert "File too large" in last
+    # Where no file at all can be written, Python itself may be the first to say so.
+    assert "File too large" in last or (limit == 0 and "temporary directory" in last)
     assert "Traceback" not in output
     status, output = server.run(*arguments)  # there is room again
     assert status == 0, output
     server.run(*arguments[:-1], tmp_path / "whole")
-    for name in ("states.bin", "records.bin", "losses.bin"):
-        assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (run / "states.bin").read_bytes() == (tmp_path / "whole" / "states.bin").read_bytes()
+    assert losspath.Trajectory(run).digest == losspath.Trajectory(tmp_path / "whole").digest
 
 
 def test_a_full_disk_while_drawing(server, run):

@@ -57,7 +57,7 @@ def test_a_cluster_without_workers_is_refused(trained_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--processes", "0"), "at least one process"),
+        (("--processes", "0"), "at least 1, got 0"),
         (("--processes", "2", "--scheduler", "tcp://127.0.0.1:1"), "got both"),
         (("--scheduler", "nonsense://x"), "no scheduler answers at nonsense://x"),
         (("--scheduler", "tcp://127.0.0.1:1"), "no scheduler answers at tcp://127.0.0.1:1"),

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.overrides import TorchFunctionMode
 
-from losspath.evaluation.watch import FusedKernelError, Memory, Watch, is_same, tensors_in
+from losspath.evaluation.watch import Memory, Watch, _FusedKernelError, is_same, tensors_in
 
 # Calls that return no tensor and depend on shapes and dtypes alone.
 _OF_THE_FORM = {
@@ -180,7 +180,7 @@ class Recording(TorchFunctionMode):
         if name == "as_strided":
             refuse("it goes by how a tensor lies in memory (as_strided)")
         if name.startswith("_nested") or any(tensor.is_nested for tensor in tensors):
-            refuse("it makes nested tensors", FusedKernelError)
+            refuse("it makes nested tensors", _FusedKernelError)
         if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors):
             refuse(f"it uses transforms of torch.func ({name})")
 
@@ -229,7 +229,7 @@ class Recording(TorchFunctionMode):
     def _keep_result(self, name: str, value: Any, node: fx.Node) -> None:
         if isinstance(value, torch.Tensor):
             if value.is_nested:
-                self.watch.refuse("it makes nested tensors", FusedKernelError)
+                self.watch.refuse("it makes nested tensors", _FusedKernelError)
             if type(value) not in (torch.Tensor, torch.nn.Parameter):
                 self.watch.refuse(f"it makes tensors of a type of their own ({type(value)})")
             if value.layout != torch.strided:
@@ -304,7 +304,7 @@ class Recording(TorchFunctionMode):
     def _check_constant(self, tensor: torch.Tensor) -> None:
         refuse = self.watch.refuse
         if tensor.is_nested:
-            refuse("it makes nested tensors", FusedKernelError)
+            refuse("it makes nested tensors", _FusedKernelError)
         if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             refuse("it uses transforms of torch.func")
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter):

@@ -31,7 +31,7 @@ from torch import fx
 from losspath.errors import UnsupportedError
 from losspath.evaluation.calls import Recording
 from losspath.evaluation.kernels import unfused
-from losspath.evaluation.watch import FusedKernelError, Memory, is_same, random_state, tensors_in
+from losspath.evaluation.watch import Memory, _FusedKernelError, is_same, random_state, tensors_in
 from losspath.parameters import named_parameters
 
 
@@ -80,7 +80,7 @@ def record(
     attempts: list[Recording] = []
     try:
         return _record(model, inputs, names, attempts)
-    except FusedKernelError:
+    except _FusedKernelError:
         with unfused():
             return _record(model, inputs, names, attempts)
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from losspath.errors import UnsupportedError
 
 
-class FusedKernelError(UnsupportedError):
+class _FusedKernelError(UnsupportedError):
     """A fused evaluation kernel was taken that gives other numbers than training's kernels."""
 
 
@@ -158,7 +158,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._check_writing(call)
             result = self._run(function, call)
             if any(tensor.is_nested for tensor in tensors_in(result)):
-                self.refuse("it makes nested tensors", FusedKernelError)
+                self.refuse("it makes nested tensors", _FusedKernelError)
         return result
 
     def _check_size(self, call: _Call) -> None:
@@ -175,7 +175,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _check_place(self, call: _Call) -> None:
         name = call.kernel.name
         if name in _FUSED and call.argument("mask") is not None:
-            self.refuse("a fused attention kernel is given a mask", FusedKernelError)
+            self.refuse("a fused attention kernel is given a mask", _FusedKernelError)
         if name == "lift_fresh" and self._given is None:
             self.refuse("it makes a tensor of numbers where it cannot be watched")
         given = self._given or ()
