@@ -253,7 +253,9 @@ def test_after_any_damage_all_that_is_whole_comes_back_and_recording_goes_on(
             assert step in kept, (name, how, place)
     everywhere = [file.read_bytes() for file in run.rglob(name)]
     if name not in (STATES, SIDES) and how != "lose" and damage.raw:
-        assert changed in everywhere  # nothing is deleted
+        # Nothing is deleted; of a copy of the slots that lacks its end, that is put on.
+        left = changed[: len(changed) // 64 * 64] if name.startswith("records") else changed
+        assert any(each.startswith(left) for each in everywhere)
     go_on(run, every)
     shutil.rmtree(run.parent)
 
