@@ -669,3 +669,39 @@ def test_a_setting_that_no_state_shows_makes_a_checkpoint_another(number, tmp_pa
     changed = change()
     with pytest.raises(LosspathError, match="another"):
         surface(changed)
+
+
+# -- half precisions and spare parameters ----------------------------------------------------------
+
+
+class CastingToHalf(nn.Module):
+    """Casts its inputs by itself, so that it does not go in single precision."""
+
+    def __init__(self, is_frozen):
+        super().__init__()
+        self.narrow = nn.Linear(8, 6).bfloat16().requires_grad_(not is_frozen)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.narrow(x.bfloat16())).float())
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_model_that_casts_to_half_is_evaluated_in_half(is_frozen):
+    objective, _, _ = assert_right(lambda: (CastingToHalf(is_frozen), ce))
+    assert "half precision" in objective.provenance["notes"][0]
+
+
+def test_a_model_that_fails_in_every_precision_is_refused_with_the_first_error():
+    model = nn.Sequential(nn.Linear(7, 2)).bfloat16()
+    with pytest.raises(ObjectiveError, match="cannot be multiplied"):
+        Objective(model, X, Y, ce)
+
+
+def test_parameters_that_nothing_uses_are_no_matter():
+    def make():
+        model = mlp()
+        model[0].spare = nn.Parameter(torch.ones(3))
+        return model, ce
+
+    assert_right(make)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # parameter tensor; None for numbers that have nothing to do with the model's.
 _FAR = (0.1, 0.5, 0.02, None)
 _CHECKED_SAMPLES = 32
+_HALF_ROUNDING = 1e-2
 
 
 def check_objective(objective: Objective) -> None:
@@ -50,14 +51,12 @@ def check_objective(objective: Objective) -> None:
 
 def _check(objective: Objective) -> None:
     batch = _some(objective)
-    evaluator = Evaluator(objective)
-    note = _note_of(evaluator)
-    if note:
-        objective.notes.append(note)
     _warn_of_hidden(unwrapped(objective.model))
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout))
-    with evaluator.lent():
-        vector = _settle(objective, evaluator, batch, own)
+    evaluator, vector = _settled(objective, batch, own)
+    note = _note_of(objective, evaluator)
+    if note:
+        objective.notes.append(note)
     if not objective.checked:
         return
     if not evaluator.replica.is_private and overrides_train(unwrapped(objective.model)):
@@ -117,7 +116,30 @@ def _warn_of_hidden(model: torch.nn.Module) -> None:
                     return
 
 
-def _note_of(evaluator: Evaluator) -> str:
+def _settled(
+    objective: Objective, batch: Batch, own: torch.Tensor
+) -> tuple[Evaluator, torch.Tensor]:
+    """An evaluator and a vector to check at; in half precision where float32 does not go."""
+    evaluator = Evaluator(objective)
+    try:
+        with evaluator.lent():
+            return evaluator, _settle(objective, evaluator, batch, own)
+    except ObjectiveError:
+        if not evaluator.replica.widened:
+            raise
+        objective.widens = False  # the model casts to half precision by itself, maybe
+        half = Evaluator(objective)
+        try:
+            with half.lent():
+                return half, _settle(objective, half, batch, own)
+        except ObjectiveError:
+            pass
+        raise
+
+
+def _note_of(objective: Objective, evaluator: Evaluator) -> str:
+    if not objective.widens:
+        return "evaluated in half precision, as the model fails in float32"
     if evaluator.replica.widened:
         return "parameters of half precision are evaluated in float32"
     if not evaluator.replica.is_private:
@@ -266,7 +288,7 @@ def _check_means(
     is_rows = isinstance(outputs, torch.Tensor) and outputs.shape[:1] == (batch.size,)
     if is_rows and objective.takes_one_tensor and not objective.reads_pass:
         _check_loss(evaluator, outputs, batch)
-    _check_mean(whole, sums, "batch", outputs, batch)
+    _check_mean(objective, whole, sums, "batch", outputs, batch)
 
 
 def _check_loss(evaluator: Evaluator, outputs: torch.Tensor, batch: Batch) -> None:
@@ -285,7 +307,7 @@ def _check_loss(evaluator: Evaluator, outputs: torch.Tensor, batch: Batch) -> No
             parts = [count_some(some) for some in torch.split(few, size)]
         except Exception:
             continue
-        _check_mean(count_some(few), parts, "loss", outputs, batch)
+        _check_mean(evaluator.objective, count_some(few), parts, "loss", outputs, batch)
         return
 
 
@@ -315,13 +337,21 @@ def _taken(batch: Batch, chosen: Any) -> Batch:
     return Batch(args, kwargs, targets, size)
 
 
-def _check_mean(whole: Count, parts: list[Count], what: str, outputs: Any, batch: Batch) -> None:
+def _check_mean(
+    objective: Objective,
+    whole: Count,
+    parts: list[Count],
+    what: str,
+    outputs: Any,
+    batch: Batch,
+) -> None:
+    tolerance = ROUNDING if objective.widens else _HALF_ROUNDING
     for name in whole:
         if name == ACCURACY:
             continue
         mean = mean_of([whole[name]])
         again = mean_of([part[name] for part in parts])
-        if is_close(mean, again, ROUNDING):
+        if is_close(mean, again, tolerance):
             continue
         subject = "loss_fn" if name == LOSS else f"metric {name}"
         if what == "loss":

@@ -462,7 +462,9 @@ class Engine:
             if samples not in self._tapes:
                 # Of a copy of its own, whose buffers nothing else writes to.
                 objective = self.objective
-                replica = Replica(objective.model, objective.layout, objective.base_sides)
+                replica = Replica(
+                    objective.model, objective.layout, objective.base_sides, objective.widens
+                )
                 with (
                     torch.no_grad(),
                     fused(self._evaluator.may_fuse),

@@ -58,7 +58,9 @@ class Evaluator:
             torch.no_grad(),
         ):
             objective.check_unchanged()
-            self.replica = Replica(objective.model, objective.layout, objective.base_sides)
+            self.replica = Replica(
+                objective.model, objective.layout, objective.base_sides, objective.widens
+            )
         self.may_fuse = torch.backends.mha.get_fastpath_enabled()
         self._loss = Kept([])
         self._depth = 0

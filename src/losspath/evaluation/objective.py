@@ -85,7 +85,7 @@ class Objective:
     Forward hooks of the model run at every forward pass of the plain loop.
 
     A vector holds the parameters that require a gradient, or all where none does. Half precisions
-    are evaluated in float32.
+    are evaluated in float32, unless the model itself casts to them.
 
     Args:
         model: the network.
@@ -218,6 +218,7 @@ class Objective:
         self.base_sides: Sides | None = None
         self.base_key = ""
         self.needs_gradients = False
+        self.widens = True  # half precisions are evaluated in float32
         self.reads_pass = False  # whether the loss takes more from a pass than its outputs
         self.notes: list[str] = []
         self.device = next(model.parameters()).device

@@ -120,6 +120,7 @@ class Replica:
         model: the caller's model; it is not changed.
         layout: which parameters vectors are of.
         base: side tensors to begin with, in place of the model's own.
+        widens: make float32 of half precisions.
 
     Attributes:
         model: the copy.
@@ -129,7 +130,13 @@ class Replica:
         merges: whether evaluation mode changes parameters, as adapters do that merge in it.
     """
 
-    def __init__(self, model: torch.nn.Module, layout: Layout, base: Sides | None = None) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        layout: Layout,
+        base: Sides | None = None,
+        widens: bool = True,
+    ) -> None:
         self.why_shared = ""
         try:
             self.model = copy_model(model)
@@ -141,7 +148,7 @@ class Replica:
         self._cycles = self.is_private and overrides_train(self.model)
         if self._cycles:
             self.model.train()  # adapters that are merged come apart, caches are dropped
-        self.widened = self.is_private and _widen(self.model)
+        self.widened = widens and self.is_private and _widen(self.model)
         self.layout = layout
         self._rows = self._find_rows()
         self._sides = side_tensors(self.model, layout)
