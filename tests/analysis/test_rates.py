@@ -67,7 +67,7 @@ def test_smoothed_rates_stay_between_the_extremes(sizes, smooth):
         (np.zeros(3), {"form": "scaled", "mean": 1.0}, "needs a mean"),
         ([], {}, "at least one step"),
         ([1.0, np.nan], {}, "all finite"),
-        ([[1.0]], {}, "at least one step"),
+        ([[1.0]], {}, r"numbers \(S,\), got shape \(1, 1\)"),
         ([-1.0], {}, "at least one step"),
         (StepSizes(SIZES, np.arange(5) * 10, np.ones(4), {}), {}, "states were left out"),
     ],
