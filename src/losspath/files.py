@@ -224,13 +224,21 @@ def read_document(path: Path) -> dict[str, Any]:
     """
     with wrap_os_errors(f"read {path}"):
         raw = path.read_bytes()
+    content = document_in(raw)
+    if content is None:
+        raise DamagedError(f"{path} is damaged: its content does not match its digest")
+    return content
+
+
+def document_in(raw: bytes) -> dict[str, Any] | None:
+    """The content of a JSON document, without its digest; None where the two do not match."""
     try:
         content = json.loads(raw)
         if isinstance(content, dict) and content.pop("digest", None) == digest_of(content):
             return content
     except (ValueError, RecursionError):
         pass
-    raise DamagedError(f"{path} is damaged: its content does not match its digest")
+    return None
 
 
 def save_archive(

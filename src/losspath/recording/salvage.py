@@ -20,7 +20,7 @@ import numpy.typing as npt
 import xxhash
 
 from losspath.errors import wrap_os_errors
-from losspath.files import digest_of
+from losspath.files import document_in
 from losspath.recording import format1
 from losspath.recording.format1 import INDEX, LOSS, LOSSES, RECORD, RECORDS, STATES, Commit
 from losspath.recording.header import Header
@@ -66,18 +66,8 @@ def mended_document(path: Path) -> dict[str, Any] | None:
     """The content of a JSON document of which one bit is wrong; None if more is."""
     with wrap_os_errors(f"read {path}"):
         raw = path.read_bytes()
-    found = mended(raw, lambda tried: _content(tried) is not None)
-    return None if found is None else _content(found)
-
-
-def _content(raw: bytes) -> dict[str, Any] | None:
-    try:
-        content = json.loads(raw)
-        if isinstance(content, dict) and content.pop("digest", None) == digest_of(content):
-            return content
-    except (ValueError, RecursionError):
-        pass
-    return None
+    found = mended(raw, lambda tried: document_in(tried) is not None)
+    return None if found is None else document_in(found)
 
 
 def salvage(directory: Path, header: Header) -> Salvaged:
