@@ -20,7 +20,7 @@ lint: $(VENV)/.installed
 
 # One thread: tests are of tiny models, which many threads only slow down.
 test: lint  ## all but the long campaigns
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: lint  ## the tests marked slow too: every line of recording, kills, damage, whole studies
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -4,7 +4,9 @@
 
 Two child processes, one with each version, make the same surfaces (`pca` and `averaged`, 19 × 19
 points) of a path of random steps, and take turns, so that whatever else the machine does falls on
-both. Printed are medians and the median of the ratios within rounds.
+both. They share the file of measured choices (sizes of batches and groups), for two measurements
+of one version may choose differently, and then differ by a tenth. Printed are medians and the
+median of the ratios within rounds.
 """
 
 import argparse
@@ -40,8 +42,9 @@ def main() -> None:
     print(f"{options.samples:,} samples, {options.resolution} lines, {options.rounds} rounds")
     print(f"{'network':15} {'method':9} {'other s':>8} {'this s':>8} {'this/other':>20}")
     for network in options.networks:
+        cache = tempfile.TemporaryDirectory()
         children = [
-            Child(source, network, options.samples, options.resolution)
+            Child(source, network, options.samples, options.resolution, cache.name)
             for source in (options.other, own)
         ]
         for method in METHODS:
@@ -58,19 +61,21 @@ def main() -> None:
             print(f"{network:15} {method:9} {other:8.2f} {mine:8.2f} {spread:>20}", flush=True)
         for child in children:
             child.close()
+        cache.cleanup()
 
 
 class Child:
     """A process that makes surfaces with one version, whenever it is told to."""
 
-    def __init__(self, source: Path, network: str, samples: int, resolution: int) -> None:
-        self.cache = tempfile.TemporaryDirectory()
+    def __init__(
+        self, source: Path, network: str, samples: int, resolution: int, cache: str
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, __file__, CHILD, str(source), network, str(samples), str(resolution)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "XDG_CACHE_HOME": self.cache.name, "PYTHONPATH": str(source)},
+            env={**os.environ, "XDG_CACHE_HOME": cache, "PYTHONPATH": str(source)},
         )
 
     def surface(self, method: str) -> float:
@@ -80,7 +85,6 @@ class Child:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
-        self.cache.cleanup()
 
 
 def child(source: str, network: str, samples: int, resolution: int) -> None:

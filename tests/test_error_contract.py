@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import losspath
-from contract import make_world, teaches
+from contract import Net, make_world, teaches
 from losspath import figures, methods
 from losspath.errors import LosspathError
 
@@ -23,8 +23,6 @@ VALUES = {
     *("Reading", "RunCurves", "Saliency", "StepSizes", "SurfaceDifference"),
     *("LosspathError", "LosspathWarning"),
 }
-# Of recording: see tests/recording.
-RECORDING = {"Recorder", "Trajectory"}
 # No function of the user's.
 BASES = {"Method", "PathGeometry", "METHODS"}
 
@@ -49,6 +47,10 @@ def calls(it):
     asked = {"path": path, "objective": objective}
     at = {"objective": objective, "parameters": state}
     optimizer = torch.optim.SGD(it.model.parameters(), 0.1)
+
+    def recorded(**given):
+        with lp.Recorder("recorded", Net(), existing="overwrite") as recorder:
+            recorder.record(**given)
 
     def batch_loss(model, batch):
         return F.cross_entropy(model(batch[0]), batch[1])
@@ -79,6 +81,15 @@ def calls(it):
         "Plane": (lp.Plane.load, {"path": it.file}),
         "Plane.project": (it.plane.project, {"states": state}),
         "Plane.save": (it.plane.save, {"path": it.home / "saved.npz"}),
+        "Recorder": (
+            lambda **given: lp.Recorder(**given).close(),
+            {
+                **{"directory": "recorded", "model": it.model, "every": 1, "step": None},
+                **{"existing": "overwrite", "dtype": "float32", "allow_complex": False},
+                **{"metadata": {"a": 1}, "parameters": "all"},
+            },
+        ),
+        "Recorder.record": (recorded, {"loss": 1.0, "step": 3, "rate": 0.1}),
         "Sampled": (methods.Sampled, {}),
         "SampledPCA": (methods.SampledPCA, {"side": "hull", "literal": False}),
         "StepSizeLR": (lp.StepSizeLR, {"optimizer": optimizer, "rates": [1.0], "last_epoch": -1}),
@@ -92,6 +103,21 @@ def calls(it):
         "Surface.at": (it.surface.at, {"points": [[0.0, 0.0]]}),
         "Surface.load": (lp.Surface.load, {"path": it.file}),
         "Surface.save": (it.surface.save, {"path": it.home / "saved.npz"}),
+        "Trajectory": (lp.Trajectory, {"directory": it.run}),
+        "Trajectory.buffers": (path.buffers, {"index": 1}),
+        "Trajectory.load_into": (path.load_into, {"model": Net(), "index": 1, "buffers": False}),
+        "Trajectory.read": (path.read, {"start": 0, "stop": 1, "out": None}),
+        "Trajectory.side_key": (path.side_key, {"index": 1}),
+        "Trajectory.sides": (path.sides, {"index": 1}),
+        "Trajectory.window": (path.window, {"start": 0, "stop": 3, "stride": 1}),
+        "Trajectory.window.buffers": (path.window().buffers, {"index": 1}),
+        "Trajectory.window.load_into": (path.window().load_into, {"model": Net(), "index": 1}),
+        "Trajectory.window.read": (
+            path.window(0, None, 2).read,
+            {"start": 0, "stop": 1, "out": None},
+        ),
+        "Trajectory.window.side_key": (path.window().side_key, {"index": 1}),
+        "Trajectory.window.sides": (path.window().sides, {"index": 1}),
         "activations": (
             lp.activations,
             {**asked, "states": 2, "modules": None, "samples": 5, "bins": 3},
@@ -174,7 +200,7 @@ NAMES = sorted(
         name
         for module in (losspath, figures, methods)
         for name in module.__all__
-        if callable(getattr(module, name)) and name not in VALUES | RECORDING | BASES
+        if callable(getattr(module, name)) and name not in VALUES | BASES
     }
 )
 

@@ -243,7 +243,7 @@ def test_using_a_name_loads_nothing_that_draws(name):
 def test_recording_loads_no_later_stage():
     loaded = loaded_by("import losspath; losspath.Recorder, losspath.Trajectory")
     stages = {name.split(".")[1] for name in loaded if name.startswith("losspath.")}
-    assert stages == {"errors", "files", "parameters", "recording"}
+    assert stages == {"arguments", "errors", "files", "parameters", "recording"}
 
 
 def test_figures_never_load_pyplot():

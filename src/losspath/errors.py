@@ -19,6 +19,10 @@ class ArgumentError(LosspathError, ValueError):
     """An argument is outside what the function accepts."""
 
 
+class StateIndexError(ArgumentError, IndexError):
+    """A path has no state of that index."""
+
+
 class StoreError(LosspathError):
     """A directory or file of recorded data cannot be read or written."""
 

@@ -395,6 +395,11 @@ def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bo
         raise ModelError(
             f"parameter {name} has no shape yet; run one batch through the lazy model first"
         )
+    if tensor.is_meta:
+        raise ModelError(
+            f"parameter {name} is on the meta device, where it has no numbers; give it some first: "
+            "model.to_empty(device='cpu'), then load a state dict"
+        )
     if hasattr(tensor, "full_tensor") and hasattr(tensor, "to_local"):
         raise ModelError(
             f"parameter {name} is a {type(tensor.data).__name__}, of which a process holds a part; "

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import losspath
 from losspath import Objective
 from losspath.errors import LosspathError, ModelError, ObjectiveError
 
@@ -475,3 +476,63 @@ def test_check_can_be_left_out_and_is_told():
 def test_a_loss_that_is_no_function(wrong):
     with pytest.raises(LosspathError, match="loss_fn"):
         Objective(headed(nn.Linear(8, 8)), X, Y, wrong)
+
+
+def test_a_model_that_cannot_be_copied_can_be_looked_into():
+    class Locked(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2))
+            import threading
+
+            self.lock = threading.Lock()
+
+    model = Locked()
+    states, _ = trained(model)
+    before = content(model)
+    objective = Objective(model, X, Y, ce)
+    found = losspath.confusion(objective, states[1])
+    own = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2))
+    nn.utils.vector_to_parameters(torch.from_numpy(states[1]), own.parameters())
+    predicted = own(X).argmax(1)
+    np.testing.assert_array_equal(
+        found.counts, [[int(((a == Y) & (predicted == b)).sum()) for b in (0, 1)] for a in (0, 1)]
+    )
+    seen = losspath.activations(states, objective, 2)
+    assert len(seen.names) >= 2
+    assert content(model) == before
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_loss_that_no_parameter_moves_is_told():
+    kept = {}
+
+    class Cached(nn.Linear):
+        def forward(self, x):
+            return kept.setdefault(len(x), super().forward(x).detach())
+
+    with pytest.warns(losspath.LosspathWarning, match="every picture of it is flat"):
+        objective = Objective(Cached(8, 2), X, Y, ce)
+    assert "the loss is the same at very different parameters" in objective.provenance["notes"]
+
+
+def test_a_loss_that_no_scale_moves_is_nothing_to_tell():
+    class Normed(nn.Linear):
+        def forward(self, x):
+            return F.normalize(F.linear(x, self.weight), dim=1)
+
+    objective = Objective(Normed(8, 2, bias=False), X, Y, ce)
+    assert "notes" not in objective.provenance
+
+
+def test_parameters_of_the_loss_are_told():
+    class Margin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, outputs, targets):
+            return ce(outputs * self.scale, targets)
+
+    objective = Objective(headed(nn.Linear(8, 8)), X, Y, Margin())
+    told = "the loss has parameters of its own, which are those of now"
+    assert objective.provenance["notes"] == [told]

@@ -69,7 +69,7 @@ def test_iteration_ends(path):
 
 @pytest.mark.parametrize("index", ["a", 1.0, None, (1, 2)])
 def test_what_is_no_index_is_refused(path, index):
-    with pytest.raises(TypeError):
+    with pytest.raises(ArgumentError, match="expected the index of a state as a whole number"):
         path[index]
 
 

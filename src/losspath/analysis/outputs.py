@@ -42,7 +42,6 @@ def evaluating(
 
     Raises:
         ModelError: the state has not as many numbers as the model has parameters.
-        UnsupportedError: the model cannot be copied.
     """
     with (
         objective.evaluating(np.asarray(parameters), sides) as model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from operator import is_
 from typing import Any
 
 import torch
@@ -70,14 +71,12 @@ def _is_same(own: Any, before: Any) -> bool:
     if isinstance(own, dict):
         if len(own) > _LONG:
             return True
+        if all(map(is_, own, before)) and all(map(is_, own.values(), before.values())):
+            return True  # nearly always
         return all(own.get(name, own) is value for name, value in before.items())
     if isinstance(own, set):
         return len(own) > _LONG or bool(own == before)
-    return len(own) > _LONG or all(map(_is, own, before))
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
+    return len(own) > _LONG or all(map(is_, own, before))
 
 
 def attributes_of(model: torch.nn.Module) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from losspath.errors import LosspathError, LosspathWarning, ObjectiveError
 from losspath.evaluation.caches import check_caches
 from losspath.evaluation.counting import ROUNDING, copied, counted, failed, is_close, mean_of
 from losspath.evaluation.data import Batch, Samples, map_tensors, rows_of, tensors_in
-from losspath.evaluation.evaluator import Evaluator
+from losspath.evaluation.evaluator import Evaluator, loss_modules
 from losspath.evaluation.owner import check_against_owner
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count
 from losspath.evaluation.replica import overrides_train
@@ -57,6 +57,8 @@ def _check(objective: Objective) -> None:
     note = _note_of(objective, evaluator)
     if note:
         objective.notes.append(note)
+    if any(p.requires_grad for module in loss_modules(objective) for p in module.parameters()):
+        objective.notes.append("the loss has parameters of its own, which are those of now")
     if not objective.checked:
         return
     if not evaluator.replica.is_private and overrides_train(unwrapped(objective.model)):
@@ -67,7 +69,7 @@ def _check(objective: Objective) -> None:
         )
     try:
         _check_all(objective, own, vector)
-    except LosspathError:
+    except (LosspathError, LosspathWarning):
         raise
     except Exception as cause:
         reason = str(cause).strip().splitlines()
@@ -83,6 +85,7 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
     evaluator, batch = Evaluator(objective), _some(objective)
     with evaluator.lent():
         whole = _check_repeats(objective, evaluator, batch, vector)
+        is_fixed = _is_fixed(objective, evaluator, batch, own, whole)
         few, fewer = _some(objective, _CHECKED_SAMPLES), _others(objective)
         check_caches(objective, evaluator, few, fewer, vector)
         if isinstance(objective.data, Samples):
@@ -95,6 +98,8 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
             if np.isfinite(whole[LOSS][0]):
                 _check_means(objective, evaluator, batch, varied, whole)
     check_against_owner(objective, few, [vector, 1.4 * _far(objective, own, 0.2)])
+    if is_fixed:
+        _tell_fixed(objective)
 
 
 def _warn_of_hidden(model: torch.nn.Module) -> None:
@@ -266,6 +271,33 @@ def _check_repeats(
             "counter, a cache that is changed in place): reset it in forward()"
         )
     return first
+
+
+def _is_fixed(
+    objective: Objective, evaluator: Evaluator, batch: Batch, own: torch.Tensor, first: Count
+) -> bool:
+    """Whether the loss does not move with the parameters, wherever they go."""
+    total = first[LOSS][0]
+    if not np.isfinite(total) or total == 0.0:
+        return False
+    far = _far(objective, own, None)
+    for vector in (_far(objective, own, 0.5), -far, 0.3 * far):
+        evaluator.write(vector)
+        if counted(evaluator, batch)[LOSS] != first[LOSS]:
+            return False
+    return True
+
+
+def _tell_fixed(objective: Objective) -> None:
+    note = "the loss is the same at very different parameters"
+    objective.notes.append(note)
+    warnings.warn(
+        f"{note}, so every picture of it is flat; look for a cache that outlives the model "
+        "(a global dict, lru_cache), for outputs that the loss does not use, and for parameters "
+        "that the model does not",
+        LosspathWarning,
+        stacklevel=6,
+    )
 
 
 def _outputs(objective: Objective, evaluator: Evaluator, batch: Batch) -> list[torch.Tensor]:

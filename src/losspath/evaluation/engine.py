@@ -41,8 +41,8 @@ from losspath.files import digest_of
 _SMALL = 1e9
 # Largest relative difference from the plain loop that is rounding.
 _ROUNDING = 1e-5
-_CHECKED_POINTS = 3
-_CHECKED_GROUP = 8  # points that later batches are checked on
+_CHECKED_POINTS = 4
+_FEW_POINTS = 4  # that later batches are looked at with, one of them by the plain loop
 _CHECKED_BATCHES = 3
 # Of so many points one is evaluated by the plain loop over all data, which takes some points' time.
 _WHOLE_POINTS = 200
@@ -218,7 +218,7 @@ class Engine:
             start = len(self.objective) // 3 // choice.batch_size * choice.batch_size
             samples = range(start, min(start + choice.batch_size, len(self.objective)))
             with self._evaluator.lent():
-                problem, _ = self._check_on(part, choice, samples)
+                problem, _ = self._check_on(part.part(0, _FEW_POINTS), choice, samples, 1)
         else:
             number = finite[len(finite) // 2]
             (vector,) = part.part(number, number + 1).vectors()
@@ -426,8 +426,8 @@ class Engine:
         compared = False
         for samples in self._checked_samples(choice):
             # All points of the group once; a few are enough for what depends on the data.
-            part = points if not compared else points.part(0, _CHECKED_GROUP)
-            problem, some = self._check_on(part, choice, samples)
+            part, most = (points.part(0, _FEW_POINTS), 1) if compared else (points, _CHECKED_POINTS)
+            problem, some = self._check_on(part, choice, samples, most)
             if problem is not None:
                 return problem
             compared |= some
@@ -443,13 +443,18 @@ class Engine:
         chosen = dict.fromkeys(int(number) for number in some)
         return [range(starts[n], min(starts[n] + size, count)) for n in chosen]
 
-    def _check_on(self, points: Points, choice: Choice, samples: range) -> tuple[str | None, bool]:
-        """What differs on some samples, and whether there was anything to compare."""
+    def _check_on(
+        self, points: Points, choice: Choice, samples: range, most: int
+    ) -> tuple[str | None, bool]:
+        """What differs on some samples, and whether there was anything to compare.
+
+        At most so many points are evaluated by the plain loop too.
+        """
         fast = self._run(points, choice, samples)
         vectors = points.vectors()
         order = np.argsort([not np.isfinite(evaluation.loss) for evaluation in fast], kind="stable")
         compared = False
-        for number in order[:: max(1, len(order) // _CHECKED_POINTS)].tolist():
+        for number in order[:: -(-len(order) // most)].tolist():
             plain = self._evaluator.evaluate(vectors[number], parts=[samples])
             if (problem := _difference(plain, fast[number])) is not None:
                 return problem, True

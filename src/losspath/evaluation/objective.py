@@ -408,18 +408,14 @@ class Objective:
     ) -> Iterator[torch.nn.Module]:
         """A private copy of the model at a vector, in evaluation mode and without gradients.
 
-        Hooks may be put on it; it is thrown away afterwards.
+        Hooks may be put on it; it is thrown away afterwards. A model that cannot be copied is
+        given itself, and put back.
 
         Args:
             parameters: (P,) the vector.
             sides: its side tensors; None for the objective's.
         """
         evaluator = Evaluator(self)
-        if not evaluator.replica.is_private:
-            raise UnsupportedError(
-                f"the model cannot be copied ({evaluator.replica.why_shared}), which looking into "
-                "it needs; keep what cannot be copied out of the module"
-            )
         with evaluator.lent(), torch.no_grad():
             evaluator.write(evaluator._vector(np.array(parameters)), sides)
             yield evaluator.replica.model

@@ -118,6 +118,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._may_read = False
         self._written: torch.Tensor | None = None
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled, and to be told so torch would load its compiler, for 1.3 s."""
+        return False
+
     def refuse(self, reason: str, kind: type[UnsupportedError] = UnsupportedError) -> None:
         """Raises, and remembers it.
 

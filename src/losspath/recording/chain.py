@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from losspath.recording.settings import Settings
 from losspath.recording.sides import Described
 from losspath.recording.watch import Known
 
@@ -134,6 +135,7 @@ class Entry(NamedTuple):
         known: the side tensors as the last row has them.
         blobs: those that differ from the last row's.
         values: named numbers.
+        settings: plain numbers that modules hold.
         time: when it was recorded, as `time.monotonic` counts.
         kept_time: when a state was last kept.
         version: of the tensors, where the state is not kept.
@@ -155,6 +157,7 @@ class Entry(NamedTuple):
     known: Known = Known()
     blobs: tuple[SideBlob, ...] = ()
     values: tuple[tuple[str, float], ...] = ()
+    settings: Settings = ()
     time: float = 0.0
     kept_time: float = 0.0
     version: list[tuple[int | None, int]] | None = None

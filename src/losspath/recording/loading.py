@@ -41,6 +41,11 @@ def load_state(
     values |= {name: tensor for name, tensor in sides.items() if kinds[name] == "frozen"}
     parameters = dict(named_parameters(model))
     _check_same(values, parameters, source)
+    if lost := [name for name in values if parameters[name].is_meta]:
+        raise ModelError(
+            f"parameter {lost[0]} of the model is on the meta device and can hold no numbers; call "
+            "model.to_empty(device='cpu') first"
+        )
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from functools import cached_property
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.errors import PathError
+from losspath.arguments import WHOLE, described
+from losspath.errors import ArgumentError, PathError, StateIndexError
 from losspath.files import digest_of
 
 States = npt.NDArray[Any]
@@ -82,6 +84,7 @@ class ArrayPath:
 
     def read(self, start: int, stop: int, out: States | None = None) -> States:
         """A copy of the states start … stop−1: see `Trajectory.read`."""
+        start, stop, out = check_range(self, start, stop, out)
         if out is None:
             return self._states[start:stop].copy()
         out[:] = self._states[start:stop]
@@ -97,6 +100,47 @@ def as_path(path: StateSequence | npt.ArrayLike) -> StateSequence:
     if isinstance(path, type):
         raise PathError(f"{_EXPECTED}, got the class {path.__name__}; open a run by Trajectory(…)")
     return path if isinstance(path, StateSequence) else ArrayPath(path)
+
+
+def state_index(index: int, states: int) -> int:
+    """The place of a state that may be counted from the end.
+
+    Raises:
+        StateIndexError: there is none; it is an IndexError too, as iteration wants.
+        ArgumentError: it is no whole number.
+    """
+    try:
+        index = operator.index(index)
+    except Exception:  # torch's tensors raise what they like
+        raise ArgumentError(
+            f"expected the index of a state as a whole number, got {described(index)}"
+        ) from None
+    if not -states <= index < states:
+        raise StateIndexError(
+            f"expected the index of one of {states:,} states, at most {states - 1:,}, got {index}"
+        )
+    return range(states)[index]
+
+
+def check_range(
+    path: StateSequence, start: int, stop: int, out: States | None
+) -> tuple[int, int, States | None]:
+    """What `StateSequence.read` is asked for, as integers.
+
+    Raises:
+        ArgumentError: there are no such states, or they do not fit into `out`.
+    """
+    start, stop = WHOLE("start", start), WHOLE("stop", stop)
+    if not 0 <= start <= stop <= len(path):
+        raise ArgumentError(f"expected 0 ≤ start ≤ stop ≤ {len(path)}, got {start} and {stop}")
+    shape = (stop - start, path.parameter_count)
+    if out is not None and not (
+        isinstance(out, np.ndarray) and (out.shape, out.dtype) == (shape, path.dtype)
+    ):
+        raise ArgumentError(
+            f"expected an array {shape} of {path.dtype} to read into, got {described(out)}"
+        )
+    return start, stop, out
 
 
 _EXPECTED = "expected a path as a Trajectory, or an array (T, P) of states"

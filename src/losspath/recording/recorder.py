@@ -8,11 +8,22 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from losspath.arguments import (
+    MODEL,
+    checked,
+    count,
+    described,
+    file,
+    flag,
+    mapping,
+    one_of,
+    optional,
+)
 from losspath.errors import ArgumentError, LosspathError
 from losspath.files import canonical_json
 from losspath.parameters import Layout, Taken
@@ -20,6 +31,7 @@ from losspath.recording import chain, store
 from losspath.recording.locking import RunLock
 from losspath.recording.opening import Existing, open_run, prepare_directory
 from losspath.recording.session import Session
+from losspath.recording.settings import SettingsReader
 from losspath.recording.state import StateReader
 from losspath.recording.writing import Writer
 
@@ -43,7 +55,9 @@ class Recorder:
 
     A state is the trainable parameters in ``named_parameters()`` order (tied ones once), as
     float32; half precisions widen exactly. Buffers of every dtype and frozen parameters are
-    recorded beside it, again only when they change; they may appear, grow and go.
+    recorded beside it, again only when they change; they may appear, grow and go. Numbers that
+    modules of your own hold as plain attributes (a temperature that is annealed) are noted where
+    they change, and pictures say so, but they are no part of a state.
 
     Leaving the ``with`` block closes the recorder. One that is not closed is closed as the
     interpreter exits, and on SIGTERM where nothing else handles that. In a forked child the copy of
@@ -81,6 +95,16 @@ class Recorder:
         ...         recorder.record(loss)
     """
 
+    @checked(
+        directory=file,
+        model=MODEL,
+        every=count(1),
+        existing=one_of(get_args(Existing)),
+        dtype=one_of(("float32", "float64")),
+        allow_complex=flag,
+        metadata=optional(mapping),
+        parameters=one_of(get_args(Taken)),
+    )
     def __init__(
         self,
         directory: str | PathLike[str],
@@ -95,18 +119,8 @@ class Recorder:
         parameters: Taken = "trainable",
         _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
     ) -> None:
-        if every < 1:
-            raise ArgumentError(f"expected every ≥ 1, got {every}")
-        if existing not in ("error", "resume", "overwrite"):
-            raise ArgumentError(
-                f'expected existing="error", "resume" or "overwrite", got {existing!r}'
-            )
-        if dtype not in ("float32", "float64"):
-            raise ArgumentError(f'expected dtype="float32" or "float64", got {dtype!r}')
         if step is not None and existing != "resume":
             raise ArgumentError(f'step goes with existing="resume", got existing={existing!r}')
-        if parameters not in ("trainable", "all"):
-            raise ArgumentError(f'expected parameters="trainable" or "all", got {parameters!r}')
         self.directory = Path(directory)
         layout = Layout.of(model, dtype, allow_complex, parameters)
         state = StateReader(model, layout)
@@ -120,7 +134,10 @@ class Recorder:
             lock.acquire()
             opened = open_run(self.directory, header, state, existing, step, _made_again)
             sizes = chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS)
-            session = Session(self.directory, header, state, lock, opened.base, sizes)
+            session = Session(
+                *(self.directory, header, state, SettingsReader(model)),
+                *(lock, opened.base, sizes),
+            )
             writer = Writer(
                 *(self.directory, every, layout.row_size, session.first),
                 *(opened, _COMMIT_SECONDS),
@@ -226,7 +243,7 @@ def _as_step(step: int) -> int:
     except TypeError:
         number = -1
     if isinstance(step, bool) or not 0 <= number < 1 << 62:
-        raise ArgumentError(f"expected a step as an integer ≥ 0, got {step!r}")
+        raise ArgumentError(f"expected a step as an integer ≥ 0, got {described(step)}")
     return number
 
 
@@ -245,5 +262,5 @@ def _as_float(value: float | torch.Tensor, name: str = "the loss") -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise ArgumentError(
-            f"expected {name} as a float or a tensor of one number, got {type(value).__name__}"
+            f"expected {name} as a float or a tensor of one number, got {described(value)}"
         ) from None

@@ -16,6 +16,7 @@ from losspath.errors import ArgumentError, LosspathWarning, ModelError, StoreErr
 from losspath.recording import chain, store
 from losspath.recording.chain import Entry, Piece, Segment, SideBlob
 from losspath.recording.locking import RunLock, keep, let_go
+from losspath.recording.settings import SettingsReader, changed
 from losspath.recording.state import StateReader
 from losspath.recording.watch import Change, Known, SideWatch
 from losspath.recording.writing import Writer
@@ -42,6 +43,7 @@ class Session:
         directory: the run.
         header: its header.
         state: reads the model.
+        settings: reads the numbers that it is set to.
         lock: of the run.
         base: what is there.
         sizes: how much waits to be written at a time.
@@ -58,6 +60,7 @@ class Session:
         directory: Path,
         header: store.Header,
         state: StateReader,
+        settings: SettingsReader,
         lock: RunLock,
         base: Entry,
         sizes: chain.Sizes,
@@ -67,6 +70,7 @@ class Session:
         self._row_size = header.layout.row_size
         self._state = state
         self._watch = SideWatch(directory)
+        self._settings = settings
         self.chain = chain.Chain(base, self._row_size, getattr(torch, header.dtype), sizes)
         self.first = self.chain.tail()
         self.closing = self.is_closed = self.is_copy = False
@@ -130,6 +134,8 @@ class Session:
         if self._state.sides or known.digests:
             known, blobs = self._changed_sides(step, known)
         kept, version = self._keep_state(kind, in_row, now, last, tensors)
+        # What is told once more has no room for them: they wait for the next record.
+        settings = last.settings if kind == chain.AGAIN else self._settings.read(last.settings)
         rows = last.rows + in_row
         is_same = kind == chain.RECORD and None is not kept.digest == last.digest
         entry = Entry(
@@ -148,7 +154,8 @@ class Session:
             key=known.key,
             known=known if in_row else last.known,
             blobs=blobs,
-            values=tuple(values.items()),
+            values=(*values.items(), *changed(last.settings, settings)),
+            settings=settings,
             time=now,
             kept_time=now if version is None else last.kept_time,
             version=version,

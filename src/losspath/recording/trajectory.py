@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -12,13 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from losspath.arguments import MODEL, WHOLE, checked, file, flag, optional
 from losspath.errors import ArgumentError, DamagedError, StoreError, wrap_os_errors
 from losspath.files import digest_of
 from losspath.parameters import Layout
 from losspath.recording import store
 from losspath.recording.loading import load_state
 from losspath.recording.locking import is_locked
-from losspath.recording.paths import ArrayPath, States, StateSequence, as_path
+from losspath.recording.paths import (
+    ArrayPath,
+    States,
+    StateSequence,
+    as_path,
+    check_range,
+    state_index,
+)
+from losspath.recording.settings import MARK
 from losspath.recording.window import Window
 
 __all__ = ["ArrayPath", "StateSequence", "Trajectory", "Window", "as_path"]
@@ -48,6 +56,7 @@ class Trajectory:
         >>> path[0].shape, path.losses.shape  # doctest: +SKIP
     """
 
+    @checked(directory=file)
     def __init__(self, directory: str | PathLike[str]) -> None:
         self.directory = Path(directory)
         self._header = store.read_header(self.directory)
@@ -145,6 +154,14 @@ class Trajectory:
             notes.append(f"states were lost between steps {lost}{more}")
         if self.unchanged_steps:
             notes.append(f"no parameter changed at {self.unchanged_steps:,} of the steps")
+        ranges = {name: (v[0], v[-1]) for name, (_, v) in self.settings.items() if np.ptp(v)}
+        if ranges:
+            named = [f"{name} ({a:g} … {b:g})" for name, (a, b) in list(ranges.items())[:3]]
+            more = f" and {len(ranges) - 3} more" if len(ranges) > 3 else ""
+            notes.append(
+                f"{', '.join(named)}{more} changed while recording and is no part of a state: "
+                "losses are of the model's present value"
+            )
         if self._contents.mended:
             damaged = ", ".join(sorted(set(self._contents.mended)))
             notes.append(f"read from second copies, as {damaged} is damaged or missing")
@@ -188,7 +205,24 @@ class Trajectory:
     @property
     def values(self) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
         """Named numbers that were passed to `Recorder.record`: steps and values by name."""
-        return {name: (s.copy(), v.copy()) for name, (s, v) in self._contents.values.items()}
+        return {
+            name: (steps.copy(), values.copy())
+            for name, (steps, values) in self._contents.values.items()
+            if not name.startswith(MARK)
+        }
+
+    @property
+    def settings(self) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """Floats and flags that modules of the user's own held as plain attributes, by name.
+
+        The steps at which each was set anew, from the first state on, and to what; flags as 0 and
+        1. They are no part of a state: a model is evaluated with those that it has.
+        """
+        return {
+            name.removeprefix(MARK): (steps.copy(), values.copy())
+            for name, (steps, values) in self._contents.values.items()
+            if name.startswith(MARK)
+        }
 
     @cached_property
     def digest(self) -> str:
@@ -215,14 +249,12 @@ class Trajectory:
             for row, position in enumerate(chosen):
                 self.read(position, position + 1, rows[row : row + 1])
             return rows
-        position = self._position(operator.index(index))
+        position = self._position(index)
         state: States = self.read(position, position + 1)[0]
         return state
 
     def _position(self, index: int) -> int:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"state {index} of a path of {len(self)} states")
-        return range(len(self))[index]
+        return state_index(index, len(self))
 
     def read(self, start: int, stop: int, out: States | None = None) -> States:
         """A copy of the states start … stop−1.
@@ -239,14 +271,8 @@ class Trajectory:
         Raises:
             DamagedError: a state's bytes are not those that were recorded.
         """
-        if not 0 <= start <= stop <= len(self):
-            raise ArgumentError(f"expected 0 ≤ start ≤ stop ≤ {len(self)}, got {start} and {stop}")
+        start, stop, out = check_range(self, start, stop, out)
         count = self.parameter_count
-        if out is not None and (out.shape, out.dtype) != ((stop - start, count), self.dtype):
-            raise ArgumentError(
-                f"expected an array {(stop - start, count)} of {self.dtype} to read into, "
-                f"got {out.shape} of {out.dtype}"
-            )
         if out is None:
             out = np.empty((stop - start, count), self._header.row_dtype)
         if self._header.row_size == count and out.flags.c_contiguous:
@@ -297,6 +323,7 @@ class Trajectory:
                     raise DamagedError(f"{path} is cut: a state that was recorded is missing")
                 view = view[count:]
 
+    @checked(start=WHOLE, stop=optional(WHOLE), stride=WHOLE)
     def window(self, start: int = 0, stop: int | None = None, stride: int = 1) -> Window:
         """The states start, start+stride, … before stop, without reading them.
 
@@ -321,7 +348,7 @@ class Trajectory:
         Raises:
             DamagedError: their bytes are missing or are not those that were recorded.
         """
-        place, found = self._position(operator.index(index)), self._contents
+        place, found = self._position(index), self._contents
         newest = bool(found.rows[place] < 0)
         return found.sides.tensors(int(found.steps[place]), newest, int(found.keys[place]))
 
@@ -335,7 +362,7 @@ class Trajectory:
 
         In a run of the first format with buffers, states of equal buffers may differ in it.
         """
-        return f"{int(self._contents.keys[self._position(operator.index(index))]):016x}"
+        return f"{int(self._contents.keys[self._position(index)]):016x}"
 
     def buffers(self, index: int) -> dict[str, npt.NDArray[Any]]:
         """Copies of the buffers that the model had at state `index`, by name.
@@ -349,6 +376,7 @@ class Trajectory:
             if self.side_kinds[name] == "buffer"
         }
 
+    @checked(model=MODEL, buffers=flag)
     def load_into(self, model: torch.nn.Module, index: int, *, buffers: bool = False) -> None:
         """Copies state `index` into a model's parameters; the store stays as it is.
 

@@ -11,7 +11,7 @@ import torch
 from losspath.errors import ArgumentError
 from losspath.files import digest_of
 from losspath.parameters import Layout
-from losspath.recording.paths import States
+from losspath.recording.paths import States, check_range, state_index
 
 if TYPE_CHECKING:
     from losspath.recording.trajectory import Trajectory
@@ -88,6 +88,11 @@ class Window:
         return self._path.values
 
     @property
+    def settings(self) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """Plain numbers of the user's own modules: see `Trajectory.settings`."""
+        return self._path.settings
+
+    @property
     def notes(self) -> list[str]:
         """What must be known of the whole run: see `Trajectory.notes`."""
         return self._path.notes
@@ -108,22 +113,26 @@ class Window:
 
     def sides(self, index: int) -> dict[str, torch.Tensor]:
         """The side tensors at the window's state `index`: see `Trajectory.sides`."""
-        return self._path.sides(self.indices[index])
+        return self._path.sides(self._at(index))
 
     def side_key(self, index: int) -> str:
         """Equal for states of the same side tensors: see `Trajectory.side_key`."""
-        return self._path.side_key(self.indices[index])
+        return self._path.side_key(self._at(index))
 
     def buffers(self, index: int) -> dict[str, npt.NDArray[Any]]:
         """The buffers at the window's state `index`: see `Trajectory.buffers`."""
-        return self._path.buffers(self.indices[index])
+        return self._path.buffers(self._at(index))
 
     def load_into(self, model: torch.nn.Module, index: int, *, buffers: bool = False) -> None:
         """Copies the window's state `index` into a model: see `Trajectory.load_into`."""
-        self._path.load_into(model, self.indices[index], buffers=buffers)
+        self._path.load_into(model, self._at(index), buffers=buffers)
+
+    def _at(self, index: int) -> int:
+        return self.indices[state_index(index, len(self))]
 
     def read(self, start: int, stop: int, out: States | None = None) -> States:
         """A copy of the window's states start … stop−1: see `Trajectory.read`."""
+        start, stop, out = check_range(self, start, stop, out)
         chosen = self.indices[start:stop]
         if chosen.step == 1:
             return self._path.read(chosen.start, chosen.stop, out)
