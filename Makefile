@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,12 +18,14 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One thread: tests are of tiny models, which many threads only slow down.
-test: lint  ## all but the long campaigns
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+# One thread and two processes: tests are of tiny models, which many threads only slow down.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test-all: lint  ## the tests marked slow too: every line of recording, kills, damage, whole studies
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: lint  ## all but the long campaigns
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed  ## every line of recording, kills, damage, whole studies (a quarter of an hour)
+	$(PYTEST) -m slow
 
 bench: $(VENV)/.installed  ## every benchmark, into benchmarks/results (about an hour); DATA=DIR of MNIST
 	$(BIN)/python benchmarks/all.py $(if $(DATA),--data-dir $(DATA))

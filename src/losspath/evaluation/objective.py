@@ -375,10 +375,6 @@ class Objective:
             return Evaluator(self.with_layout(everything)).evaluate(parameters)
         return Evaluator(self).evaluate(parameters)
 
-    def evaluate_first(self, parameters: npt.NDArray[Any], samples: int) -> Evaluation:
-        """Evaluates one parameter vector on the first samples only."""
-        return Evaluator(self).evaluate(parameters, samples)
-
     def with_sides(self, sides: Sides | None, key: str) -> Objective:
         """The same with other side tensors (buffers, frozen parameters) than the model's own.
 
