@@ -184,9 +184,12 @@ def test_arrays_and_windows_are_paths_too(recorded, objective):
     np.testing.assert_array_equal(window.loss, interpolate(path, objective, 2, 4).loss)
 
 
-def test_a_line_from_a_state_to_itself_is_flat(recorded, objective):
-    curves = interpolate(recorded[1], objective, 3, 3)
-    assert np.ptp(curves.loss) <= 1e-6 * curves.loss.max()
+def test_a_line_from_a_state_to_itself_is_refused(recorded, objective):
+    path = recorded[1]
+    with pytest.raises(ArgumentError, match="expected two states, got state 3 for both"):
+        interpolate(path, objective, 3, 3)
+    with pytest.raises(ArgumentError, match="the line between would be flat"):
+        interpolate(path, objective, -1, len(path) - 1)
 
 
 def test_a_path_that_diverged_still_has_its_start(recorded, objective):

@@ -179,6 +179,13 @@ def test_interpolation_between_chosen_states(call, run):
         assert "from 0 to 46" in err
 
 
+def test_a_line_between_one_state_and_itself_is_refused(call, run):
+    status, _, err = call("interpolate", run, "--from", "last", "--to", "-1")
+    assert status == 1
+    assert "expected two states" in err
+    assert not (run / "results").exists()
+
+
 def test_steps_of_one_run_and_of_several(call, run, tmp_path):
     other = tmp_path / "other"
     call("train", "--network", "tiny-nn", "--epochs", "1", "--out", other)

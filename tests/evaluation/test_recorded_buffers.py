@@ -18,6 +18,7 @@ from losspath import (
     measure_dynamics,
 )
 from losspath.errors import ModelError
+from losspath.figures.style import describe_origin
 from losspath.methods import Averaged
 from losspath.surface import evaluate_states
 
@@ -191,6 +192,40 @@ def test_a_line_blends_buffers_with_the_parameters(run):
             if value.is_floating_point():
                 value.copy_(0.6 * first[name] + 0.4 * value)
     assert line.loss[0, 1] == pytest.approx(owners_loss(model), rel=1e-5)
+
+
+def test_a_line_beyond_its_ends_has_the_buffers_of_the_nearer(tmp_path):
+    torch.manual_seed(0)
+    path, models = recorded(tmp_path / "run", Residual())
+    line = interpolate(path, Objective(models[3], X, Y, ce), alphas=[-0.3, 1.0, 1.3])
+    first, second = path[0].astype(float), path[-1].astype(float)
+    for column, alpha, nearer in ((0, -0.3, models[0]), (2, 1.3, models[-1])):
+        model = copy.deepcopy(nearer)
+        vector = torch.from_numpy(first + alpha * (second - first)).float()
+        torch.nn.utils.vector_to_parameters(vector, model.parameters())
+        assert line.loss[0, column] == pytest.approx(owners_loss(model), rel=1e-5)
+    # One layer alone: all others stay at the second state, with its buffers.
+    model = copy.deepcopy(models[-1])
+    model.second.load_state_dict(models[0].second.state_dict())
+    with torch.no_grad():
+        for value, other in zip(
+            model.second.parameters(), models[-1].second.parameters(), strict=True
+        ):
+            value.copy_(value - 0.3 * (other - value))
+    found = line.loss[line.names.index("second"), 0]
+    assert found == pytest.approx(owners_loss(model), rel=1e-5)
+
+
+def test_captions_say_whose_buffers_a_line_and_a_surface_have(tmp_path):
+    torch.manual_seed(0)
+    path, models = recorded(tmp_path / "run", Residual())
+    objective = Objective(models[3], X, Y, ce)
+    line = interpolate(path, objective, layers=False)
+    assert "blended between them, as they are beyond" in describe_origin(line.provenance)
+    surface = compute_surface(path, objective, "pca", 3, states=2)
+    assert "each state, and blends of them" in describe_origin(surface.provenance)
+    line = interpolate(path, Objective(models[3], X, Y, ce, buffers="model"), layers=False)
+    assert "the model's own" in describe_origin(line.provenance)
 
 
 def test_derivatives_are_of_what_is_trained_and_with_its_buffers(run):

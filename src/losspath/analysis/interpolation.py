@@ -133,7 +133,9 @@ def interpolate(
     """Evaluates the loss on the straight line between two states of a path.
 
     θ(α) = (1−α)·θ_a + α·θ_b for the whole model; and for each layer (a module with parameters of
-    its own) the same with every other layer at θ_b. [1]
+    its own) the same with every other layer at θ_b. [1] Floating-point buffers that were recorded
+    with the states are blended in the same way for α in [0, 1]; outside they are those of the
+    nearer end. Other buffers are those of the nearer end everywhere.
 
     Args:
         path: the recorded path, or an array (T, P) of states.
@@ -149,7 +151,7 @@ def interpolate(
         The curves. At α = 0 and 1 the whole model is exactly the two states.
 
     Raises:
-        ArgumentError: there is no such state, or no two positions.
+        ArgumentError: there is no such state, the two are the same, or no two positions.
         ModelError: the path is of another network than the objective's model.
 
     References:
@@ -160,6 +162,7 @@ def interpolate(
     bound = along(objective, recorded)
     objective = bound.objective
     first, second = (_state(recorded, index) for index in (start, end))
+    ends = start % len(recorded), end % len(recorded)
     positions = default_alphas() if alphas is None else np.asarray(alphas, np.float64)
     if positions.ndim != 1 or len(positions) < 2 or not np.isfinite(positions).all():
         raise ArgumentError(
@@ -167,7 +170,6 @@ def interpolate(
             f"{np.array2string(positions.reshape(-1), 1000, threshold=5)} of shape "
             f"{positions.shape}"
         )
-    ends = start % len(recorded), end % len(recorded)
     parts = [_Part(WHOLE_MODEL, None, np.ones(len(first), bool))]
     if layers:
         for name, entries in objective.layout.layers.items():
@@ -312,6 +314,9 @@ def interpolation_key(
         ends: indices of the two states.
         positions: (A,) positions along the line.
         layers: whether each layer is evaluated alone too.
+
+    Raises:
+        ArgumentError: both ends are one state.
     """
     bound = along(objective, path)
     first, second = ends
@@ -325,6 +330,11 @@ def _key_of(
     positions: Floats,
     layers: bool,
 ) -> str:
+    if ends[0] == ends[1]:
+        raise ArgumentError(
+            f"expected two states, got state {ends[0]} for both: the line between would be flat; "
+            "give another start or end"
+        )
     states = np.stack([_state(path, index) for index in ends])
     return digest_of(
         FORMAT_VERSION,
@@ -333,4 +343,5 @@ def _key_of(
         positions,
         layers,
         bound.fingerprint(list(ends), states),
+        *(["beyond the ends those of the nearer"] if bound.varies else []),
     )

@@ -110,11 +110,14 @@ class PathObjective:
     def between(
         self, first: int, second: int, alpha: float, layer: str | None = None
     ) -> Sides | None:
-        """Side tensors on the line from one state to another.
+        """Side tensors on the line from one state to another, and those of the nearer end beyond.
+
+        What is no parameter is not drawn on past the states that it was recorded at: a variance
+        would fall below zero.
 
         Args:
-            first: the state at α = 0.
-            second: the state at α = 1.
+            first: the state at α = 0, and before.
+            second: the state at α = 1, and after.
             alpha: where.
             layer: of this layer alone, with all others as at the second; None for the whole model.
         """
@@ -127,13 +130,10 @@ class PathObjective:
             before = one.get(name)
             if before is None or before.shape != value.shape:
                 continue
-            if not _is_blended(value) or alpha in (0.0, 1.0):
+            if _is_blended(value) and 0.0 < alpha < 1.0:
+                other[name] = before + (value - before) * alpha
+            else:
                 other[name] = value if alpha >= 0.5 else before
-                continue
-            blend = before + (value - before) * alpha
-            if bool((before >= 0).all()) and bool((value >= 0).all()):
-                blend = blend.clamp(min=0)
-            other[name] = blend
         return other
 
     def fingerprint(self, indices: list[int], vectors: npt.NDArray[Any]) -> list[object]:

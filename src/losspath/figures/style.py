@@ -193,6 +193,7 @@ _BUFFERS = {
     "recorded": "those recorded with each state, and blends of them",
     "recalibrated": "running statistics estimated over the data at every point",
 }
+_ON_A_LINE = "those recorded with the two states, blended between them, as they are beyond"
 
 
 def describe_origin(provenance: Mapping[str, Any]) -> str:
@@ -206,7 +207,9 @@ def describe_origin(provenance: Mapping[str, Any]) -> str:
     """
     text = ""
     if provenance.get("has_buffers"):
-        text += f" Buffers: {_BUFFERS.get(provenance.get('buffers', 'model'), 'not known')}."
+        buffers = provenance.get("buffers", "model")
+        is_line = buffers == "recorded" and "from" in provenance
+        text += f" Buffers: {_ON_A_LINE if is_line else _BUFFERS.get(buffers, 'not known')}."
     if provenance.get("checked") is False:
         text += " Not checked against the model."
     for note in [*provenance.get("notes", []), *provenance.get("path_notes", [])]:
