@@ -234,11 +234,25 @@ def test_a_read_only_directory(server, run, tmp_path):
             assert output.splitlines()[-1].startswith("losspath: error: cannot"), output
             assert "Permission denied" in output
             assert "Traceback" not in output
+            if arguments[0] in ("surface", "interpolate", "steps"):
+                assert output.splitlines()[-1].endswith("give another by --out DIR"), output
+                assert "fitting" not in output
+        for command in ("diagnose", "dynamics", "compare"):
+            status, output = server.run(command, run, powerless=True)
+            assert status == 1, output
+            assert output.splitlines()[-1].endswith("give another by --out DIR"), output
         assert {path: path.stat().st_mtime_ns for path in files} == before
     finally:
         tmp_path.chmod(0o755)
         for path in files:
             path.chmod(0o755)
+
+
+def test_a_place_for_results_that_cannot_be_one(fails, run, tmp_path):
+    (tmp_path / "file").write_text("x")
+    line = fails("steps", run, "--out", tmp_path / "file")
+    assert f"cannot write into {tmp_path / 'file' / 'results'}" in line
+    assert "choose another directory (--out DIR)" in line
 
 
 @pytest.mark.parametrize("limit", [0, 3000, 20_000, 100_000])

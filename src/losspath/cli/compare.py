@@ -192,15 +192,15 @@ def draw_comparison(
     from losspath.figures import plot_runs, save_figure
 
     curves = {name: group.runs for name, group in groups.items()}
-    target = figure or _target(runs, extension, list(curves), by, bins)
+    target = _target(runs, figure, extension, list(curves), by, bins)
     drawn = plot_runs(curves, by=by, bins=bins, title=_title(groups))
     say_file("figure", save_figure(drawn, target))
 
 
-def _target(runs: Sequence[Run], extension: str, *drawn: object) -> Path:
+def _target(runs: Sequence[Run], figure: Path | None, extension: str, *drawn: object) -> Path:
     """Where a figure of runs goes, by all that it depends on."""
     key = digest_of([run.path.digest for run in runs], *drawn)[:8]
-    return runs[0].figures / f"compare-{key}.{extension}"
+    return jobs.figure_file(runs[0], figure, f"compare-{key}.{extension}")
 
 
 def _title(groups: Mapping[str, Group], start: int = 0) -> str | None:
@@ -234,7 +234,7 @@ def draw_panels(
         panel = panels.setdefault(title, {})
         panel[f"{name} ({group.directory})" if name in panel else name] = group.runs
     names = [list(panel) for panel in panels.values()]
-    target = figure or _target(runs, extension, names, bins)
+    target = _target(runs, figure, extension, names, bins)
     drawn = plot_step_panels(panels, bins=bins, title=_title(groups, _WHERE))
     say_file("figure", save_figure(drawn, target))
 

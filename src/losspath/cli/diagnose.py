@@ -22,6 +22,7 @@ from losspath.analysis.readings import read_dynamics
 from losspath.analysis.runs import measure_history
 from losspath.analysis.saliency import saliency
 from losspath.cli.console import busy, progress_bar, say, say_file
+from losspath.cli.jobs import figure_file
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError, PathError, RunError, UnsupportedError
 from losspath.evaluation.objective import Objective
@@ -180,6 +181,7 @@ def run_diagnose(
     run: Run, step: int | None, sample: int | None, views: Sequence[str], extension: str
 ) -> None:
     """Draws what a network answers and computes; says what cannot be drawn, and why."""
+    run.check_place(run.figures)
     moment = _Moment(run, step, sample)
     if step is not None and moment.step != step:
         say(f"no state was recorded at step {step:,}: step {moment.step:,} is shown")
@@ -244,6 +246,7 @@ def compute_dynamics(run: Run, states: int, samples: int | None) -> Dynamics:
         if found.provenance["key"] == key:
             say_file("dynamics (already computed)", file)
             return found
+    run.check_place(run.results)
     checkpoint = file.with_suffix(".states")
     with progress_bar("dynamics") as progress:
         found = measure_dynamics(
@@ -262,7 +265,8 @@ def draw_dynamics(run: Run, found: Dynamics, figure: Path | None, extension: str
         config = training_config(run.directory)
         plain = config.optimizer == "sgd" and not config.momentum
         rate = config.lr if plain and config.lr_schedule == "constant" else None
-    target = figure or run.figures / f"dynamics-{found.provenance['key'][:8]}.{extension}"
+    name = f"dynamics-{found.provenance['key'][:8]}.{extension}"
+    target = figure_file(run, figure, name)
     drawn = figures.plot_dynamics(found, rate=rate, title=run.title)
     say_file("figure", figures.save_figure(drawn, target))
     say(str(read_dynamics(found)))

@@ -76,6 +76,18 @@ def check_figure(figure: Path | None) -> None:
         raise ArgumentError(f"expected --figure as a .png, .pdf or .svg file, got {figure}")
 
 
+def figure_file(run: Run, figure: Path | None, name: str) -> Path:
+    """Where a figure goes: where it was asked for, or under the run's name for it.
+
+    Raises:
+        StoreError: nothing can be written among the run's figures.
+    """
+    if figure is not None:
+        return figure
+    run.check_place(run.figures)
+    return run.figures / name
+
+
 def check_bins(bins: int) -> None:
     """Refuses a number of bins that makes no figure, before anything is computed.
 
@@ -124,6 +136,7 @@ def compute_surfaces(
                 forget_checkpoint(checkpoint)
                 say_file(f"{surface.description} (already computed)", file)
                 continue
+        run.check_place(run.results)
         with progress_bar(method.name) as progress:
             steps = refine_surface(
                 run.path,
@@ -196,7 +209,7 @@ def draw_surface(run: Run, surface: Surface, figure: Path | None, extension: str
     from losspath.figures import plot_surface, save_figure
 
     name = f"surface-{surface.provenance['method']['name']}-{_short(surface)}"
-    target = figure or run.figures / f"{name}.{extension}"
+    target = figure_file(run, figure, f"{name}.{extension}")
     drawn = plot_surface(surface, title=f"{run.title}: {surface.description}")
     return save_figure(drawn, target)
 
@@ -234,7 +247,7 @@ def draw_surfaces(
         rule = SampledPCA(side=made[SampledPCA.name]["side"])
         distance = distance_map(plane, grid=grid, method=rule)
         key = digest_of([surface.provenance["key"] for surface in surfaces])[:8]
-        target = figure or run.figures / f"surfaces-{key}.{extension}"
+        target = figure_file(run, figure, f"surfaces-{key}.{extension}")
         drawn = plot_surfaces(surfaces, distance=distance, title=run.title)
         say_file("figure", save_figure(drawn, target))
 
@@ -258,6 +271,7 @@ def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interp
             forget_checkpoint(file.with_suffix(".points"))
             say_file("interpolation (already computed)", file)
             return result
+    run.check_place(run.results)
     checkpoint = file.with_suffix(".points")
     with progress_bar("interpolation") as progress:
         result = interpolate(
@@ -285,7 +299,7 @@ def draw_interpolation(
     from losspath.figures import plot_interpolation, save_figure
 
     key = result.provenance["key"][:8]
-    target = figure or run.figures / f"interpolation-{key}.{extension}"
+    target = figure_file(run, figure, f"interpolation-{key}.{extension}")
     say_file("figure", save_figure(plot_interpolation(result, title=run.title), target))
     shares = result.shares
     if np.isfinite(list(shares.values())).all() and shares:
@@ -301,6 +315,7 @@ def compute_steps(run: Run) -> StepSizes:
         if result.provenance["path_digest"] == run.path.digest:
             say_file("step sizes (already computed)", file)
             return result
+    run.check_place(run.results)
     with busy("measuring the steps"):
         result = step_sizes(run.path)
     with suppress(RunError):  # recorded by a loop of one's own
@@ -325,6 +340,6 @@ def draw_steps(
         titles = [f"{run.title} ({run.directory})" for run in runs]
     named = dict(zip(titles, results, strict=True))
     key = digest_of([result.provenance["path_digest"] for result in results], bins)[:8]
-    target = figure or runs[0].figures / f"steps-{key}.{extension}"
+    target = figure_file(runs[0], figure, f"steps-{key}.{extension}")
     title = titles[0] if len(runs) == 1 else None
     say_file("figure", save_figure(plot_step_sizes(named, bins=bins, title=title), target))

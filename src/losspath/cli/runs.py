@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from losspath.cli.console import busy, say
-from losspath.errors import ArgumentError, LosspathError, RunError
+from losspath.errors import ArgumentError, LosspathError, RunError, StoreError
 from losspath.recording.trajectory import StateSequence, Trajectory
 
 if TYPE_CHECKING:
@@ -76,6 +77,27 @@ class Run:
     def figures(self) -> Path:
         """Where figures go."""
         return (self.out or self.directory) / FIGURES
+
+    def check_place(self, place: Path) -> None:
+        """Refuses a directory that cannot be written, before anything long is done for it.
+
+        Args:
+            place: `results` or `figures`, which need not be there yet.
+
+        Raises:
+            StoreError: nothing can be written there.
+        """
+        there = place
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        todo = "choose another directory (--out DIR)" if self.out else "give another by --out DIR"
+        try:
+            # Tried out, as permissions do not tell of disks that cannot be written.
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as cause:
+            reason = cause.strerror or cause
+            raise StoreError(f"cannot write into {place}: {reason}; {todo}") from cause
 
     @property
     def title(self) -> str:
@@ -159,6 +181,7 @@ class Run:
             plane = Plane.load(file)
             if plane.path_digest == self.path.digest:
                 return plane
+        self.check_place(self.results)
         say(f"fitting the plane of {len(self.path):,} states")
         with busy("fitting the plane"):
             plane = fit_plane(self.path)
