@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +13,32 @@ import torch
 
 from losspath.arguments import described
 from losspath.errors import ArgumentError, ObjectiveError
+from losspath.evaluation.arrays import as_tensors, is_lossy, narrowed
+from losspath.evaluation.containers import (
+    copied_array,
+    described_by_value,
+    leaves_in,
+    map_tensors,
+    tensors_in,
+)
 from losspath.files import digest_of
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Data",
+    "Part",
+    "Samples",
+    "as_tensors",
+    "bytes_of",
+    "digest_of_tensors",
+    "is_lossy",
+    "map_tensors",
+    "narrowed",
+    "rows_of",
+    "size_of",
+    "tensors_in",
+]
 
 # Data are copied up to this size; what is larger is the caller's, and its digest is compared.
 COPIED_BYTES = 1 << 30
@@ -39,85 +63,21 @@ class Batch:
     size: int
 
 
-def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
-    """A nested value with a function of its tensors in place of them.
-
-    Lists, tuples, named tuples, mappings and dataclasses are followed; all else stays as it is.
-    """
-    if isinstance(value, torch.Tensor):
-        return function(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, function) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(item, function) for item in value)
-    if isinstance(value, dict):
-        items = {key: map_tensors(item, function) for key, item in value.items()}
-        return items if type(value) is dict else _rebuilt(value, items)
-    if isinstance(value, Mapping) and hasattr(value, "data"):  # as BatchEncoding
-        return _rebuilt(value, {key: map_tensors(item, function) for key, item in value.items()})
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changed = {
-            field.name: map_tensors(getattr(value, field.name), function)
-            for field in dataclasses.fields(value)
-            if field.init
-        }
-        return dataclasses.replace(value, **changed)
-    if callable(getattr(value, "to", None)) and callable(getattr(value, "clone", None)):
-        return value.clone()  # batches of graphs and the like know how themselves
-    return value
-
-
-def _rebuilt(value: Any, items: dict[Any, Any]) -> Any:
-    try:
-        return type(value)(items)
-    except TypeError:
-        return items
-
-
 def rows_of(tensor: torch.Tensor, chosen: slice | torch.Tensor) -> torch.Tensor:
     """A copy of some entries of a tensor; of the whole where it has no dimension."""
     if not tensor.dim():
         return tensor.clone()
+    if tensor.is_nested:
+        parts = tensor.unbind()
+        order = torch.arange(len(parts))[chosen].tolist()
+        some = [parts[number].clone() for number in order]
+        return torch.nested.as_nested_tensor(some, layout=tensor.layout)
     if tensor.layout == torch.strided:
         # An index makes a copy already.
         return tensor[chosen].clone() if isinstance(chosen, slice) else tensor[chosen]
     numbers = torch.arange(len(tensor), device=tensor.device)[chosen]
     rows: torch.Tensor = tensor.to_sparse_coo().index_select(0, numbers)  # type: ignore[no-untyped-call]
     return rows.to_sparse(layout=tensor.layout)
-
-
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """The tensors of a nested value, in order."""
-    found: list[torch.Tensor] = []
-    map_tensors(value, found.append)
-    return found
-
-
-def as_tensors(value: Any) -> Any:
-    """A nested value with tensors in place of arrays.
-
-    Float64 is what NumPy makes of everything, and not what most models take: it becomes float32
-    where the caller of this finds a model of single precision.
-    """
-    if isinstance(value, np.ndarray):
-        # torch takes neither read-only arrays nor negative strides.
-        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(as_tensors(item) for item in value)
-    if isinstance(value, dict):
-        return {key: as_tensors(item) for key, item in value.items()}
-    return value
-
-
-def narrowed(value: Any) -> Any:
-    """A nested value with its float64 arrays as float32."""
-    if isinstance(value, np.ndarray):
-        return value.astype(np.float32) if value.dtype == np.float64 else value
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(narrowed(item) for item in value)
-    if isinstance(value, dict):
-        return {key: narrowed(item) for key, item in value.items()}
-    return value
 
 
 def bytes_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
@@ -133,31 +93,48 @@ def bytes_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
 
 
 def digest_of_tensors(value: Any) -> str:
-    """Identifies a nested value: its tensors' dtypes, shapes and bytes, and its plain values."""
+    """Identifies a nested value: its tensors' dtypes, shapes and bytes, and its plain values.
+
+    Raises:
+        ObjectiveError: it has something in it that cannot be told from another of its class.
+    """
+    leaves, rest = described_by_value(value)
     parts: list[object] = []
-    for tensor in tensors_in(value):
-        parts += [str(tensor.dtype), bytes_of(tensor)]
-    return digest_of(*parts, _plain_of(value))
-
-
-def _plain_of(value: Any) -> object:
-    if isinstance(value, torch.Tensor):
-        return "tensor"
-    if isinstance(value, (list, tuple)):
-        return [_plain_of(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain_of(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain_of(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return value if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor):
+            for tensor in leaf.unbind() if leaf.is_nested else [leaf]:
+                parts += [str(tensor.dtype), bytes_of(tensor)]
+        else:
+            parts.append(leaf)
+    return digest_of(*parts, rest)
 
 
 def size_of(value: Any) -> int:
-    """How many samples a batch has: the length of its first tensor; 1 where it has none."""
-    for tensor in tensors_in(value):
-        if tensor.dim():
-            return len(tensor)
-    return 1
+    """How many samples a batch has: the length of its first tensor or array.
+
+    Without any, that of its first list of values of one type; 1 where it has none.
+    """
+    for leaf in leaves_in(value):
+        if leaf.ndim:
+            length: int = leaf.shape[0]
+            return length
+    return _column(value) or 1
+
+
+def _column(value: Any) -> int:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, (list, tuple)) or not value:
+        return 0
+    if all(isinstance(item, (str, bytes, int, float)) for item in value):
+        return len(value) if len({type(item) for item in value}) == 1 else 0
+    return next((found for found in map(_column, value) if found), 0)
+
+
+def _bytes_in(leaf: Any) -> int:
+    if isinstance(leaf, np.ndarray):
+        return leaf.nbytes
+    return leaf.numel() * leaf.element_size()
 
 
 class Data:
@@ -172,8 +149,8 @@ class Data:
         self.device = device
         self.batch_size = batch_size
         # Memory of the caller's: tensors that are moved, and those of DataLoaders, are ours.
-        size = sum(t.numel() * t.element_size() for t in tensors_in(content))
-        self._is_copied = size <= COPIED_BYTES
+        sizes = {id(leaf): _bytes_in(leaf) for leaf in leaves_in(content)}
+        self._is_copied = sum(sizes.values()) <= COPIED_BYTES
 
         def stage(tensor: torch.Tensor) -> torch.Tensor:
             if tensor.is_meta:
@@ -185,7 +162,10 @@ class Data:
             own = tensor.device != device
             return moved if own or not self._is_copied else moved.clone()
 
-        self._content = map_tensors(content, stage)
+        def keep(array: Any) -> Any:
+            return copied_array(array) if self._is_copied else array
+
+        self._content = map_tensors(content, stage, keep)
         self.digest = digest_of_tensors(self._content)
 
     def check_unchanged(self) -> None:
@@ -227,22 +207,32 @@ class Samples(Data):
         _check_form(inputs, "inputs", (torch.Tensor, tuple, Mapping))
         _check_form(targets, "targets", (torch.Tensor, tuple, Mapping, type(None)))
         super().__init__((inputs, targets), device, batch_size)
-        self.inputs, self.targets = self._content
-        with_length = [tensor for tensor in tensors_in(self.inputs) if tensor.dim()]
+        # Those of one tensor are for who takes parts of them, without a graph.
+        self.inputs, self.targets = (
+            part.detach() if isinstance(part, torch.Tensor) else part for part in self._content
+        )
+        arrays = [leaf for leaf in leaves_in(self._content) if isinstance(leaf, np.ndarray)]
+        if arrays:
+            raise ArgumentError(
+                f"expected tensors, or arrays of numbers in tuples and mappings, got an array of "
+                f"{arrays[0].dtype} that batches cannot be taken of; make it a tensor by "
+                "torch.as_tensor, or leave it out; Objective.of_batches takes it as it is"
+            )
+        with_length = [tensor for tensor in tensors_in(self.inputs, True) if tensor.dim()]
         if not with_length:
             raise ArgumentError("expected inputs with one entry for each sample, got no tensor")
-        self._count = len(with_length[0])
+        self._count = with_length[0].size(0)
         self._check_lengths()
 
     def _check_lengths(self) -> None:
         count = self._count
         for what, value in (("inputs", self.inputs), ("targets", self.targets)):
-            for tensor in tensors_in(value):
-                if tensor.dim() and len(tensor) != count:
+            for tensor in tensors_in(value, True):
+                if tensor.dim() and tensor.size(0) != count:
                     raise ObjectiveError(
-                        f"expected as many targets as inputs, got {len(tensor)} {what} for {count} "
-                        "inputs; data that are not one entry for each sample (graphs, shared "
-                        "masks) go through Objective.of_batches"
+                        f"expected as many targets as inputs, got {tensor.size(0)} {what} for "
+                        f"{count} inputs; data that are not one entry for each sample (graphs, "
+                        "shared masks) go through Objective.of_batches"
                     )
         if count == 0:
             raise ObjectiveError("expected at least one sample, got none")
@@ -254,8 +244,8 @@ class Samples(Data):
 
     def in_float32(self) -> Samples:
         """The same with inputs of double precision as single."""
-        inputs = map_tensors(self.inputs, _in_single)
-        return Samples(inputs, self.targets, self.batch_size, self.device)
+        inputs = map_tensors(self._content[0], _in_single)
+        return Samples(inputs, self._content[1], self.batch_size, self.device)
 
     def __len__(self) -> int:
         return self._count
@@ -273,15 +263,17 @@ class Samples(Data):
         assert not isinstance(part, int)
         chosen = slice(part.start, part.stop) if isinstance(part, range) else part
 
-        inputs = map_tensors(self.inputs, lambda tensor: rows_of(tensor, chosen))
-        targets = map_tensors(self.targets, lambda tensor: rows_of(tensor, chosen))
+        def take(value: Any) -> Any:
+            return map_tensors(value, lambda tensor: rows_of(tensor, chosen))
+
+        inputs, targets = map(take, self._content)
         args, kwargs = _arguments(inputs)
         return Batch(args, kwargs, targets, len(part))
 
     def load_targets(self, part: range) -> Batch:
         """Copies of some samples' targets, for outputs that are there already."""
         chosen = slice(part.start, part.stop)
-        targets = map_tensors(self.targets, lambda tensor: rows_of(tensor, chosen))
+        targets = map_tensors(self._content[1], lambda tensor: rows_of(tensor, chosen))
         return Batch((), {}, targets, len(part))
 
 
