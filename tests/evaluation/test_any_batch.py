@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from losspath import Objective, compute_surface
-from losspath.errors import ArgumentError, LosspathError, ObjectiveError
+from losspath.errors import ArgumentError, LosspathError, LosspathWarning, ObjectiveError
 
 X = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
 Z = torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
@@ -352,6 +352,59 @@ def test_float64_data_of_numpy_are_taken_by_a_model_of_single_precision():
     objective = Objective(wide, X.double().numpy(), Y, ce)
     expected = float(ce(moved(wide)(X.double()), Y))
     assert objective(vector_of(wide)).loss == pytest.approx(expected, rel=1e-12)
+
+
+class Clock(nn.Module):
+    """Takes times since 1970, and subtracts one."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 3)
+        self.register_buffer("start", torch.tensor(1.7e9, dtype=torch.float64))
+
+    def forward(self, times, x):
+        return self.inner(torch.stack([((times - self.start) / 30).float(), x[:, 0]], 1))
+
+
+def test_arrays_that_single_precision_cannot_hold_stay_double():
+    model, times = Clock(), 1.7e9 + np.arange(30.0)
+    objective = Objective(model, (times, X.double().numpy()), Y, ce)
+    expected = float(ce(moved(model)(torch.from_numpy(times), X), Y))
+    assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+    assert objective.data.inputs[1].dtype == torch.float32  # which loses nothing
+    wrong = float(ce(moved(model)(torch.from_numpy(times).float(), X), Y))
+    assert abs(wrong - expected) > 1e-3
+    # One column of two.
+    both = np.stack([times, X[:, 0].numpy()], 1)
+    alone = Objective(Columns(model), both, Y, ce)
+    assert alone(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+
+
+class Columns(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, both):
+        return self.inner(both[:, 0], both[:, 1:].float())
+
+
+def test_targets_that_single_precision_cannot_hold_stay_double():
+    model, times = nn.Linear(6, 1), 1.7e9 + np.arange(30.0)
+
+    def loss(outputs, targets):
+        return (outputs[:, 0] - (targets - 1.7e9)).pow(2).mean()
+
+    found = Objective(model, X.double().numpy(), times, loss)(vector_of(model)).loss
+    expected = (moved(model)(X)[:, 0] - torch.arange(30.0)).pow(2).mean()
+    assert found == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_what_single_precision_loses_is_told():
+    model = nn.Linear(1, 3)
+    for times in (1.7e9 + np.arange(30.0)[:, None], 1.7e9 + torch.arange(30.0).double()[:, None]):
+        with pytest.warns(LosspathWarning, match="taken in single"):
+            Objective(model, times, Y, lambda o, t: ce(o / 1e9, t))
 
 
 def test_a_hidden_state_that_is_kept_is_named():

@@ -375,7 +375,7 @@ def test_samples_that_require_a_gradient_do_so_in_the_model():
     vector = far(model)
     found = objective(vector).loss
     nn.utils.vector_to_parameters(torch.from_numpy(vector), model.parameters())
-    assert found == pytest.approx(float((model(x)[:, 0] - Y).pow(2).mean()), rel=1e-5)
+    assert found == pytest.approx((model(x)[:, 0] - Y).pow(2).mean().item(), rel=1e-5)
 
 
 def test_errors_of_packed_samples_are_of_the_library():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from losspath.arguments import described
-from losspath.errors import ArgumentError, ObjectiveError
+from losspath.errors import ArgumentError, LosspathWarning, ObjectiveError
 from losspath.evaluation.arrays import as_tensors, is_lossy, narrowed
 from losspath.evaluation.containers import (
     copied_array,
@@ -42,6 +43,9 @@ __all__ = [
 
 # Data are copied up to this size; what is larger is the caller's, and its digest is compared.
 COPIED_BYTES = 1 << 30
+
+# What rounding may take of the spread of data before it is told.
+_SEEN = 1e-3
 
 Part = range | int
 
@@ -133,8 +137,8 @@ def _column(value: Any) -> int:
 
 def _bytes_in(leaf: Any) -> int:
     if isinstance(leaf, np.ndarray):
-        return leaf.nbytes
-    return leaf.numel() * leaf.element_size()
+        return int(leaf.nbytes)
+    return int(leaf.numel() * leaf.element_size())
 
 
 class Data:
@@ -244,7 +248,7 @@ class Samples(Data):
 
     def in_float32(self) -> Samples:
         """The same with inputs of double precision as single."""
-        inputs = map_tensors(self._content[0], _in_single)
+        inputs = _in_single(self._content[0])
         return Samples(inputs, self._content[1], self.batch_size, self.device)
 
     def __len__(self) -> int:
@@ -283,8 +287,29 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), {}
 
 
-def _in_single(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
+def _in_single(value: Any) -> Any:
+    """A nested value with its tensors of double precision as single; tells where that shows."""
+    lost: list[str] = []
+
+    def single(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype != torch.float64:
+            return tensor
+        made = tensor.float()
+        is_plain = tensor.layout == torch.strided and not tensor.is_nested
+        if is_plain and is_lossy(tensor.cpu().numpy(), made.cpu().numpy(), _SEEN):
+            lost.append(str(tuple(tensor.shape)))
+        return made
+
+    found = map_tensors(value, single)
+    if lost:
+        warnings.warn(
+            f"data of double precision {lost[0]} are taken in single, as the model or the loss has "
+            "no other, and samples that differ become the same: subtract what they have in common "
+            "(a time, an offset) before, or make the model double()",
+            LosspathWarning,
+            stacklevel=7,
+        )
+    return found
 
 
 def _check_form(value: Any, what: str, forms: tuple[type, ...]) -> None:
@@ -314,7 +339,7 @@ class Batches(Data):
 
     def in_float32(self) -> Batches:
         """The same with all of double precision as single."""
-        return Batches(map_tensors(self._content, _in_single), self.device)
+        return Batches(_in_single(self._content), self.device)
 
     def __len__(self) -> int:
         return sum(self._sizes)

@@ -137,7 +137,8 @@ class Objective:
         self._begin(model, loss_fn, buffers, metrics, name, check)
         self._takes_targets = targets is not None or _positional(loss_fn) != 1
         if not self.layout.is_wide:
-            # NumPy makes float64 of everything; a model of single precision would refuse it.
+            # NumPy makes float64 of everything; a model of single precision would refuse it. What
+            # single precision cannot tell apart stays, until the model refuses it.
             inputs, targets = narrowed(inputs), narrowed(targets)
         if self._is_half:
             inputs = map_tensors(inputs, _as_single)
@@ -186,8 +187,6 @@ class Objective:
         made._takes_targets = False
         made._by_batches = True
         staged = stage_batches(batches, batch_size, random_fork(model), stage)
-        if not made.layout.is_wide:
-            staged = [narrowed(batch) for batch in staged]
         if made._is_half:
             staged = [map_tensors(batch, _as_single) for batch in staged]
         made.data = Batches(staged, made.device)
