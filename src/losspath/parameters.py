@@ -370,9 +370,9 @@ def _meet(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _numbers(tensor: torch.Tensor) -> torch.Tensor:
     """Which numbers of its storage a tensor has, one-dimensional."""
-    places = torch.tensor(tensor.storage_offset())
+    places = torch.tensor(tensor.storage_offset(), device="cpu")
     for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        places = places[..., None] + torch.arange(length) * stride
+        places = places[..., None] + torch.arange(length, device="cpu") * stride
     return places.reshape(-1)
 
 
@@ -462,9 +462,8 @@ def flatten_parameters(model: torch.nn.Module, layout: Layout | None = None) -> 
         layout: which parameters; by default those that are trainable, or all where none is.
     """
     layout = layout or Layout.of(model, dtype="float64", allow_complex=True)
-    row = torch.empty(
-        layout.parameter_count, dtype=torch.float64 if layout.is_wide else torch.float32
-    )
+    dtype = torch.float64 if layout.is_wide else torch.float32
+    row = torch.empty(layout.parameter_count, dtype=dtype, device="cpu")
     copy_into(row, in_order(model, layout))
     vector: npt.NDArray[Any] = row.numpy()
     return vector

@@ -450,3 +450,19 @@ def test_several_damaged_lines_leave_the_rows(walk, old, tmp_path):
     lines = Judge(walk, run).repair(walk.steps)
     assert any("line 1 of index.jsonl is damaged" in line for line in lines)
     assert np.isnan(Trajectory(run).all_losses).all()
+
+
+def test_rows_that_come_back_are_states_again(tmp_path):
+    run = tmp_path / "run"
+    record(run, 9)
+    whole = (run / "states.bin").read_bytes()
+    before = Trajectory(run)[:]
+    (run / "states.bin").write_bytes(whole[:100])
+    assert any("9 states are lost" in line for line in repair_trajectory(run))
+    assert len(Trajectory(run)) == 1
+    (run / "states.bin").write_bytes(whole)  # from a backup
+    lines = repair_trajectory(run)
+    assert any("9 states that were lost are whole again" in line for line in lines)
+    path = Trajectory(run)
+    assert path.holes == ()
+    np.testing.assert_array_equal(path[:], before)

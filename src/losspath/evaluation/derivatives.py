@@ -83,7 +83,7 @@ class Derivatives:
     def gradient(self) -> tuple[float, Floats]:
         """The loss, and its gradient (P,)."""
         loss, weight = 0.0, 0.0
-        gradient = torch.zeros(len(self._vector), dtype=torch.float64)
+        gradient = torch.zeros(len(self._vector), dtype=torch.float64, device="cpu")
         with self._totals() as totals:
             for total, share in totals:
                 loss, weight = loss + float(total.detach()), weight + share
@@ -151,7 +151,7 @@ class Derivatives:
         """The product by differentiating twice, and what in it may be missing in silence."""
         weight = 0.0
         doubtful: list[str] = []
-        product = torch.zeros(len(self._vector), dtype=torch.float64)
+        product = torch.zeros(len(self._vector), dtype=torch.float64, device="cpu")
         along = torch.from_numpy(direction).to(self._objective.device)
         with self._totals() as totals:
             for total, share in totals:

@@ -60,12 +60,14 @@ def _weighted_sums(
     path: StateSequence, weights: torch.Tensor, origin: torch.Tensor
 ) -> torch.Tensor:
     """Σ_i w_i (θ_i − θ̄) for each row of weights, reading only states that some row weighs."""
-    sums = torch.zeros(len(weights), path.parameter_count, dtype=torch.float64)
+    sums = torch.zeros(len(weights), path.parameter_count, dtype=torch.float64, device="cpu")
     most = max(1, _BLOCK_BYTES // (4 * path.parameter_count))
-    product = torch.empty(sums.shape, dtype=torch.from_numpy(np.empty(0, path.dtype)).dtype)
+    product = torch.empty(
+        sums.shape, dtype=torch.from_numpy(np.empty(0, path.dtype)).dtype, device="cpu"
+    )
     # Differences first: sums in the states' precision must not round by an offset they share.
     near = origin.to(product.dtype)
-    shares = torch.zeros(len(weights), 1, dtype=torch.float64)
+    shares = torch.zeros(len(weights), 1, dtype=torch.float64, device="cpu")
     used = torch.nonzero((weights != 0).any(dim=0)).reshape(-1).numpy()
     buffer = np.empty((min(most, len(path)), path.parameter_count), path.dtype)
     for start, stop in _runs(used, most):

@@ -76,7 +76,7 @@ def doubled(path: StateSequence) -> Iterator[tuple[int, torch.Tensor]]:
     wide = None
     for start, rows in blocks(path, path.dtype.itemsize + 8):
         if wide is None:
-            wide = torch.empty(rows.shape, dtype=torch.float64)
+            wide = torch.empty(rows.shape, dtype=torch.float64, device="cpu")
         yield start, wide[: len(rows)].copy_(rows)
 
 
@@ -100,8 +100,8 @@ def first_pass(path: StateSequence, components: int, seed: int) -> Moments:
     # On a path of few states, some waves are constant or zero.
     mix = mix[:, lengths > 1e-6] / lengths[lengths > 1e-6]
     reference = torch.from_numpy(path.read(0, 1)[0]).double()
-    total = torch.zeros(path.parameter_count, dtype=torch.float64)
-    start = torch.zeros(path.parameter_count, mix.shape[1], dtype=torch.float64)
+    total = torch.zeros(path.parameter_count, dtype=torch.float64, device="cpu")
+    start = torch.zeros(path.parameter_count, mix.shape[1], dtype=torch.float64, device="cpu")
     magnitude, moved = 0.0, False
     for first, rows in doubled(path):
         size = float(torch.linalg.vector_norm(rows))
@@ -111,7 +111,7 @@ def first_pass(path: StateSequence, components: int, seed: int) -> Moments:
         # Differences from the first state keep the digits that a common offset would take.
         rows -= reference
         moved = moved or float(torch.linalg.vector_norm(rows)) > 0.0
-        total += torch.ones(len(rows), dtype=torch.float64) @ rows
+        total += torch.ones(len(rows), dtype=torch.float64, device="cpu") @ rows
         start += rows.T @ torch.from_numpy(mix[first : first + len(rows)])
     if not moved:
         raise PathError(

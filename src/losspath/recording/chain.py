@@ -59,7 +59,7 @@ class Buffer:
     def __init__(self, row_size: int, size: int, dtype: torch.dtype) -> None:
         # Memory made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
-            self.numbers = torch.empty(size, dtype=dtype)
+            self.numbers = torch.empty(size, dtype=dtype, device="cpu")
             self._bytes = self.numbers.numpy().view(np.uint8).data
             begins = range(0, size - row_size + 1, row_size)
             self.rows = [self.numbers[begin : begin + row_size] for begin in begins]
@@ -138,7 +138,6 @@ class Entry(NamedTuple):
         settings: plain numbers that modules hold.
         time: when it was recorded, as `time.monotonic` counts.
         kept_time: when a state was last kept.
-        version: of the tensors, where the state is not kept.
     """
 
     kind: int
@@ -160,7 +159,6 @@ class Entry(NamedTuple):
     settings: Settings = ()
     time: float = 0.0
     kept_time: float = 0.0
-    version: list[tuple[int | None, int]] | None = None
 
 
 Item = Piece | SideBlob | Entry

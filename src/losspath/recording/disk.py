@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from losspath.errors import wrap_os_errors
+from losspath.errors import StoreError, wrap_os_errors
 from losspath.files import sync_directory, sync_file, write_all
 from losspath.recording import store
 
@@ -44,6 +44,29 @@ class Files:
         if name in (store.STATES, store.NEWEST) and hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):
                 os.posix_fadvise(self._open[name], 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def check_there(self) -> None:
+        """Raises where a file was removed, or another one put in its place.
+
+        A directory that was moved is as good as before.
+
+        Raises:
+            StoreError: what is written would be lost.
+        """
+        for name, descriptor in list(self._open.items()):
+            path = self.directory / name
+            with wrap_os_errors(f"write {path}"):
+                own = os.fstat(descriptor)
+            try:
+                is_own = os.path.samestat(own, path.stat())
+            except OSError:  # the directory has another name by now
+                is_own = True
+            if own.st_nlink == 0 or not is_own:
+                raise StoreError(
+                    f"{path} was removed while it was being recorded, or another file put in its "
+                    "place, and with it what it held; keep clean-up and sync tools from the run, "
+                    "and record into another directory"
+                )
 
     def cut(self, name: str, size: int) -> None:
         """Cuts off what lies behind a place."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -41,6 +42,7 @@ class OpenRun(Protocol):
 
 
 _open_runs: dict[Path, OpenRun] = {}
+_children: set[int] = set()  # this process, once it closes its runs as a child ends
 
 
 class RunLock:
@@ -122,6 +124,7 @@ def is_locked(path: Path) -> bool:
 def keep(run: OpenRun) -> None:
     """Notes that a run is open."""
     _open_runs[run.lock.place] = run
+    _close_at_the_end_of_a_child()
     if _may_set_handlers() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _close_and_end)
 
@@ -135,6 +138,22 @@ def let_go(run: OpenRun) -> None:
         _restore_handler()
 
 
+def _close_at_the_end_of_a_child() -> None:
+    """Children of `multiprocessing` end without calling what `atexit` and weakref keep to call."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None or os.getpid() in _children:
+        return
+    from multiprocessing import util
+
+    _children.add(os.getpid())
+    util.Finalize(None, _close_all, exitpriority=100)
+
+
+def _close_all() -> None:
+    for run in list(_open_runs.values()):
+        run.close_quietly()
+
+
 def _may_set_handlers() -> bool:
     return threading.current_thread() is threading.main_thread()
 
@@ -145,8 +164,7 @@ def _restore_handler() -> None:
 
 
 def _close_and_end(number: int, frame: FrameType | None) -> None:
-    for run in list(_open_runs.values()):
-        run.close_quietly()
+    _close_all()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -128,6 +128,11 @@ def _plan_slots(directory: Path, header: Header, plan: _Plan) -> None:
     counted = table[: int(records[-1]) + 1 if len(records) else 0]  # a view: marks go to `table`
     lost = _lost_rows(directory, header, counted)
     counted["flags"][lost] |= slots.ROW_LOST
+    again = _found_rows(directory, header, counted)
+    counted["flags"][again] &= ~np.uint16(slots.ROW_LOST)
+    if len(again):
+        steps = _listed(counted["step"][again])
+        plan.lines.append(f"{len(again):,} states that were lost are whole again: {steps}")
     if len(lost):
         steps = _listed(counted["step"][lost])
         plan.lines.append(
@@ -159,6 +164,15 @@ def _lost_rows(directory: Path, header: Header, table: slots.Slots) -> npt.NDArr
     places = np.flatnonzero(is_row & ((table["flags"] & slots.ROW_LOST) == 0))
     good = _right(directory / store.STATES, header, table["a"][places], table["b"][places])
     return places[~good]
+
+
+def _found_rows(directory: Path, header: Header, table: slots.Slots) -> npt.NDArray[np.int64]:
+    """Places of the records whose row was lost and has its bytes again, as a file came back."""
+    is_row = (table["kind"] == slots.RECORD) & (table["a"] >= 0)
+    told = slots.ROW_LOST | slots.NO_DIGEST
+    places = np.flatnonzero(is_row & ((table["flags"] & told) == slots.ROW_LOST))
+    good = _right(directory / store.STATES, header, table["a"][places], table["b"][places])
+    return places[good]
 
 
 def _right(

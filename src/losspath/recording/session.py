@@ -18,6 +18,7 @@ from losspath.recording.chain import Entry, Piece, Segment, SideBlob
 from losspath.recording.locking import RunLock, keep, let_go
 from losspath.recording.settings import SettingsReader, changed
 from losspath.recording.state import StateReader
+from losspath.recording.turns import Turns
 from losspath.recording.watch import Change, Known, SideWatch
 from losspath.recording.writing import Writer
 
@@ -68,12 +69,14 @@ class Session:
         self.directory, self.lock = directory, lock
         self._every = header.every
         self._row_size = header.layout.row_size
+        self._dtype: torch.dtype = getattr(torch, header.dtype)
         self._state = state
         self._watch = SideWatch(directory)
         self._settings = settings
-        self.chain = chain.Chain(base, self._row_size, getattr(torch, header.dtype), sizes)
+        self.chain = chain.Chain(base, self._row_size, self._dtype, sizes)
         self.first = self.chain.tail()
         self.closing = self.is_closed = self.is_copy = False
+        self._turns = Turns()
         self._failures = 0
         self.writer: Writer
 
@@ -103,6 +106,17 @@ class Session:
 
     def record(self, loss: float, step: int | None, values: dict[str, float]) -> None:
         """Records a step; true once it returns, and absent or whole if it raises."""
+        try:
+            if not self._turns.take():
+                raise StoreError(
+                    "record() was called while record() runs in the same thread, as by a signal "
+                    "handler; set a flag there, and record in the training loop"
+                )
+            self._record(loss, step, values)
+        finally:
+            self._turns.give()
+
+    def _record(self, loss: float, step: int | None, values: dict[str, float]) -> None:
         tensors = self._state.tensors()
         before = self.chain.last().step
         if step is None:
@@ -133,7 +147,7 @@ class Session:
         blobs: tuple[SideBlob, ...] = ()
         if self._state.sides or known.digests:
             known, blobs = self._changed_sides(step, known)
-        kept, version = self._keep_state(kind, in_row, now, last, tensors)
+        kept, has_state = self._keep_state(kind, in_row, now, last, tensors)
         # What is told once more has no room for them: they wait for the next record.
         settings = last.settings if kind == chain.AGAIN else self._settings.read(last.settings)
         rows = last.rows + in_row
@@ -146,7 +160,7 @@ class Session:
             row=last.rows if in_row else -1,
             rows=rows,
             row_step=step if in_row else last.row_step,
-            has_state=version is None,
+            has_state=has_state,
             digest=kept.digest,
             begin=kept.begin,
             end=kept.end,
@@ -157,8 +171,7 @@ class Session:
             values=(*values.items(), *changed(last.settings, settings)),
             settings=settings,
             time=now,
-            kept_time=now if version is None else last.kept_time,
-            version=version,
+            kept_time=now if has_state else last.kept_time,
         )
         self.chain.append(kept.segment, entry)
 
@@ -166,20 +179,22 @@ class Session:
 
     def _keep_state(
         self, kind: int, in_row: bool, now: float, last: Entry, tensors: list[torch.Tensor]
-    ) -> tuple[_Kept, list[tuple[int | None, int]] | None]:
+    ) -> tuple[_Kept, bool]:
         if not self.chain.in_pieces:
             segment, begin = self.chain.with_room(self._row_size)
             place = begin // self._row_size
             self._state.read_into(segment.buffer.rows[place], tensors)
             # Hashed here, where the row is still in the processor's cache.
             digest = xxhash.xxh3_64_intdigest(segment.buffer.row_bytes[place])
-            return _Kept(segment, begin, begin + self._row_size, digest), None
+            return _Kept(segment, begin, begin + self._row_size, digest), True
         if in_row or kind == chain.AGAIN or now - last.kept_time >= _KEEP_SECONDS:
             digest = self._copy_in_pieces(tensors, last.rows if in_row else -1)
             segment, end = self.chain.with_room(0)
-            return _Kept(segment, -1, end, digest), None
+            return _Kept(segment, -1, end, digest), True
+        # Its digest says whether the model is still in it, if it is to be kept after all.
+        digest = self._state.digest(self._dtype)
         segment, end = self.chain.with_room(0)
-        return _Kept(segment, -1, end, None), self._state.version()
+        return _Kept(segment, -1, end, digest), False
 
     def _copy_in_pieces(self, tensors: list[torch.Tensor], row: int) -> int:
         hasher, offset = xxhash.xxh3_64(), 0
@@ -238,7 +253,11 @@ class Session:
 
     def flush(self) -> None:
         """Returns once everything recorded is durable."""
-        self._keep_last()
+        try:
+            if self._turns.take():  # else what runs is not recorded yet
+                self._keep_last()
+        finally:
+            self._turns.give()
         ordinal = self.chain.last().ordinal
         writer = self.writer
         writer.flush_to = max(writer.flush_to, ordinal)
@@ -255,17 +274,11 @@ class Session:
         if self.is_copy or self.is_closed:
             return
         self.closing = True
-        problem: Exception | None = None
-        is_kept = True
-        if self.writer.error is None and self.chain.last().kind != chain.CLOSING:
-            try:
-                is_kept = self._keep_last()
-            except Exception as error:
-                self._failures += 1
-                if self._failures == 1:
-                    raise  # to be called again
-                problem = error  # what was recorded before is to be closed all the same
-            self._append_closing()
+        try:
+            self._turns.take()  # or it is within a call, which ends with an error
+            is_kept, problem = self._append_end()
+        finally:
+            self._turns.give()
         self.writer.wake()
         if threading.current_thread() is self.writer.thread:
             return  # a garbage collection in the writer's own thread, which goes on to the end
@@ -282,6 +295,21 @@ class Session:
                 LosspathWarning,
                 stacklevel=4,
             )
+
+    def _append_end(self) -> tuple[bool, Exception | None]:
+        """Appends what ends a run; whether its last state is kept, and what went wrong there."""
+        problem: Exception | None = None
+        is_kept = True
+        if self.writer.error is None and self.chain.last().kind != chain.CLOSING:
+            try:
+                is_kept = self._keep_last()
+            except Exception as error:
+                self._failures += 1
+                if self._failures == 1:
+                    raise  # to be called again
+                problem = error  # what was recorded before is to be closed all the same
+            self._append_closing()
+        return is_kept, problem
 
     def _append_closing(self) -> None:
         segment = self.chain.tail()
@@ -336,7 +364,7 @@ class Session:
             tensors = self._state.tensors()
         except ModelError:
             return False
-        if self._state.version() != last.version or None in [v for v, _ in last.version or []]:
+        if self._state.digest(self._dtype) != last.digest:
             return False
         self._append(chain.AGAIN, last.step, float("nan"), {}, tensors)
         return True

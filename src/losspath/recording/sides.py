@@ -280,6 +280,6 @@ class SideLog:
 def _tensor(described: Described, content: memoryview) -> torch.Tensor:
     dtype = torch_dtype(described.dtype)
     if not content:
-        return torch.empty(described.shape, dtype=dtype)
+        return torch.empty(described.shape, dtype=dtype, device="cpu")
     raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     return raw.view(dtype).reshape(described.shape)

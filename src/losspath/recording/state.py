@@ -103,13 +103,6 @@ class StateReader:
             tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
         torch.cat(tensors, out=row)
 
-    def version(self) -> list[tuple[int | None, int]]:
-        """Changes whenever a tensor is changed in place, as torch counts it, or its memory is.
-
-        Costs nothing that grows with the size of the tensors.
-        """
-        return [(version_of(tensor), tensor.data_ptr()) for tensor in self._tensors]
-
     def digest(self, dtype: torch.dtype) -> int:
         """The XXH3-64 of the bytes that a row of this state has, without making the row."""
         hasher = xxhash.xxh3_64()

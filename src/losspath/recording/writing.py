@@ -329,6 +329,7 @@ class Writer:
 
     def _commit(self) -> None:
         """Makes everything that was taken durable, in the order that readers rely on."""
+        self._files.check_there()
         self._write_newest()
         if self._saw_closing:
             self._files.cut(store.STATES, self._rows * self._row_size * self._width)
