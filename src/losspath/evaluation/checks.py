@@ -54,9 +54,7 @@ def _check(objective: Objective) -> None:
     _warn_of_hidden(unwrapped(objective.model))
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout))
     evaluator, vector = _settled(objective, batch, own)
-    note = _note_of(objective, evaluator)
-    if note:
-        objective.notes.append(note)
+    objective.notes += _notes_of(objective, evaluator)
     if any(p.requires_grad for module in loss_modules(objective) for p in module.parameters()):
         objective.notes.append("the loss has parameters of its own, which are those of now")
     if not objective.checked:
@@ -125,7 +123,7 @@ def _settled(
     objective: Objective, batch: Batch, own: torch.Tensor
 ) -> tuple[Evaluator, torch.Tensor]:
     """An evaluator and a vector to check at; in half precision where float32 does not go."""
-    evaluator = Evaluator(objective)
+    evaluator = Evaluator(objective, is_first=True)
     try:
         with evaluator.lent():
             return evaluator, _settle(objective, evaluator, batch, own)
@@ -133,7 +131,7 @@ def _settled(
         if not evaluator.replica.widened:
             raise
         objective.widens = False  # the model casts to half precision by itself, maybe
-        half = Evaluator(objective)
+        half = Evaluator(objective, is_first=True)
         try:
             with half.lent():
                 return half, _settle(objective, half, batch, own)
@@ -142,14 +140,21 @@ def _settled(
         raise
 
 
-def _note_of(objective: Objective, evaluator: Evaluator) -> str:
+def _notes_of(objective: Objective, evaluator: Evaluator) -> list[str]:
+    notes, replica = [], evaluator.replica
     if not objective.widens:
-        return "evaluated in half precision, as the model fails in float32"
-    if evaluator.replica.widened:
-        return "parameters of half precision are evaluated in float32"
-    if not evaluator.replica.is_private:
-        return f"evaluated on the model itself, not on a copy ({evaluator.replica.why_shared})"
-    return ""
+        notes.append("evaluated in half precision, as the model fails in float32")
+    elif replica.widened:
+        notes.append("parameters of half precision are evaluated in float32")
+    if not replica.is_private:
+        notes.append(f"evaluated on the model itself, not on a copy ({replica.why_shared})")
+        if any(entry.dtype in ("float16", "bfloat16") for entry in objective.layout.parameters):
+            notes.append("evaluated in half precision, as a model that cannot be copied is")
+    kind = objective.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+        notes.append(f"made under autocast to {dtype}, and evaluated under what is on at the time")
+    return notes
 
 
 def _some(objective: Objective, most: int | None = None) -> Batch:
@@ -377,7 +382,8 @@ def _check_mean(
     outputs: Any,
     batch: Batch,
 ) -> None:
-    tolerance = ROUNDING if objective.widens else _HALF_ROUNDING
+    is_half = not objective.widens or torch.is_autocast_enabled(objective.device.type)
+    tolerance = _HALF_ROUNDING if is_half else ROUNDING
     for name in whole:
         if name == ACCURACY:
             continue

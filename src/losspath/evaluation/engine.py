@@ -275,6 +275,8 @@ class Engine:
             return "as the model merges or caches parameters in evaluation mode"
         if not replica.is_private:
             return "as the model cannot be copied"
+        if torch.is_autocast_enabled(objective.device.type):
+            return "as autocast is on"  # for the calling thread alone, and it rounds by batch
         return None
 
     def _keep_choice(self, kind: _Kind, choice: Choice) -> None:

@@ -38,6 +38,7 @@ class Evaluator:
 
     Args:
         objective: the loss.
+        is_first: whether it is not known yet if the loss takes gradients.
 
     Attributes:
         replica: the copy.
@@ -48,8 +49,9 @@ class Evaluator:
         ObjectiveError: the data have changed.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, is_first: bool = False) -> None:
         self.objective = objective
+        self._is_first = is_first
         # Tensors made in inference mode could not be written to outside of it.
         with (
             LENT,
@@ -75,7 +77,7 @@ class Evaluator:
         with (
             LENT,
             torch.inference_mode(False),
-            undisturbed(unwrapped(model)),
+            undisturbed(unwrapped(model), grads or self._is_first),
             unfused(),
             self.replica.linked(model),
             torch.set_grad_enabled(grads),

@@ -468,19 +468,22 @@ class Objective:
 
     def count_outputs(self, outputs: Any, batch: Batch) -> Count:
         """Sums what is measured of a model's outputs."""
-        outputs = _as_single(outputs)
-        size = batch.size
-        counts = {LOSS: summed(self._loss_of(outputs, batch.targets), size)}
+        outputs, targets, size = _as_single(outputs), batch.targets, batch.size
+        # The loss and metrics may write into what they are given: what is counted of it comes
+        # first, and each has a copy of its own.
+        correct = UNKNOWN if ACCURACY in self.metrics else count_correct(outputs, targets)
+        given = [(outputs, targets), *(_copied((outputs, targets)) for _ in self.metrics)]
+        counts = {LOSS: summed(self._loss_of(*given[0]), size)}
         if ACCURACY not in self.metrics:
-            counts[ACCURACY] = self._correct(outputs, batch, counts[LOSS][1])
-        for name, metric in self.metrics.items():
-            counts[name] = summed(metric.function(outputs, batch.targets), size, f"metric {name}")
+            counts[ACCURACY] = self._correct(correct, size, counts[LOSS][1])
+        for (name, metric), own in zip(self.metrics.items(), given[1:], strict=True):
+            counts[name] = summed(metric.function(*own), size, f"metric {name}")
         return counts
 
-    def _correct(self, outputs: Any, batch: Batch, weight: float) -> Sum:
-        right, asked = count_correct(outputs, batch.targets)
+    def _correct(self, correct: Sum, size: int, weight: float) -> Sum:
+        right, asked = correct
         # A loss over a smaller number of targets leaves some out; which, it alone knows.
-        leaves_out = weight.is_integer() and 1 < weight < asked and weight != batch.size
+        leaves_out = weight.is_integer() and 1 < weight < asked and weight != size
         return UNKNOWN if leaves_out else (right, asked)
 
     def pass_batch(self, model: torch.nn.Module, batch: Batch) -> None:
@@ -520,6 +523,13 @@ def _check_callable(name: str, of: str, value: object) -> None:
         make = "; give the function itself, and not what it returned"
     if not callable(value) or make:
         raise ArgumentError(f"expected {name} as a function of {of}, got {described(value)}{make}")
+
+
+def _copied(value: Any) -> Any:
+    try:
+        return map_tensors(value, torch.Tensor.clone)
+    except Exception:  # outputs of a class that cannot be made of its fields
+        return value
 
 
 def _as_single(outputs: Any) -> Any:

@@ -17,7 +17,7 @@ from losspath.evaluation.evaluator import Evaluator, loss_modules
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.links import afterwards, linked
 from losspath.evaluation.quantities import Count
-from losspath.evaluation.replica import copy_model, overrides_train
+from losspath.evaluation.replica import copy_model, overrides_train, widen
 from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import in_order, unwrapped
 
@@ -43,6 +43,8 @@ def check_against_owner(
     """
     for vector in vectors:
         evaluator = Evaluator(objective)
+        if evaluator.replica.widened:
+            vector = _rounded(objective, vector)
         with evaluator.lent():
             # What a copy keeps of one vector it must not evaluate another with.
             evaluator.write(vector * 0.5)
@@ -67,12 +69,16 @@ def _as_owner(
 ) -> Count | None:
     """What the owner would get: the vector in the real parameters, `eval()`, the loss afresh."""
     model = unwrapped(objective.model)
-    wide = evaluator.replica.widened
     modes = overrides_train(model) and not model.training
-    if wide or not evaluator.replica.is_private:
-        return None  # the numbers would be rounded; or there is nothing else to evaluate on
+    if not evaluator.replica.is_private:
+        return None  # there is nothing else to evaluate on
     # Adapters that are merged in evaluation mode come apart before the vector goes in.
-    with torch.inference_mode(False), undisturbed(model), unfused(), torch.no_grad():
+    with (
+        torch.inference_mode(False),
+        undisturbed(model, objective.needs_gradients),
+        unfused(),
+        torch.no_grad(),
+    ):
         if modes:
             used = copy_model(objective.model)
             used.train()
@@ -83,7 +89,18 @@ def _as_owner(
                     used = copy.deepcopy(model)
                 except Exception:
                     used = copy_model(objective.model)
-            return _owners_count(objective, used.eval(), batch)
+            if evaluator.replica.widened:
+                widen(used)
+            used.eval()  # one of the model's own need not return it
+            return _owners_count(objective, used, batch)
+
+
+def _rounded(objective: Objective, vector: torch.Tensor) -> torch.Tensor:
+    """A vector that the model's own parameters of half precision can hold."""
+    rounded = vector.clone()
+    for entry in objective.layout.parameters:
+        rounded[entry.place] = vector[entry.place].to(getattr(torch, entry.dtype)).to(vector.dtype)
+    return rounded
 
 
 def _owners_count(objective: Objective, used: torch.nn.Module, batch: Batch) -> Count:
@@ -125,6 +142,13 @@ def _write(parameters: list[torch.Tensor], vector: torch.Tensor, objective: Obje
 def _likely_cause(objective: Objective, evaluator: Evaluator) -> str:
     """What most often makes the two differ, by what the model has."""
     model = unwrapped(objective.model)
+    if evaluator.replica.widened:
+        return (
+            "half precision is evaluated in float32, and something is read that holds the "
+            "numbers of before, such as a list of parameters that the loss keeps, a state_dict() "
+            "or a cache; read the parameters from the model inside the loss, or give the model in "
+            "float32, by model.float()"
+        )
     own = [
         f"{name or 'the model'} ({type(module).__name__})"
         for name, module in model.named_modules()

@@ -148,7 +148,7 @@ class Replica:
         self._cycles = self.is_private and overrides_train(self.model)
         if self._cycles:
             self.model.train()  # adapters that are merged come apart, caches are dropped
-        self.widened = widens and self.is_private and _widen(self.model)
+        self.widened = widens and self.is_private and widen(self.model)
         self.layout = layout
         self._rows = self._find_rows()
         self._sides = side_tensors(self.model, layout)
@@ -171,7 +171,15 @@ class Replica:
     def _find_rows(self) -> list[torch.Tensor]:
         # By name alone, as those of half precision have another dtype by now.
         named = dict(named_parameters(self.model))
-        return [named[entry.name] for entry in self.layout.parameters]
+        rows = [named[entry.name] for entry in self.layout.parameters]
+        for entry, row in zip(self.layout.parameters, rows, strict=True):
+            if any(not step and n > 1 for step, n in zip(row.stride(), row.shape, strict=True)):
+                raise ModelError(
+                    f"expected a parameter {entry.name} with memory for each of its numbers, got "
+                    f"one of shape {tuple(row.shape)} that repeats fewer (expand()), which no "
+                    "vector can be written into; make it by expand(…).clone()"
+                )
+        return rows
 
     def _enter_evaluation(self) -> None:
         if self.is_private:
@@ -320,7 +328,7 @@ def _equal(ones: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     return len(ones) == len(others) and all(map(torch.equal, ones, others))
 
 
-def _widen(model: torch.nn.Module) -> bool:
+def widen(model: torch.nn.Module) -> bool:
     """Makes float32 of half precisions; whether there were any among the parameters."""
     if not any(parameter.dtype in _HALF for parameter in model.parameters()):
         return False

@@ -58,16 +58,36 @@ def _uncached() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: torch.nn.Module) -> Iterator[None]:
+def _uncast() -> Iterator[None]:
+    """Outside of what autocast keeps of parameters: it does not see that they are written."""
+    before = torch.is_autocast_cache_enabled()
+
+    with afterwards(lambda: torch.set_autocast_cache_enabled(before)):
+        torch.set_autocast_cache_enabled(False)
+        yield
+
+
+@contextmanager
+def undisturbed(model: torch.nn.Module, writes_gradients: bool = False) -> Iterator[None]:
     """Evaluation mode inside; afterwards modes, attributes, buffers and random states as before.
 
     Flags are set without calling `train()` or `eval()`, whose effects could not be taken back.
     On a GPU float32 is computed as such: what TF32 leaves out would be seen in a surface.
+
+    Args:
+        model: what is evaluated.
+        writes_gradients: whether the loss may write into `grad` of the model's parameters, so that
+            its numbers have to be kept too.
     """
     modes = [(module, module.training) for module in model.modules()]
     attributes = attributes_of(model)
     buffers = [(buffer, buffer.detach().clone(), buffer._version) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    numbers = [
+        (gradient, gradient.detach().clone(), gradient._version)
+        for _, gradient in gradients
+        if writes_gradients and gradient is not None and not gradient.is_inference()
+    ]
 
     def put_back() -> None:
         attributes()
@@ -79,9 +99,12 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
         for parameter, gradient in gradients:
             if parameter.grad is not gradient:
                 parameter.grad = gradient
+        for gradient, value, version in numbers:
+            if gradient._version != version:
+                gradient.data.copy_(value)
 
     on_gpu = any(parameter.device.type == "cuda" for parameter in model.parameters())
-    with afterwards(put_back), random_fork(model), _exact(on_gpu), _uncached():
+    with afterwards(put_back), random_fork(model), _exact(on_gpu), _uncached(), _uncast():
         for module, _ in modes:
             module.training = False
         yield

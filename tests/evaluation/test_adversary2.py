@@ -1,0 +1,211 @@
+"""Autocast, writing losses, half precision, hidden states and caches, against plain loops."""
+
+import copy
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import losspath.evaluation.engine
+from losspath import Objective, interpolate
+from losspath.errors import ModelError, ObjectiveError
+
+torch.manual_seed(0)
+X = torch.randn(400, 8)
+Y = (X[:, 0] > 0).long()
+B = [(X[i : i + 150], Y[i : i + 150]) for i in range(0, 400, 150)]
+ce = F.cross_entropy
+
+
+def mlp(outputs=2):
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, outputs))
+
+
+def vector_of(model):
+    return np.concatenate([p.detach().float().reshape(-1).numpy() for p in model.parameters()])
+
+
+def put(model, vector):
+    """A copy of a model with a vector in it, in evaluation mode."""
+    made = copy.deepcopy(model)
+    nn.utils.vector_to_parameters(torch.from_numpy(vector), made.parameters())
+    return made.eval()
+
+
+def others(model, count=3):
+    generator, own = np.random.default_rng(0), vector_of(model)
+    return [(own + generator.normal(size=own.shape) * 0.3).astype(np.float32) for _ in range(count)]
+
+
+# -- autocast ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("small", [0, losspath.evaluation.engine._SMALL])
+def test_under_autocast_every_point_has_its_own_loss(monkeypatch, small):
+    monkeypatch.setattr(losspath.evaluation.engine, "_SMALL", small)
+    model = mlp()
+    one, other = others(model, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        objective = Objective(model, X, Y, ce, batch_size=400)
+        model(X)  # autocast keeps the weights of now
+        alphas = np.linspace(0, 1, 5)
+        line = interpolate(np.stack([one, other]), objective, alphas=alphas, layers=False)
+        found = line.loss[0].tolist()
+        expected = [
+            ce(put(model, one + np.float32(t) * (other - one))(X).float(), Y).item() for t in alphas
+        ]
+    assert len(set(found)) == 5
+    assert found == pytest.approx(expected, rel=2e-3)
+    assert "made under autocast to bfloat16" in objective.notes[0]
+
+
+def test_autocast_keeps_afterwards_what_it_kept_before():
+    model = mlp()
+    with torch.autocast("cpu", torch.bfloat16):
+        objective = Objective(model, X, Y, ce)
+        objective(others(model)[0])
+        assert torch.is_autocast_cache_enabled()
+
+
+# -- losses and metrics that write -------------------------------------------------------------
+
+
+def test_a_loss_that_writes_into_the_outputs_changes_no_metric():
+    model, y = mlp(1), (X[:, :1] > 0).float()
+
+    def writes(outputs, targets):
+        targets.mul_(0.9).add_(0.05)
+        return F.binary_cross_entropy(outputs.sigmoid_(), targets)
+
+    def mean(outputs, targets):
+        value = outputs.mean() + targets.mean()
+        outputs.zero_()
+        return value
+
+    def mean_again(outputs, targets):
+        return outputs.mean() + targets.mean()
+
+    objective = Objective(model, X, y, writes, metrics={"mean": mean, "again": mean_again})
+    vector = others(model)[0]
+    outputs = put(model, vector)(X)
+    found = objective(vector)
+    expected = float(outputs.mean() + y.mean())
+    assert found.metrics["mean"] == pytest.approx(expected, rel=1e-4)
+    assert found.metrics["again"] == pytest.approx(expected, rel=1e-4)
+    assert found.loss == pytest.approx(float(writes(outputs.detach(), y.clone())), rel=1e-5)
+
+
+def test_a_loss_that_writes_into_the_outputs_leaves_the_accuracy():
+    model = mlp()
+
+    def writes(outputs, targets):
+        loss = ce(outputs, targets)
+        outputs.neg_()
+        return loss
+
+    vector = others(model)[0]
+    right = (put(model, vector)(X).argmax(1) == Y).float().mean()
+    assert Objective(model, X, Y, writes)(vector).accuracy == pytest.approx(float(right))
+
+
+# -- train() and eval() without a result --------------------------------------------------------
+
+
+class FrozenNorm(nn.Sequential):
+    def train(self, mode=True):
+        super().train(mode)
+        self[1].training = False
+
+
+class FrozenBoth(FrozenNorm):
+    def eval(self):
+        super().eval()
+
+
+@pytest.mark.parametrize("kind", [FrozenNorm, FrozenBoth])
+@pytest.mark.parametrize("mode", [True, False])
+def test_train_need_not_return_the_model(kind, mode):
+    model = kind(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    model.train(mode)
+    objective = Objective(model, X, Y, ce)
+    vector = others(model)[0]
+    made = copy.deepcopy(model)
+    nn.utils.vector_to_parameters(torch.from_numpy(vector), made.parameters())
+    made.eval()
+    assert objective(vector).loss == pytest.approx(float(ce(made(X), Y)), rel=1e-5)
+
+
+# -- half precision ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_penalty_over_held_parameters_of_half_precision_is_right_or_refused(dtype):
+    model = mlp().to(dtype)
+    held = list(model.parameters())
+    views = list(model.state_dict().values())
+
+    def penalty(of):
+        return lambda o, t: ce(o, t) + 0.1 * sum(p.float().pow(2).sum() for p in of())
+
+    for stale in (held, views):
+        with pytest.raises(ObjectiveError, match="half precision is evaluated in float32"):
+            Objective(model, X, Y, penalty(lambda stale=stale: stale))
+    objective = Objective(model, X, Y, penalty(model.parameters))
+    vector = others(model)[0]
+    wide = put(copy.deepcopy(model).float(), vector)
+    expected = ce(wide(X), Y) + 0.1 * sum(p.pow(2).sum() for p in wide.parameters())
+    assert objective(vector).loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_checking_a_model_of_half_precision_leaves_every_bit():
+    model = mlp().to(torch.bfloat16)
+    before = [p.detach().clone() for p in model.parameters()]
+    Objective(model, X, Y, ce)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_half_precision_of_a_model_that_cannot_be_copied_is_noted():
+    class Casting(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.bfloat16())
+
+    model = Casting(*mlp()).to(torch.bfloat16)
+    model.lock = threading.Lock()
+    notes = Objective(model, X, Y, ce, batch_size=400, check=False).notes
+    assert any("in half precision" in note for note in notes)
+
+
+# -- gradients ---------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_grad_are_left():
+    model = mlp()
+    ce(model(X), Y).backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    grads = [p.grad for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def loss(outputs, targets):
+        optimizer.zero_grad(set_to_none=False)
+        penalty = sum(p.pow(2).sum() for p in optimizer.param_groups[0]["params"])
+        penalty.backward()
+        return ce(outputs, targets) + 0.1 * penalty.detach()
+
+    objective = Objective(model, X, Y, loss)
+    objective(others(model)[0])
+    assert all(p.grad is g for p, g in zip(model.parameters(), grads, strict=True))
+    assert all(map(torch.equal, before, grads))
+
+
+# -- parameters without memory of their own ----------------------------------------------------
+
+
+def test_a_parameter_that_repeats_one_number_is_refused():
+    model = mlp()
+    model.register_parameter("scale", nn.Parameter(torch.ones(1).expand(2)))
+    with pytest.raises(ModelError, match="scale"):
+        Objective(model, X, Y, ce)
