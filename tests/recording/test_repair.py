@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from old_format import FILES, Walk
+from walks import record, truth
 
 from losspath import Trajectory
 from losspath.errors import BusyError, DamagedError, StoreError
@@ -466,3 +467,56 @@ def test_rows_that_come_back_are_states_again(tmp_path):
     path = Trajectory(run)
     assert path.holes == ()
     np.testing.assert_array_equal(path[:], before)
+
+
+def shifted(directory, until, **options):
+    """Another run of the same network, with other states and losses."""
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2, bias=True)
+    )
+    with torch.no_grad():
+        model[0].weight.fill_(7.0)
+    record(directory, until, model, **options)
+
+
+@pytest.mark.parametrize("until", [5, 9, 14])
+@pytest.mark.parametrize("name", ["records.bin", "records.copy.bin"])
+def test_records_of_another_run_are_never_believed(tmp_path, name, until):
+    run = tmp_path / "run"
+    record(run, 9)
+    before = Trajectory(run)
+    shifted(tmp_path / "other", until)
+    shutil.copy(tmp_path / "other" / name, run / name)
+    with pytest.raises(DamagedError, match="say different things"):
+        Trajectory(run)
+    assert any(f"{name} is of another run" in line for line in repair_trajectory(run))
+    path = Trajectory(run)
+    assert path.digest == before.digest
+    np.testing.assert_array_equal(path[:], truth(9))
+    np.testing.assert_array_equal(path.all_losses, before.all_losses)
+    assert path.closed
+
+
+@pytest.mark.parametrize("name", ["trajectory.json", "trajectory.copy.json"])
+def test_a_header_of_another_network_is_never_believed(tmp_path, name):
+    run = tmp_path / "run"
+    record(run, 9)
+    before = Trajectory(run).digest
+    record(tmp_path / "other", 0, torch.nn.Linear(4, 4))
+    shutil.copy(tmp_path / "other" / name, run / name)
+    with pytest.raises(DamagedError, match="lay rows out differently"):
+        Trajectory(run)
+    assert any(f"{name} was of another run" in line for line in repair_trajectory(run))
+    assert Trajectory(run).digest == before
+
+
+def test_where_the_rows_do_not_say_whose_records_they_are_nothing_is_done(tmp_path):
+    run = tmp_path / "run"
+    record(run, 4)
+    shifted(tmp_path / "other", 4)
+    shutil.copy(tmp_path / "other" / "records.bin", run / "records.bin")
+    (run / "states.bin").unlink()
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    with pytest.raises(StoreError, match="which is this run's"):
+        repair_trajectory(run)
+    assert before == {file.name: file.read_bytes() for file in run.iterdir()}

@@ -47,6 +47,14 @@ class Header:
     version: int = VERSION
     buffers: tuple[Entry, ...] = ()
 
+    def contradicts(self, other: Header) -> bool:
+        """Whether rows are laid out otherwise than another header says."""
+        return (self.version, self.dtype, self.layout) != (
+            other.version,
+            other.dtype,
+            other.layout,
+        )
+
     @property
     def row_dtype(self) -> np.dtype[Any]:
         """The dtype of a stored number."""
@@ -100,13 +108,31 @@ def read_header(directory: Path) -> Header:
             f"`losspath migrate {directory}` goes on with it"
         )
     ]
+    found: list[Header] = []
     for name in (META, META_COPY):
         if (directory / name).exists():
             try:
-                return _header(directory / name, read_document(directory / name))
+                found.append(header_in(directory / name))
             except StoreError as error:
                 errors.append(error)
-    raise errors[min(1, len(errors) - 1)]
+    if not found:
+        raise errors[min(1, len(errors) - 1)]
+    if found[0].version != 1 and found[0].contradicts(found[-1]):
+        raise DamagedError(
+            f"{directory} is damaged: {META} and {META_COPY} lay rows out differently, as where "
+            f"one was copied from another run; `losspath repair {directory}` finds out which"
+        )
+    return found[0]
+
+
+def header_in(path: Path) -> Header:
+    """The header in a file.
+
+    Raises:
+        StoreError: it is missing, or of another format or version.
+        DamagedError: it is not what was written.
+    """
+    return _header(path, read_document(path))
 
 
 def damaged_copies(directory: Path) -> list[str]:

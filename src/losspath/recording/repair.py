@@ -28,7 +28,7 @@ from losspath.files import (
     write_all,
 )
 from losspath.recording import migrate, slots, store
-from losspath.recording.header import META, META_COPY, Header, exists, read_header
+from losspath.recording.header import META, META_COPY, Header, exists, header_in, read_header
 from losspath.recording.salvage import mended_document, salvage
 from losspath.recording.sides import SideLog, key_of
 
@@ -88,12 +88,33 @@ def _header(directory: Path, plan: _Plan) -> Header:
     good = next((name for name in (META, META_COPY) if name not in wrong), None)
     if good is None:
         return _mended_header(directory, wrong, plan)
-    header = read_header(directory)
+    if not wrong and (foreign := _foreign_header(directory)) is not None:
+        good = META_COPY if foreign == META else META
+        wrong[foreign] = "of another run"
+    header = header_in(directory / good)
     if header.version != 1:
         for name, how in wrong.items():
             plan.lines.append(f"{name} was {how}; written anew from {good}")
             plan.files[name] = _read(directory / good)
     return header
+
+
+def _foreign_header(directory: Path) -> str | None:
+    """Which of two headers that lay rows out differently is not this run's; None if they agree."""
+    headers = {name: header_in(directory / name) for name in (META, META_COPY)}
+    if not headers[META].contradicts(headers[META_COPY]):
+        return None
+    streams = [slots.merge({name: raw}) for name, raw in store.read_copies(directory).items()]
+    right = {
+        name: max(_whole_rows(directory, header, stream) for stream in streams)
+        for name, header in headers.items()
+    }
+    if right[META] == right[META_COPY]:
+        raise StoreError(
+            f"cannot repair {directory}: {META} and {META_COPY} lay rows out differently, and the "
+            "rows do not say which is this run's; put the right one's bytes into both"
+        )
+    return min(right, key=lambda name: right[name])
 
 
 def _mended_header(directory: Path, wrong: Mapping[str, str], plan: _Plan) -> Header:
@@ -117,7 +138,7 @@ def _mended_header(directory: Path, wrong: Mapping[str, str], plan: _Plan) -> He
 
 
 def _plan_slots(directory: Path, header: Header, plan: _Plan) -> None:
-    stream = store.read_stream(directory)
+    stream = _stream(directory, header, plan)
     table = stream.slots.copy()
     _mark(table, stream.missing, 0)
     if len(stream.missing):
@@ -147,6 +168,32 @@ def _plan_slots(directory: Path, header: Header, plan: _Plan) -> None:
     if changed:
         found = _contents(directory, header, stream, table)
         plan.lines.append(_kept(found))
+
+
+def _stream(directory: Path, header: Header, plan: _Plan) -> slots.Stream:
+    """What the copies of the slots hold; of two runs' copies, the one whose rows are here."""
+    copies = store.read_copies(directory)
+    stream = slots.merge(copies)
+    if not stream.contradictory:
+        return stream
+    alone = {name: slots.merge({name: raw}) for name, raw in copies.items()}
+    right = {name: _whole_rows(directory, header, each) for name, each in alone.items()}
+    own, other = sorted(copies, key=lambda name: -right[name])
+    if right[own] == right[other]:
+        raise StoreError(
+            f"cannot repair {directory}: {own} and {other} say different things, and the rows do "
+            "not say which is this run's; put the right one's bytes into both"
+        )
+    plan.lines.append(
+        f"{other} is of another run: {right[other]:,} of its rows are here, of {own} {right[own]:,}"
+    )
+    return alone[own]
+
+
+def _whole_rows(directory: Path, header: Header, stream: slots.Stream) -> int:
+    table = stream.slots
+    rows = table[(table["kind"] == slots.RECORD) & (table["a"] >= 0)]
+    return int(_right(directory / store.STATES, header, rows["a"], rows["b"]).sum())
 
 
 def _mark(table: slots.Slots, places: npt.NDArray[Any] | list[int], kind: int) -> None:

@@ -79,6 +79,7 @@ class Stream:
         mended: names of copies that lack or miss something that the other has.
         torn: bytes behind the last slot, of both copies together.
         behind: those of `mended` that only end earlier, as between two writes.
+        contradictory: whether the copies are right and differ: one is another run's.
     """
 
     slots: Slots
@@ -87,6 +88,7 @@ class Stream:
     mended: tuple[str, ...] = ()
     torn: int = 0
     behind: tuple[str, ...] = ()
+    contradictory: bool = False
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -151,8 +153,11 @@ def merge(copies: dict[str, bytes]) -> Stream:
     }
     length = max(ends.values(), default=0)
     merged, there = np.zeros(length, SLOT), np.zeros(length, bool)
+    contradictory = False
     for slots, good in parsed.values():
         places = np.flatnonzero(good[:length])
+        told = places[there[places]]
+        contradictory |= bool(np.any(merged[told] != slots[told]))
         places = places[~there[places]]
         merged[places] = slots[places]
         there[places] = True
@@ -169,6 +174,7 @@ def merge(copies: dict[str, bytes]) -> Stream:
             for name, (_, good) in parsed.items()
             if 0 < ends[name] < length and np.count_nonzero(good) == ends[name]
         ),
+        contradictory=contradictory,
     )
 
 

@@ -70,6 +70,7 @@ __all__ = [
     "contents_of",
     "exists",
     "read_contents",
+    "read_copies",
     "read_header",
     "read_stream",
     "row_digest",
@@ -85,8 +86,13 @@ def row_digest(row: npt.NDArray[Any]) -> int:
 
 def read_stream(directory: Path) -> slots.Stream:
     """What the two copies of the slots hold together; files that are missing are empty."""
+    return slots.merge(read_copies(directory))
+
+
+def read_copies(directory: Path) -> dict[str, bytes]:
+    """The bytes of both copies of the slots; files that are missing are empty."""
     with wrap_os_errors(f"read {directory}"):
-        return slots.merge({name: _read(directory / name) for name in (RECORDS, RECORDS_COPY)})
+        return {name: _read(directory / name) for name in (RECORDS, RECORDS_COPY)}
 
 
 def _read(path: Path) -> bytes:
@@ -106,6 +112,11 @@ def read_contents(directory: Path, header: Header) -> Contents:
         return format1.read_contents(directory, header)
     # The slots first: a writer may append while we read, and bytes precede their slot.
     stream = read_stream(directory)
+    if stream.contradictory:
+        raise DamagedError(
+            f"{directory} is damaged: {RECORDS} and {RECORDS_COPY} say different things, as where "
+            f"one was copied from another run; `losspath repair {directory}` finds out which"
+        )
     contents = contents_of(directory, header, stream)
     if len(stream.missing):
         raise DamagedError(
