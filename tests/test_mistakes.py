@@ -235,6 +235,18 @@ MISTAKES = {
         "an Objective, got a Net",
         "Objective(model, inputs, targets, loss_fn)",
     ),
+    "a model where its directory goes": (
+        lambda it: losspath.Recorder(it.model, it.home / "swapped"),
+        ArgumentError,
+        "directory as the name of a file, got a Net, which is a model",
+        "swapped",
+        "Recorder(directory, model)",
+    ),
+    "a directory where the model goes": (
+        lambda it: losspath.Recorder(it.home / "new", "net.pt"),
+        ArgumentError,
+        "model as a torch.nn.Module, got 'net.pt'",
+    ),
     "an objective for a model": (
         lambda it: objective_of(it, it.objective),
         ArgumentError,
@@ -442,7 +454,7 @@ MISTAKES = {
     "a schedule of a model": (
         lambda it: losspath.StepSizeLR(it.model, [1.0]),
         ArgumentError,
-        "torch.Optimizer, got a Net",
+        "torch.optim.Optimizer, got a Net",
     ),
     # figures
     "a file for a surface": (

@@ -178,6 +178,11 @@ def mapping(name: str, value: Any) -> Any:
 
 def file(name: str, value: Any) -> Any:
     """The name of a file or directory."""
+    if _is_of(value, "torch.nn", "Module"):
+        raise ArgumentError(
+            f"expected {name} as the name of a file, got {described(value)}, which is a model: the "
+            "two may be swapped; the name comes first, as in Recorder(directory, model)"
+        )
     if not isinstance(value, (str, PathLike)):
         raise _refused(name, "the name of a file, as text or a pathlib.Path", value)
     if not fspath(value) or "\0" in str(fspath(value)):
@@ -215,7 +220,7 @@ def _is_of(value: object, module: str, name: str) -> bool:
 
 def _public(module: str) -> str:
     """What comes before a class's name: nothing for those of this package."""
-    return "" if module.startswith("losspath.") else f"{module.partition('.')[0]}."
+    return "" if module.startswith("losspath.") else f"{module}."
 
 
 def floats(form: str, *, ndim: int | None = None) -> Check:

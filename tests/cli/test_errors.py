@@ -73,7 +73,7 @@ def test_wrong_usage_is_one_line_and_status_2(fails, arguments):
     [
         (("--method", "average"), "sampled-pca"),
         (("--resolution", "1"), "at least 3"),
-        (("--resolution", "2"), "at least 3"),
+        (("--resolution", "2"), "expected --resolution of at least 3, got 2"),
         (("--samples", "0"), "sample"),
         (("--samples", "-5"), "sample"),
         (("--temperature", "hot"), "temperature"),
@@ -101,6 +101,14 @@ def test_no_run_where_one_is_expected(fails, command, tmp_path):
     assert "no recorded trajectory" in fails(command, tmp_path)
     (tmp_path / "file").write_text("x")
     assert "no recorded trajectory" in fails(command, tmp_path / "file")
+
+
+def test_a_directory_of_runs_lists_them(fails, run):
+    line = fails("info", run.parent)
+    assert f"no recorded trajectory itself but a run; give one: {run}" in line
+    other = run.parent / "another"
+    record(other, [[0.0, 0.0], [1.0, 1.0]])
+    assert fails("info", run.parent).endswith(f"but 2 runs; give one: {other}, {run}")
 
 
 def test_a_file_where_the_run_should_go(fails, tmp_path):

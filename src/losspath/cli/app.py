@@ -216,6 +216,7 @@ def surface(
         "literal": literal,
     }
     jobs.check_figure(figure)
+    jobs.check_resolution(resolution)
     methods = jobs.make_methods(method, options)
     recorded = Run(run, data_dir, objective, states, out)
     preview = jobs.previewer(recorded, methods, figure, format_.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from rich.table import Table
 
 from losspath.cli.console import out, say
 from losspath.cli.runs import RESULTS
+from losspath.errors import StoreError
 from losspath.files import canonical_json
+from losspath.recording.header import exists
 from losspath.recording.trajectory import Trajectory
 
 
@@ -22,6 +25,7 @@ def describe(directory: Path) -> dict[str, Any]:
     """
     from losspath.reference.training import HISTORY, read_history
 
+    _check_one_run(directory)
     path = Trajectory(directory)
     losses = path.all_losses
     history = []
@@ -54,6 +58,23 @@ def describe(directory: Path) -> dict[str, Any]:
         ],
         "results": sorted(file.name for file in (directory / RESULTS).glob("*.npz")),
     }
+
+
+_NAMED = 20  # runs that are listed
+
+
+def _check_one_run(directory: Path) -> None:
+    """Raises `StoreError` with their names where a directory of runs is given for one of them."""
+    runs: list[str] = []
+    with suppress(OSError):  # what is wrong with the directory is told when the run is opened
+        if not exists(directory):
+            runs = sorted(str(each) for each in directory.iterdir() if exists(each))
+    if runs:
+        named = ", ".join(runs[:_NAMED]) + (", …" if len(runs) > _NAMED else "")
+        count = "a run" if len(runs) == 1 else f"{len(runs):,} runs"
+        raise StoreError(
+            f"{directory} holds no recorded trajectory itself but {count}; give one: {named}"
+        )
 
 
 def print_description(description: dict[str, Any]) -> None:

@@ -98,6 +98,16 @@ def check_bins(bins: int) -> None:
         raise ArgumentError(f"expected --bins of at least 1, got {bins}")
 
 
+def check_resolution(resolution: int) -> None:
+    """Refuses a grid with too few lines, before anything is computed.
+
+    Raises:
+        ArgumentError: fewer than three.
+    """
+    if resolution < 3:
+        raise ArgumentError(f"expected --resolution of at least 3, got {resolution}")
+
+
 def compute_surfaces(
     run: Run,
     methods: Sequence[Method],
