@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import losspath.evaluation.counting
 import losspath.evaluation.engine
 from losspath import Objective, interpolate
 from losspath.errors import ModelError, ObjectiveError
@@ -209,3 +210,96 @@ def test_a_parameter_that_repeats_one_number_is_refused():
     model.register_parameter("scale", nn.Parameter(torch.ones(1).expand(2)))
     with pytest.raises(ModelError, match="scale"):
         Objective(model, X, Y, ce)
+
+
+# -- what is kept from batch to batch ----------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self, resets):
+        super().__init__()
+        self.cell, self.head = nn.RNNCell(8, 6), nn.Linear(6, 2)
+        self.resets, self.state = resets, None
+
+    def forward(self, x):
+        state = None
+        if not self.resets and self.state is not None:
+            state = self.state[: len(x)]
+        self.state = self.cell(x, state).detach()
+        return self.head(self.state)
+
+
+def test_a_state_that_goes_from_batch_to_batch_is_refused():
+    def loss(model, batch):
+        return ce(model(batch[0]), batch[1])
+
+    with pytest.raises(ObjectiveError, match="from one batch to the next"):
+        Objective.of_batches(Recurrent(False), B, loss)
+    model = Recurrent(True)
+    objective = Objective.of_batches(model, B, loss)
+    vector = others(model)[0]
+    expected = float(ce(put(model, vector)(X), Y).detach())
+    assert objective(vector).loss == pytest.approx(expected, rel=1e-5)
+
+
+# -- rare classes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rare", [7, -100])
+@pytest.mark.parametrize("ends", [0, 1990])
+def test_the_weight_of_a_rare_class_is_noticed(rare, ends):
+    x = torch.randn(2000, 8)
+    y = (x[:, 0] > 0).long()
+    y[ends + 3] = rare
+    weight = torch.ones(8)
+    weight[7] = 300.0
+
+    def weighted(outputs, targets):
+        return F.cross_entropy(outputs, targets, weight)
+
+    with pytest.raises(ObjectiveError, match="mean"):
+        Objective(mlp(8), x, y, weighted, batch_size=100)
+
+
+def test_the_samples_that_are_tried_are_as_many_as_asked_for():
+    targets = torch.arange(1000) // 10
+    for count in (1, 2, 7, 60, 999, 5000):
+        chosen = losspath.evaluation.counting.spread(1000, count, targets)
+        assert len(set(chosen.tolist())) == len(chosen) == min(count, 1000)
+        assert chosen.tolist() == sorted(chosen.tolist())
+    rare = torch.zeros(1000, 3, dtype=torch.int32)
+    rare[501, 2] = -1
+    assert 501 in losspath.evaluation.counting.spread(1000, 10, {"a": rare, "b": torch.rand(1000)})
+
+
+# -- tolerances --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-11])
+@pytest.mark.parametrize("constant", [0.0, 1000.0])
+def test_neither_a_small_loss_nor_a_large_constant_hides_anything(size, constant):
+    model, weight = mlp(), torch.tensor([1.0, 3.0])
+
+    def plain(outputs, targets):
+        return size * (ce(outputs, targets) + constant)
+
+    def weighted(outputs, targets):  # no mean over samples
+        return size * (F.cross_entropy(outputs, targets, weight) + constant)
+
+    vector = others(model)[0]
+    expected = size * (float(ce(put(model, vector)(X), Y).detach()) + constant)
+    assert Objective(model, X, Y, plain)(vector).loss == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ObjectiveError, match="mean"):
+        Objective(model, X, Y, weighted)
+
+
+def test_a_small_loss_is_held_against_the_owners():
+    model = mlp()
+    views = list(model.state_dict().values())
+    with pytest.raises(ObjectiveError, match="written into it"):
+        Objective(
+            model,
+            X,
+            Y,
+            lambda o, t: 1e-11 * (ce(o, t) + sum(p.pow(2).sum() for p in views)),
+        )

@@ -10,7 +10,15 @@ import torch
 
 from losspath.errors import LosspathError, LosspathWarning, ObjectiveError
 from losspath.evaluation.caches import check_caches
-from losspath.evaluation.counting import ROUNDING, copied, counted, failed, is_close, mean_of
+from losspath.evaluation.counting import (
+    ROUNDING,
+    copied,
+    counted,
+    failed,
+    is_close,
+    mean_of,
+    spread,
+)
 from losspath.evaluation.data import Batch, Samples, map_tensors, rows_of, tensors_in
 from losspath.evaluation.evaluator import Evaluator, loss_modules
 from losspath.evaluation.owner import check_against_owner
@@ -84,17 +92,21 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
     with evaluator.lent():
         whole = _check_repeats(objective, evaluator, batch, vector)
         is_fixed = _is_fixed(objective, evaluator, batch, own, whole)
+        _check_carried(objective, evaluator, vector)
         few, fewer = _some(objective, _CHECKED_SAMPLES), _others(objective)
         check_caches(objective, evaluator, few, fewer, vector)
         if isinstance(objective.data, Samples):
             objective.reads_pass = _reads_pass(objective, evaluator, batch, vector, whole)
-            _check_means(objective, evaluator, batch, vector, whole)
-            # Where all samples have much the same loss, it does not show how they are weighted.
             varied = _far(objective, own, None)
             evaluator.write(varied)
-            whole = counted(evaluator, batch)
-            if np.isfinite(whole[LOSS][0]):
-                _check_means(objective, evaluator, batch, varied, whole)
+            elsewhere = counted(evaluator, batch)
+            moves = _moves(whole, elsewhere)
+            if np.isfinite(moves[LOSS]):
+                objective.moves = moves[LOSS]
+            _check_means(objective, evaluator, batch, vector, whole, moves)
+            # Where all samples have much the same loss, it does not show how they are weighted.
+            if np.isfinite(elsewhere[LOSS][0]):
+                _check_means(objective, evaluator, batch, varied, elsewhere, moves)
     check_against_owner(objective, few, [vector, 1.4 * _far(objective, own, 0.2)])
     if is_fixed:
         _tell_fixed(objective)
@@ -161,8 +173,7 @@ def _some(objective: Objective, most: int | None = None) -> Batch:
     """Samples from all over the data, which may be sorted; or the smallest batch."""
     data = objective.data
     if isinstance(data, Samples):
-        count = min(len(data), most or objective.batch_size)
-        return data.load(torch.linspace(0, len(data) - 1, count, dtype=torch.float64).long())
+        return data.load(spread(len(data), most or objective.batch_size, data.targets))
     parts = data.parts()
     return min((data.load(part) for part in parts[:16]), key=lambda batch: batch.size)
 
@@ -311,8 +322,42 @@ def _outputs(objective: Objective, evaluator: Evaluator, batch: Batch) -> list[t
     return tensors_in(evaluator.outputs(copied(batch)))
 
 
+def _moves(one: Count, other: Count) -> dict[str, float]:
+    """How far each mean moves between very different parameters, where it is finite at both."""
+    return {name: abs(mean_of([one[name]]) - mean_of([other[name]])) for name in one}
+
+
+def _check_carried(objective: Objective, evaluator: Evaluator, vector: torch.Tensor) -> None:
+    """A batch's loss must not depend on the batch before."""
+    parts = objective.data.parts()
+    if isinstance(objective.data, Samples) or len(parts) < 2 or not evaluator.replica.is_private:
+        return
+    evaluator.write(vector)
+    alone = counted(evaluator, objective.data.load(parts[1]))
+    try:
+        objective.count_batch(evaluator.replica.model, objective.data.load(parts[0]))
+        after = objective.count_batch(evaluator.replica.model, objective.data.load(parts[1]))
+    finally:
+        evaluator.restore()
+    tolerance = 1e-6 if objective.device.type == "cpu" else 1e-5
+    for name in alone:
+        one, other = mean_of([alone[name]]), mean_of([after.get(name, (0.0, 0.0))])
+        if not is_close(one, other, tolerance):
+            raise ObjectiveError(
+                f"the {name} of a batch is {one:.6g} alone and {other:.6g} after another one: the "
+                "model or the loss keeps something from one batch to the next (a hidden state), "
+                "which the objective does not carry on; reset it at the start of each batch, or "
+                "give whole sequences as one batch"
+            )
+
+
 def _check_means(
-    objective: Objective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor, whole: Count
+    objective: Objective,
+    evaluator: Evaluator,
+    batch: Batch,
+    vector: torch.Tensor,
+    whole: Count,
+    moves: dict[str, float],
 ) -> None:
     """Losses must be means over samples, and outputs must not depend on their neighbours."""
     if batch.size < 2:
@@ -324,14 +369,16 @@ def _check_means(
     outputs = evaluator.outputs(copied(batch))
     is_rows = isinstance(outputs, torch.Tensor) and outputs.shape[:1] == (batch.size,)
     if is_rows and objective.takes_one_tensor and not objective.reads_pass:
-        _check_loss(evaluator, outputs, batch)
-    _check_mean(objective, whole, sums, "batch", outputs, batch)
+        _check_loss(evaluator, outputs, batch, moves)
+    _check_mean(objective, whole, sums, "batch", outputs, batch, moves)
 
 
-def _check_loss(evaluator: Evaluator, outputs: torch.Tensor, batch: Batch) -> None:
+def _check_loss(
+    evaluator: Evaluator, outputs: torch.Tensor, batch: Batch, moves: dict[str, float]
+) -> None:
     """One by one: a mean with weights of its own hides in large parts."""
     count = min(batch.size, 64) // 2 * 2
-    few = torch.linspace(0, batch.size - 1, count, dtype=torch.float64).long()
+    few = spread(batch.size, count, batch.targets)
 
     def count_some(some: torch.Tensor) -> Count:
         try:
@@ -344,7 +391,7 @@ def _check_loss(evaluator: Evaluator, outputs: torch.Tensor, batch: Batch) -> No
             parts = [count_some(some) for some in torch.split(few, size)]
         except Exception:
             continue
-        _check_mean(evaluator.objective, count_some(few), parts, "loss", outputs, batch)
+        _check_mean(evaluator.objective, count_some(few), parts, "loss", outputs, batch, moves)
         return
 
 
@@ -381,6 +428,7 @@ def _check_mean(
     what: str,
     outputs: Any,
     batch: Batch,
+    moves: dict[str, float],
 ) -> None:
     is_half = not objective.widens or torch.is_autocast_enabled(objective.device.type)
     tolerance = _HALF_ROUNDING if is_half else ROUNDING
@@ -389,7 +437,7 @@ def _check_mean(
             continue
         mean = mean_of([whole[name]])
         again = mean_of([part[name] for part in parts])
-        if is_close(mean, again, tolerance):
+        if is_close(mean, again, tolerance, None if is_half else moves.get(name)):
             continue
         subject = "loss_fn" if name == LOSS else f"metric {name}"
         if what == "loss":

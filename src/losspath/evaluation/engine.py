@@ -41,6 +41,7 @@ from losspath.files import digest_of
 _SMALL = 1e9
 # Largest relative difference from the plain loop that is rounding.
 _ROUNDING = 1e-5
+_NEAR_ZERO = 1e-3
 _CHECKED_POINTS = 4
 _FEW_POINTS = 4  # that later batches are looked at with, one of them by the plain loop
 _CHECKED_BATCHES = 3
@@ -226,7 +227,7 @@ class Engine:
                 plain = self._evaluator.evaluate(vector)
             except torch.cuda.OutOfMemoryError:  # batches of the plain loop are larger
                 return None
-            problem = _difference(plain, evaluations[number])
+            problem = _difference(plain, evaluations[number], self.objective.moves)
         self._compared = problem is None
         return problem
 
@@ -458,7 +459,8 @@ class Engine:
         compared = False
         for number in order[:: -(-len(order) // most)].tolist():
             plain = self._evaluator.evaluate(vectors[number], parts=[samples])
-            if (problem := _difference(plain, fast[number])) is not None:
+            problem = _difference(plain, fast[number], self.objective.moves)
+            if problem is not None:
                 return problem, True
             compared |= bool(np.isfinite(plain.loss))
         return None, compared
@@ -538,11 +540,18 @@ class Engine:
             return tally.evaluations()
 
 
-def _difference(plain: Evaluation, found: Evaluation) -> str | None:
-    """What differs between the plain loop and a fast one; None if nothing does."""
+def _difference(plain: Evaluation, found: Evaluation, moves: float) -> str | None:
+    """What differs between the plain loop and a fast one; None if nothing does.
+
+    Args:
+        plain: by the plain loop.
+        found: by the fast one.
+        moves: how far the loss moves between parameters; near zero it rounds by a share of that.
+    """
+    rounds_like = max(abs(plain.loss), _NEAR_ZERO * min(moves, 1.0))
     if np.isfinite(plain.loss) != np.isfinite(found.loss):
         return f"{found.loss:.8g} against {plain.loss:.8g}"
-    if abs(found.loss - plain.loss) > _ROUNDING * max(abs(plain.loss), 1e-3):
+    if abs(found.loss - plain.loss) > _ROUNDING * rounds_like:
         return f"{found.loss:.8g} against {plain.loss:.8g}"
     if (found.accuracy is None) != (plain.accuracy is None):
         return f"an accuracy of {found.accuracy} against {plain.accuracy}"

@@ -219,6 +219,7 @@ class Objective:
         self.needs_gradients = False
         self.widens = True  # half precisions are evaluated in float32
         self.reads_pass = False  # whether the loss takes more from a pass than its outputs
+        self.moves = 1.0  # how far the loss moves between very different parameters
         self.notes: list[str] = []
         self.device = next(model.parameters()).device
         if self.device.type == "meta":

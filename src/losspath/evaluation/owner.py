@@ -48,7 +48,7 @@ def check_against_owner(
         with evaluator.lent():
             # What a copy keeps of one vector it must not evaluate another with.
             evaluator.write(vector * 0.5)
-            counted(evaluator, batch)
+            half = counted(evaluator, batch)
             evaluator.write(vector)
             ours = counted(evaluator, batch)
         owners = _as_owner(objective, evaluator, vector, copied(batch))
@@ -56,7 +56,8 @@ def check_against_owner(
             return
         for name in owners:
             one, other = mean_of([ours.get(name, (0.0, 0.0))]), mean_of([owners[name]])
-            if not is_close(one, other, _ROUNDING):
+            moves = abs(other - mean_of([half.get(name, (0.0, 0.0))]))
+            if not is_close(one, other, _ROUNDING, moves):
                 raise ObjectiveError(
                     f"the {name} at a vector of parameters would be {one:.6g}, but the model with "
                     f"that vector written into it has {other:.6g}: "
