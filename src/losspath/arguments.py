@@ -74,6 +74,13 @@ def described(value: object) -> str:
     return f"{'an' if kind[:1] in 'AEIOUaeiou' else 'a'} {kind}"
 
 
+def range_of(values: Any) -> str:
+    """The smallest and the largest finite number of an array, in a few words."""
+    array = np.asarray(values, np.float64)
+    finite = array[np.isfinite(array)]
+    return f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "not known"
+
+
 def _refused(name: str, expected: str, value: object) -> ArgumentError:
     return ArgumentError(f"expected {name} as {expected}, got {described(value)}")
 

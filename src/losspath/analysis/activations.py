@@ -12,7 +12,7 @@ import numpy.typing as npt
 from losspath.analysis.outputs import default_modules, outputs_in_parts
 from losspath.analysis.steps import even_states
 from losspath.analysis.units import survey
-from losspath.arguments import OBJECTIVE, WHOLE, checked, count, optional, texts
+from losspath.arguments import OBJECTIVE, WHOLE, checked, count, optional, range_of, texts
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
@@ -51,6 +51,10 @@ class Activations:
     zeros: Floats = field(repr=False)
     dead: Floats = field(repr=False)
     left_out: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        size = f"{len(self.names)} layers at {len(self.steps)} states"
+        return f"Activations: {size}, share of dead units {range_of(self.dead)}"
 
 
 @checked(

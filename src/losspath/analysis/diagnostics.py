@@ -126,6 +126,10 @@ class Confusion:
     counts: npt.NDArray[np.int64]
     labels: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        size = f"{len(self.labels)} classes, {int(self.counts.sum()):,} samples"
+        return f"Confusion: {size}, accuracy {self.accuracy:.1%}"
+
     @property
     def shares(self) -> Floats:
         """(K, K): shares of each class, summing to one along a row; NaN for a class without any."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from losspath.arguments import GRID, PLANE, RESOLUTION, checked, of_type, optional
+from losspath.arguments import GRID, PLANE, RESOLUTION, checked, of_type, optional, range_of
 from losspath.errors import ArgumentError
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
@@ -36,6 +36,10 @@ class DistanceMap:
     distance: Floats
     path: Floats
     explained_variance_ratio: Floats
+
+    def __repr__(self) -> str:
+        size = f"{len(self.x)} × {len(self.y)} points"
+        return f"DistanceMap: {size}, distance {range_of(self.distance)}"
 
 
 @checked(plane=PLANE, resolution=RESOLUTION, grid=optional(GRID), method=optional(_SAMPLED_PCA))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 import losspath
 from losspath.analysis.steps import even_states, step_cosines
-from losspath.arguments import OBJECTIVE, WHOLE, checked, count, file, function, optional
+from losspath.arguments import OBJECTIVE, WHOLE, checked, count, file, function, optional, range_of
 from losspath.errors import ArgumentError
 from losspath.evaluation.derivatives import Derivatives
 from losspath.evaluation.objective import Objective
@@ -51,6 +51,12 @@ class Dynamics:
     cosines: Floats = field(repr=False)
     path_steps: npt.NDArray[np.int64] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Dynamics: {len(self.index):,} states, loss {range_of(self.loss)}, gradient norm "
+            f"{range_of(self.gradient_norm)}, sharpness {range_of(self.sharpness)}"
+        )
 
     @checked(bins=count(1))
     def binned_cosines(self, bins: int = 100) -> tuple[Floats, Floats]:

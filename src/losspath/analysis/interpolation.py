@@ -13,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 import losspath
-from losspath.arguments import OBJECTIVE, WHOLE, checked, file, flag, floats, function, optional
+from losspath.arguments import (
+    OBJECTIVE,
+    WHOLE,
+    checked,
+    file,
+    flag,
+    floats,
+    function,
+    optional,
+    range_of,
+)
 from losspath.errors import ArgumentError
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Progress, open_checkpoint
@@ -48,6 +58,11 @@ class Interpolation:
     loss: Floats = field(repr=False)
     accuracy: Floats | None = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        layers = sum(name != WHOLE_MODEL for name in self.names)
+        size = f"{len(self.alpha)} positions, {layers} layers"
+        return f"Interpolation: {size}, loss {range_of(self.loss)}"
 
     @property
     def shares(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.analysis.steps import StepSizes, even_states
-from losspath.arguments import OBJECTIVE, checked, count
+from losspath.arguments import OBJECTIVE, checked, count, range_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
@@ -37,6 +37,11 @@ class History:
     training_accuracy: Floats
     validation_loss: Floats
     validation_accuracy: Floats
+
+    def __repr__(self) -> str:
+        losses = f"training loss {range_of(self.training_loss)}"
+        losses += f", validation loss {range_of(self.validation_loss)}"
+        return f"History: {len(self.epoch):,} rows, {losses}"
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, float | None]]) -> History:

@@ -12,7 +12,15 @@ import torch
 
 from losspath.analysis.diagnostics import are_classes, form_of, scores_of
 from losspath.analysis.outputs import evaluating, passes
-from losspath.arguments import OBJECTIVE, WHOLE, checked, indices, mapping, optional, state
+from losspath.arguments import (
+    OBJECTIVE,
+    WHOLE,
+    checked,
+    indices,
+    mapping,
+    optional,
+    state,
+)
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.data import Batch
 from losspath.evaluation.objective import Objective
@@ -46,6 +54,9 @@ class Saliency:
     targets: npt.NDArray[Any] | None
     answers: npt.NDArray[np.int64] | None
     scores: Floats | None = None
+
+    def __repr__(self) -> str:
+        return f"Saliency: inputs {tuple(self.inputs.shape)}, by {', '.join(self.maps)}"
 
 
 @checked(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.arguments import WHOLE, checked, file
+from losspath.arguments import WHOLE, checked, file, range_of
 from losspath.errors import ArgumentError, PathError
 from losspath.files import load_archive, save_archive
 from losspath.geometry.pca import blocks
@@ -40,6 +40,9 @@ class StepSizes:
     steps: npt.NDArray[np.int64] = field(repr=False)
     losses: Floats = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"StepSizes: {len(self.sizes):,} sizes, {range_of(self.sizes)}"
 
     @property
     def holes(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from losspath.arguments import RESOLUTION, as_floats, checked, floats, number
+from losspath.arguments import RESOLUTION, as_floats, checked, floats, number, range_of
 from losspath.errors import ArgumentError
 
 Floats = npt.NDArray[np.float64]
@@ -52,6 +52,10 @@ class Grid:
                 f"expected grid.center as two finite numbers, got {center.tolist()!s:.60}"
             )
         object.__setattr__(self, "center", center)
+
+    def __repr__(self) -> str:
+        sides = f"x {range_of(self.x)}, y {range_of(self.y)}"
+        return f"Grid: {len(self.x)} × {len(self.y)} points, {sides}"
 
     @property
     def points(self) -> Floats:

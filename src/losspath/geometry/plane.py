@@ -51,6 +51,11 @@ class Plane:
     gap: float
     path_digest: str
 
+    def __repr__(self) -> str:
+        size = f"{len(self.path):,} states of {len(self.origin):,} parameters"
+        share = float(np.sum(self.explained_variance_ratio))
+        return f"Plane: {size}, {self.basis.shape[1]} axes with {share:.1%} of the variance"
+
     @property
     def explained_variance_ratio(self) -> Floats:
         """(k,) the share of the path's variance along each axis."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, RegularGridInterpolator
 from scipy.spatial import QhullError
 
-from losspath.arguments import as_floats, checked, described, file
+from losspath.arguments import as_floats, checked, described, file, range_of
 from losspath.errors import ArgumentError
 from losspath.files import load_archive, save_archive
 
@@ -32,6 +32,9 @@ class StateLosses:
 
     index: npt.NDArray[np.int64]
     loss: Floats
+
+    def __repr__(self) -> str:
+        return f"StateLosses: {len(self.index):,} states, loss {range_of(self.loss)}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,12 @@ class Surface:
             raise ArgumentError(f"expected path as coordinates (T, 2), got {described(self.path)}")
         if not isinstance(self.states, StateLosses):
             raise ArgumentError(f"expected states as StateLosses, got {described(self.states)}")
+
+    def __repr__(self) -> str:
+        done, count = int(np.sum(self.evaluated)), np.size(self.evaluated)
+        points = f"{len(self.x)} × {len(self.y)} points"
+        points += "" if done == count else f" ({done:,} evaluated)"
+        return f"Surface({self.description!r}): {points}, loss {range_of(self.loss)}"
 
     @property
     def initial_loss(self) -> float:
