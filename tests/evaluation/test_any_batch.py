@@ -1,6 +1,7 @@
 """Any inputs, any batches, any loss, and other quantities by name."""
 
 import math
+import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from evaluated_models import random_states
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+)
 
 from losspath import Objective, compute_surface
 from losspath.errors import ArgumentError, LosspathError, LosspathWarning, ObjectiveError
@@ -167,6 +175,48 @@ def test_a_second_pass_that_differs_is_refused_unless_it_is_meant():
     assert found[0] == found[1] == pytest.approx(float(ce(moved(model)(X), Y)), rel=1e-5)
 
 
+@pytest.mark.parametrize("owner", ["loader", "sampler", "data set"])
+def test_generators_of_a_loader_are_put_back(owner):
+    ours, arrays, plain = torch.Generator(), np.random.default_rng(0), random.Random(0)
+
+    class Noisy(Pairs):
+        def __init__(self):
+            self.arrays, self.plain = arrays, plain
+
+        def __getitem__(self, i):
+            return X[i] + self.arrays.random() + self.plain.random(), Y[i]
+
+    data = Pairs()
+    given = {
+        "loader": lambda: DataLoader(data, 8, shuffle=True, generator=ours),
+        "sampler": lambda: DataLoader(data, 8, sampler=RandomSampler(data, generator=ours)),
+        "data set": lambda: DataLoader(Subset(Noisy(), range(30)), 8),
+    }[owner]()
+    before = ours.get_state(), arrays.bit_generator.state, plain.getstate()
+    with pytest.raises(ObjectiveError, match="two passes"):
+        Objective.of_batches(nn.Linear(6, 3), given, mean_loss)
+    Objective.of_batches(nn.Linear(6, 3), given, mean_loss, stage=True)
+    assert torch.equal(ours.get_state(), before[0])
+    assert (arrays.bit_generator.state, plain.getstate()) == before[1:]
+
+
+class Once(IterableDataset):
+    def __init__(self):
+        self.rows = iter([(X[i], Y[i]) for i in range(30)])
+
+    def __iter__(self):
+        return self.rows
+
+
+def test_what_can_be_gone_through_once_is_told():
+    model = nn.Linear(6, 3)
+    with pytest.raises(ObjectiveError, match=r"gone through once.*stage=True"):
+        Objective.of_batches(model, Once(), mean_loss)
+    kept = Objective.of_batches(model, Once(), mean_loss, stage=True)
+    expected = float(ce(moved(model)(X), Y))
+    assert kept(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+
+
 class Augmented(Pairs):
     def __getitem__(self, i):
         return X[i] + np.random.standard_normal(6).astype(np.float32), Y[i]  # noqa: NPY002
@@ -202,6 +252,73 @@ def test_sums_and_weights_and_names():
     assert found.metrics["wrong"] == pytest.approx(1 - right)
     assert found.metrics["norm"] == pytest.approx(float((vector_of(model) ** 2).sum()), rel=1e-5)
     assert found.metrics["perplexity"] == pytest.approx(math.exp(float(ce(out, Y))), rel=1e-5)
+
+
+BATCHES = [(X[:8], Y[:8]), (X[8:20], Y[8:20]), (X[20:], Y[20:])]
+WEIGHTS = torch.tensor([0.01, 0.02, 0.05])
+
+
+def accuracy(model, batch):
+    return (model(batch[0]).argmax(1) == batch[1]).float().mean()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda m, b: (mean_loss(m, b), accuracy(m, b)),
+        lambda m, b: (mean_loss(m, b), accuracy(m, b) * len(b[0])),
+        lambda m, b: (mean_loss(m, b), len(b[0])),
+        lambda m, b: (mean_loss(m, b), 0.3),
+        lambda m, b: {"loss": mean_loss(m, b), "other": (mean_loss(m, b), accuracy(m, b))},
+    ],
+    ids=["accuracy", "correct", "count", "share", "named"],
+)
+def test_a_pair_that_is_no_sum_and_weight_is_told(loss):
+    with pytest.warns(LosspathWarning, match=r"taken as \(sum, weight\)"):
+        objective = Objective.of_batches(nn.Linear(6, 3), BATCHES, loss)
+    assert any("(sum, weight)" in note for note in objective.notes)
+
+
+@pytest.mark.filterwarnings("error::losspath.LosspathWarning")
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda m, b: (ce(m(b[0]), b[1], reduction="sum"), len(b[0])),
+        lambda m, b: (ce(m(b[0]), b[1], WEIGHTS, reduction="sum"), WEIGHTS[b[1]].sum()),
+        lambda m, b: (mean_loss(m, b), 1),
+        lambda m, b: {"loss": mean_loss(m, b), "accuracy": accuracy(m, b)},
+        mean_loss,
+    ],
+    ids=["count", "class weights", "alike", "named", "mean"],
+)
+def test_a_sum_and_its_weight_are_taken_silently(loss):
+    model = nn.Linear(6, 3)
+    objective = Objective.of_batches(model, BATCHES, loss)
+    assert objective.notes == []
+    if "WEIGHTS" in loss.__code__.co_names:
+        expected = float(ce(moved(model)(X), Y, WEIGHTS))
+        assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_negative_weight_is_refused():
+    with pytest.raises(ObjectiveError, match="not negative"):
+        Objective.of_batches(nn.Linear(6, 3), BATCHES, lambda m, b: (mean_loss(m, b), -1.0))
+
+
+def test_batches_without_a_size_are_told():
+    model, rows = nn.Linear(6, 3), [(x, y) for x, y in zip(X, Y, strict=True)]
+
+    def loss(m, batch):
+        return ce(m(torch.stack([x for x, _ in batch])), torch.stack([y for _, y in batch]))
+
+    with pytest.warns(LosspathWarning, match="lists of samples"):
+        Objective.of_batches(model, [rows[:20], rows[20:]], loss)
+    numbers = [list(range(20)), list(range(20, 30))]
+    named = [[(f"{i}", float(i)) for i in part] for part in numbers]
+    with pytest.warns(LosspathWarning, match="how many samples"):
+        Objective.of_batches(
+            model, named, lambda m, b: ce(m(X[[int(i) for i, _ in b]]), Y[[int(i) for i, _ in b]])
+        )
 
 
 def test_metrics_of_outputs():
@@ -405,6 +522,70 @@ def test_what_single_precision_loses_is_told():
     for times in (1.7e9 + np.arange(30.0)[:, None], 1.7e9 + torch.arange(30.0).double()[:, None]):
         with pytest.warns(LosspathWarning, match="taken in single"):
             Objective(model, times, Y, lambda o, t: ce(o / 1e9, t))
+
+
+class Pool(nn.Module):
+    """Takes sequences of different lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(6, 3)
+
+    def forward(self, rows):
+        return torch.stack([self.inner(row).mean(0) for row in rows.unbind()])
+
+
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_nested_tensors(layout):
+    rows = [X[: 1 + i % 4] + i for i in range(30)]
+    nested, model = torch.nested.nested_tensor(rows, layout=layout), Pool()
+    expected = float(ce(moved(model)(nested), Y).detach())
+    halves = [torch.nested.nested_tensor(r, layout=layout) for r in (rows[:20], rows[20:])]
+    batches = [(halves[0], Y[:20]), (halves[1], Y[20:])]
+    for objective in (
+        Objective(model, nested, Y, ce, batch_size=7),
+        Objective.of_batches(model, batches, mean_loss),
+    ):
+        assert len(objective) == 30
+        assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+    other = torch.nested.nested_tensor([*rows[:-1], rows[-1] + 1], layout=layout)
+    assert Objective(model, other, Y, ce).samples_digest != (
+        Objective(model, nested, Y, ce).samples_digest
+    )
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(["a"] * 30),
+        np.array([b"a"] * 30, dtype=object),
+        np.array(["2020-01-01"] * 30, dtype="M8[D]"),
+        np.zeros(30, np.longdouble),
+        np.ma.masked_equal(np.arange(30), 3),
+    ],
+    ids=["words", "objects", "dates", "long", "masked"],
+)
+def test_arrays_that_are_no_tensors(array):
+    model = nn.Linear(6, 3)
+
+    def loss(m, batch):
+        assert type(batch["info"]) is type(array)
+        return ce(m(batch["x"]), batch["y"])
+
+    objective = Objective.of_batches(model, [{"x": X, "y": Y, "info": array}], loss)
+    expected = float(ce(moved(model)(X), Y).detach())
+    assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ArgumentError, match="arrays of numbers"):
+        Objective(model, X, {"y": Y, "info": array}, lambda o, t: ce(o, t["y"]))
+
+
+@pytest.mark.parametrize("kind", [np.uint16, ">i8"])
+def test_targets_of_rare_types(kind):
+    model = nn.Linear(6, 3)
+    targets = Y.numpy().astype(kind)
+    found = Objective(model, X, targets, lambda o, t: ce(o, t.long()))(vector_of(model))
+    assert found.loss == pytest.approx(float(ce(moved(model)(X), Y).detach()), rel=1e-5)
+    assert found.accuracy == float((moved(model)(X).argmax(1) == Y).double().mean())
 
 
 def test_a_hidden_state_that_is_kept_is_named():

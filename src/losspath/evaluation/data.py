@@ -33,7 +33,9 @@ __all__ = [
     "as_tensors",
     "bytes_of",
     "digest_of_tensors",
+    "has_size",
     "is_lossy",
+    "length_of",
     "map_tensors",
     "narrowed",
     "rows_of",
@@ -120,9 +122,19 @@ def size_of(value: Any) -> int:
     """
     for leaf in leaves_in(value):
         if leaf.ndim:
-            length: int = leaf.shape[0]
-            return length
+            return length_of(leaf)
     return _column(value) or 1
+
+
+def length_of(leaf: Any) -> int:
+    """The length of a tensor or an array."""
+    # Nested tensors may have no shape.
+    return int(leaf.size(0) if isinstance(leaf, torch.Tensor) else leaf.shape[0])
+
+
+def has_size(value: Any) -> bool:
+    """Whether a batch says how many samples it has."""
+    return any(leaf.ndim for leaf in leaves_in(value)) or bool(_column(value))
 
 
 def _column(value: Any) -> int:
@@ -215,11 +227,12 @@ class Samples(Data):
         self.inputs, self.targets = (
             part.detach() if isinstance(part, torch.Tensor) else part for part in self._content
         )
-        arrays = [leaf for leaf in leaves_in(self._content) if isinstance(leaf, np.ndarray)]
+        leaves = leaves_in(self._content)
+        arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray) and leaf.ndim]
         if arrays:
             raise ArgumentError(
-                f"expected tensors, or arrays of numbers in tuples and mappings, got an array of "
-                f"{arrays[0].dtype} that batches cannot be taken of; make it a tensor by "
+                "expected tensors, or arrays of numbers in tuples and mappings, got an array of "
+                f"{arrays[0].dtype} that no rows are taken of; make it a tensor by "
                 "torch.as_tensor, or leave it out; Objective.of_batches takes it as it is"
             )
         with_length = [tensor for tensor in tensors_in(self.inputs, True) if tensor.dim()]

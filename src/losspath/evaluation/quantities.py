@@ -110,8 +110,14 @@ def summed(result: Any, size: int, what: str = "loss_fn") -> Sum:
     check_single(result, what)
     try:
         if isinstance(result, (tuple, list)):
-            total, weight = result
-            return _number(total), _number(weight)
+            total, weight = map(_number, result)
+            if weight < 0:
+                raise ObjectiveError(
+                    f"expected {what} to return a pair (sum, weight) with a weight that is not "
+                    f"negative, got {weight:.6g}; return the mean alone, or name several "
+                    "quantities in a dict"
+                )
+            return total, weight
         return _number(result) * size, float(size)
     except (TypeError, ValueError, RuntimeError):
         raise ObjectiveError(
@@ -151,6 +157,7 @@ def count_correct(outputs: Any, targets: Any) -> Sum:
         return UNKNOWN
     if not outputs.is_floating_point():
         return UNKNOWN
+    targets = targets.long()  # torch lacks the largest of some unsigned types
     rests = {1: outputs.shape[:1] + outputs.shape[2:], outputs.dim() - 1: outputs.shape[:-1]}
     axes = [axis for axis, rest in rests.items() if rest == targets.shape]
     if len(axes) != 1:
