@@ -1,6 +1,8 @@
 """`record` from several threads, from handlers that interrupt it, and in children of processes."""
 
 import multiprocessing
+import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from losspath import Recorder, Trajectory
-from losspath.errors import StoreError
+from losspath.errors import ArgumentError, ModelError, StoreError
 from losspath.recording import turns
 
 
@@ -198,3 +200,47 @@ with torch.device("meta"):
     path.load_into(model, 0, buffers=True)
 """
     subprocess.run([sys.executable, "-c", program, tmp_path / "run"], check=True, timeout=120)
+
+
+def test_the_copy_of_a_model_that_holds_its_recorder_holds_the_same_one(tmp_path):
+    model = Model()
+    with Recorder(tmp_path / "run", model) as recorder:
+        model.recorder = recorder
+        average = torch.optim.swa_utils.AveragedModel(model)
+        assert average.module.recorder is recorder
+        with pytest.raises(StoreError, match="keep it out of what is sent to other processes"):
+            pickle.dumps(model)
+        recorder.record(1.0)
+
+
+def test_counting_from_zero_is_told(tmp_path):
+    with Recorder(tmp_path / "run", Model()) as recorder:
+        with pytest.raises(ArgumentError, match="step 0 is the state before training"):
+            recorder.record(1.0, step=0)
+        recorder.record(1.0, step=1)
+
+
+@pytest.mark.parametrize("frozen_first", [True, False])
+def test_layers_that_were_thawed_or_frozen_since_are_named(tmp_path, frozen_first):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
+    model[0].requires_grad_(not frozen_first)
+    Recorder(tmp_path / "run", model).close()
+    model[0].requires_grad_(frozen_first)
+    now = "and now it is trainable" if frozen_first else "and now it is frozen"
+    with pytest.raises(ModelError, match=f"{now}.*set requires_grad as it was"):
+        Recorder(tmp_path / "run", model, existing="resume")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_a_terminal_that_is_closed_closes_the_run(tmp_path):
+    program = """
+import os, signal, sys, torch, losspath
+recorder = losspath.Recorder(sys.argv[1], torch.nn.Linear(2, 3))
+for _ in range(5):
+    recorder.record(1.0)
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "run"], timeout=120)
+    assert done.returncode == -signal.SIGHUP
+    path = Trajectory(tmp_path / "run")
+    assert (len(path), path.closed) == (6, True)

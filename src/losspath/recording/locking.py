@@ -1,8 +1,8 @@
 """Who writes a run: its lock, and what becomes of open recorders when the process ends or forks.
 
-A recorder that is not closed is closed as the interpreter exits, and on SIGTERM where nobody else
-handles that. In a forked child there is a copy of it without its thread: it writes nothing, and
-leaves the lock to the parent.
+A recorder that is not closed is closed as the interpreter exits, and on SIGTERM and SIGHUP where
+nobody else handles them. In a forked child there is a copy of it without its thread: it writes
+nothing, and leaves the lock to the parent.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+# What ends a process unless it is handled: a scheduler's, and that of a terminal that is closed.
+_ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 # A reader that asks whether a run is being written holds the lock for a moment.
 _PATIENCE_SECONDS = 0.1
@@ -125,8 +128,10 @@ def keep(run: OpenRun) -> None:
     """Notes that a run is open."""
     _open_runs[run.lock.place] = run
     _close_at_the_end_of_a_child()
-    if _may_set_handlers() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _close_and_end)
+    if _may_set_handlers():
+        for number in _ENDING:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _close_and_end)
 
 
 def let_go(run: OpenRun) -> None:
@@ -159,14 +164,15 @@ def _may_set_handlers() -> bool:
 
 
 def _restore_handler() -> None:
-    if signal.getsignal(signal.SIGTERM) is _close_and_end:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in _ENDING:
+        if signal.getsignal(number) is _close_and_end:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _close_and_end(number: int, frame: FrameType | None) -> None:
     _close_all()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _after_fork_in_child() -> None:

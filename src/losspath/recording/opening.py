@@ -18,6 +18,7 @@ from losspath.errors import (
     DamagedError,
     ExistsError,
     LosspathWarning,
+    ModelError,
     StoreError,
     wrap_os_errors,
 )
@@ -143,6 +144,7 @@ def _check_no_states(directory: Path) -> None:
 
 
 def _check_header(directory: Path, mine: store.Header, written: store.Header) -> None:
+    _check_trained(directory, mine, written)
     mine.layout.check_same(written.layout, "the model", str(directory))
     dtypes = [[entry.dtype for entry in layout.entries] for layout in (written.layout, mine.layout)]
     for name, old, new in [
@@ -154,6 +156,23 @@ def _check_header(directory: Path, mine: store.Header, written: store.Header) ->
             raise StoreError(
                 f"cannot go on recording in {directory}: {name} was {old!r} and is now {new!r}"
             )
+
+
+def _check_trained(directory: Path, mine: store.Header, written: store.Header) -> None:
+    """Layers that were frozen or thawed since do not make another network."""
+    now, then = (
+        {(entry.name, entry.shape) for entry in header.layout.parameters}
+        for header in (mine, written)
+    )
+    if now == then or not (now < then or then < now):
+        return
+    name = min(now ^ then)[0]
+    raise ModelError(
+        f"the run in {directory} was begun with {name} "
+        + ("trainable, and now it is frozen" if now < then else "frozen, and now it is trainable")
+        + "; a run keeps the parameters that it was begun with: set requires_grad as it was, or "
+        'record in another directory (with parameters="all" frozen ones are in the path too)'
+    )
 
 
 def _resumed_at(contents: store.Contents, step: int | None, directory: Path) -> int:

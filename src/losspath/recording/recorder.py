@@ -24,7 +24,7 @@ from losspath.arguments import (
     one_of,
     optional,
 )
-from losspath.errors import ArgumentError, LosspathError
+from losspath.errors import ArgumentError, LosspathError, StoreError
 from losspath.files import canonical_json
 from losspath.parameters import Layout, Taken
 from losspath.recording import chain, store
@@ -60,8 +60,10 @@ class Recorder:
     they change, and pictures say so, but they are no part of a state.
 
     Leaving the ``with`` block closes the recorder. One that is not closed is closed as the
-    interpreter exits, and on SIGTERM where nothing else handles that. In a forked child the copy of
-    a recorder refuses to record.
+    interpreter exits, and on SIGTERM and SIGHUP where nothing else handles them. In a forked child
+    the copy of a recorder refuses to record. Rows of more than 16 MiB with ``every`` > 1 are the
+    one exception to the two seconds: the newest state is then kept about once a second of calls,
+    and at the end.
 
     Args:
         directory: where to record; made if it does not exist.
@@ -212,6 +214,16 @@ class Recorder:
         """
         self._session.close()
         self._finalizer.detach()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recorder:
+        """Itself: the copy of a model that holds it, as of an average, is not what is recorded."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise StoreError(
+            "a Recorder cannot be pickled, as it writes a run that is open; keep it out of what is "
+            "sent to other processes or saved, such as the model"
+        )
 
     def __enter__(self) -> Recorder:
         return self

@@ -123,8 +123,13 @@ class Session:
             step = before + 1
         elif step <= before:
             raise ArgumentError(
-                f"expected a step after the last one, {before}, got {step}; steps are recorded in "
-                'order (to go on from an earlier one, use Recorder(..., existing="resume", step=…))'
+                f"expected a step after the last one, {before}, got {step}; "
+                + (
+                    "step 0 is the state before training, so count from 1"
+                    if before == 0
+                    else "steps are recorded in order (to go on from an earlier one, use "
+                    'Recorder(..., existing="resume", step=…))'
+                )
             )
         self._append(chain.RECORD, step, loss, values, tensors)
         if self.closing:

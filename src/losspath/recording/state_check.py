@@ -53,6 +53,7 @@ def check_state(
 def _refuse(directory: Path, step: int, what: str) -> None:
     raise ModelError(
         f"the model is not in the state that was recorded at step {step} of {directory}: its "
-        f"{what} differ; load that state (or your checkpoint of it) first, or pass the step of the "
-        "checkpoint that you loaded"
+        f"{what} differ; load your checkpoint of it first, or the state alone, by "
+        "Trajectory(…).load_into(model, -1, buffers=True), or pass the step of the checkpoint that "
+        "you loaded"
     )
