@@ -205,6 +205,19 @@ def test_copies_keep_classes_and_attributes():
     assert other.data is not packed.data
 
 
+@pytest.mark.parametrize("kind", [dict, OrderedDict, UserDict, Dotted])
+def test_mappings_of_arrays_keep_their_class(kind):
+    def loss(m, batch):
+        assert type(batch) is kind
+        return ce(m(batch["x"]), batch["y"])
+
+    model, arrays = mlp(), {"x": X.double().numpy(), "y": Y.numpy()}
+    objective = Objective.of_batches(model, [kind(**arrays)], loss)
+    assert objective(far(model)).loss == pytest.approx(expected_loss(model), rel=1e-5)
+    named = Objective(mlp(), kind(input=arrays["x"]), arrays["y"], ce)
+    assert named(far(model)).loss == pytest.approx(expected_loss(model), rel=1e-5)
+
+
 def test_a_circle_is_copied_as_a_circle():
     batch = Plain(X, Y)
     batch.self, batch.inner = batch, [batch]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import is_
 from typing import Any
 
@@ -47,7 +47,7 @@ def _with_arrays(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         items = [_with_arrays(item, function) for item in value]
         are_same = all(map(is_, items, value))
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         named = {key: _with_arrays(item, function) for key, item in value.items()}
         items, are_same = list(named.values()), all(map(is_, named.values(), value.values()))
     else:
@@ -55,7 +55,7 @@ def _with_arrays(value: Any, function: Callable[[Any], Any]) -> Any:
     if are_same:
         return value
     if type(value) in (list, tuple, dict):
-        return named if isinstance(value, dict) else type(value)(items)
+        return named if isinstance(value, Mapping) else type(value)(items)
     return map_tensors(value, lambda tensor: tensor, function)
 
 
