@@ -89,7 +89,8 @@ def named_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def _named(model: torch.nn.Module, what: str) -> Iterator[tuple[str, torch.Tensor]]:
     seen: dict[int, torch.Tensor] = {}  # held, so that nothing else can come to have the same id
     for module_name, module in named_modules(model):
-        for name, tensor in getattr(module, what)(recurse=False):
+        # The base class's, as one of the user's own may take no `recurse`, or leave some out.
+        for name, tensor in getattr(torch.nn.Module, what)(module, recurse=False):
             if id(tensor) not in seen:
                 seen[id(tensor)] = tensor
                 yield _join(module_name, name), tensor

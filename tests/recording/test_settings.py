@@ -10,10 +10,9 @@ from losspath import Recorder, Trajectory
 class Gate(nn.Module):
     def __init__(self):
         super().__init__()
-        self.temperature, self.hard, self.calls = 2.0, False, 0
+        self.temperature, self.hard, self.stage = 2.0, False, 1
 
     def forward(self, x):
-        self.calls += 1
         return x / self.temperature
 
 
@@ -44,6 +43,7 @@ def test_a_temperature_that_is_annealed_is_told(tmp_path, every):
     assert {name: [list(each) for each in both] for name, both in path.settings.items()} == {
         "gate.temperature": [[0, 3], [2.0, 1.0]],
         "gate.hard": [[0], [0.0]],
+        "gate.stage": [[0], [1.0]],
     }
     assert list(path.values) == ["rate"]
     assert path.notes == [
@@ -86,3 +86,19 @@ def test_what_is_gone_or_no_number_any_more_is_passed_over(tmp_path):
     steps, values = Trajectory(tmp_path / "run").settings["gate.temperature"]
     assert list(steps) == [0, 2]
     assert values[1] != values[1]
+
+
+def test_a_stage_is_told_and_a_counter_is_not(tmp_path):
+    model = Model()
+    model.gate.calls = 0
+    with Recorder(tmp_path / "run", model) as recorder:
+        for number in range(1, 9):
+            model.gate.calls += 1
+            model.gate.stage = 1 if number < 5 else 2
+            step(recorder, model)
+    path = Trajectory(tmp_path / "run")
+    assert [list(each) for each in path.settings["gate.stage"]] == [[0, 5], [1.0, 2.0]]
+    steps, values = path.settings["gate.calls"]
+    assert list(steps) == [0, 1, 2, 3, 4]
+    assert values[-1] != values[-1]
+    assert [note.split(" ")[0] for note in path.notes] == ["gate.stage"]

@@ -154,7 +154,7 @@ class Trajectory:
             notes.append(f"states were lost between steps {lost}{more}")
         if self.unchanged_steps:
             notes.append(f"no parameter changed at {self.unchanged_steps:,} of the steps")
-        ranges = {name: (v[0], v[-1]) for name, (_, v) in self.settings.items() if np.ptp(v)}
+        ranges = {n: (v[0], v[-1]) for n, (_, v) in self.settings.items() if v.min() < v.max()}
         if ranges:
             named = [f"{name} ({a:g} … {b:g})" for name, (a, b) in list(ranges.items())[:3]]
             more = f" and {len(ranges) - 3} more" if len(ranges) > 3 else ""
@@ -213,10 +213,11 @@ class Trajectory:
 
     @property
     def settings(self) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-        """Floats and flags that modules of the user's own held as plain attributes, by name.
+        """Numbers and flags that modules of the user's own held as plain attributes, by name.
 
         The steps at which each was set anew, from the first state on, and to what; flags as 0 and
-        1. They are no part of a state: a model is evaluated with those that it has.
+        1. A whole number that counts calls ends with NaN. They are no part of a state: a model is
+        evaluated with those that it has.
         """
         return {
             name.removeprefix(MARK): (steps.copy(), values.copy())
