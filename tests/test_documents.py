@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+import losspath
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
+    code, resuming = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
@@ -27,6 +29,19 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
     exec(code, names)
     assert (tmp_path / "surface.png").stat().st_size > 10_000
     assert names["surface"].loss.shape == (19, 19)
+
+    def train(model, optimizer, recorder):
+        for x, y in names["loader"]:
+            loss = names["loss_fn"](model(x), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            recorder.record(loss)
+
+    torch.save(names["optimizer"].state_dict(), "optimizer.pt")
+    torch.nn.init.zeros_(model[0].weight)  # a process that begins anew
+    exec(resuming, {**names, "torch": torch, "train": train})
+    assert len(losspath.Trajectory("runs/mine")) == 11
 
 
 def test_the_example_runs(tmp_path):

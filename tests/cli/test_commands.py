@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import losspath
+from losspath.cli.jobs import draw_interpolation
+from losspath.cli.runs import Run
 
 SMALL = ("--resolution", "5", "--samples", "100")
 
@@ -179,6 +181,18 @@ def test_interpolation_between_chosen_states(call, run):
         assert "from 0 to 46" in err
 
 
+def test_a_negative_share_is_explained(capsys, run, tmp_path):
+    alpha, loss = np.array([0.0, 1.0]), np.array([[3.0, 1.0], [0.5, 1.0], [1.5, 1.0]])
+    names = ("whole model", "one", "two")
+    for first, says in ((0.5, "(negative: the loss is lower with that layer put back)"), (2.0, "")):
+        loss[1, 0] = first
+        line = losspath.Interpolation(alpha, names, loss, None, {"key": "k" * 8})
+        draw_interpolation(Run(run), line, tmp_path / "line.png", "png")
+        out = capsys.readouterr().out
+        assert f"two 25.0% {says}".strip() in out
+        assert ("(negative" in out) == bool(says)
+
+
 def test_a_line_between_one_state_and_itself_is_refused(call, run):
     status, _, err = call("interpolate", run, "--from", "last", "--to", "-1")
     assert status == 1
@@ -299,7 +313,7 @@ def test_states_before_a_divergence_can_be_drawn(call, tmp_path):
     if int(stop) > 1:
         assert call("surface", run, *SMALL, "--states", f":{stop}")[0] in (0, 1)
     assert call("steps", run)[0] == 0
-    assert call("interpolate", run, "--points", "3", "--to", "0")[0] == 0
+    assert call("interpolate", run, "--points", "3", "--to", "1")[0] == 0
     code, out, _ = call("info", run)
     assert code == 0
     assert "not finite" in out

@@ -256,7 +256,11 @@ def interpolate(
     figure: Figure = None,
     format_: Format = Extension.PNG,
 ) -> None:
-    """Draw validation loss and accuracy between two states: the whole model and every layer."""
+    """Draw validation loss and accuracy between two states: the whole model and every layer.
+
+    Prints the share of the drop in loss that is lost if one layer alone is put back to the first
+    state. A negative share means that putting it back made the loss lower.
+    """
     from losspath.cli import jobs
     from losspath.cli.runs import Run
 

@@ -314,7 +314,9 @@ def draw_interpolation(
     shares = result.shares
     if np.isfinite(list(shares.values())).all() and shares:
         told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-        say(f"share of the drop in loss that is lost if one layer goes back: {told}")
+        said = f"share of the drop in loss that is lost if one layer goes back: {told}"
+        lower = " (negative: the loss is lower with that layer put back)"
+        say(said + (lower if min(shares.values()) < 0 else ""))
 
 
 def compute_steps(run: Run) -> StepSizes:
