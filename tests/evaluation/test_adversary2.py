@@ -12,7 +12,7 @@ from torch import nn
 import losspath.evaluation.counting
 import losspath.evaluation.engine
 from losspath import Objective, interpolate
-from losspath.errors import ModelError, ObjectiveError
+from losspath.errors import LosspathWarning, ModelError, ObjectiveError
 
 torch.manual_seed(0)
 X = torch.randn(400, 8)
@@ -235,6 +235,8 @@ def test_a_state_that_goes_from_batch_to_batch_is_refused():
 
     with pytest.raises(ObjectiveError, match="from one batch to the next"):
         Objective.of_batches(Recurrent(False), B, loss)
+    with pytest.raises(ObjectiveError, match="from one batch to the next"):
+        Objective(Recurrent(False), X, Y, ce)
     model = Recurrent(True)
     objective = Objective.of_batches(model, B, loss)
     vector = others(model)[0]
@@ -303,3 +305,177 @@ def test_a_small_loss_is_held_against_the_owners():
             Y,
             lambda o, t: 1e-11 * (ce(o, t) + sum(p.pow(2).sum() for p in views)),
         )
+
+
+# -- modules that a loss uses ------------------------------------------------------------------
+
+TEACHER = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+
+
+class Distils:
+    def __init__(self, teacher):
+        self.parts = {"teacher": [teacher]}
+
+    def __call__(self, model, batch):
+        return ce(model(batch[0]), batch[1]) + self.parts["teacher"][0](batch[0]).mean()
+
+
+def _by_closure(teacher):
+    return lambda model, batch: ce(model(batch[0]), batch[1]) + teacher(batch[0]).mean()
+
+
+def _by_nested(teacher):
+    def inner(x):
+        return teacher(x).mean()
+
+    return lambda model, batch: ce(model(batch[0]), batch[1]) + inner(batch[0])
+
+
+def _by_default(teacher):
+    def loss(model, batch, by=teacher):
+        return ce(model(batch[0]), batch[1]) + by(batch[0]).mean()
+
+    return loss
+
+
+def _by_global(teacher):
+    return lambda model, batch: ce(model(batch[0]), batch[1]) + TEACHER(batch[0]).mean()
+
+
+def _by_method(teacher):
+    return Distils(teacher).__call__
+
+
+@pytest.mark.parametrize(
+    "make", [_by_closure, _by_nested, _by_default, _by_global, Distils, _by_method]
+)
+def test_a_teacher_in_training_mode_is_put_back(make):
+    model = mlp()
+    loss = make(TEACHER)
+    TEACHER.train()
+    before = [(b, b.clone()) for b in TEACHER.buffers()]
+    objective = Objective.of_batches(model, B, loss)
+    objective(others(model)[0])
+    assert all(torch.equal(buffer, value) for buffer, value in before)
+    assert any("parameters of its own" in note for note in objective.notes)
+
+
+def test_modules_that_hold_the_model_are_no_part_of_the_loss():
+    model = mlp()
+    wrapper = nn.ModuleDict({"net": model})
+    objective = Objective.of_batches(
+        model, B, lambda m, batch: ce(wrapper["net"](batch[0]), batch[1])
+    )
+    vector = others(model)[0]
+    assert not objective.notes
+    expected = float(ce(put(model, vector)(X), Y).detach())
+    assert objective(vector).loss == pytest.approx(expected, rel=1e-5)
+
+
+# -- modules that are not registered -----------------------------------------------------------
+
+
+class Blocks(nn.Module):
+    def __init__(self, wrap, frozen=False):
+        super().__init__()
+        block = nn.Linear(6, 6)
+        block.requires_grad_(not frozen)
+        self.first, self.blocks, self.last = nn.Linear(8, 6), wrap(block), nn.Linear(6, 2)
+        self.block = [block]
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.block[0](torch.tanh(self.first(x)))))
+
+
+@pytest.mark.parametrize("wrap", [lambda b: [b], lambda b: {"a": (b,)}])
+def test_modules_in_a_list_are_told(wrap):
+    with pytest.warns(LosspathWarning, match="Blocks.blocks holds a module with parameters"):
+        Objective(Blocks(wrap), X, Y, ce)
+
+
+@pytest.mark.parametrize("wrap", [lambda b: b, lambda b: nn.ModuleList([b])])
+def test_modules_that_are_registered_too_are_not_told(wrap, recwarn):
+    model = Blocks(wrap)
+    model.first.parents = [model]
+    model.first.lasts = {"last": model.last}
+    Objective(model, X, Y, ce)
+    Objective(Blocks(lambda b: [b], frozen=True), X, Y, ce)
+    assert not recwarn.list
+
+
+def test_a_part_of_a_model_may_refer_to_the_whole(recwarn):
+    model = mlp()
+    model.owner = [nn.Sequential(model, nn.Linear(2, 2))]
+    Objective(model, X, Y, ce)
+    assert not recwarn.list
+
+
+# -- models that cannot be copied --------------------------------------------------------------
+
+
+class Counting(nn.Sequential):
+    def __init__(self, *layers):
+        super().__init__(*layers)
+        self.lock = threading.Lock()
+        self.seen, self.rows = torch.zeros(1), {"all": [np.zeros(2)]}
+
+    def forward(self, x):
+        self.seen += len(x)
+        self.rows["all"][0] += len(x)
+        return super().forward(x)
+
+
+def test_numbers_in_attributes_of_a_model_that_cannot_be_copied_are_put_back():
+    model = Counting(*mlp())
+    seen, rows = model.seen, model.rows["all"][0]
+    objective = Objective(model, X, Y, ce)
+    objective(others(model)[0])
+    assert model.seen is seen
+    assert float(seen) == 0
+    assert model.rows["all"][0] is rows
+    assert not rows.any()
+
+
+# -- caches in objects -------------------------------------------------------------------------
+
+
+class Box:
+    def __init__(self):
+        self.w = None
+
+
+class CallableBox(Box):
+    def __call__(self):
+        return self.w
+
+
+class Cached(nn.Module):
+    """Keeps a product of its weights in an object, from the first pass in evaluation mode on."""
+
+    def __init__(self, box, held):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 6, bias=False), nn.Linear(6, 2, bias=False)
+        self.last = nn.Linear(2, 2)
+        self.c, self.box = held(box), [box]
+
+    def forward(self, x):
+        (box,) = self.box
+        if box.w is None:
+            box.w = (self.two.weight @ self.one.weight).detach()
+        return self.last(x @ box.w.T)
+
+
+@pytest.mark.parametrize("kind", [Box, CallableBox])
+@pytest.mark.parametrize("held", [lambda box: box, lambda box: {"a": box}, lambda box: None])
+def test_a_cache_in_a_plain_object_is_refused(kind, held):
+    model = Cached(kind(), held).eval()
+    vector = others(model)[0]
+    objective = Objective(model, X, Y, ce)  # nothing is kept yet, and nothing afterwards
+    expected = float(ce(put(model, vector)(X), Y).detach())
+    assert objective(vector).loss == pytest.approx(expected, rel=1e-5)
+    assert model.box[0].w is None
+    model(X)
+    before = model.box[0].w.clone()
+    with pytest.raises(ObjectiveError, match=r"\.w|box|c\."):
+        Objective(model, X, Y, ce)
+    assert torch.equal(model.box[0].w, before)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from operator import is_
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 # How deep containers and plain objects are followed: a cache in a list in a dict.
 _DEPTH = 3
 # Of longer containers the length alone is looked at.
 _LONG = 1000
+
+# Tensors of so many numbers are put back after every use, larger ones where torch counted a change.
+SMALL = 4096
+
+# Of tensors and arrays that are remembered by their numbers.
+_MOST_BYTES = 64 << 20
+
+_FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)
 
 Attributes = list[tuple[Any, Any]]
 
@@ -40,8 +52,8 @@ def _containers(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
         return
     own = value if isinstance(value, (dict, list, set, deque)) else None
     if own is None and not isinstance(value, tuple):
-        own = getattr(value, "__dict__", None)  # an object of the caller's: a cache, a queue
-        if not isinstance(own, dict) or callable(value):
+        own = dict_of(value)  # an object of the caller's: a cache, a queue
+        if own is None:
             return
     if own is not None:
         if id(own) in seen:
@@ -51,6 +63,19 @@ def _containers(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
     if depth and len(within := value if own is None else own) <= _LONG:
         for item in list(within.values() if isinstance(within, dict) else within):
             yield from _containers(item, depth - 1, seen)
+
+
+def dict_of(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object of the caller's; None for functions, methods, classes and alike.
+
+    What can be called is an object too, where its class says how.
+    """
+    if isinstance(value, (torch.nn.Module, torch.Tensor, type, ModuleType)):
+        return None
+    if callable(value) and isinstance(value, _FUNCTIONS):
+        return None
+    own = getattr(value, "__dict__", None)
+    return own if isinstance(own, dict) else None
 
 
 def put_back(attributes: Attributes) -> None:
@@ -79,6 +104,43 @@ def _is_same(own: Any, before: Any) -> bool:
     return len(own) > _LONG or all(map(is_, own, before))
 
 
+def numbers_of(model: torch.nn.Module) -> Callable[[], None]:
+    """Remembers tensors and arrays that are plain attributes of a model, up to 64 MiB of them.
+
+    Returns:
+        What writes their numbers back, where they have changed.
+    """
+    tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
+    arrays: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
+    registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    room, seen = _MOST_BYTES, set(registered)
+    for _, before in remembered(model):
+        for value in before.values() if isinstance(before, dict) else before:
+            if id(value) in seen or not isinstance(value, (torch.Tensor, np.ndarray)):
+                continue
+            seen.add(id(value))
+            room -= value.nbytes
+            if room < 0:
+                return lambda: _write_back(tensors, arrays)
+            if isinstance(value, np.ndarray):
+                arrays.append((value, value.copy()))
+            elif value.layout == torch.strided and not value.is_meta:
+                tensors.append((value, value.detach().clone()))
+    return lambda: _write_back(tensors, arrays)
+
+
+def _write_back(
+    tensors: list[tuple[torch.Tensor, torch.Tensor]],
+    arrays: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]],
+) -> None:
+    for tensor, number in tensors:
+        if tensor.shape == number.shape and tensor.dtype == number.dtype:
+            tensor.data.copy_(number)
+    for array, numbers in arrays:
+        if array.flags.writeable and array.shape == numbers.shape:
+            array[...] = numbers
+
+
 def attributes_of(model: torch.nn.Module) -> Callable[[], None]:
     """Remembers what a model's attributes refer to; call what it returns to put them back."""
     attributes = remembered(model)
@@ -94,15 +156,22 @@ class Kept:
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
         self._attributes: Attributes = []
-        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         seen: set[int] = set()
         for module in modules:
             self._attributes += _of_module(module, seen)
-            own = module.buffers(recurse=False)
-            self._buffers += [(buffer, buffer.detach().clone()) for buffer in own]
+            self._buffers += [
+                (buffer, buffer.detach().clone(), _version_of(buffer))
+                for buffer in module.buffers(recurse=False)
+            ]
 
     def put_back(self) -> None:
         """Puts back what has changed."""
         put_back(self._attributes)
-        for buffer, value in self._buffers:
-            buffer.data.copy_(value)
+        for buffer, value, version in self._buffers:
+            if buffer.numel() <= SMALL or version < 0 or buffer._version != version:
+                buffer.data.copy_(value)
+
+
+def _version_of(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from losspath.errors import ObjectiveError
+from losspath.evaluation.attributes import dict_of
 from losspath.evaluation.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch, tensors_in
 from losspath.evaluation.quantities import LOSS, Count
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 _TRIED = 64
 _ROUNDING = 1e-6
 
-Place = tuple[torch.nn.Module, str]
+# How deep plain objects are followed, as in what is put back.
+_DEPTH = 3
+
+# The attributes of a module or an object, and the name of one.
+Place = tuple[dict[str, Any], str]
 
 
 def check_caches(
@@ -54,14 +59,36 @@ def check_caches(
     _check_refilled(objective, evaluator, batch, other, whole)
 
 
-def _held_by(module: torch.nn.Module) -> list[str]:
-    """Attributes that tensors are held in which are neither parameters nor buffers."""
-    return [
-        attribute
-        for attribute, value in vars(module).items()
-        if attribute not in ("_parameters", "_buffers", "_modules")
-        and any(not isinstance(tensor, torch.nn.Parameter) for tensor in tensors_in(value))
-    ]
+def _held_by(module: torch.nn.Module) -> dict[str, Place]:
+    """Attributes that tensors are held in which are neither parameters nor buffers.
+
+    Those of plain objects too, by their paths.
+    """
+    places: dict[str, Place] = {}
+    _find_held(vars(module), "", _DEPTH, {id(vars(module))}, places)
+    return places
+
+
+def _find_held(
+    own: dict[str, Any], path: str, depth: int, seen: set[int], places: dict[str, Place]
+) -> None:
+    for attribute, value in own.items():
+        if not path and attribute in ("_parameters", "_buffers", "_modules"):
+            continue
+        if any(not isinstance(tensor, torch.nn.Parameter) for tensor in tensors_in(value)):
+            places[path + attribute] = own, attribute
+        is_many = isinstance(value, (list, tuple, dict)) and len(value) <= _TRIED
+        items = (value.values() if isinstance(value, dict) else value) if is_many else (value,)
+        left = depth - 1 - is_many
+        for held in items if left >= 0 else ():
+            within = None if _is_torchs(held) else dict_of(held)
+            if within is not None and id(within) not in seen:
+                seen.add(id(within))
+                _find_held(within, f"{path}{attribute}.", left, seen, places)
+
+
+def _is_torchs(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch"
 
 
 def _check_say(
@@ -92,8 +119,9 @@ def _check_say(
                 "them out (unmerge_adapter() in peft) before the objective is made"
             )
         raise ObjectiveError(
-            f"{silent} the loss, and it holds a tensor, {held[0]}: most likely a cache of what "
-            "evaluation mode computed from them before; drop it before the objective is made"
+            f"{silent} the loss, and it holds a tensor, {next(iter(held))}: most likely a "
+            "cache of what evaluation mode computed from them before; drop it before the "
+            "objective is made"
         )
 
 
@@ -124,8 +152,8 @@ def _check_refilled(
     """What a model makes where it is missing must be what it holds, unless data decide it."""
     places: dict[str, Place] = {}
     for name, module in named_modules(evaluator.replica.model):
-        for attribute in _held_by(module):
-            places[f"{name}.{attribute}" if name else attribute] = module, attribute
+        for path, place in _held_by(module).items():
+            places[f"{name}.{path}" if name else path] = place
     if not places or other is None:
         return
     together = _refilled(evaluator, batch, list(places.values()), False)
@@ -152,17 +180,17 @@ def _refilled(
 
     None where the model does not go without.
     """
-    for module, attribute in places:
-        held = vars(module)[attribute]
+    for own, attribute in places:
+        held = own[attribute]
         if isinstance(held, (dict, list)):
             held.clear()
         elif absent:
-            del vars(module)[attribute]
+            del own[attribute]
         else:
-            vars(module)[attribute] = None
+            own[attribute] = None
     try:
         count = evaluator.objective.count_batch(evaluator.replica.model, copied(batch))
-        made = [vars(module).get(attribute) for module, attribute in places]
+        made = [own.get(attribute) for own, attribute in places]
         return count, [tensor.clone() for tensor in tensors_in(made)]
     except Exception:
         return None

@@ -20,11 +20,12 @@ from losspath.evaluation.counting import (
     spread,
 )
 from losspath.evaluation.data import Batch, Samples, map_tensors, rows_of, tensors_in
-from losspath.evaluation.evaluator import Evaluator, loss_modules
+from losspath.evaluation.evaluator import Evaluator, loss_learns
+from losspath.evaluation.hidden import warn_of_hidden
 from losspath.evaluation.owner import check_against_owner
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count
 from losspath.evaluation.replica import overrides_train
-from losspath.parameters import flatten_parameters, named_modules, unwrapped
+from losspath.parameters import flatten_parameters, unwrapped
 
 if TYPE_CHECKING:
     from losspath.evaluation.objective import Objective
@@ -59,11 +60,11 @@ def check_objective(objective: Objective) -> None:
 
 def _check(objective: Objective) -> None:
     batch = _some(objective)
-    _warn_of_hidden(unwrapped(objective.model))
+    warn_of_hidden(unwrapped(objective.model), stacklevel=4)
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout))
     evaluator, vector = _settled(objective, batch, own)
     objective.notes += _notes_of(objective, evaluator)
-    if any(p.requires_grad for module in loss_modules(objective) for p in module.parameters()):
+    if loss_learns(objective):
         objective.notes.append("the loss has parameters of its own, which are those of now")
     if not objective.checked:
         return
@@ -92,8 +93,8 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
     with evaluator.lent():
         whole = _check_repeats(objective, evaluator, batch, vector)
         is_fixed = _is_fixed(objective, evaluator, batch, own, whole)
-        _check_carried(objective, evaluator, vector)
         few, fewer = _some(objective, _CHECKED_SAMPLES), _others(objective)
+        _check_carried(objective, evaluator, few, vector)
         check_caches(objective, evaluator, few, fewer, vector)
         if isinstance(objective.data, Samples):
             objective.reads_pass = _reads_pass(objective, evaluator, batch, vector, whole)
@@ -110,25 +111,6 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
     check_against_owner(objective, few, [vector, 1.4 * _far(objective, own, 0.2)])
     if is_fixed:
         _tell_fixed(objective)
-
-
-def _warn_of_hidden(model: torch.nn.Module) -> None:
-    """Parameters in lists and the like are no module's: neither recorded nor set."""
-    known = {id(parameter) for parameter in model.parameters()}
-    for name, module in named_modules(model):
-        for attribute, value in vars(module).items():
-            for tensor in tensors_in(value):
-                is_hidden = isinstance(tensor, torch.nn.Parameter) and id(tensor) not in known
-                if is_hidden and tensor.requires_grad and tensor.grad is not None:
-                    warnings.warn(
-                        f"{name or type(module).__name__}.{attribute} holds a parameter that the "
-                        "model does not know, with a gradient: it is neither recorded nor set, and "
-                        "keeps its numbers at every point; register it (nn.ParameterList, "
-                        "register_parameter)",
-                        LosspathWarning,
-                        stacklevel=5,
-                    )
-                    return
 
 
 def _settled(
@@ -327,27 +309,40 @@ def _moves(one: Count, other: Count) -> dict[str, float]:
     return {name: abs(mean_of([one[name]]) - mean_of([other[name]])) for name in one}
 
 
-def _check_carried(objective: Objective, evaluator: Evaluator, vector: torch.Tensor) -> None:
+def _check_carried(
+    objective: Objective, evaluator: Evaluator, few: Batch, vector: torch.Tensor
+) -> None:
     """A batch's loss must not depend on the batch before."""
-    parts = objective.data.parts()
-    if isinstance(objective.data, Samples) or len(parts) < 2 or not evaluator.replica.is_private:
+    parts, is_samples = objective.data.parts(), isinstance(objective.data, Samples)
+    if not evaluator.replica.is_private or (len(parts) < 2 and not is_samples):
         return
     evaluator.write(vector)
-    alone = counted(evaluator, objective.data.load(parts[1]))
-    try:
-        objective.count_batch(evaluator.replica.model, objective.data.load(parts[0]))
-        after = objective.count_batch(evaluator.replica.model, objective.data.load(parts[1]))
-    finally:
-        evaluator.restore()
+
+    def after(before: Batch, batch: Batch) -> Count:
+        try:
+            objective.count_batch(evaluator.replica.model, copied(before))
+            if is_samples:
+                evaluator.restore_loss()  # one with a state of its own is taken with that of now
+            return counted(evaluator, batch)
+        finally:
+            evaluator.restore()
+
+    if is_samples:  # as many others, as what is kept may have their number
+        turned = _taken(few, torch.arange(few.size - 1, -1, -1))
+        alone, later = after(few, few), after(turned, few)
+    else:
+        batch = objective.data.load(parts[1])
+        alone, later = counted(evaluator, batch), after(objective.data.load(parts[0]), batch)
     tolerance = 1e-6 if objective.device.type == "cpu" else 1e-5
     for name in alone:
-        one, other = mean_of([alone[name]]), mean_of([after.get(name, (0.0, 0.0))])
+        one, other = mean_of([alone[name]]), mean_of([later.get(name, (0.0, 0.0))])
         if not is_close(one, other, tolerance):
             raise ObjectiveError(
-                f"the {name} of a batch is {one:.6g} alone and {other:.6g} after another one: the "
+                f"the {name} of a batch is {one:.6g} or {other:.6g}, by which one came before: the "
                 "model or the loss keeps something from one batch to the next (a hidden state), "
                 "which the objective does not carry on; reset it at the start of each batch, or "
-                "give whole sequences as one batch"
+                "give whole sequences as one batch; check=False takes each batch with what is "
+                "kept now"
             )
 
 

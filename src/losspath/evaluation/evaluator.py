@@ -19,6 +19,7 @@ from losspath.evaluation.counting import failed
 from losspath.evaluation.data import Batch, Part, Samples
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.quantities import Count, Evaluation
+from losspath.evaluation.reached import modules_reached
 from losspath.evaluation.replica import Replica, Sides
 from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import unwrapped
@@ -74,6 +75,7 @@ class Evaluator:
             yield
             return
         model, grads = self.objective.model, self.objective.needs_gradients
+        of_loss = loss_modules(self.objective)  # before the model has the copy's modules
         with (
             LENT,
             torch.inference_mode(False),
@@ -83,7 +85,7 @@ class Evaluator:
             torch.set_grad_enabled(grads),
         ):
             self._depth += 1
-            self._loss = Kept(loss_modules(self.objective))
+            self._loss = Kept(of_loss)
             try:
                 yield
             finally:
@@ -137,6 +139,10 @@ class Evaluator:
     def restore(self) -> None:
         """Puts back what a pass or the loss has changed, of the copy and of the loss."""
         self.replica.restore()
+        self.restore_loss()
+
+    def restore_loss(self) -> None:
+        """Puts back what the loss has changed of its own modules."""
         self._loss.put_back()
 
     def count(self, vector: torch.Tensor, outputs: Any, part: range) -> Count:
@@ -191,14 +197,18 @@ class Evaluator:
 
 
 def loss_modules(objective: Objective) -> list[torch.nn.Module]:
-    """The modules that the loss and the metrics are made of; those of the model are no part."""
-    found: dict[torch.nn.Module, None] = {}
-    for function in (objective.loss_fn, *(m.function for m in objective.metrics.values())):
-        inner = getattr(function, "func", function)  # of a partial
-        inner = getattr(inner, "__self__", inner)  # of a bound method
-        if isinstance(inner, torch.nn.Module):
-            found.update(dict.fromkeys(inner.modules()))
-    if not found:
-        return []
-    own = set(objective.model.modules())
+    """The modules that the loss and the metrics use; those of the model are no part."""
+    functions = (objective.loss_fn, *(metric.function for metric in objective.metrics.values()))
+    found = modules_reached(functions)
+    own = {*objective.model.modules(), *unwrapped(objective.model).modules()} if found else set()
     return [module for module in found if module not in own]
+
+
+def loss_learns(objective: Objective) -> bool:
+    """Whether modules of the loss have parameters that are trained and not the model's."""
+    own = {id(parameter) for parameter in objective.model.parameters()}
+    return any(
+        parameter.requires_grad and id(parameter) not in own
+        for module in loss_modules(objective)
+        for parameter in module.parameters(recurse=False)
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from losspath.errors import ModelError
-from losspath.evaluation.attributes import put_back, remembered
+from losspath.evaluation.attributes import SMALL, numbers_of, put_back, remembered
 from losspath.evaluation.links import afterwards, is_plain, linked
 from losspath.parameters import (
     Layout,
@@ -24,9 +24,6 @@ from losspath.parameters import (
 )
 
 _HALF = (torch.float16, torch.bfloat16)
-# Side tensors of so many numbers are put back after every batch, larger ones where torch counted
-# a change.
-_SMALL = 4096
 
 Sides = Mapping[str, torch.Tensor]
 
@@ -286,7 +283,7 @@ class Replica:
         if self.is_private:
             put_back(self._attributes)
         for tensor, value, version in self._kept:
-            if tensor.numel() <= _SMALL or tensor._version != version:
+            if tensor.numel() <= SMALL or tensor._version != version:
                 tensor.data.copy_(value)
 
     @contextmanager
@@ -315,7 +312,13 @@ class Replica:
         """For a model that cannot be copied: its own numbers are put back afterwards."""
         tensors = [*self._rows, *(each.tensor for each in self._sides)]
         before = [tensor.detach().clone() for tensor in tensors]
-        with afterwards(lambda: _write_back(tensors, before)):
+        attributes = numbers_of(self.model)
+
+        def put_numbers_back() -> None:
+            _write_back(tensors, before)
+            attributes()
+
+        with afterwards(put_numbers_back):
             yield
 
 

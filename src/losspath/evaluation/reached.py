@@ -1,0 +1,90 @@
+"""What a loss function reaches: the modules that it calls, wherever it has them from."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+
+# How deep functions, objects and containers are followed: a teacher in a list of a loss object
+# that a function closes over.
+_DEPTH = 5
+# Longer containers are data.
+_LONG = 1000
+
+_PLAIN = (str, bytes, int, float, complex, type(None), torch.Tensor, type, ModuleType, CodeType)
+
+
+def modules_reached(functions: Iterable[Callable[..., Any]]) -> list[torch.nn.Module]:
+    """Modules that functions are, hold, close over, have as defaults or name as globals.
+
+    Args:
+        functions: functions, methods, partials, modules or objects that can be called.
+
+    Returns:
+        Each once, with those that it is made of.
+    """
+    found: dict[torch.nn.Module, None] = {}
+    seen: set[int] = set()
+    for function in functions:
+        for module in _modules(function, _DEPTH, seen):
+            found.update(dict.fromkeys(module.modules()))
+    return list(found)
+
+
+def _modules(value: Any, depth: int, seen: set[int]) -> Iterator[torch.nn.Module]:
+    if isinstance(value, _PLAIN) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.nn.Module):
+        yield value
+    elif depth:
+        for held in _held(value):
+            yield from _modules(held, depth - 1, seen)
+
+
+def _held(value: Any) -> list[Any]:
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, FunctionType):
+        return _of_function(value)
+    if isinstance(value, (list, tuple, set, frozenset, deque, dict)):
+        items = value.values() if isinstance(value, dict) else value
+        return list(items) if len(value) <= _LONG else []
+    if _is_torchs(type(value).__module__):
+        return []
+    own = getattr(value, "__dict__", None)
+    held = list(own.values()) if isinstance(own, dict) and len(own) <= _LONG else []
+    return [*held, vars(type(value)).get("__call__")]
+
+
+def _of_function(function: FunctionType) -> list[Any]:
+    if _is_torchs(function.__module__):
+        return []
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # not set yet
+            continue
+    globals_of = function.__globals__
+    held += [globals_of[name] for name in _names_of(function.__code__) if name in globals_of]
+    return [*held, getattr(function, "__wrapped__", None)]
+
+
+def _names_of(code: CodeType) -> set[str]:
+    names = set(code.co_names)
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            names |= _names_of(value)
+    return names
+
+
+def _is_torchs(module: str | None) -> bool:
+    return module is not None and module.partition(".")[0] == "torch"
