@@ -506,3 +506,9 @@ def test_mistakes(world, mistake):
     assert teaches(caught.value), caught.value
     for words in says:
         assert words in str(caught.value)
+
+
+def test_a_loader_and_a_function_without_targets_name_the_other_way(world):
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(world.x, world.y))
+    with pytest.raises(ArgumentError, match=r"Objective\.of_batches\(model, batches, loss\)"):
+        losspath.Objective(world.model, loader, F.cross_entropy)

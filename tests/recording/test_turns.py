@@ -187,7 +187,7 @@ def test_a_large_model_that_went_on_by_its_data_is_not_taken_for_its_last_state(
     assert len(path.all_losses) == 3
 
 
-def test_another_default_device_is_none_of_the_recorders(tmp_path):
+def test_another_default_device_is_none_of_the_packages(tmp_path):
     program = """
 import sys, torch, losspath
 model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
@@ -198,6 +198,15 @@ with torch.device("meta"):
     path = losspath.Trajectory(sys.argv[1])
     assert path[2].shape == (24,) and path.sides(1)["1.running_mean"].device.type == "cpu"
     path.load_into(model, 0, buffers=True)
+    x, y = torch.randn(40, 3, device="cpu"), torch.arange(40, device="cpu") % 4
+    objective = losspath.Objective(model, x, y, torch.nn.functional.cross_entropy)
+    model.eval()
+    assert abs(objective(path[2]).loss - float(objective.loss_fn(model(x), y))) < 1e-6
+    with torch.no_grad():
+        states = [path[0] + 0.1 * k * path[0] ** 2 for k in range(4)]
+    losspath.compute_surface(states, objective, "averaged", 3)
+    losspath.interpolate(states, objective, alphas=[0.0, 1.0])
+    losspath.measure_dynamics(states, objective, 2)
 """
     subprocess.run([sys.executable, "-c", program, tmp_path / "run"], check=True, timeout=120)
 

@@ -131,7 +131,7 @@ def _others(vector: torch.Tensor, entries: list[Entry]) -> Iterator[torch.Tensor
     Several, as a layer behind may take only the sign or the nearest whole number; and by no power
     of two, which a normalised layer might not notice.
     """
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator("cpu").manual_seed(1)
     for factor, shift, noise in (
         (1.5, 0.01, 0.0),
         (-3.0, 0.1, 0.3),
@@ -141,7 +141,7 @@ def _others(vector: torch.Tensor, entries: list[Entry]) -> Iterator[torch.Tensor
         other = vector.clone()
         for entry in entries:
             values = other[entry.place]
-            drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype)
+            drawn = torch.randn(values.shape, generator=generator, dtype=values.dtype, device="cpu")
             other[entry.place] = values * factor + shift + drawn * noise
         yield other
 

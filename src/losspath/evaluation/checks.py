@@ -197,11 +197,11 @@ def _settle(
 
 def _far(objective: Objective, own: torch.Tensor, scale: float | None) -> torch.Tensor:
     """Numbers beside the model's own, the same at every call."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     vector = own.double().clone()
     for entry in objective.layout.parameters:
         values = vector[entry.place]
-        noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(values.shape, generator=generator, dtype=torch.float64, device="cpu")
         finite = torch.isfinite(values)
         if scale is None or not bool(finite.all()):
             fan_in = max(1, int(np.prod(entry.shape[1:])))
@@ -328,7 +328,7 @@ def _check_carried(
             evaluator.restore()
 
     if is_samples:  # as many others, as what is kept may have their number
-        turned = _taken(few, torch.arange(few.size - 1, -1, -1))
+        turned = _taken(few, torch.arange(few.size - 1, -1, -1, device="cpu"))
         alone, later = after(few, few), after(turned, few)
     else:
         batch = objective.data.load(parts[1])

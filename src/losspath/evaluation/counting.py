@@ -57,7 +57,7 @@ def spread(size: int, count: int, targets: Any) -> torch.Tensor:
         `count` numbers in order, or `size` of them where there are fewer.
     """
     count = min(size, count)
-    even = torch.linspace(0, size - 1, count, dtype=torch.float64).long()
+    even = torch.linspace(0, size - 1, count, dtype=torch.float64, device="cpu").long()
     if count == size or not count:
         return even
     missing: dict[int, None] = {}
@@ -68,9 +68,11 @@ def spread(size: int, count: int, targets: Any) -> torch.Tensor:
     chosen = list(missing)[: count // 2]
     if not chosen:
         return even
-    rest = torch.linspace(0, size - 1, count - len(chosen), dtype=torch.float64).long()
+    rest = torch.linspace(
+        0, size - 1, count - len(chosen), dtype=torch.float64, device="cpu"
+    ).long()
     taken = dict.fromkeys([*chosen, *rest.tolist(), *even.tolist()])
-    return torch.tensor(sorted(list(taken)[:count]))
+    return torch.tensor(sorted(list(taken)[:count]), device="cpu")
 
 
 def _missing(targets: torch.Tensor, chosen: torch.Tensor) -> list[int]:

@@ -75,7 +75,7 @@ def rows_of(tensor: torch.Tensor, chosen: slice | torch.Tensor) -> torch.Tensor:
         return tensor.clone()
     if tensor.is_nested:
         parts = tensor.unbind()
-        order = torch.arange(len(parts))[chosen].tolist()
+        order = torch.arange(len(parts), device="cpu")[chosen].tolist()
         some = [parts[number].clone() for number in order]
         return torch.nested.as_nested_tensor(some, layout=tensor.layout)
     if tensor.layout == torch.strided:

@@ -163,10 +163,11 @@ class Evaluator:
             self.restore()
 
     def _vector(self, parameters: npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
-        if not isinstance(parameters, torch.Tensor) or parameters.is_complex():
-            parameters = as_numbers("parameters", "one state (P,), such as path[-1]", parameters)
-            parameters = np.require(parameters, requirements=["C", "W"])
-        vector = torch.as_tensor(parameters)
+        if isinstance(parameters, torch.Tensor) and not parameters.is_complex():
+            vector = parameters
+        else:
+            array = as_numbers("parameters", "one state (P,), such as path[-1]", parameters)
+            vector = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         count = self.objective.parameter_count
         if vector.shape != (count,):
             raise ModelError(

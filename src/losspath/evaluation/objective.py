@@ -38,6 +38,7 @@ from losspath.evaluation.data import (
     narrowed,
 )
 from losspath.evaluation.evaluator import LENT, Evaluator
+from losspath.evaluation.pairs import check_results
 from losspath.evaluation.quantities import (
     ACCURACY,
     LOSS,
@@ -132,6 +133,12 @@ class Objective:
         name: str | None = None,
         check: bool = True,
     ) -> None:
+        if loss_fn is None and callable(targets):
+            raise ArgumentError(
+                "expected Objective(model, inputs, targets, loss_fn), got a function in the place "
+                "of the targets; for a DataLoader or batches of any other form use "
+                "Objective.of_batches(model, batches, loss) with loss(model, batch)"
+            )
         _check_callable("loss_fn", "outputs and targets", loss_fn)
         assert loss_fn is not None
         self._begin(model, loss_fn, buffers, metrics, name, check)
@@ -166,10 +173,12 @@ class Objective:
             model: the network.
             batches: a list of batches, a Dataset (batched by torch's collation), or a DataLoader.
                 Gone through once in order, and kept on the model's device. A batch may be a tensor
-                or any nesting of tuples, lists, mappings and dataclasses.
+                or anything that holds some: nested containers, dataclasses, objects that can be
+                copied.
             loss: ``loss(model, batch)`` returns a mean over the batch (weighted with the others by
                 the length of the batch's first tensor), a pair (sum, weight), or a dict of these by
-                name, "loss" among them. Gradients may be taken inside it.
+                name, "loss" among them. Gradients may be taken inside it. A pair that looks like
+                (mean, accuracy) is warned of, and noted.
             batch_size: samples in a batch of a Dataset.
             buffers: as for `Objective`, like all others.
             metrics: other quantities by name, each ``f(model, batch)``.
@@ -191,6 +200,8 @@ class Objective:
             staged = [map_tensors(batch, _as_single) for batch in staged]
         made.data = Batches(staged, made.device)
         check_objective(made)
+        if check:
+            check_results(made)
         return made
 
     def _begin(

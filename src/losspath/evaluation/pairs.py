@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # A loss is a mean, not a sum, where it is this share of the sum over two halves, or less.
 _OF_SUM = 0.75
 _ROUNDING = 1e-3
+_TINY = 1e-6  # added to a weight, so that it is never zero
 
 Pairs = dict[str, Sum]
 
@@ -49,7 +50,8 @@ def check_results(objective: Objective) -> None:
 def _check(objective: Objective, batches: list[Any]) -> None:
     evaluator = Evaluator(objective)
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout)).double()
-    noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(0), dtype=own.dtype)
+    generator = torch.Generator("cpu").manual_seed(0)
+    noise = torch.randn(own.shape, generator=generator, dtype=own.dtype, device="cpu")
     far = own + noise * max(float(own.abs().mean()), 0.1)
     with evaluator.lent():
         found = [_pairs_at(objective, evaluator, own, batch) for batch in batches]
@@ -123,7 +125,7 @@ def _doubt(pair: Sum, moved: list[Sum], halves: list[Sum]) -> str:
                 "as an accuracy is"
             )
     adds = len(halves) == 2 and _is_close(sum(half[1] for half in halves), weight)
-    if 0 < weight < 1 and not adds:
+    if _TINY < weight < 1 and not adds:
         return f"its second number is {weight:.4g}, as an accuracy is"
     whole = sum(half[0] for half in halves)
     if adds and weight and abs(total) <= _OF_SUM * abs(whole):

@@ -346,5 +346,5 @@ def _set_buffer(modules: Mapping[str, torch.nn.Module], name: str, value: torch.
     owner, _, attribute = name.rpartition(".")
     module = modules.get(owner)
     if module is not None and attribute in module._buffers:
-        device = next(module.parameters(), torch.empty(0)).device
+        device = next(module.parameters(), torch.empty(0, device="cpu")).device
         module._buffers[attribute] = value.to(device, copy=True)
