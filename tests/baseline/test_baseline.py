@@ -1,8 +1,7 @@
 """Surfaces, lines and steps are what they were."""
 
 import numpy as np
-
-from baseline.cases import KEPT, all_numbers, differences
+from baseline_cases import KEPT, all_numbers, differences
 
 
 def test_every_number_is_as_it_was_kept():

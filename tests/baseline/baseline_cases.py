@@ -1,7 +1,7 @@
 """Surfaces, lines and steps of many models by every method, to be compared with kept numbers.
 
-    python tests/baseline/cases.py          says which numbers differ from those that are kept
-    python tests/baseline/cases.py --write  keeps those of now, where they are meant to differ
+    python tests/baseline/baseline_cases.py          says which numbers are not as kept
+    python tests/baseline/baseline_cases.py --write  keeps those of now
 
 Weights, states and data come from NumPy's generators and no training, so that another machine has
 the same ones to the last bit.
