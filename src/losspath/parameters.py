@@ -55,6 +55,16 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def is_torchs(definition: Any) -> bool:
+    """Whether a class or a function is torch's own."""
+    return (definition.__module__ or "").partition(".")[0] == "torch"
+
+
+def version_of(tensor: torch.Tensor) -> int | None:
+    """How often torch saw a tensor changed in place; None for those that do not count it."""
+    return None if tensor.is_inference() else tensor._version
+
+
 def named_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """Every module once, wrappers too, under its first canonical name; parents come first."""
     yield from _walk(model, "", set())

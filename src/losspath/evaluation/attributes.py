@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from losspath.parameters import is_torchs, version_of
+
 # How deep containers and plain objects are followed: a cache in a list in a dict.
 _DEPTH = 3
 # Of longer containers the length alone is looked at.
@@ -47,8 +49,7 @@ def _copied(container: Any) -> Any:
 
 
 def _containers(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
-    is_torchs = type(value).__module__.partition(".")[0] == "torch"
-    if is_torchs or isinstance(value, (torch.nn.Module, torch.Tensor, type)):
+    if is_torchs(type(value)) or isinstance(value, (torch.nn.Module, torch.Tensor, type)):
         return
     own = value if isinstance(value, (dict, list, set, deque)) else None
     if own is None and not isinstance(value, tuple):
@@ -156,12 +157,12 @@ class Kept:
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
         self._attributes: Attributes = []
-        self._buffers: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor, int | None]] = []
         seen: set[int] = set()
         for module in modules:
             self._attributes += _of_module(module, seen)
             self._buffers += [
-                (buffer, buffer.detach().clone(), _version_of(buffer))
+                (buffer, buffer.detach().clone(), version_of(buffer))
                 for buffer in module.buffers(recurse=False)
             ]
 
@@ -169,9 +170,5 @@ class Kept:
         """Puts back what has changed."""
         put_back(self._attributes)
         for buffer, value, version in self._buffers:
-            if buffer.numel() <= SMALL or version < 0 or buffer._version != version:
+            if buffer.numel() <= SMALL or version is None or version_of(buffer) != version:
                 buffer.data.copy_(value)
-
-
-def _version_of(tensor: torch.Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version

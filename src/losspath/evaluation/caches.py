@@ -13,7 +13,7 @@ from losspath.evaluation.attributes import dict_of
 from losspath.evaluation.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch, tensors_in
 from losspath.evaluation.quantities import LOSS, Count
-from losspath.parameters import Entry, named_modules
+from losspath.parameters import Entry, is_torchs, named_modules
 
 if TYPE_CHECKING:
     from losspath.evaluation.evaluator import Evaluator
@@ -81,14 +81,10 @@ def _find_held(
         items = (value.values() if isinstance(value, dict) else value) if is_many else (value,)
         left = depth - 1 - is_many
         for held in items if left >= 0 else ():
-            within = None if _is_torchs(held) else dict_of(held)
+            within = None if is_torchs(type(held)) else dict_of(held)
             if within is not None and id(within) not in seen:
                 seen.add(id(within))
                 _find_held(within, f"{path}{attribute}.", left, seen, places)
-
-
-def _is_torchs(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "torch"
 
 
 def _check_say(

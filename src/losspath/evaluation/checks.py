@@ -15,6 +15,7 @@ from losspath.evaluation.counting import (
     copied,
     counted,
     failed,
+    far_from,
     is_close,
     mean_of,
     spread,
@@ -98,7 +99,7 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
         check_caches(objective, evaluator, few, fewer, vector)
         if isinstance(objective.data, Samples):
             objective.reads_pass = _reads_pass(objective, evaluator, batch, vector, whole)
-            varied = _far(objective, own, None)
+            varied = far_from(objective, own, None)
             evaluator.write(varied)
             elsewhere = counted(evaluator, batch)
             moves = _moves(whole, elsewhere)
@@ -108,7 +109,7 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
             # Where all samples have much the same loss, it does not show how they are weighted.
             if np.isfinite(elsewhere[LOSS][0]):
                 _check_means(objective, evaluator, batch, varied, elsewhere, moves)
-    check_against_owner(objective, few, [vector, 1.4 * _far(objective, own, 0.2)])
+    check_against_owner(objective, few, [vector, 1.4 * far_from(objective, own, 0.2)])
     if is_fixed:
         _tell_fixed(objective)
 
@@ -180,7 +181,7 @@ def _settle(
     """
     chosen: torch.Tensor | None = None
     for scale in _FAR:
-        vector = _far(objective, own, scale)
+        vector = far_from(objective, own, scale)
         evaluator.write(vector)
         if chosen is None:
             chosen = vector
@@ -193,23 +194,6 @@ def _settle(
             return vector
     assert chosen is not None
     return chosen
-
-
-def _far(objective: Objective, own: torch.Tensor, scale: float | None) -> torch.Tensor:
-    """Numbers beside the model's own, the same at every call."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    vector = own.double().clone()
-    for entry in objective.layout.parameters:
-        values = vector[entry.place]
-        noise = torch.randn(values.shape, generator=generator, dtype=torch.float64, device="cpu")
-        finite = torch.isfinite(values)
-        if scale is None or not bool(finite.all()):
-            fan_in = max(1, int(np.prod(entry.shape[1:])))
-            values.copy_(noise / fan_in**0.5)
-        else:
-            size = float(values.pow(2).mean().sqrt()) if values.numel() else 0.0
-            values.add_(noise * (scale * (size or 0.1)))
-    return vector
 
 
 def _first_count(objective: Objective, evaluator: Evaluator, batch: Batch) -> Count:
@@ -278,8 +262,8 @@ def _is_fixed(
     total = first[LOSS][0]
     if not np.isfinite(total) or total == 0.0:
         return False
-    far = _far(objective, own, None)
-    for vector in (_far(objective, own, 0.5), -far, 0.3 * far):
+    far = far_from(objective, own, None)
+    for vector in (far_from(objective, own, 0.5), -far, 0.3 * far):
         evaluator.write(vector)
         if counted(evaluator, batch)[LOSS] != first[LOSS]:
             return False

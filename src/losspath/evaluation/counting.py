@@ -13,6 +13,7 @@ from losspath.evaluation.quantities import Count, Sum
 
 if TYPE_CHECKING:
     from losspath.evaluation.evaluator import Evaluator
+    from losspath.evaluation.objective import Objective
 
 # A mean over parts may differ from the whole by the rounding of float32 sums.
 ROUNDING = 1e-4
@@ -29,6 +30,30 @@ def counted(evaluator: Evaluator, batch: Batch) -> Count:
         return evaluator.objective.count_batch(evaluator.replica.model, copied(batch))
     finally:
         evaluator.restore()
+
+
+def far_from(objective: Objective, own: torch.Tensor, scale: float | None) -> torch.Tensor:
+    """Numbers beside the model's own, the same at every call.
+
+    Args:
+        objective: says which numbers are one parameter's.
+        own: (P,) the model's.
+        scale: how far beside, in standard deviations of each parameter; None for numbers that have
+            nothing to do with the model's, as where those are not finite.
+    """
+    generator = torch.Generator("cpu").manual_seed(0)
+    vector = own.double().clone()
+    for entry in objective.layout.parameters:
+        values = vector[entry.place]
+        noise = torch.randn(values.shape, generator=generator, dtype=torch.float64, device="cpu")
+        finite = torch.isfinite(values)
+        if scale is None or not bool(finite.all()):
+            fan_in = max(1, int(np.prod(entry.shape[1:])))
+            values.copy_(noise / fan_in**0.5)
+        else:
+            size = float(values.pow(2).mean().sqrt()) if values.numel() else 0.0
+            values.add_(noise * (scale * (size or 0.1)))
+    return vector
 
 
 def failed(batch: Batch, cause: Exception) -> ObjectiveError:

@@ -11,6 +11,7 @@ import torch
 
 from losspath.errors import LosspathWarning
 from losspath.evaluation.containers import copied_array, leaves_in, map_tensors
+from losspath.evaluation.counting import far_from
 from losspath.evaluation.data import has_size, length_of, rows_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import LOSS, Sum, summed
@@ -50,9 +51,7 @@ def check_results(objective: Objective) -> None:
 def _check(objective: Objective, batches: list[Any]) -> None:
     evaluator = Evaluator(objective)
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout)).double()
-    generator = torch.Generator("cpu").manual_seed(0)
-    noise = torch.randn(own.shape, generator=generator, dtype=own.dtype, device="cpu")
-    far = own + noise * max(float(own.abs().mean()), 0.1)
+    far = far_from(objective, own, 1.0)
     with evaluator.lent():
         found = [_pairs_at(objective, evaluator, own, batch) for batch in batches]
         reason = ""

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from losspath.parameters import is_torchs
+
 # How deep functions, objects and containers are followed: a teacher in a list of a loss object
 # that a function closes over.
 _DEPTH = 5
@@ -57,7 +59,7 @@ def _held(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple, set, frozenset, deque, dict)):
         items = value.values() if isinstance(value, dict) else value
         return list(items) if len(value) <= _LONG else []
-    if _is_torchs(type(value).__module__):
+    if is_torchs(type(value)):
         return []
     own = getattr(value, "__dict__", None)
     held = list(own.values()) if isinstance(own, dict) and len(own) <= _LONG else []
@@ -65,7 +67,7 @@ def _held(value: Any) -> list[Any]:
 
 
 def _of_function(function: FunctionType) -> list[Any]:
-    if _is_torchs(function.__module__):
+    if is_torchs(function):
         return []
     held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
@@ -84,7 +86,3 @@ def _names_of(code: CodeType) -> set[str]:
         if isinstance(value, CodeType):
             names |= _names_of(value)
     return names
-
-
-def _is_torchs(module: str | None) -> bool:
-    return module is not None and module.partition(".")[0] == "torch"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from losspath.evaluation.data import digest_of_tensors
+from losspath.parameters import is_torchs
 
 Settings = list[object]
 
@@ -46,14 +47,14 @@ def settings_of_model(model: torch.nn.Module) -> Settings:
     """
     found: Settings = []
     for name, module in model.named_modules():
-        if type(module).__module__.partition(".")[0] != "torch":
+        if not is_torchs(type(module)):
             settings = _attributes(module)
             found += [name, settings] if settings else []
     return found
 
 
 def _of_function(function: FunctionType) -> Settings:
-    if function.__module__ is None or function.__module__.partition(".")[0] == "torch":
+    if function.__module__ is None or is_torchs(function):
         return []
     closed = [_content_of(cell) for cell in function.__closure__ or ()]
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]

@@ -127,7 +127,7 @@ class Entry(NamedTuple):
         rows: how many rows there are up to it.
         row_step: the step of the last of them.
         has_state: whether its state is kept, in a row or as the newest.
-        digest: of its row; None where it was not read.
+        digest: of its row; None where that of what was there before is not known.
         begin: where its row is in the buffer; −1 where it went through in pieces or is not kept.
         end: where in the buffer all up to it ends.
         unchanged: how many records up to it left all parameters as they were.

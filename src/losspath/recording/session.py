@@ -34,7 +34,7 @@ class _Kept(NamedTuple):
     segment: Segment
     begin: int
     end: int
-    digest: int | None
+    digest: int
 
 
 class Session:
@@ -156,7 +156,7 @@ class Session:
         # What is told once more has no room for them: they wait for the next record.
         settings = last.settings if kind == chain.AGAIN else self._settings.read(last.settings)
         rows = last.rows + in_row
-        is_same = kind == chain.RECORD and None is not kept.digest == last.digest
+        is_same = kind == chain.RECORD and kept.digest == last.digest
         entry = Entry(
             kind=kind,
             ordinal=last.ordinal + 1,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from losspath.parameters import named_modules
+from losspath.parameters import is_torchs, named_modules
 
 MARK = "."
 
@@ -49,7 +49,7 @@ class SettingsReader:
         self._places = [
             _Place(f"{MARK}{name}{MARK if name else ''}{attribute}", table, attribute)
             for name, module in named_modules(model)
-            if type(module).__module__.partition(".")[0] != "torch"
+            if not is_torchs(type(module))
             for table in [vars(module)]
             for attribute, value in table.items()
             if isinstance(value, float) or (isinstance(value, int) and _is_users(attribute))

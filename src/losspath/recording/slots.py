@@ -60,7 +60,7 @@ RECORD, NEWEST, SIDE, VALUE, NAME, LOST, CLOSE = range(1, 8)
 
 # Flags of RECORD.
 INITIAL = 1  # the state that recording began with: no loss leads to it
-NO_DIGEST = 2  # its row was too large to be read at every step
+NO_DIGEST = 2  # that of its row is not known, as in some runs of the first format
 ROW_LOST = 4  # by repair: its row is lost, its loss is known
 # Flags of SIDE.
 OF_NEWEST = 1  # belongs to the newest state of this step alone

@@ -113,11 +113,6 @@ class StateReader:
         return hasher.intdigest()
 
 
-def version_of(tensor: torch.Tensor) -> int | None:
-    """How often torch saw a tensor changed in place; None for those that do not count it."""
-    return None if tensor.is_inference() else tensor._version
-
-
 class _Forms:
     """Where tensors have their numbers, how these lie there, and of which dtype they are."""
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from losspath.errors import LosspathWarning
-from losspath.parameters import SideTensor
+from losspath.parameters import SideTensor, version_of
 from losspath.recording.sides import Described, key_of
-from losspath.recording.state import version_of
 
 # Tensors are compared by their bytes up to this size, all together. Of larger ones torch's count of
 # changes is looked at, and so many numbers: `tensor.data` can be changed without being counted.

@@ -291,7 +291,6 @@ class Writer:
             number = self._names[name]
             self._pending.append((slots.VALUE, 0, entry.step, number, 0, 0, slots.bits(value)))
         flags = slots.INITIAL if entry.kind == chain.INITIAL else 0
-        flags |= slots.NO_DIGEST if entry.digest is None else 0
         loss = slots.bits(entry.loss)
         self._pending.append(
             (slots.RECORD, flags, entry.step, entry.row, entry.digest or 0, entry.key, loss)
