@@ -1,6 +1,6 @@
 """Seconds of whole surfaces, against another version of the package, in pairs.
 
-    python benchmarks/surfaces_paired.py OTHER/src [--samples 10000] [--rounds 5] [NETWORK ...]
+    python benchmarks/surfaces_paired.py OTHER/src [NETWORK ...] [--samples 10000] [--rounds 5]
 
 Two child processes, one with each version, make the same surfaces (`pca` and `averaged`, 19 × 19
 points) of a path of random steps, and take turns, so that whatever else the machine does falls on

@@ -19,7 +19,7 @@ from walks import (
     truth,
 )
 
-from losspath import Trajectory
+from losspath import Recorder, Trajectory
 from losspath.errors import ArgumentError, LosspathError, ModelError, PathError, StoreError
 from losspath.recording.trajectory import ArrayPath, StateSequence, as_path
 
@@ -282,3 +282,28 @@ def test_what_is_no_path_is_refused(array):
     with pytest.raises(PathError):
         ArrayPath(array)
     assert issubclass(PathError, LosspathError)
+
+
+@pytest.mark.parametrize("steps", [3, 20])
+def test_a_run_recorded_anew_under_an_open_path_is_told_apart_from_damage(tmp_path, steps):
+    record(tmp_path / "run", 9)
+    path = Trajectory(tmp_path / "run")
+    record(tmp_path / "run", steps, network(seed=3), existing="overwrite")
+    with pytest.raises(StoreError, match="has changed since this trajectory was opened"):
+        path[5]
+    assert len(Trajectory(tmp_path / "run")) == steps + 1
+
+
+def test_the_process_may_go_to_another_directory(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = network()
+    record("before", 2, model)
+    path = Trajectory("before")
+    with Recorder("run", model) as recorder:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        advance(model, 0)
+        recorder.record(0.0)
+    np.testing.assert_array_equal(path[2], Trajectory(tmp_path / "run")[0])
+    assert len(Trajectory(tmp_path / "run")) == 2
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -21,7 +21,7 @@ from losspath.analysis.interpolation import (
 )
 from losspath.analysis.steps import StepSizes, step_sizes
 from losspath.cli.console import busy, progress_bar, say, say_file
-from losspath.cli.runs import Run
+from losspath.cli.runs import Run, check_writable
 from losspath.errors import ArgumentError, RunError
 from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
@@ -67,13 +67,19 @@ def make_methods(name: str, options: dict[str, Any]) -> list[Method]:
 
 
 def check_figure(figure: Path | None) -> None:
-    """Refuses a figure in a format that cannot be written, before anything is computed.
+    """Refuses a figure that cannot be written, before anything is computed.
 
     Raises:
-        ArgumentError: another extension than .png, .pdf or .svg.
+        ArgumentError: another extension than .png, .pdf or .svg, or a directory.
+        StoreError: nothing can be written where it should go.
     """
-    if figure is not None and figure.suffix.lower() not in (".png", ".pdf", ".svg"):
+    if figure is None:
+        return
+    if figure.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ArgumentError(f"expected --figure as a .png, .pdf or .svg file, got {figure}")
+    if figure.is_dir():
+        raise ArgumentError(f"expected --figure as a file, got the directory {figure}")
+    check_writable(figure.absolute().parent, "choose another file (--figure FILE)")
 
 
 def figure_file(run: Run, figure: Path | None, name: str) -> Path:

@@ -87,17 +87,8 @@ class Run:
         Raises:
             StoreError: nothing can be written there.
         """
-        there = place
-        while not there.exists() and there != there.parent:
-            there = there.parent
         todo = "choose another directory (--out DIR)" if self.out else "give another by --out DIR"
-        try:
-            # Tried out, as permissions do not tell of disks that cannot be written.
-            with tempfile.TemporaryFile(dir=there):
-                pass
-        except OSError as cause:
-            reason = cause.strerror or cause
-            raise StoreError(f"cannot write into {place}: {reason}; {todo}") from cause
+        check_writable(place, todo)
 
     @property
     def title(self) -> str:
@@ -187,6 +178,28 @@ class Run:
             plane = fit_plane(self.path)
         plane.save(file)
         return plane
+
+
+def check_writable(place: Path, todo: str) -> None:
+    """Refuses a directory that nothing can be written into; it need not be there yet.
+
+    Args:
+        place: the directory.
+        todo: what the message says to do.
+
+    Raises:
+        StoreError: nothing can be written there.
+    """
+    there = place
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        # Tried out, as permissions do not tell of disks that cannot be written.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as cause:
+        reason = cause.strerror or cause
+        raise StoreError(f"cannot write into {place}: {reason}; {todo}") from cause
 
 
 @contextmanager

@@ -219,7 +219,7 @@ def _as_float32(objective: Objective, evaluator: Evaluator, error: Exception) ->
     """Tries double-precision inputs again in single precision, for a model that has no other."""
     data = objective.data
     given = _some(objective)
-    wide = any(t.dtype == torch.float64 for t in tensors_in((given.args, given.kwargs)))
+    wide = any(t.dtype == torch.float64 for t in tensors_in((given.args, given.kwargs), True))
     if not wide or objective.layout.is_wide:
         return None
     narrow = data.in_float32()

@@ -59,7 +59,7 @@ def far_from(objective: Objective, own: torch.Tensor, scale: float | None) -> to
 def failed(batch: Batch, cause: Exception) -> ObjectiveError:
     """What to raise where the model or the loss raises an error of its own."""
     shapes = [
-        f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors_in((batch.args, batch.kwargs))
+        f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors_in((batch.args, batch.kwargs), True)
     ]
     reason = str(cause).strip().splitlines()
     return ObjectiveError(

@@ -123,7 +123,7 @@ class Recorder:
     ) -> None:
         if step is not None and existing != "resume":
             raise ArgumentError(f'step goes with existing="resume", got existing={existing!r}')
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # the process may go elsewhere
         layout = Layout.of(model, dtype, allow_complex, parameters)
         state = StateReader(model, layout)
         header = store.Header(layout, dtype, every, dict(metadata or {}))

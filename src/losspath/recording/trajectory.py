@@ -58,7 +58,7 @@ class Trajectory:
 
     @checked(directory=file)
     def __init__(self, directory: str | PathLike[str]) -> None:
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # the process may go elsewhere
         self._header = store.read_header(self.directory)
         self._contents = store.read_contents(self.directory, self._header)
         if not len(self):
@@ -293,10 +293,7 @@ class Trajectory:
         digests = self._contents.digests
         for position in unchecked.tolist():
             if store.row_digest(rows[position]) != digests[start + position]:
-                raise DamagedError(
-                    f"{self.directory} is damaged: state {start + position} has other bytes than "
-                    f"were recorded; `losspath repair {self.directory}` keeps every other state"
-                )
+                raise self._damage(f"state {start + position} has other bytes than were recorded")
         self._checked[start:stop] = True
 
     def _fill(self, rows: States, start: int) -> None:
@@ -321,8 +318,25 @@ class Trajectory:
             while view:
                 count = file.readinto(view)
                 if not count:
-                    raise DamagedError(f"{path} is cut: a state that was recorded is missing")
+                    raise self._damage(f"{name} is cut: a state that was recorded is missing")
                 view = view[count:]
+
+    def _damage(self, what: str) -> DamagedError:
+        """What to raise where bytes are not those recorded; other states may be there by now."""
+        try:
+            now = store.read_contents(self.directory, store.read_header(self.directory)).digests
+        except StoreError:
+            now = self._contents.digests
+        if not np.array_equal(now[: len(self)], self._contents.digests):
+            return DamagedError(
+                f"{self.directory} has changed since this trajectory was opened (recorded anew, "
+                f"gone on from an earlier state, or repaired): {what}; open it again by "
+                "Trajectory(directory)"
+            )
+        return DamagedError(
+            f"{self.directory} is damaged: {what}; `losspath repair {self.directory}` keeps every "
+            "other state"
+        )
 
     @checked(start=WHOLE, stop=optional(WHOLE), stride=WHOLE)
     def window(self, start: int = 0, stop: int | None = None, stride: int = 1) -> Window:
