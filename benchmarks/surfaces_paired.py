@@ -6,7 +6,7 @@ Two child processes, one with each version, make the same surfaces (`pca` and `a
 points) of a path of random steps, and take turns, so that whatever else the machine does falls on
 both. They share the file of measured choices (sizes of batches and groups), for two measurements
 of one version may choose differently, and then differ by a tenth. Printed are medians and the
-median of the ratios within rounds.
+median of the ratios within rounds, of seconds and of processor seconds.
 """
 
 import argparse
@@ -40,7 +40,8 @@ def main() -> None:
     options = parser.parse_args()
     own = Path(__file__).parent.parent / "src"
     print(f"{options.samples:,} samples, {options.resolution} lines, {options.rounds} rounds")
-    print(f"{'network':15} {'method':9} {'other s':>8} {'this s':>8} {'this/other':>20}")
+    head = f"{'other s':>8} {'this s':>8} {'this/other':>20} {'of CPU seconds':>20}"
+    print(f"{'network':15} {'method':9} {head}")
     for network in options.networks:
         cache = tempfile.TemporaryDirectory()
         children = [
@@ -48,20 +49,24 @@ def main() -> None:
             for source in (options.other, own)
         ]
         for method in METHODS:
-            times: list[list[float]] = [[], []]
+            times: list[list[tuple[float, float]]] = [[], []]
             for number in range(options.rounds + 1):  # the first measures choices
                 for which in (0, 1) if number % 2 else (1, 0):
                     taken = children[which].surface(method)
                     if number:
                         times[which].append(taken)
-            ratios = sorted(mine / other for other, mine in zip(*times, strict=True))
-            middle = statistics.median(ratios)
-            other, mine = map(statistics.median, times)
-            spread = f"{middle:.3f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
-            print(f"{network:15} {method:9} {other:8.2f} {mine:8.2f} {spread:>20}", flush=True)
+            pairs = list(zip(*times, strict=True))
+            other, mine = (statistics.median(wall for wall, _ in each) for each in times)
+            ratios = ([mine[k] / other[k] for other, mine in pairs] for k in (0, 1))
+            shown = " ".join(f"{spread(each):>20}" for each in ratios)
+            print(f"{network:15} {method:9} {other:8.2f} {mine:8.2f} {shown}", flush=True)
         for child in children:
             child.close()
         cache.cleanup()
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 class Child:
@@ -78,9 +83,11 @@ class Child:
             env={**os.environ, "XDG_CACHE_HOME": cache, "PYTHONPATH": str(source)},
         )
 
-    def surface(self, method: str) -> float:
+    def surface(self, method: str) -> tuple[float, float]:
+        """Makes a surface; seconds, and seconds of processor time."""
         print(method, file=self.process.stdin, flush=True)
-        return float(json.loads(self.process.stdout.readline()))
+        wall, cpu = json.loads(self.process.stdout.readline())
+        return wall, cpu
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -104,10 +111,11 @@ def child(source: str, network: str, samples: int, resolution: int) -> None:
     path = (start + np.cumsum(steps, axis=0)).astype(np.float32)
     plane = losspath.fit_plane(path)
     for line in sys.stdin:
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
         losspath.compute_surface(path, objective, line.strip(), resolution, plane=plane, states=10)
-        print(json.dumps(time.perf_counter() - began), flush=True)
+        taken = time.perf_counter() - began[0], time.process_time() - began[1]
+        print(json.dumps(taken), flush=True)
 
 
 if __name__ == "__main__":

@@ -349,7 +349,7 @@ def made(model=None, x=None, y=None, loss=F.mse_loss, **options):
     [
         ("surface", "made(loss=torch.nn.MSELoss)", "the class MSELoss; make one"),
         ("surface", "made(y=torch.arange(10.0))", "squeeze(1)"),
-        ("surface", "made(x=torch.zeros(10, 3))", "fails on the data (tensors (10, 3) float32)"),
+        ("surface", "made(x=torch.zeros(10, 3))", "(tensors (10, 3) float32; targets (10,"),
         ("surface", "made(torch.nn.Linear(2, 1, device='meta'))", "to_empty"),
         ("surface", "made(batch_size=2.5)", "a whole number, at least 1, got 2.5"),
         ("surface", "made(torch.nn.Linear(3, 1), x=torch.zeros(10, 3))", "of the same network"),

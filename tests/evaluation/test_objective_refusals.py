@@ -231,3 +231,22 @@ def test_a_vector_of_another_shape(shape):
 def test_a_model_without_parameters():
     with pytest.raises(ModelError, match="parameters"):
         Objective(nn.Flatten(), X, Y, F.cross_entropy)
+
+
+@pytest.mark.parametrize("loss", ["class weights", "ignored targets"])
+def test_losses_of_torchs_that_divide_by_something_else_are_told_what_to_return(loss):
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(60, 4), torch.arange(60) % 3
+    weight = torch.tensor([1.0, 2.0, 5.0])
+    loss_fn = nn.CrossEntropyLoss(weight=weight)
+    if loss == "ignored targets":
+        targets[::4] = -100
+        loss_fn = nn.CrossEntropyLoss()
+    with pytest.raises(ObjectiveError) as refused:
+        Objective(nn.Linear(4, 3), inputs, targets, loss_fn)
+    told = str(refused.value).partition("that is ")[2]
+    model = nn.Linear(4, 3)
+    right = eval(told, {"cross_entropy": nn.functional.cross_entropy, "w": weight})
+    vector = torch.nn.utils.parameters_to_vector(model.parameters())
+    wanted = loss_fn(model(inputs), targets).item()
+    assert Objective(model, inputs, targets, right)(vector).loss == pytest.approx(wanted, rel=1e-6)

@@ -423,15 +423,34 @@ def _check_mean(
             raise ObjectiveError(
                 f"expected {subject} to return a mean over samples, but it gives {mean:.6g} for a "
                 f"batch and {again:.6g} as the mean over its parts; use a mean, or return "
-                f"(sum, weight){_broadcast(outputs, batch.targets)}"
+                f"(sum, weight){_hint(objective, outputs, batch.targets)}"
             )
         raise ObjectiveError(
             f"the outputs for a sample depend on what else is in its batch ({mean:.6g} against "
             f"{again:.6g} in two parts), so the loss depends on the batch size; look for batch "
             "statistics that are used in evaluation mode, or for a mean over something else than "
             "samples, as over tokens that are not ignored: return (sum, weight) for that"
-            f"{_broadcast(outputs, batch.targets)}"
+            f"{_hint(objective, outputs, batch.targets)}"
         )
+
+
+def _hint(objective: Objective, outputs: Any, targets: Any) -> str:
+    """What to write for a loss of torch's that divides by something else than samples."""
+    loss_fn = objective.loss_fn
+    if getattr(loss_fn, "reduction", None) == "mean" and isinstance(targets, torch.Tensor):
+        if isinstance(getattr(loss_fn, "weight", None), torch.Tensor):
+            return (
+                "; with class weights w that is lambda outputs, targets: (cross_entropy(outputs, "
+                "targets, weight=w, reduction='sum'), w[targets].sum())"
+            )
+        ignored = getattr(loss_fn, "ignore_index", None)
+        if ignored is not None and bool((targets == ignored).any()):
+            return (
+                "; with targets to ignore that is lambda outputs, targets: (cross_entropy(outputs, "
+                f"targets, ignore_index={ignored}, reduction='sum'), "
+                f"(targets != {ignored}).sum())"
+            )
+    return _broadcast(outputs, targets)
 
 
 def _broadcast(outputs: Any, targets: Any) -> str:

@@ -58,15 +58,20 @@ def far_from(objective: Objective, own: torch.Tensor, scale: float | None) -> to
 
 def failed(batch: Batch, cause: Exception) -> ObjectiveError:
     """What to raise where the model or the loss raises an error of its own."""
-    shapes = [
-        f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors_in((batch.args, batch.kwargs), True)
-    ]
+    shapes = _shapes((batch.args, batch.kwargs))
+    if batch.targets is not None:
+        shapes += f"; targets {_shapes(batch.targets)}"
     reason = str(cause).strip().splitlines()
     return ObjectiveError(
-        f"the model or the loss fails on the data (tensors {', '.join(shapes) or 'none'}): "
+        f"the model or the loss fails on the data (tensors {shapes}): "
         f"{type(cause).__name__}: {reason[0] if reason else ''}; expected what one step of the "
         "training loop computes of a batch"
     )
+
+
+def _shapes(value: Any) -> str:
+    shapes = (f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors_in(value, True))
+    return ", ".join(shapes) or "none"
 
 
 def spread(size: int, count: int, targets: Any) -> torch.Tensor:
