@@ -17,7 +17,8 @@ from losspath import (
     interpolate,
     measure_dynamics,
 )
-from losspath.errors import ModelError
+from losspath.errors import LosspathWarning, ModelError
+from losspath.evaluation.recorded import along
 from losspath.figures.style import describe_origin
 from losspath.methods import Averaged
 from losspath.surface import evaluate_states
@@ -256,3 +257,96 @@ def test_another_network_is_refused_by_name(tmp_path):
     other.conv = nn.Conv2d(4, 4, 1, bias=False)
     with pytest.raises(ModelError, match=r"conv\.weight"):
         compute_surface(path, Objective(other, X, Y, ce), "pca", 3)
+
+
+class Late(nn.Module):
+    """A running mean that the first batch of training makes, in one of two ways."""
+
+    def __init__(self, begins):
+        super().__init__()
+        self.head = nn.Linear(16, 2)
+        if begins == "as None":
+            self.register_buffer("mean", None)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        mean = getattr(self, "mean", None) if "mean" in self._buffers else 0.0
+        if self.training:
+            seen = x.mean(0).detach() + 1
+            if isinstance(mean, torch.Tensor):
+                self.mean = 0.9 * mean + 0.1 * seen
+            elif "mean" in self._buffers:
+                self.mean = seen
+            else:
+                self.register_buffer("mean", seen)
+            mean = self.mean
+        return self.head(x if mean is None else x - mean)
+
+
+class Sized(nn.Module):
+    """A buffer whose size is that of the last batch in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16, 2)
+        self.register_buffer("seen", torch.ones(3))
+        self.calls = 0
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+            self.seen = torch.full((3 + self.calls % 3,), 1.0 + 0.1 * self.calls)
+        return self.head(x.flatten(1)) * self.seen.mean()
+
+
+@pytest.mark.parametrize("whose", ["trained", "fresh"])
+@pytest.mark.parametrize("kind", ["as None", "not at all", "sized"])
+def test_buffers_that_come_late_or_change_their_form(tmp_path, kind, whose):
+    torch.manual_seed(0)
+    make = Sized if kind == "sized" else lambda: Late(kind)
+    path, models = recorded(tmp_path / "run", make())
+    objective = Objective(models[-1] if whose == "trained" else make(), X, Y, ce)
+    expected = [owners_loss(copy.deepcopy(m)) for m in models]
+    found = evaluate_states(path, objective, np.arange(len(path)))
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    assert len(set(np.round(expected, 5))) == len(expected)
+    line = interpolate(path, objective, alphas=[0, 1], layers=False)
+    np.testing.assert_allclose(line.loss[0], [expected[0], expected[-1]], rtol=1e-5)
+    for method in ("pca", "sampled"):
+        surface = compute_surface(path, objective, method, 5, states=3)
+        assert np.isfinite(surface.loss).all()
+        assert surface.provenance["buffers"] == "recorded"
+    # The grid has lines through both ends, at which `sampled` is the states themselves.
+    ends = surface.at(surface.path[[0, -1]])
+    np.testing.assert_allclose(ends, [expected[0], expected[-1]], rtol=1e-5)
+
+
+def test_points_share_the_tensors_that_do_not_change(tmp_path):
+    torch.manual_seed(0)
+    model = Residual()
+    model.stem.requires_grad_(False)
+    path, models = recorded(tmp_path / "run", model)
+    bound = along(Objective(models[0], X, Y, ce), path)
+    one, other = bound.sides_of_points(np.eye(2), np.eye(9)[[2, 5]], np.zeros((9, 2)))
+    assert one["stem.weight"] is other["stem.weight"]
+    assert one["first.running_mean"] is not other["first.running_mean"]
+
+
+def test_an_array_has_no_buffers_whatever_was_asked(tmp_path):
+    torch.manual_seed(0)
+    path, models = recorded(tmp_path / "run", Residual())
+    objective = Objective(models[3], X, Y, ce, buffers="recorded")
+    surface = compute_surface(path[:], objective, "pca", 3, states=2)
+    assert surface.provenance["buffers"] == "model"
+
+
+def test_a_buffer_of_a_module_that_the_model_lacks_is_told(tmp_path):
+    torch.manual_seed(0)
+    counted = Residual()
+    counted.counter = nn.Module()
+    counted.counter.register_buffer("count", torch.zeros(1))
+    path, models = recorded(tmp_path / "run", counted)
+    objective = Objective(Residual(), X, Y, ce)
+    with pytest.warns(LosspathWarning, match=r"no module for are left out: counter\.count"):
+        surface = compute_surface(path, objective, "pca", 3, states=2)
+    assert any("counter.count" in note for note in surface.provenance["notes"])

@@ -82,7 +82,8 @@ def dict_of(value: Any) -> dict[str, Any] | None:
 def put_back(attributes: Attributes) -> None:
     """Puts back what has changed of what was remembered."""
     for own, before in attributes:
-        if _is_same(own, before):
+        # Most are a module's lists of hooks, which are empty.
+        if not (own or before) or _is_same(own, before):
             continue
         own.clear()
         if isinstance(own, (dict, set)):

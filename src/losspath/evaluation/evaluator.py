@@ -62,7 +62,11 @@ class Evaluator:
         ):
             objective.check_unchanged()
             self.replica = Replica(
-                objective.model, objective.layout, objective.base_sides, objective.widens
+                objective.model,
+                objective.layout,
+                objective.base_sides,
+                objective.widens,
+                objective.deletes,
             )
         self.may_fuse = torch.backends.mha.get_fastpath_enabled()
         self._loss = Kept([])

@@ -229,6 +229,7 @@ class Objective:
         self.base_key = ""
         self.needs_gradients = False
         self.widens = True  # half precisions are evaluated in float32
+        self.deletes = False  # attributes of buffers that a state does not have, rather than None
         self.reads_pass = False  # whether the loss takes more from a pass than its outputs
         self.moves = 1.0  # how far the loss moves between very different parameters
         self.notes: list[str] = []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -10,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.errors import ModelError
+from losspath.errors import LosspathError, LosspathWarning, ModelError
+from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides
 from losspath.files import digest_of
@@ -37,7 +41,8 @@ class PathObjective:
     States are evaluated each with the side tensors (buffers, frozen parameters) that were recorded
     with it. A blend of states has the same blend of their floating-point buffers, with what is left
     of the weights on the path's mean; what is nowhere negative along the path, as variances are,
-    is not in a blend; other buffers are those of the nearest state. Arrays have no buffers: the
+    is not in a blend; other buffers, and those that not all states have in one form, are those of
+    the nearest state. Arrays have no buffers: the
     model's own are used, as with ``buffers="model"``.
 
     Args:
@@ -59,6 +64,8 @@ class PathObjective:
         self.varies = False
         self._keys: list[str] = []
         if not hasattr(self._path, "side_key") or objective.buffers == "model":
+            if objective.buffers == "recorded":  # an array has none
+                self.objective = self.objective.with_buffers("model")
             return
         self._keys = [self._path.side_key(index) for index in range(len(path))]
         if len(set(self._keys)) > 1:
@@ -66,8 +73,28 @@ class PathObjective:
         sides: Sides = self._path.sides(0)
         if not self.varies and not _has(objective.model, sides):
             self.objective = self.objective.with_sides(sides, self._keys[0])
-        if sides and objective.buffers is None:
+        if self._path.side_kinds and objective.buffers is None:
             self.objective = self.objective.with_buffers("recorded")
+        self._check_places()
+
+    def _check_places(self) -> None:
+        """Finds out how the model goes without a buffer, and warns of what it has no module for."""
+        modules = dict(unwrapped(self.objective.model).named_modules())
+        strange = [name for name in self._buffers if name.rpartition(".")[0] not in modules]
+        if strange:
+            note = f"recorded buffers that the model has no module for are left out: {strange[0]}"
+            self.objective.notes = [*self.objective.notes, note]
+            warnings.warn(note, LosspathWarning, stacklevel=5)
+        absent = [i for i in (0, len(self._path) - 1) if None in (self.sides_of(i) or {}).values()]
+        if not absent:
+            return
+        state, sides = self._path.read(absent[0], absent[0] + 1)[0], self.sides_of(absent[0])
+        parts = self.objective.data.parts()[:1]
+        try:
+            Evaluator(self.objective).evaluate(state, sides=sides, parts=parts)
+        except LosspathError:  # None where there was no attribute
+            self.objective = copy.copy(self.objective)
+            self.objective.deletes = True
 
     @property
     def describes_buffers(self) -> bool:
@@ -76,7 +103,15 @@ class PathObjective:
 
     def sides_of(self, index: int) -> Sides | None:
         """The side tensors of a state; None where the objective has them already."""
-        return self._path.sides(index) if self.varies else None
+        return self._sides(index) if self.varies else None
+
+    @cached_property
+    def _buffers(self) -> list[str]:
+        """The names of all buffers that there were at any time."""
+        return [name for name, kind in self._path.side_kinds.items() if kind == "buffer"]
+
+    def _sides(self, index: int) -> dict[str, torch.Tensor | None]:
+        return {**dict.fromkeys(self._buffers), **self._path.sides(index)}
 
     def for_points(self, is_flat: bool) -> Objective:
         """The objective of points: on a flat surface all have the path's mean buffers.
@@ -86,7 +121,9 @@ class PathObjective:
         """
         if not self.varies or not is_flat or self.has_choices:
             return self.objective
-        return self.objective.with_sides(self._mean, digest_of("mean", self._keys))
+        last = self._sides(len(self._path) - 1)
+        mean = {**last, **self._unflattened(self._range[0])}
+        return self.objective.with_sides(mean, digest_of("mean", self._keys))
 
     def sides_of_points(
         self, points: Floats, weights: Floats | None, path: Floats
@@ -102,8 +139,9 @@ class PathObjective:
             return None
         blends = self._blended(np.zeros((len(points), 0)) if weights is None else weights)
         nearest = [int(np.square(path - point).sum(axis=1).argmin()) for point in points]
+        chosen = {index: self._choices_of(index) for index in {*nearest}}
         return [
-            {**self._choices_of(index), **self._unflattened(blend)}
+            {**self._kinds.constant, **chosen[index], **self._unflattened(blend)}
             for index, blend in zip(nearest, blends, strict=True)
         ]
 
@@ -123,14 +161,13 @@ class PathObjective:
         """
         if not self.varies:
             return None
-        one, other = self._path.sides(first), dict(self._path.sides(second))
+        one, other = self._sides(first), self._sides(second)
         for name, value in other.items():
             if layer is not None and layer_of(name) != layer:
                 continue
             before = one.get(name)
-            if before is None or before.shape != value.shape:
-                continue
-            if _is_blended(value) and 0.0 < alpha < 1.0:
+            is_between = _is_blended(value) and _is_like(before, value) and 0.0 < alpha < 1.0
+            if is_between and before is not None and value is not None:
                 other[name] = before + (value - before) * alpha
             else:
                 other[name] = value if alpha >= 0.5 else before
@@ -152,25 +189,29 @@ class PathObjective:
     # -- blends ---------------------------------------------------------------------------------
 
     @cached_property
-    def _blended_names(self) -> dict[str, torch.Tensor]:
-        """The floating-point side tensors that all states have in one form, of the last state."""
-        last = dict(self._path.sides(len(self._path) - 1))
-        first = self._path.sides(0)
-        return {
-            name: value
-            for name, value in last.items()
-            if _is_blended(value) and name in first and first[name].shape == value.shape
-        }
+    def _kinds(self) -> _Kinds:
+        """What side tensors do along the path; one pass over those that differ."""
+        first = self._sides(self._distinct[0])
+        alike, constant = set(first), set(first)
+        for index in self._distinct[1:]:
+            others = self._sides(index)
+            alike = {name for name in alike if _is_like(first[name], others.get(name))}
+            constant = {name for name in constant & alike if _equal(first[name], others[name])}
+        blended = {n: v for n, v in first.items() if n in alike - constant and _is_blended(v)}
+        return _Kinds(
+            constant={name: value for name, value in first.items() if name in constant},
+            blended={name: value for name, value in blended.items() if value is not None},
+        )
 
     def _flat(self, index: int) -> Floats:
         sides = self._path.sides(index)
-        parts = [sides[name].double().reshape(-1) for name in self._blended_names if name in sides]
+        parts = [sides[name].double().reshape(-1) for name in self._kinds.blended]
         flat: Floats = torch.cat(parts).numpy() if parts else np.zeros(0)
         return flat
 
     def _unflattened(self, values: Floats) -> dict[str, torch.Tensor]:
         tensors, done = {}, 0
-        for name, like in self._blended_names.items():
+        for name, like in self._kinds.blended.items():
             part = torch.from_numpy(values[done : done + like.numel()])
             tensors[name] = part.to(like.dtype).view(like.shape)
             done += like.numel()
@@ -197,29 +238,11 @@ class PathObjective:
         yield from blends
 
     @cached_property
-    def _mean(self) -> dict[str, torch.Tensor]:
-        last = len(self._path) - 1
-        return {**self._path.sides(last), **self._unflattened(self._range[0])}
-
-    @cached_property
     def has_choices(self) -> bool:
         """Whether states differ in side tensors that cannot be blended."""
         if not self.varies:
             return False
-        first: dict[str, torch.Tensor] | None = None
-        for index in self._distinct:
-            others = {
-                name: value
-                for name, value in self._path.sides(index).items()
-                if name not in self._blended_names and not name.endswith(_UNUSED)
-            }
-            if first is None:
-                first = others
-            elif first.keys() != others.keys() or any(
-                not _equal(first[name], value) for name, value in others.items()
-            ):
-                return True
-        return False
+        return any(not name.endswith(_UNUSED) for name in self._choices_of(0))
 
     @cached_property
     def _distinct(self) -> list[int]:
@@ -228,12 +251,27 @@ class PathObjective:
             dict(zip(reversed(self._keys), reversed(range(len(self._keys))), strict=True)).values()
         )[::-1]
 
-    def _choices_of(self, index: int) -> dict[str, torch.Tensor]:
+    def _choices_of(self, index: int) -> dict[str, torch.Tensor | None]:
+        kinds = self._kinds
         return {
             name: value
-            for name, value in self._path.sides(index).items()
-            if name not in self._blended_names
+            for name, value in self._sides(index).items()
+            if name not in kinds.constant and name not in kinds.blended
         }
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """What side tensors do along a path.
+
+    Attributes:
+        constant: those that are the same at all states.
+        blended: floating-point ones that all states have in one form, of the first state. Others
+            are those of the nearest state.
+    """
+
+    constant: Sides
+    blended: Mapping[str, torch.Tensor]
 
 
 def along(objective: Objective, path: StateSequence) -> PathObjective:
@@ -284,13 +322,19 @@ def _over_parameters_of(path: StateSequence, objective: Objective) -> Objective:
     return objective.with_layout(Layout(entries))
 
 
-def _is_blended(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point()
+def _is_blended(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and tensor.is_floating_point()
 
 
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
+def _is_like(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    if one is None or other is None or not _is_like(one, other):
+        return one is other
     return bool(torch.equal(one, other)) or bool(
         one.is_floating_point() and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
     )
@@ -302,5 +346,6 @@ def _has(model: torch.nn.Module, sides: Sides) -> bool:
     own = {each.name: each.tensor for each in side_tensors(unwrapped(model), layout)}
     own |= dict(named_parameters(unwrapped(model)))
     return all(
-        name in own and _equal(own[name].detach().cpu(), value) for name, value in sides.items()
+        value is None or (name in own and _equal(own[name].detach().cpu(), value))
+        for name, value in sides.items()
     )

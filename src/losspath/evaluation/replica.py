@@ -25,7 +25,8 @@ from losspath.parameters import (
 
 _HALF = (torch.float16, torch.bfloat16)
 
-Sides = Mapping[str, torch.Tensor]
+Sides = Mapping[str, torch.Tensor | None]
+"""Side tensors by name; None for a buffer that is not there."""
 
 
 def copy_model(model: torch.nn.Module) -> torch.nn.Module:
@@ -118,6 +119,7 @@ class Replica:
         layout: which parameters vectors are of.
         base: side tensors to begin with, in place of the model's own.
         widens: make float32 of half precisions.
+        deletes: take the attribute away for a buffer that is not there, in place of None.
 
     Attributes:
         model: the copy.
@@ -133,8 +135,10 @@ class Replica:
         layout: Layout,
         base: Sides | None = None,
         widens: bool = True,
+        deletes: bool = False,
     ) -> None:
         self.why_shared = ""
+        self._deletes = deletes
         try:
             self.model = copy_model(model)
         except Exception as cause:
@@ -190,8 +194,9 @@ class Replica:
     def _kept_value(self, side: SideTensor) -> torch.Tensor:
         """What `restore` puts back."""
         if side.kind == "frozen" and not self._cycles:  # they may be large, and are held already
-            if self._written is not None and side.name in self._written:
-                return self._written[side.name]
+            written = None if self._written is None else self._written.get(side.name)
+            if written is not None:
+                return written
             if side.name in self._own_by_name:
                 return self._own_by_name[side.name]
         return side.tensor.detach().clone()
@@ -250,20 +255,35 @@ class Replica:
 
     def _write_sides(self, sides: Sides) -> None:
         """Writes recorded side tensors into those of the copy, by name."""
-        modules = dict(self.model.named_modules())
         present = {each.name: each for each in side_tensors(self.model, self.layout)}
         for name, value in sides.items():
             each = present.get(name)
-            if each is not None and each.tensor.shape == value.shape:
+            if value is not None and each is not None and each.tensor.shape == value.shape:
                 each.tensor.data.copy_(value)
-            elif each is None or each.kind == "buffer":
-                _set_buffer(modules, name, value)
+            elif value is None or each is None or each.kind == "buffer":
+                self._set_buffer(name, value)
             else:
                 raise ModelError(
                     f"the recorded path has a frozen parameter {name} of shape "
                     f"{tuple(value.shape)}, the objective's model one of "
                     f"{tuple(each.tensor.shape)}; make the objective with the recorded network"
                 )
+
+    def _set_buffer(self, name: str, value: torch.Tensor | None) -> None:
+        """Gives a module a buffer in another size, or that training made later, or none."""
+        owner, _, attribute = name.rpartition(".")
+        module = dict(self.model.named_modules()).get(owner)
+        if module is None:  # told by `PathObjective`
+            return
+        if value is not None:
+            device = next(module.parameters(), torch.empty(0, device="cpu")).device
+            value = value.to(device, copy=True)
+        if value is None and self._deletes:
+            module._buffers.pop(attribute, None)
+        elif attribute in module._buffers or not hasattr(module, attribute):
+            module._buffers[attribute] = value
+        else:  # a plain tensor by now
+            setattr(module, attribute, value)
 
     def stored_view(self) -> str | None:
         """The name of a tensor that is held as an attribute and shares memory with the vector's.
@@ -339,12 +359,3 @@ def widen(model: torch.nn.Module) -> bool:
         lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor
     )
     return True
-
-
-def _set_buffer(modules: Mapping[str, torch.nn.Module], name: str, value: torch.Tensor) -> None:
-    """Gives a module a buffer that it makes in its first forward pass, or has in another size."""
-    owner, _, attribute = name.rpartition(".")
-    module = modules.get(owner)
-    if module is not None and attribute in module._buffers:
-        device = next(module.parameters(), torch.empty(0, device="cpu")).device
-        module._buffers[attribute] = value.to(device, copy=True)
