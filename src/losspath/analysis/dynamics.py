@@ -16,9 +16,9 @@ import losspath
 from losspath.analysis.steps import even_states, step_cosines
 from losspath.arguments import OBJECTIVE, WHOLE, checked, count, file, function, optional, range_of
 from losspath.errors import ArgumentError
-from losspath.evaluation.derivatives import Derivatives
+from losspath.evaluation.derivatives import by_trained_parameters, trained_parameters
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.recorded import PathObjective, along
+from losspath.evaluation.recorded import PathObjective, along, path_notes
 from losspath.files import digest_of, load_archive, read_document, save_archive, write_document
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface import path_fingerprint
@@ -110,8 +110,9 @@ def measure_dynamics(
 ) -> Dynamics:
     """Measures loss, gradient and sharpness at some states, and the turns between all steps.
 
-    Derivatives are by the parameters that were trained: frozen ones have no share in them. They are
-    taken in evaluation mode, with the buffers that were recorded with each state.
+    Derivatives are by those of the path's parameters that require a gradient in the objective's
+    model, or by all where none does: frozen ones have no share in them, also where the path has
+    them. They are taken in evaluation mode, with the buffers that were recorded with each state.
 
     Sharpness is the largest eigenvalue of the Hessian: gradient descent at a constant rate η can
     only go down a valley where it is below 2/η. [1]
@@ -148,7 +149,8 @@ def measure_dynamics(
     for done, position in enumerate(index.tolist()):
         if position not in kept.rows:
             (state,) = recorded.read(position, position + 1)
-            derivatives = Derivatives(bound.objective, state, bound.sides_of(position))
+            sides = bound.sides_of(position)
+            derivatives = by_trained_parameters(bound.objective, state, sides)
             loss, gradient = derivatives.gradient()
             kept.add(position, [loss, float(np.linalg.norm(gradient)), derivatives.sharpness()])
         if progress:
@@ -159,6 +161,10 @@ def measure_dynamics(
         "key": key,
         "path_digest": recorded.digest,
         **bound.objective.provenance,
+        "parameters": recorded.parameter_count,
+        "trained_parameters": sum(e.size for e in trained_parameters(bound.objective)),
+        "has_buffers": bound.describes_buffers,
+        **path_notes(recorded),
     }
     return Dynamics(
         index=index,
@@ -181,7 +187,8 @@ def dynamics_key(
 
 
 def _key_of(path: StateSequence, bound: PathObjective, states: int) -> str:
-    return digest_of("dynamics", path.digest, path_fingerprint(path, bound), states)
+    trained = [entry.name for entry in trained_parameters(bound.objective)]
+    return digest_of("dynamics", path.digest, path_fingerprint(path, bound), states, trained)
 
 
 class _Kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from losspath.evaluation.differences import (
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides
-from losspath.parameters import named_parameters, positions_in
+from losspath.parameters import Entry, Layout, named_parameters, positions_in, unwrapped
 
 Floats = npt.NDArray[np.float64]
 
@@ -324,6 +325,52 @@ class Derivatives:
                 derivative = derivative.index_add(0, positions.to(derivative.device), flat[at])
                 at += 1
         return derivative
+
+
+def trained_parameters(objective: Objective) -> tuple[Entry, ...]:
+    """Those of an objective's parameters that require a gradient in its model; all if none does."""
+    named = dict(named_parameters(unwrapped(objective.model)))
+    entries = objective.layout.parameters
+    return tuple(entry for entry in entries if named[entry.name].requires_grad) or entries
+
+
+def by_trained_parameters(
+    objective: Objective, parameters: npt.ArrayLike, sides: Sides | None = None
+) -> Derivatives:
+    """Derivatives by `trained_parameters` alone; the others have the vector's numbers, held fixed.
+
+    Args:
+        objective: the loss.
+        parameters: (P,) where to differentiate, of all the objective's parameters.
+        sides: side tensors there; None for the objective's.
+    """
+    trained = trained_parameters(objective)
+    if trained == objective.layout.parameters:
+        return Derivatives(objective, parameters, sides)
+    vector = np.array(parameters, np.float64)
+    fixed = {
+        entry.name: _shaped(torch.from_numpy(vector[entry.place]), entry)
+        for entry in objective.layout.parameters
+        if entry not in trained
+    }
+    base = objective.base_sides if sides is None else sides
+    return Derivatives(
+        objective.with_layout(_packed(trained)),
+        np.concatenate([vector[entry.place] for entry in trained]),
+        {**(base or {}), **fixed},
+    )
+
+
+def _packed(entries: tuple[Entry, ...]) -> Layout:
+    """A layout of entries one behind the other."""
+    ends = np.cumsum([entry.size for entry in entries]).tolist()
+    moved = zip(entries, ends, strict=True)
+    return Layout(tuple(replace(entry, offset=end - entry.size) for entry, end in moved))
+
+
+def _shaped(numbers: torch.Tensor, entry: Entry) -> torch.Tensor:
+    shaped = numbers.view(entry.shape)
+    return torch.view_as_complex(shaped) if entry.dtype.startswith("complex") else shaped
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
