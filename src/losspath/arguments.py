@@ -12,6 +12,7 @@ import numbers
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from os import PathLike, fspath
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -24,6 +25,8 @@ R = TypeVar("R")
 
 Check = Callable[[str, Any], Any]
 """Takes an argument's name and value, and gives the value to use, or raises `ArgumentError`."""
+
+_operation: ContextVar[object | None] = ContextVar("operation", default=None)
 
 _LONGEST = 60  # letters of a value that is shown
 
@@ -48,11 +51,21 @@ def checked(**checks: Check) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for name, value in bound.arguments.items():
                 if name in checks:
                     bound.arguments[name] = checks[name](name, value)
-            return function(*bound.args, **bound.kwargs)
+            outer = _operation.get()
+            token = _operation.set(outer or object())
+            try:
+                return function(*bound.args, **bound.kwargs)
+            finally:
+                _operation.reset(token)
 
         return call
 
     return decorate
+
+
+def operation() -> object | None:
+    """The same object within one call of a public function; None outside of all."""
+    return _operation.get()
 
 
 def described(value: object) -> str:

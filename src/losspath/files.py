@@ -271,6 +271,13 @@ def _digest_of_members(members: Mapping[str, Array]) -> str:
     return digest_of(*(item for pair in sorted(members.items()) for item in pair))
 
 
+def _damaged(path: Path, what: str) -> DamagedError:
+    return DamagedError(
+        f"{path} is damaged{what}; remove it to compute it again (`losspath repair RUN` puts a "
+        "run's damaged results aside)"
+    )
+
+
 def load_archive(path: Path, kind: str, version: int) -> tuple[dict[str, Array], dict[str, Any]]:
     """Loads what `save_archive` wrote: the arrays and the provenance.
 
@@ -291,14 +298,14 @@ def load_archive(path: Path, kind: str, version: int) -> tuple[dict[str, Array],
             # A wrong length in a header asks for too much memory; a sum over the bytes tells.
             if _is_whole_zip(path):
                 raise StoreError(f"cannot read {path}: there is not enough memory now") from cause
-            raise DamagedError(f"{path} is damaged: its bytes do not match their sums") from cause
+            raise _damaged(path, ": its bytes do not match their sums") from cause
         except Exception as cause:  # a damaged archive can fail in any of its parsers
-            raise DamagedError(f"{path} is damaged, or is not a {kind} that was saved") from cause
+            raise _damaged(path, f", or is not a {kind} that was saved") from cause
     found = members.pop("digest", None)
     if found is None or "kind" not in members or "format_version" not in members:
         raise StoreError(f"{path} is not a file that losspath saved")
     if str(found) != _digest_of_members(members):
-        raise DamagedError(f"{path} is damaged: its content does not match its digest")
+        raise _damaged(path, ": its content does not match its digest")
     found_kind = str(members.pop("kind"))
     if found_kind != kind:
         raise StoreError(f"{path} holds {found_kind!r} and not a {kind}")

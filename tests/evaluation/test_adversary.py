@@ -705,3 +705,24 @@ def test_parameters_that_nothing_uses_are_no_matter():
         return model, ce
 
     assert_right(make)
+
+
+class WithAuxiliary(nn.Module):
+    """A head that is for training alone, and holds a plain tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.auxiliary = nn.Linear(8, 2)
+        self.auxiliary.scale = torch.tensor(2.0)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.body(x))
+        out = self.head(hidden)
+        return out + self.auxiliary(hidden) * self.auxiliary.scale if self.training else out
+
+
+def test_a_head_that_evaluation_does_without_is_no_cache():
+    x = torch.randn(30, 8)
+    objective = Objective(WithAuxiliary(), x, x[:, 0].gt(0).long(), F.cross_entropy)
+    assert objective.notes == []

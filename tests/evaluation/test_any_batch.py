@@ -300,6 +300,31 @@ def test_a_sum_and_its_weight_are_taken_silently(loss):
         assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (lambda m, b: ce(m(b[0]), b[1], reduction="sum"), "loss"),
+        (lambda m, b: m(b[0]).square().sum(), "loss"),
+        (
+            lambda m, b: {
+                "loss": mean_loss(m, b),
+                "correct": (m(b[0]).argmax(1) == b[1]).sum() + m(b[0]).sum() * 1e-3,
+            },
+            "correct",
+        ),
+    ],
+    ids=["sum", "squares", "named"],
+)
+def test_a_sum_over_a_batch_is_refused_where_there_are_several(loss, name):
+    with pytest.raises(ObjectiveError, match=rf"the {name} of a batch as a mean.*as a sum is"):
+        Objective.of_batches(nn.Linear(6, 3), BATCHES, loss)
+    model = nn.Linear(6, 3)
+    if name == "loss":  # of one batch it is what the loop computes
+        objective = Objective.of_batches(model, [(X, Y)], loss)
+        expected = float(loss(moved(model), (X, Y)))
+        assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_negative_weight_is_refused():
     with pytest.raises(ObjectiveError, match="not negative"):
         Objective.of_batches(nn.Linear(6, 3), BATCHES, lambda m, b: (mean_loss(m, b), -1.0))

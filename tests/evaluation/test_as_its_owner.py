@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import losspath
+import losspath.evaluation.data
 from losspath import Objective
 from losspath.errors import LosspathError, ModelError, ObjectiveError
 
@@ -374,6 +375,33 @@ def test_data_too_large_to_copy_are_looked_at(monkeypatch):
     x *= 0.1
     with pytest.raises(ObjectiveError, match="data have changed"):
         objective(vector_of(model))
+
+
+def test_large_data_are_read_once_for_each_public_call(monkeypatch):
+    monkeypatch.setattr("losspath.evaluation.data.COPIED_BYTES", 100)
+    model, digests = headed(nn.Linear(8, 8)), []
+    digest = losspath.evaluation.data.digest_of_tensors
+    monkeypatch.setattr(
+        "losspath.evaluation.data.digest_of_tensors", lambda v: digests.append(0) or digest(v)
+    )
+    x = X.clone()
+    objective = Objective(model, x, Y, ce)
+    start = vector_of(model)
+    path = start + np.cumsum(np.random.default_rng(0).normal(size=(6, len(start))), axis=0)
+    calls = [
+        lambda: losspath.compute_surface(path, objective, "averaged", 3, states=4),
+        lambda: losspath.interpolate(path, objective),
+        lambda: losspath.measure_dynamics(path, objective, 3),
+        lambda: objective(start),
+    ]
+    for call in calls:
+        digests.clear()
+        call()
+        assert len(digests) == 1
+    x *= 0.1
+    for call in calls:
+        with pytest.raises(ObjectiveError, match="data have changed"):
+            call()
 
 
 @pytest.mark.parametrize("scale", [0.0, float("nan"), float("inf"), 1e-30])

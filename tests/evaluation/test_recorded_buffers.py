@@ -17,7 +17,7 @@ from losspath import (
     interpolate,
     measure_dynamics,
 )
-from losspath.errors import LosspathWarning, ModelError
+from losspath.errors import LosspathWarning, ModelError, ObjectiveError
 from losspath.evaluation.recorded import along
 from losspath.figures.style import describe_origin
 from losspath.methods import Averaged
@@ -345,8 +345,43 @@ def test_a_buffer_of_a_module_that_the_model_lacks_is_told(tmp_path):
     counted = Residual()
     counted.counter = nn.Module()
     counted.counter.register_buffer("count", torch.zeros(1))
-    path, models = recorded(tmp_path / "run", counted)
+    path, _ = recorded(tmp_path / "run", counted)
     objective = Objective(Residual(), X, Y, ce)
     with pytest.warns(LosspathWarning, match=r"no module for are left out: counter\.count"):
         surface = compute_surface(path, objective, "pca", 3, states=2)
     assert any("counter.count" in note for note in surface.provenance["notes"])
+
+
+class OwnNorm(nn.Module):
+    """A normalisation of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(16))
+        self.register_buffer("fixed", torch.ones(16))
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * x.mean(0).detach())
+        return self.head((x - self.mean) * self.fixed)
+
+
+def test_statistics_that_are_not_estimated_anew_are_named():
+    with pytest.warns(LosspathWarning, match="mean is changed by training, but not estimated anew"):
+        objective = Objective(OwnNorm(), X, Y, ce, buffers="recalibrated")
+    (note,) = objective.notes
+    assert "fixed" not in note
+    assert Objective(Residual(), X, Y, ce, buffers="recalibrated").notes == []
+
+
+def test_a_batch_of_one_that_cannot_be_normalised_is_told():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 2))
+    batches = [(X[:20], Y[:20]), (X[20:21], Y[20:21])]
+    objective = Objective.of_batches(
+        model, batches, lambda m, b: ce(m(b[0]), b[1]), buffers="recalibrated"
+    )
+    vector = torch.nn.utils.parameters_to_vector(model.parameters())
+    with pytest.raises(ObjectiveError, match=r"\(1, 1, 4, 4\).*more than 1 value per channel"):
+        objective(vector)

@@ -108,6 +108,8 @@ def _check_say(
             continue
         if any(counted_at(other) != whole for other in _others(vector, below)):
             continue
+        if not is_merged and not _is_used(evaluator, batch, vector, list(held.values()), whole):
+            continue  # as of an auxiliary head, that evaluation does without
         silent = f"the parameters of {name or 'the model'} ({type(module).__name__}) have no say in"
         if is_merged:
             raise ObjectiveError(
@@ -119,6 +121,28 @@ def _check_say(
             "cache of what evaluation mode computed from them before; drop it before the "
             "objective is made"
         )
+
+
+def _is_used(
+    evaluator: Evaluator, batch: Batch, vector: torch.Tensor, places: list[Place], whole: Count
+) -> bool:
+    """Whether the loss is another where the tensors that are held have other numbers."""
+    evaluator.write(vector)
+    tensors = tensors_in([own[attribute] for own, attribute in places])
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        for tensor in tensors:
+            if tensor.is_floating_point() or tensor.is_complex():
+                tensor.data.mul_(-1.7).add_(0.3)
+            else:
+                tensor.data.zero_()
+        return evaluator.objective.count_batch(evaluator.replica.model, copied(batch)) != whole
+    except Exception:  # the model does not do without them
+        return True
+    finally:
+        for tensor, numbers in zip(tensors, before, strict=True):
+            tensor.data.copy_(numbers)
+        evaluator.restore()
 
 
 def _others(vector: torch.Tensor, entries: list[Entry]) -> Iterator[torch.Tensor]:

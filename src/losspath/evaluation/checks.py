@@ -25,6 +25,7 @@ from losspath.evaluation.evaluator import Evaluator, loss_learns
 from losspath.evaluation.hidden import warn_of_hidden
 from losspath.evaluation.owner import check_against_owner
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count
+from losspath.evaluation.recalibration import not_estimated
 from losspath.evaluation.replica import overrides_train
 from losspath.parameters import flatten_parameters, unwrapped
 
@@ -55,6 +56,8 @@ def check_objective(objective: Objective) -> None:
         objective.buffers = "model"
     try:
         _check(objective)
+        if buffers == "recalibrated":
+            _note_not_estimated(objective)
     finally:
         objective.buffers = buffers
 
@@ -87,6 +90,19 @@ def _check(objective: Objective) -> None:
             "of an earlier batch (a hidden state), for sizes that are written down, or for "
             "squeeze() without a dimension"
         ) from cause
+
+
+def _note_not_estimated(objective: Objective) -> None:
+    evaluator = Evaluator(objective)
+    with evaluator.lent():
+        names = not_estimated(evaluator, _some(objective))
+    if names:
+        note = (
+            f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} is changed by "
+            "training, but not estimated anew, as it is of none of torch's normalisations"
+        )
+        objective.notes.append(note)
+        warnings.warn(note, LosspathWarning, stacklevel=4)
 
 
 def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.modules.batchnorm import _NormBase
 
 from losspath.arguments import as_numbers
 from losspath.errors import LosspathError, ModelError
@@ -20,6 +19,7 @@ from losspath.evaluation.data import Batch, Part, Samples
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.quantities import Count, Evaluation
 from losspath.evaluation.reached import modules_reached
+from losspath.evaluation.recalibration import recalibrate
 from losspath.evaluation.replica import Replica, Sides
 from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import unwrapped
@@ -101,7 +101,7 @@ class Evaluator:
         self.replica.write(vector, sides)
         if self.objective.buffers == "recalibrated":
             with torch.set_grad_enabled(self.objective.needs_gradients):
-                self._recalibrate()
+                recalibrate(self)
 
     def evaluate(
         self,
@@ -178,27 +178,6 @@ class Evaluator:
                 f"expected a vector of {count:,} parameters, got shape {tuple(vector.shape)}"
             )
         return vector
-
-    def _recalibrate(self) -> None:
-        """Estimates running statistics over the data anew, as means over its batches."""
-        norms = [
-            module
-            for module in self.replica.model.modules()
-            if isinstance(module, _NormBase) and module.running_mean is not None
-        ]
-        before = [(module.momentum, module.training) for module in norms]
-        for module in norms:
-            module.reset_running_stats()
-            module.momentum = None  # all batches count alike
-            module.training = True
-        try:
-            for part in self.objective.data.parts():
-                batch = self.objective.data.load(part)
-                self.objective.pass_batch(self.replica.model, batch)
-        finally:
-            for module, (momentum, training) in zip(norms, before, strict=True):
-                module.momentum, module.training = momentum, training
-        self.replica.keep_buffers()
 
 
 def loss_modules(objective: Objective) -> list[torch.nn.Module]:

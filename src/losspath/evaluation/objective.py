@@ -188,7 +188,8 @@ class Objective:
                 is refused.
 
         Raises:
-            ObjectiveError: no batches, or two passes that differ; and as `Objective`.
+            ObjectiveError: no batches, two passes that differ, or a loss that is the sum over its
+                batch; and as `Objective`.
         """
         _check_callable("loss", "model and batch", loss)
         made = cls.__new__(cls)

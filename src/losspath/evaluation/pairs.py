@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from losspath.errors import LosspathWarning
+from losspath.errors import LosspathWarning, ObjectiveError
 from losspath.evaluation.containers import copied_array, leaves_in, map_tensors
 from losspath.evaluation.counting import far_from
 from losspath.evaluation.data import has_size, length_of, rows_of
@@ -32,10 +32,14 @@ def check_results(objective: Objective) -> None:
     """Warns, and notes, where results of batches are most likely not weighted as they are meant.
 
     A pair is taken as (sum, weight): a weight does not move with the parameters, and both numbers
-    add up over the parts of a batch. A mean is weighted by the size of the batch, which must show.
+    add up over the parts of a batch. A mean is weighted by the size of the batch, which must show,
+    and does not add up.
 
     Args:
         objective: the objective, of batches.
+
+    Raises:
+        ObjectiveError: a single number is the sum over its batch.
     """
     buffers, parts = objective.buffers, objective.data.parts()
     if buffers == "recalibrated":  # over all data, at every vector
@@ -54,6 +58,8 @@ def _check(objective: Objective, batches: list[Any]) -> None:
     far = far_from(objective, own, 1.0)
     with evaluator.lent():
         found = [_pairs_at(objective, evaluator, own, batch) for batch in batches]
+        if len(batches) > 1:
+            _check_sums(objective, evaluator, (own, far, -far), batches[0])
         reason = ""
         for batch, pairs in zip(batches, found, strict=True):
             if not pairs:
@@ -81,18 +87,48 @@ def _pairs_at(
 ) -> Pairs:
     """The pairs that the loss returns for a batch, by name; none where it fails."""
     evaluator.write(vector)
+    found = _results(objective, evaluator, batch)
+    return {name: pair for name, (pair, is_pair) in found.items() if is_pair}
+
+
+def _results(objective: Objective, evaluator: Evaluator, batch: Any) -> dict[str, tuple[Sum, bool]]:
+    """What the loss returns for a batch at the vector that was written, and which are pairs."""
     try:
         result = objective.loss_fn(evaluator.replica.model, map_tensors(batch, torch.Tensor.clone))
         named = result if isinstance(result, Mapping) else {LOSS: result}
         return {
-            str(name): summed(value, 1)
+            str(name): (summed(value, 1), isinstance(value, (tuple, list)))
             for name, value in named.items()
-            if isinstance(value, (tuple, list))
         }
     except Exception:
         return {}
     finally:
         evaluator.restore()
+
+
+def _check_sums(
+    objective: Objective, evaluator: Evaluator, vectors: Iterable[torch.Tensor], batch: Any
+) -> None:
+    """Refuses single numbers that add up over the halves of a batch, at very different vectors."""
+    halves = _halved(batch)
+    sums: dict[str, list[tuple[float, float]]] = {}
+    for vector in vectors if halves else ():
+        evaluator.write(vector)
+        found = [_results(objective, evaluator, part) for part in (batch, *halves)]
+        for name, (whole, is_pair) in found[0].items():
+            if not is_pair and all(name in part for part in found):
+                sums.setdefault(name, []).append(
+                    (whole[0], sum(part[name][0][0] for part in found[1:]))
+                )
+    for name, pairs in sums.items():
+        known = [(one, both) for one, both in pairs if np.isfinite([one, both]).all() and one]
+        if len(known) > 1 and all(_is_close(one, both) for one, both in known):
+            one, both = known[0]
+            raise ObjectiveError(
+                f"expected the {name} of a batch as a mean over its samples or as (sum, weight), "
+                f"got {one:.6g} for a batch and {both:.6g} as the sum over its halves, as a sum "
+                "is; return (sum, number of samples)"
+            )
 
 
 def _halved(batch: Any) -> list[Any]:

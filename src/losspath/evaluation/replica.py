@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from losspath.errors import ModelError
+from losspath.arguments import described
+from losspath.errors import ArgumentError, ModelError
 from losspath.evaluation.attributes import SMALL, numbers_of, put_back, remembered
 from losspath.evaluation.links import afterwards, is_plain, linked
 from losspath.parameters import (
@@ -257,6 +258,11 @@ class Replica:
         """Writes recorded side tensors into those of the copy, by name."""
         present = {each.name: each for each in side_tensors(self.model, self.layout)}
         for name, value in sides.items():
+            if not (value is None or isinstance(value, torch.Tensor)):
+                raise ArgumentError(
+                    "expected sides as tensors by name, such as path.sides(-1), got "
+                    f"{described(value)} for {name!r}"
+                )
             each = present.get(name)
             if value is not None and each is not None and each.tensor.shape == value.shape:
                 each.tensor.data.copy_(value)
