@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from library_runs import assert_run_is_right, content, plain, trained, vector_of
 from torch import nn
 
-from losspath import Objective, compute_surface, measure_dynamics
+from losspath import (
+    Objective,
+    activations,
+    architecture,
+    compute_surface,
+    confusion,
+    measure_dynamics,
+    saliency,
+)
 from losspath.errors import ModelError, ObjectiveError
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -137,11 +145,43 @@ def test_a_model_that_took_its_adapter_in_is_another_network(tmp_path):
         compute_surface(path, Objective.of_batches(whole, BATCHES, own_loss), "pca", 3)
     for parameter in whole.parameters():
         parameter.requires_grad_(True)
-    path, models = trained(tmp_path / "whole", whole, BATCHES, own_loss, steps=3)
+    path, models = trained(tmp_path / "whole", whole, BATCHES, own_loss)
     objective = Objective.of_batches(whole, BATCHES, own_loss)
-    for index in (0, 3):
-        expected = plain(models[index], BATCHES, own_loss)
-        assert objective(path[index]).loss == pytest.approx(expected, rel=1e-5)
+    assert_run_is_right(path, models, objective, BATCHES, own_loss)
+    assert np.isfinite(activations(path, objective, 2).edges).all()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_diagnose_an_adapted_classifier(merged, tmp_path):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["0"], modules_to_save=["2"])
+    model = peft.get_peft_model(base, config)
+    if merged:
+        model = model.merge_and_unload().requires_grad_(True)
+    x = torch.randn(40, 4)
+    y = x[:, :3].argmax(1)
+
+    def loss(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    path, models = trained(tmp_path / "run", model, [(x, y)], loss, rate=0.5)
+    objective = Objective(model, x, y, F.cross_entropy)
+    answers = models[2].eval()(x).argmax(1)
+    expected = np.zeros((3, 3), int)
+    np.add.at(expected, (y.numpy(), answers.numpy()), 1)
+    found = confusion(objective, path[2], sides=path.sides(2))
+    np.testing.assert_array_equal(found.counts, expected)
+    layer = "0" if merged else "base_model.model.0"
+    (kept,) = activations(path, objective, 2, modules=[layer]).names
+    assert kept == layer
+    assert ("PeftModel" in architecture(objective)) != merged
+    made = copy.deepcopy(models[2]).eval()
+    inputs = x[:1].clone().requires_grad_()
+    made(inputs)[0, 1].backward()
+    shown = saliency(objective, path[2], [0], column=1, sides=path.sides(2))
+    of_gradient = next(m for name, m in shown.maps.items() if "gradient" in name.lower())
+    np.testing.assert_allclose(of_gradient, inputs.grad.abs().numpy(), rtol=1e-4)
 
 
 def test_sharpness_is_of_the_adapter(tmp_path):
