@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -478,7 +479,7 @@ def test_modules_that_are_not_copied_are_put_back():
     assert "__deepcopy__" in objective.provenance["notes"][0]
 
 
-def test_trained_parameters_that_no_module_knows_are_told_of():
+def test_trained_parameters_that_no_module_knows_are_told_of(tmp_path):
     class Hiding(nn.Module):
         def __init__(self):
             super().__init__()
@@ -490,8 +491,14 @@ def test_trained_parameters_that_no_module_knows_are_told_of():
     model = Hiding()
     with pytest.warns(LosspathWarning, match=r"weights holds a parameter that the model does not"):
         Objective(model, X, Y, ce)
+    with pytest.warns(LosspathWarning, match="neither recorded nor set") as warned:
+        losspath.Recorder(tmp_path / "run", model).close()
+    assert warned[0].filename == __file__
     model.weights[0].requires_grad_(False)
-    Objective(model, X, Y, ce)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Objective(model, X, Y, ce)
+        losspath.Recorder(tmp_path / "other", model).close()
 
 
 # -- interrupts ------------------------------------------------------------------------------------

@@ -22,12 +22,12 @@ from losspath.evaluation.counting import (
 )
 from losspath.evaluation.data import Batch, Samples, map_tensors, rows_of, tensors_in
 from losspath.evaluation.evaluator import Evaluator, loss_learns
-from losspath.evaluation.hidden import warn_of_hidden
 from losspath.evaluation.owner import check_against_owner
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count
 from losspath.evaluation.recalibration import not_estimated
 from losspath.evaluation.replica import overrides_train
 from losspath.parameters import flatten_parameters, unwrapped
+from losspath.recording.hidden import warn_of_hidden
 
 if TYPE_CHECKING:
     from losspath.evaluation.objective import Objective

@@ -26,8 +26,9 @@ from losspath.arguments import (
 )
 from losspath.errors import ArgumentError, LosspathError, StoreError
 from losspath.files import canonical_json
-from losspath.parameters import Layout, Taken
+from losspath.parameters import Layout, Taken, unwrapped
 from losspath.recording import chain, store
+from losspath.recording.hidden import warn_of_hidden
 from losspath.recording.locking import RunLock
 from losspath.recording.opening import Existing, open_run, prepare_directory
 from losspath.recording.session import Session
@@ -125,6 +126,7 @@ class Recorder:
             raise ArgumentError(f'step goes with existing="resume", got existing={existing!r}')
         self.directory = Path(directory).absolute()  # the process may go elsewhere
         layout = Layout.of(model, dtype, allow_complex, parameters)
+        warn_of_hidden(unwrapped(model), stacklevel=3)
         state = StateReader(model, layout)
         header = store.Header(layout, dtype, every, dict(metadata or {}))
         _check_metadata(header.metadata)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from losspath.errors import LosspathWarning
-from losspath.evaluation.data import tensors_in
 from losspath.parameters import named_modules
 
 _DEPTH = 3
@@ -46,21 +45,20 @@ def warn_of_hidden(model: torch.nn.Module, stacklevel: int) -> None:
 
 
 def _hidden_in(value: Any, parameters: set[int], modules: set[torch.nn.Module]) -> str:
-    for tensor in tensors_in(value):
-        is_hidden = isinstance(tensor, torch.nn.Parameter) and id(tensor) not in parameters
-        if is_hidden and tensor.requires_grad:
-            return "a parameter"
-    for held in _modules_in(value, _DEPTH):
-        if not modules.isdisjoint(held.modules()):
-            continue  # a parent, or what is registered elsewhere
-        if any(p.requires_grad and id(p) not in parameters for p in held.parameters()):
+    for held in _held_in(value, _DEPTH):
+        if isinstance(held, torch.nn.Parameter):
+            if held.requires_grad and id(held) not in parameters:
+                return "a parameter"
+        elif modules.isdisjoint(held.modules()) and any(  # else a parent, or registered elsewhere
+            p.requires_grad and id(p) not in parameters for p in held.parameters()
+        ):
             return f"a module with parameters ({type(held).__name__})"
     return ""
 
 
-def _modules_in(value: Any, depth: int) -> Iterator[torch.nn.Module]:
-    if isinstance(value, torch.nn.Module):
+def _held_in(value: Any, depth: int) -> Iterator[torch.nn.Module | torch.nn.Parameter]:
+    if isinstance(value, (torch.nn.Module, torch.nn.Parameter)):
         yield value
     elif isinstance(value, (list, tuple, dict)) and depth and len(value) <= _LONG:
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _modules_in(item, depth - 1)
+            yield from _held_in(item, depth - 1)
