@@ -44,6 +44,7 @@ from losspath.errors import (
     StoreError,
 )
 from losspath.recording import aside as aside_module
+from losspath.recording.repair import repair_trajectory
 
 
 @pytest.fixture
@@ -190,11 +191,31 @@ def test_where_nothing_can_be_put_aside_nothing_is_done(run, monkeypatch):
 
 
 def test_who_makes_later_states_again_gets_no_copy_of_them(run):
+    # As the reference training does from its newest checkpoint, and from no other.
     model = model_at(4)
     with Recorder(run, model, existing="resume", step=4, _made_again=True) as recorder:
         walk(recorder, model, 6)
     assert_prefix(run, truth(6), count=7)
     assert not list(run.glob("aside-*"))
+
+
+def test_who_has_a_checkpoint_goes_on_after_lost_states_and_they_stay_lost(run):
+    size = 4 * row(network()).size
+    raw = bytearray((run / "states.bin").read_bytes())
+    raw[3 * size] ^= 1
+    (run / "states.bin").write_bytes(raw)
+    repair_trajectory(run)
+    with pytest.raises(StoreError, match="lost between steps 2 and 4"):
+        Recorder(run, model_at(8), existing="resume", step=8)
+    model = model_at(8)
+    with moved_aside(run, True):
+        recorder = Recorder(run, model, existing="resume", step=8, _by_checkpoint=True)
+    with recorder:
+        walk(recorder, model, 12)
+    path = Trajectory(run)
+    assert path.steps.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert path.holes == (2,)
+    np.testing.assert_array_equal(path[:], truth(12)[path.steps])
 
 
 @pytest.mark.parametrize("every", [1, 3])

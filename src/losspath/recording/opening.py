@@ -80,6 +80,8 @@ def open_run(
     state: StateReader,
     existing: Existing,
     step: int | None,
+    *,
+    across_holes: bool = False,
     made_again: bool = False,
 ) -> Opened:
     """Where recording goes on in a run, which is cut back to there. The caller holds the lock.
@@ -92,6 +94,7 @@ def open_run(
         state: the model, which must be in the state that recording goes on from.
         existing: what to do with a run that is there.
         step: the step to go on from; None for that of the last state.
+        across_holes: whether to go on from a step after states that were lost.
         made_again: the caller makes states after `step` again, the same ones, so they are cut off.
 
     Raises:
@@ -117,7 +120,7 @@ def open_run(
         )
     _check_header(directory, header, written)
     contents = store.read_contents(directory, written)
-    resumed_at = _resumed_at(contents, step, directory)
+    resumed_at = _resumed_at(contents, step, directory, across_holes)
     kept = _kept(contents.stream.slots, resumed_at)
     check_state(directory, header, contents, state, resumed_at)
     stream = _cut_back(directory, written, contents, kept, made_again)
@@ -175,7 +178,9 @@ def _check_trained(directory: Path, mine: store.Header, written: store.Header) -
     )
 
 
-def _resumed_at(contents: store.Contents, step: int | None, directory: Path) -> int:
+def _resumed_at(
+    contents: store.Contents, step: int | None, directory: Path, across_holes: bool
+) -> int:
     """The step to go on from: the one given, or that of the last state that was recorded."""
     last = contents.step
     if step is None:
@@ -193,7 +198,7 @@ def _resumed_at(contents: store.Contents, step: int | None, directory: Path) -> 
             f"expected a step that was recorded in {directory} to go on from, got {step}; those "
             f"next to it are {' and '.join(map(str, near))}"
         )
-    for hole in contents.holes:
+    for hole in () if across_holes else contents.holes:
         if step > contents.steps[hole]:
             raise StoreError(
                 f"states of {directory} were lost between steps {contents.steps[hole]} and "

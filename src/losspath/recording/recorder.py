@@ -120,6 +120,7 @@ class Recorder:
         allow_complex: bool = False,
         metadata: Mapping[str, Any] | None = None,
         parameters: Taken = "trainable",
+        _by_checkpoint: bool = False,  # states that were lost before `step` do not matter
         _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
     ) -> None:
         if step is not None and existing != "resume":
@@ -136,7 +137,11 @@ class Recorder:
         lock = RunLock(self.directory, store.LOCK)
         try:
             lock.acquire()
-            opened = open_run(self.directory, header, state, existing, step, _made_again)
+            opened = open_run(
+                *(self.directory, header, state, existing, step),
+                across_holes=_by_checkpoint,
+                made_again=_made_again,
+            )
             sizes = chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS)
             session = Session(
                 *(self.directory, header, state, SettingsReader(model)),

@@ -74,7 +74,6 @@ __all__ = [
     "read_header",
     "read_stream",
     "row_digest",
-    "whole_until",
     "write_header",
 ]
 
@@ -239,18 +238,3 @@ def _values(
         own = values[values["a"] == number]
         found[name] = own["step"].astype(np.int64), slots.floats(own["d"])
     return found
-
-
-def whole_until(contents: Contents) -> int | None:
-    """The step of the last state before the first that is lost; None if that is the first of all.
-
-    It is the last step that was recorded where none is lost.
-    """
-    table = contents.stream.slots
-    lost = (table["kind"] == slots.RECORD) & ((table["flags"] & slots.ROW_LOST) != 0)
-    places = np.flatnonzero(lost | slots.lost_records(table))
-    if not len(places):
-        return contents.step
-    before = table[: places[0]]
-    steps = before["step"][before["kind"] == slots.RECORD]
-    return int(steps[-1]) if len(steps) else None

@@ -7,6 +7,7 @@ there is either intact or known to be damaged. Tensors are stored as safetensors
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,19 +71,26 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
         old.unlink(missing_ok=True)
 
 
-def load_latest_checkpoint(directory: Path, at_most: int) -> Checkpoint | None:
-    """The newest checkpoint of at most so many steps; None if there is none.
+def load_latest_checkpoint(directory: Path, steps: Container[int]) -> Checkpoint | None:
+    """The newest checkpoint of one of these steps; None if there is none.
 
     Raises:
         DamagedError: its bytes are not those that were written.
     """
-    usable = [path for path in checkpoint_files(directory) if _step(path) <= at_most]
+    usable = [path for path in checkpoint_files(directory) if _step(path) in steps]
     return _load(usable[-1]) if usable else None
 
 
 def checkpoint_files(directory: Path) -> list[Path]:
     """The checkpoints that are there, the oldest first."""
     return sorted(directory.glob("checkpoint-*.safetensors"))
+
+
+def none_is_missing(directory: Path, step: int) -> bool:
+    """Whether the checkpoint of a step is the newest that there ever was, as far as files tell."""
+    files = checkpoint_files(directory)
+    is_newest = bool(files) and _step(files[-1]) == step
+    return is_newest and (len(files) >= _KEPT or step == 0)
 
 
 def _step(path: Path) -> int:

@@ -19,7 +19,12 @@ from losspath.files import only_writer, read_document, write_document
 from losspath.parameters import flatten_parameters
 from losspath.recording import store
 from losspath.recording.recorder import Recorder
-from losspath.reference.checkpoints import Checkpoint, load_latest_checkpoint, save_checkpoint
+from losspath.reference.checkpoints import (
+    Checkpoint,
+    load_latest_checkpoint,
+    none_is_missing,
+    save_checkpoint,
+)
 from losspath.reference.config import TrainingConfig
 from losspath.reference.datasets import Dataset
 from losspath.reference.networks import build_network
@@ -69,6 +74,9 @@ def train(
 
     The same configuration and seed give the same path, byte for byte, on one machine with one
     thread count and version of torch; also when the run is killed at any moment and started again.
+    It goes on from its newest checkpoint, and what was recorded since is made again. Where that
+    checkpoint was lost, what comes after an older one is put into ``aside-<n>`` in the run first.
+    States that were lost before the checkpoint stay lost.
 
     Args:
         config: what the run depends on.
@@ -157,9 +165,14 @@ class _Training:
         on_step: Callable[[int, int], None] | None,
         on_epoch: Callable[[Row], None] | None,
     ) -> Trained:
-        checkpoint = load_latest_checkpoint(self.directory, self.recorded or 0)
+        checkpoint = load_latest_checkpoint(self.directory, self.recorded or ())
         if checkpoint is not None:
             self._restore(checkpoint)
+        elif self.recorded and 0 not in self.recorded:
+            raise RunError(
+                f"the first state of {self.directory} is lost and no checkpoint is left, so its "
+                "training cannot go on; choose another directory (--out)"
+            )
         if self.loop.epoch > self.epochs:
             raise RunError(
                 f"{self.directory} was trained for {self.loop.epoch} epochs and {self.epochs} are "
@@ -179,7 +192,8 @@ class _Training:
                     existing="resume",
                     step=None if self.recorded is None else self.loop.step,
                     metadata=self.metadata,
-                    _made_again=True,
+                    _by_checkpoint=True,
+                    _made_again=checkpoint is not None and self._is_newest(checkpoint),
                 ) as recorder,
                 self._own_noise(),
             ):
@@ -189,6 +203,12 @@ class _Training:
                     self._run_epoch(recorder, on_step)
                     self._evaluate(recorder, on_epoch)
         return Trained(self.directory, self.loop.history, resumed_at, done)
+
+    def _is_newest(self, checkpoint: Checkpoint) -> bool:
+        """Whether only what came after a checkpoint and before the next is made again."""
+        next_at_the_latest = (self.loop.epoch + 1) * self.batches
+        is_short = max(self.recorded or (0,)) <= next_at_the_latest
+        return is_short and none_is_missing(self.directory, checkpoint.step)
 
     def _run_epoch(self, recorder: Recorder, on_step: Callable[[int, int], None] | None) -> None:
         loop, size = self.loop, self.config.batch_size
@@ -300,8 +320,10 @@ def training_config(directory: Path) -> TrainingConfig:
     return TrainingConfig(**{name: identity[name] for name in fields if name in identity})
 
 
-def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> int | None:
-    """Steps recorded in a directory so far; None if it holds no trajectory."""
+def _recorded_steps(
+    directory: Path, identity: dict[str, Any], device: str
+) -> frozenset[int] | None:
+    """The steps that a run can go on from: those with a record; None if there is no trajectory."""
     if not store.exists(directory):
         foreign = [p.name for p in directory.iterdir() if p.name not in _OWN_NAMES]
         if foreign and not any((directory / name).exists() for name in store.DATA_FILES):
@@ -342,13 +364,8 @@ def _recorded_steps(directory: Path, identity: dict[str, Any], device: str) -> i
                 f"{directory} holds a run with {shown} {before.get(name)} and {shown} {value} is "
                 "asked for; only --epochs may grow: choose another directory (--out)"
             )
-    until = store.whole_until(store.read_contents(directory, store.read_header(directory)))
-    if until is None:
-        raise RunError(
-            f"the first state of {directory} is lost, so its training cannot go on; choose another "
-            "directory (--out)"
-        )
-    return until
+    found = store.read_contents(directory, store.read_header(directory))
+    return frozenset([*found.steps.tolist(), *found.loss_steps.tolist()])
 
 
 # What runs of versions that had no such option were trained with.
