@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 from walks import (
+    RECORDS,
     advance,
     assert_prefix,
     assert_same_run,
@@ -110,22 +111,52 @@ def test_a_loop_that_goes_on_is_stopped(tmp_path, disk, monkeypatch):
     assert len(path) >= 6
 
 
-def test_nothing_is_written_after_an_error(tmp_path, disk):
-    # Room again, but what could not be written is missing in between.
+@pytest.mark.parametrize("left", [0, 3, 70])
+def test_closing_again_writes_what_is_held_once_there_is_room(tmp_path, disk, left):
+    record(tmp_path / "whole", 7)
+    model = network()
+    recorder = fill(tmp_path / "run", model, disk, left)
+    walk(recorder, model, 7)
+    with pytest.raises(StoreError, match="No space left"):
+        recorder.flush()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"close\(\) tries to write the rest again"):
+            recorder.close()
+        with pytest.raises(StoreError):
+            recorder.record(0.0)
+    assert_durable(tmp_path / "run", disk, 7)
+    disk.left = None
+    recorder.close()
+    recorder.close()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert Trajectory(tmp_path / "run").notes == []
+    for name in RECORDS:  # nothing is told twice
+        assert contents(tmp_path / "run")[name] == contents(tmp_path / "whole")[name]
+    record(tmp_path / "run", 8, model, existing="resume")  # the lock was let go
+
+
+@pytest.mark.filterwarnings("ignore:.*unfinished write:losspath.LosspathWarning")
+def test_closing_again_adds_nothing_to_what_another_recorded_since(tmp_path, disk):
     model = network()
     recorder = fill(tmp_path / "run", model, disk, 3)
     walk(recorder, model, 7)
     with pytest.raises(StoreError):
-        recorder.flush()
+        recorder.close()
     disk.left = None
+    step = int(Trajectory(tmp_path / "run").steps[-1])
+    other = Recorder(tmp_path / "run", model_at(step), existing="resume")
+    with pytest.raises(StoreError, match=r"this very process|was changed|was removed"):
+        recorder.close()
+    other.close()
     after = contents(tmp_path / "run")
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match=r"was changed after this recorder|was removed"):
         recorder.close()
     assert contents(tmp_path / "run") == after
+    record(tmp_path / "run", step + 1, model_at(step), existing="resume")
 
 
-def test_what_waits_behind_an_error_is_not_written(tmp_path, monkeypatch):
-    # The disk fails once and has room again for the states that are already handed over.
+def test_what_waits_behind_an_error_that_does_not_last_is_written(tmp_path, monkeypatch):
+    # The disk fails once and has room again.
     monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 23 * 4)
     monkeypatch.setattr(recorder_module, "_COMMIT_SECONDS", 0.0)
     gate, failures = threading.Event(), [OSError(errno.ENOSPC, "full")]
@@ -143,9 +174,8 @@ def test_what_waits_behind_an_error_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(disk_module.Files, "write", write)
     walk(recorder, model, 7)
     gate.set()
-    with pytest.raises(StoreError, match="full"):
-        recorder.close()
-    assert_prefix(tmp_path / "run", truth(5), count=6)
+    recorder.close()
+    assert assert_prefix(tmp_path / "run", truth(7), count=8).closed
 
 
 @pytest.mark.filterwarnings("ignore:.*unfinished write:losspath.LosspathWarning")

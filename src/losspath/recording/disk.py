@@ -37,6 +37,16 @@ class Files:
         with wrap_os_errors(f"write {self.directory / name}"):
             write_all(self._open[name], data, offset)
 
+    def read(self, name: str, size: int, offset: int) -> bytes:
+        """So many bytes from a place; fewer where the file ends."""
+        parts = []
+        with wrap_os_errors(f"read {self.directory / name}"):
+            os.lseek(self._open[name], offset, os.SEEK_SET)
+            while size and (part := os.read(self._open[name], size)):
+                parts.append(part)
+                size -= len(part)
+        return b"".join(parts)
+
     def sync(self, name: str) -> None:
         """Makes a file durable, and gives its pages back."""
         with wrap_os_errors(f"write {self.directory / name}"):
@@ -78,9 +88,14 @@ class Files:
         """The bytes of a file."""
         return os.fstat(self._open[name]).st_size
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each."""
+        return {name: self.size(name) for name in list(self._open)}
+
     def close(self) -> None:
         """Closes them."""
-        with contextlib.suppress(KeyError):  # both threads may be at it
+        # Both threads may be at it; what was interrupted as it was made has none.
+        with contextlib.suppress(KeyError, AttributeError):
             while self._open:
                 with contextlib.suppress(OSError):
                     os.close(self._open.popitem()[1])

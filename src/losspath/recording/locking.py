@@ -65,6 +65,11 @@ class RunLock:
         """Which run it is, whatever the directory is called."""
         return self._directory.resolve()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken and not let go."""
+        return self._lock.is_locked
+
     def acquire(self) -> None:
         """Takes the lock.
 

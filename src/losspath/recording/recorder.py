@@ -193,8 +193,8 @@ class Recorder:
             ArgumentError: the loss or a value is not one real number, or the step is not after the
                 one before.
             ModelError: a recorded parameter is gone or of another shape or dtype.
-            StoreError: an earlier state could not be written (disk full, say), the recorder is
-                closed, or this is a copy of it in a forked process.
+            StoreError: an earlier state could not be written (disk full, say) and once more not,
+                the recorder is closed, or this is a copy of it in a forked process.
         """
         session = self._session
         session.check_usable()
@@ -214,7 +214,8 @@ class Recorder:
     def close(self) -> None:
         """Stores the last state if ``every`` left it out, makes all durable, and lets go.
 
-        It can be called again, also after an exception that came while it ran.
+        It can be called again, also after an exception that came while it ran. Where the disk was
+        full, say, calling it again writes what could not be written, once there is room.
 
         Raises:
             StoreError: something could not be written; what was durable before stays valid.

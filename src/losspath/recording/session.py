@@ -274,13 +274,16 @@ class Session:
         """Makes everything durable and lets go; can be called again, wherever it was interrupted.
 
         Raises:
-            StoreError: something could not be written.
+            StoreError: something could not be written; called again, it is tried again.
         """
         if self.is_copy or self.is_closed:
             return
         self.closing = True
+        if not self.lock.is_held and not self.writer.is_done:
+            self._take_up()
         try:
             self._turns.take()  # or it is within a call, which ends with an error
+            self.writer.try_again()
             is_kept, problem = self._append_end()
         finally:
             self._turns.give()
@@ -288,9 +291,11 @@ class Session:
         if threading.current_thread() is self.writer.thread:
             return  # a garbage collection in the writer's own thread, which goes on to the end
         chain.poll(self.writer.has_ended)
+        if not self.writer.is_done:
+            self.writer.let_go()
         self.let_go()
-        self.is_closed = True
         self.writer.check_ended()
+        self.is_closed = True
         if problem is not None:
             raise problem
         if not is_kept:
@@ -301,14 +306,26 @@ class Session:
                 stacklevel=4,
             )
 
+    def _take_up(self) -> None:
+        """Takes the lock again that a failed `close` let go, if the run is as it was left."""
+        self.writer.check_own()
+        self.lock.acquire()
+        try:
+            self.writer.check_own()
+        except BaseException:
+            self.lock.release()
+            raise
+
     def _append_end(self) -> tuple[bool, Exception | None]:
         """Appends what ends a run; whether its last state is kept, and what went wrong there."""
         problem: Exception | None = None
         is_kept = True
-        if self.writer.error is None and self.chain.last().kind != chain.CLOSING:
+        if self.chain.last().kind != chain.CLOSING:
             try:
                 is_kept = self._keep_last()
             except Exception as error:
+                if self.writer.has_ended():  # as the disk is full: what came is told there
+                    return True, None
                 self._failures += 1
                 if self._failures == 1:
                     raise  # to be called again

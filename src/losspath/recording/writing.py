@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,62 @@ LOOK_SECONDS = 0.25
 # Rows are synced, and their pages given back, in portions of this size. A page cache that grows
 # with the recording costs a training step more than the recording itself (see the design page).
 SYNC_BYTES = 8 << 20
+_COPIED_BYTES = 1 << 20
 
 _FILES = store.DATA_FILES
 _FILES_OF_ROWS = tuple(name for name in _FILES if name != store.NEWEST)
 
 
+@dataclass
+class _Progress:
+    """What was written so far, and taken to be told of at the next commit.
+
+    The thread works on a copy, which takes the place of the one before by one assignment. So what
+    failed anywhere is done again from there: rows, pieces and slots lie where they lay.
+
+    Attributes:
+        segment: the one that is written, and `index` of its next item.
+        written: how many segments are written.
+        records, rows: how many there are.
+        serial: of the next slot.
+        pending: rows of slots that wait for the next commit; `names` are those that have a number.
+        slots: their bytes, once all that they vouch for is durable; nothing else comes before them.
+        place: of the newest state in its file.
+        newest: the newest state that has no row, its numbers, and where in `pending` it belongs.
+        ordinal, step: of the last entry that was taken.
+        oldest: when the first of them was recorded; None where nothing waits.
+        durable: the ordinal of the last entry that is durable.
+        saw_closing: whether the run ends there, and `ended` whether that is written.
+    """
+
+    segment: chain.Segment
+    records: int
+    rows: int
+    serial: int
+    names: dict[str, int]
+    place: int
+    index: int = 0
+    written: int = 0
+    pending: list[tuple[int, ...]] = field(default_factory=list)
+    slots: bytes = b""
+    newest: tuple[chain.Entry, memoryview | bytes | None, int] | None = None
+    ordinal: int = 0
+    step: int = 0
+    oldest: float | None = None
+    durable: int = 0
+    saw_closing: bool = False
+    ended: bool = False
+
+    def copy(self) -> _Progress:
+        """Another one, that can be changed."""
+        return replace(self, pending=list(self.pending), names=dict(self.names))
+
+
 class Writer:
-    """Follows a chain, and writes; keeps its first error for the training thread to find.
+    """Follows a chain, and writes; keeps an error that stays for the training thread to find.
+
+    What fails once is done again after a moment, from what the buffers hold still. When it fails
+    again the thread ends, and `try_again` begins anew.
 
     Args:
         directory: the run.
@@ -40,9 +90,7 @@ class Writer:
         commit_seconds: how long a state may wait until it is made durable.
 
     Attributes:
-        error: the first error, after which nothing more is written; None as long as all is well.
-        written: how many segments are written.
-        durable: the ordinal of the last entry that is durable.
+        error: what ended the thread; None as long as all is well.
         flush_to: the ordinal of the entry that is to become durable at once.
         abandoned: whether the thread is to end where it is.
         done: called in the thread when a run that was closed is written.
@@ -58,30 +106,44 @@ class Writer:
         commit_seconds: float,
     ) -> None:
         self.error: BaseException | None = None
-        self.written = self.durable = self.flush_to = 0
+        self.flush_to = 0
         self.abandoned = False
         self.done: Callable[[], object] = lambda: None
-        self.thread = threading.Thread(target=self._run, name="losspath-writer", daemon=True)
+        self.thread = self._new_thread()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._segment, self._index = first, 0
         self._row_size, self._width = row_size, first.buffer.numbers.dtype.itemsize
-        self._serial, self._generation = opened.serial, opened.generation
-        self._names = dict(opened.names or {})
-        self._records, self._rows = opened.records, first.base.rows
-        self._place = opened.place
+        self._generation = opened.generation
         self._commit_seconds = commit_seconds
+        self._now = _Progress(
+            segment=first,
+            records=opened.records,
+            rows=first.base.rows,
+            serial=opened.serial,
+            names=dict(opened.names or {}),
+            place=opened.place,
+        )
         self._forms: dict[bytes, int] = {}
-        self._pending: list[tuple[int, ...]] = []
-        self._ordinal = self._step = 0
-        self._oldest: float | None = None
-        self._newest: tuple[chain.Entry, memoryview | bytes | None, int] | None = None
-        self._unsynced = {store.STATES: 0, store.SIDES: 0, store.NEWEST: 0}
-        self._saw_closing = self._ended = False
+        self._unsynced: dict[str, tuple[int, int]] = {}  # which bytes of a file
+        self._doubtful: set[str] = set()  # files whose syncing failed
+        self._sizes: dict[str, int] = {}  # of the files, when they were let go
         self._is_begun = self._is_over = False
         # A state whose row was lost is told again as the newest, whatever `every` is.
         again = first.base.row_step >= 0 and not first.base.has_state
         self._files = Files(directory, _FILES if every > 1 or again else _FILES_OF_ROWS)
         self._sides_end = -(-self._files.size(store.SIDES) // 8) * 8
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="losspath-writer", daemon=True)
+
+    @property
+    def written(self) -> int:
+        """How many segments are written."""
+        return self._now.written
+
+    @property
+    def durable(self) -> int:
+        """The ordinal of the last entry that is durable."""
+        return self._now.durable
 
     def start(self) -> None:
         """Starts the thread."""
@@ -112,6 +174,35 @@ class Writer:
             self.check_ended()
         self.check()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether a run that was closed is written to its end."""
+        return self._now.ended
+
+    def try_again(self) -> None:
+        """Begins anew where an error ended the thread: the disk may have room by now."""
+        if self._is_begun and self.has_ended() and not self._now.ended:
+            self.error, self._is_over = None, False
+            self.thread = self._new_thread()
+            self.thread.start()
+
+    def let_go(self) -> None:
+        """Notes how large the files are, so that what others do to them is seen."""
+        self._sizes = self._files.sizes()
+
+    def check_own(self) -> None:
+        """Raises where somebody else recorded in the run after it was let go.
+
+        Raises:
+            StoreError: what is held still has no place there any more.
+        """
+        self._files.check_there()
+        if self._sizes not in ({}, self._files.sizes()):
+            raise StoreError(
+                f"{self._files.directory} was changed after this recorder had failed, so what it "
+                "still held cannot be added any more"
+            )
+
     def check_ended(self) -> None:
         """Raises what ended the thread, if it has ended before its time."""
         self._is_over = self.has_ended()
@@ -123,30 +214,38 @@ class Writer:
         Raises:
             StoreError: something could not be written.
         """
-        if self.error is None and (self._ended or not self._is_over):
+        if self.error is None and (self._now.ended or not self._is_over):
             return
         reason = str(self.error or "the thread that writes has ended")
         reason = reason or type(self.error).__name__
         raise StoreError(
             f"recording stopped: {reason}; what was durable before is intact in "
-            f"{self._files.directory}"
+            f"{self._files.directory}, and close() tries to write the rest again"
         ) from self.error
 
     # -- the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        failed = False
         try:
-            while not self._ended and not self.abandoned:
-                self._look()
-                if not self._ended:
+            while not self._now.ended and not self.abandoned:
+                try:
+                    self._look()
+                except Exception:
+                    if failed or self._now.ended:
+                        raise
+                    failed = True
+                    time.sleep(LOOK_SECONDS)  # it may have been for a moment
+                    continue
+                failed = False
+                if not self._now.ended:
                     self._rest()
             self._files.close()
-            if self._ended:
+            if self._now.ended:
                 self.done()
         except BaseException as error:  # the training thread raises it
-            if not self._ended:
+            if not self._now.ended:
                 self.error = error
-            self._files.close()
         finally:
             self._is_over = True
 
@@ -158,38 +257,45 @@ class Writer:
 
     def _look(self) -> None:
         """Writes full segments, and all of the last one where it is due."""
-        while (following := self._segment.next) is not None:
-            self._write_items()
-            if self._saw_closing:
+        self._mend_unsynced()
+        now = self._now.copy()
+        if now.slots:
+            self._append_slots(now)
+        while (following := now.segment.next) is not None and not now.ended:
+            self._write_items(now)
+            if now.saw_closing:
                 break
-            self._keep_newest()
-            self._segment, self._index = following, 0
-            self.written += 1
-            if self._is_due():
-                self._commit()
-        if self._is_due():
-            self._write_items()
-            self._commit()
+            _keep_newest(now)
+            now.segment, now.index = following, 0
+            now.written += 1
+            self._now = now.copy()
+            if self._is_due(now):
+                self._commit(now)
+        if not now.ended and self._is_due(now):
+            self._write_items(now)
+            self._commit(now)
 
-    def _is_due(self) -> bool:
-        entries = [i for i in self._segment.items[self._index :] if type(i) is chain.Entry]
-        oldest = self._oldest
+    def _is_due(self, now: _Progress) -> bool:
+        entries = [i for i in now.segment.items[now.index :] if type(i) is chain.Entry]
+        oldest = now.oldest
         if oldest is None:
             if not entries:
                 return False
             oldest = entries[0].time
         return (
-            self._saw_closing
+            now.saw_closing
             or time.monotonic() - oldest >= self._commit_seconds
-            or self.flush_to > self.durable
+            or self.flush_to > now.durable
             or any(entry.kind == chain.CLOSING for entry in entries)
         )
 
-    def _write_items(self) -> None:
+    def _write_items(self, now: _Progress) -> None:
         """Writes what the segment holds by now; rows that follow each other at once."""
-        items, buffer = self._segment.items, self._segment.buffer
+        if now.saw_closing:  # whatever comes after it was told that it came too late
+            return
+        items, buffer = now.segment.items, now.segment.buffer
         begin = end = row = 0  # of the rows that are gathered
-        for item in items[self._index :]:
+        for item in items[now.index :]:
             if type(item) is chain.Entry:
                 if item.begin >= 0 and item.row >= 0:
                     count = (end - begin) // self._row_size
@@ -197,13 +303,13 @@ class Writer:
                         self._write_rows(buffer, begin, end, row)
                         begin, row = item.begin, item.row
                     end = item.end
-                self._take(item, buffer)
+                self._take(now, item, buffer)
             elif isinstance(item, chain.SideBlob):
                 self._write_blob(item)
             elif isinstance(item, chain.Piece):
-                self._write_piece(buffer, item)
-            self._index += 1
-            if self._saw_closing:  # whatever comes after it was told that it came too late
+                self._write_piece(now, buffer, item)
+            now.index += 1
+            if now.saw_closing:
                 break
         self._write_rows(buffer, begin, end, row)
 
@@ -213,25 +319,51 @@ class Writer:
             self._write(store.STATES, raw, row * self._row_size * self._width)
 
     def _write(self, name: str, raw: bytes | memoryview, offset: int) -> None:
+        begin, end = self._unsynced.get(name, (offset, offset))
+        self._unsynced[name] = begin, end = min(begin, offset), max(end, offset + len(raw))
         self._files.write(name, raw, offset)
-        self._unsynced[name] += len(raw)
-        if self._unsynced[name] >= SYNC_BYTES:
+        if end - begin >= SYNC_BYTES:
             self._sync(name)
 
     def _sync(self, name: str) -> None:
-        if self._unsynced[name]:
+        if name in self._unsynced:
+            self._doubtful.add(name)
             self._files.sync(name)
-            self._unsynced[name] = 0
+            self._doubtful.discard(name)
+            del self._unsynced[name]
 
-    def _write_piece(self, buffer: chain.Buffer, piece: chain.Piece) -> None:
+    def _mend_unsynced(self) -> None:
+        """Writes once more what a system that failed to sync may have given up.
+
+        Raises:
+            StoreError: a row has not the bytes any more that were written.
+        """
+        for name in list(self._doubtful):
+            begin, end = self._unsynced[name]
+            for at in range(begin, end, _COPIED_BYTES):
+                raw = self._files.read(name, min(_COPIED_BYTES, end - at), at)
+                self._files.write(name, raw, at)
+            if name == store.STATES:
+                self._check_rows(begin)
+            self._doubtful.discard(name)
+
+    def _check_rows(self, begin: int) -> None:
+        size = self._row_size * self._width
+        for kind, _, step, row, digest, *_ in self._now.pending:
+            if kind == slots.RECORD and row >= 0 and row * size >= begin:
+                raw = self._files.read(store.STATES, size, row * size)
+                if xxhash.xxh3_64_intdigest(raw) != digest:
+                    raise StoreError(f"the disk lost the state of step {step}")
+
+    def _write_piece(self, now: _Progress, buffer: chain.Buffer, piece: chain.Piece) -> None:
         raw = buffer.bytes(piece.begin, piece.end - piece.begin)
         if piece.row >= 0:
             at = piece.row * self._row_size + piece.offset
             self._write(store.STATES, raw, at * self._width)
             return
-        if piece.offset == 0 and self._newest is not None and self._oldest is not None:
-            self._commit()  # its place is about to be written again
-        at = (1 - self._place) * self._row_size + piece.offset
+        if piece.offset == 0 and now.newest is not None and now.oldest is not None:
+            self._commit(now)  # its place is about to be written again
+        at = (1 - now.place) * self._row_size + piece.offset
         self._write(store.NEWEST, raw, at * self._width)
 
     def _write_blob(self, blob: chain.SideBlob) -> None:
@@ -266,36 +398,36 @@ class Writer:
 
     # -- entries --------------------------------------------------------------------------------
 
-    def _take(self, entry: chain.Entry, buffer: chain.Buffer) -> None:
+    def _take(self, now: _Progress, entry: chain.Entry, buffer: chain.Buffer) -> None:
         """Turns an entry into slots that wait for the next commit."""
-        self._ordinal = entry.ordinal
-        if self._oldest is None:
-            self._oldest = entry.time
+        now.ordinal = entry.ordinal
+        if now.oldest is None:
+            now.oldest = entry.time
         if entry.kind == chain.CLOSING:
-            self._saw_closing = True
-            self._step = entry.step
+            now.saw_closing = True
+            now.step = entry.step
             return
         if entry.row >= 0:
-            self._newest = None
-            self._rows = entry.rows
-            self._pending += self._side_slots(entry, 0)
+            now.newest = None
+            now.rows = entry.rows
+            now.pending += self._side_slots(entry, 0)
         elif entry.has_state:
             row = buffer.bytes(entry.begin, self._row_size) if entry.begin >= 0 else None
-            self._newest = entry, row, len(self._pending)
+            now.newest = entry, row, len(now.pending)
         if entry.kind == chain.AGAIN:
             return
         for name, value in entry.values:
-            if name not in self._names:
-                self._names[name] = len(self._names)
-                self._pending += slots.name_rows(self._names[name], name)
-            number = self._names[name]
-            self._pending.append((slots.VALUE, 0, entry.step, number, 0, 0, slots.bits(value)))
+            if name not in now.names:
+                now.names[name] = len(now.names)
+                now.pending += slots.name_rows(now.names[name], name)
+            number = now.names[name]
+            now.pending.append((slots.VALUE, 0, entry.step, number, 0, 0, slots.bits(value)))
         flags = slots.INITIAL if entry.kind == chain.INITIAL else 0
         loss = slots.bits(entry.loss)
-        self._pending.append(
+        now.pending.append(
             (slots.RECORD, flags, entry.step, entry.row, entry.digest or 0, entry.key, loss)
         )
-        self._records += 1
+        now.records += 1
 
     def _side_slots(self, entry: chain.Entry, flags: int) -> list[tuple[int, ...]]:
         rows: list[tuple[int, ...]] = []
@@ -306,52 +438,56 @@ class Writer:
             rows.append((slots.SIDE, flags, entry.step, offset, digest, length, form))
         return rows
 
-    def _keep_newest(self) -> None:
-        """Copies the newest state, as its buffer will be used again."""
-        if self._newest is not None and isinstance(self._newest[1], memoryview):
-            entry, row, at = self._newest
-            self._newest = entry, bytes(row or b""), at
-
-    def _write_newest(self) -> None:
+    def _write_newest(self, now: _Progress) -> None:
         """Writes the newest state beside the one before it, and its slots before its RECORD."""
-        if self._newest is None:
+        if now.newest is None:
             return
-        entry, row, at = self._newest
-        place = 1 - self._place
+        entry, row, at = now.newest
+        place = 1 - now.place
         if row is not None:
             self._write(store.NEWEST, row, place * len(row))
         rows = self._side_slots(entry, slots.OF_NEWEST)
         rows.append((slots.NEWEST, 0, entry.step, place, entry.digest or 0, entry.key, 0))
-        self._pending[at:at] = rows
-        self._newest = None
-        self._place = place
+        now.pending[at:at] = rows
+        now.newest = None
+        now.place = place
 
-    def _commit(self) -> None:
+    def _commit(self, now: _Progress) -> None:
         """Makes everything that was taken durable, in the order that readers rely on."""
         self._files.check_there()
-        self._write_newest()
-        if self._saw_closing:
-            self._files.cut(store.STATES, self._rows * self._row_size * self._width)
-            self._unsynced[store.STATES] += 1
-            self._pending.append((slots.CLOSE, 1, self._step, self._records, self._rows, 0, 0))
-        for name in self._unsynced:
+        self._write_newest(now)
+        if now.saw_closing:
+            end = now.rows * self._row_size * self._width
+            self._files.cut(store.STATES, end)
+            self._unsynced.setdefault(store.STATES, (end, end))
+            now.pending.append((slots.CLOSE, 1, now.step, now.records, now.rows, 0, 0))
+        for name in list(self._unsynced):
             self._sync(name)
-        self._append_slots()
-        self.durable = self._ordinal
-        self._pending, self._oldest = [], None
+        now.slots = slots.sealed(now.pending, now.serial, self._generation).tobytes()
+        self._now = now.copy()
+        self._append_slots(now)
 
-    def _append_slots(self) -> None:
-        raw = slots.sealed(self._pending, self._serial, self._generation).tobytes()
+    def _append_slots(self, now: _Progress) -> None:
+        """Appends slots of which all is durable; done again, it writes the same bytes."""
         try:
             for name in (store.RECORDS, store.RECORDS_COPY):
-                self._files.write(name, raw, self._serial * slots.SLOT_BYTES)
+                self._files.write(name, now.slots, now.serial * slots.SLOT_BYTES)
                 self._files.sync(name)
-            self._serial += len(self._pending)
-            self._ended = self._saw_closing
+            now.serial += len(now.pending)
+            now.durable, now.ended = now.ordinal, now.saw_closing
+            now.pending, now.slots, now.oldest = [], b"", None
+            self._now = now.copy()
         except BaseException:
-            if self._saw_closing:  # a run that could not be closed is not closed
+            if self._now.saw_closing and not self._now.ended:  # what could not be closed is not
                 for name in (store.RECORDS, store.RECORDS_COPY):
                     with contextlib.suppress(StoreError):
-                        end = self._serial + len(self._pending) - 1
+                        end = self._now.serial + len(self._now.pending) - 1
                         self._files.cut(name, end * slots.SLOT_BYTES)
             raise
+
+
+def _keep_newest(now: _Progress) -> None:
+    """Copies the newest state, as its buffer will be used again."""
+    if now.newest is not None and isinstance(now.newest[1], memoryview):
+        entry, row, at = now.newest
+        now.newest = entry, bytes(row or b""), at
