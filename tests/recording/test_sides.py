@@ -9,6 +9,7 @@ from torch import nn
 
 from losspath import Recorder, Trajectory
 from losspath.errors import ArgumentError, LosspathWarning, ModelError
+from losspath.parameters import Layout, side_tensors
 from losspath.recording import session, sides, watch
 
 
@@ -489,3 +490,70 @@ def test_blobs_are_found_without_any_record_of_them(tmp_path):
     blobs = list(sides.find_blobs(tmp_path / "run" / "sides.bin"))
     assert [blob.what for blob in blobs] == [sides.FORM, *[sides.DATA] * 4]
     assert [blob.step for blob in blobs] == [0, 0, 1, 2, 3]
+
+
+# --------------------------------------------------------------------------------------------------
+# Changes that torch does not count
+
+
+@pytest.mark.parametrize("how", ["data", "numpy"])
+@pytest.mark.parametrize("mebibytes", [2, 8, 16])
+def test_one_number_of_a_large_buffer_that_changes_uncounted_is_recorded(tmp_path, how, mebibytes):
+    model = Model(bank=torch.zeros(mebibytes << 18))
+    there = model.bank.data if how == "data" else model.bank.numpy()
+    with Recorder(tmp_path / "run", model) as recorder:
+        for step in range(1, 4):
+            there[step * 7919] = step
+            recorder.record(0.0)
+        recorder.record(0.0)
+    path = Trajectory(tmp_path / "run")
+    assert [path.sides(t)["bank"].sum().item() for t in range(5)] == [0, 1, 3, 6, 6]
+    # What did not change is not written again.
+    assert (tmp_path / "run" / "sides.bin").stat().st_size < (4 * mebibytes + 1) << 20
+
+
+def test_of_a_very_large_buffer_every_part_is_looked_at_by_turns(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "_PART_BYTES", 1 << 20)
+    monkeypatch.setattr(watch, "_TURN_BYTES", 1 << 20)
+    model = Model(bank=torch.zeros(4 << 18))
+    with Recorder(tmp_path / "run", model) as recorder:
+        for number in (1, 1 << 18, (4 << 18) - 1):
+            model.bank.data[number] = 1.0
+            for _ in range(4):
+                recorder.record(0.0)
+    path = Trajectory(tmp_path / "run")
+    sums = [path.sides(t)["bank"].sum().item() for t in range(13)]
+    assert sums[0] == 0
+    assert [sums[4], sums[8], sums[12]] == [1, 2, 3]
+
+
+def test_more_buffers_than_can_be_hashed_at_each_record_are_looked_at_by_turns(monkeypatch):
+    monkeypatch.setattr(watch, "_HASHED_BYTES", 3 << 20)
+    monkeypatch.setattr(watch, "_TURN_BYTES", 1 << 20)
+    model = Model(a=torch.zeros(2 << 18), b=torch.zeros(2 << 18))
+    sides = side_tensors(model, Layout.of(model))
+    watched = watch.SideWatch("here")
+    known, _, _ = watched.compare(sides, watch.Known())
+    seen = []
+    for name in "ab":
+        getattr(model, name).data[-3] = 1.0
+        for _ in range(2):
+            known, changes, _ = watched.compare(sides, known)
+            seen += [change.described.name for change in changes]
+    assert seen == ["a", "b"]
+
+
+def test_the_number_that_is_taken_on_a_gpu_tells_bytes_apart():
+    torch.manual_seed(0)
+    raw = torch.randint(256, (1003,), dtype=torch.uint8)
+    found = {watch._sum_of_mixed(raw)}
+    for place in range(1003):
+        changed = raw.clone()
+        changed[place] ^= 1 << place % 8
+        found.add(watch._sum_of_mixed(changed))
+    for one, other in ((7, 15), (7, 23)):  # of numbers next to each other, the signs
+        changed = raw.clone()
+        changed[[one, other]] ^= 128
+        found.add(watch._sum_of_mixed(changed))
+    found.add(watch._sum_of_mixed(torch.cat([raw[8:16], raw[:8], raw[16:]])))
+    assert len(found) == 1007

@@ -8,15 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import xxhash
 
 from losspath.errors import LosspathWarning
 from losspath.parameters import SideTensor, version_of
 from losspath.recording.sides import Described, key_of
 
 # Tensors are compared by their bytes up to this size, all together. Of larger ones torch's count of
-# changes is looked at, and so many numbers: `tensor.data` can be changed without being counted.
+# changes is looked at, and so many numbers. As `tensor.data` and NumPy change numbers that torch
+# does not count, the digest of a buffer is looked at too: of all its bytes where it is no larger
+# than a part (0.3 ms), as long as there is room for it, and of larger ones a part by turns.
 _WHOLE_BYTES = 1 << 20
 _SAMPLE = 1024
+_PART_BYTES = 16 << 20
+_HASHED_BYTES = 64 << 20
+_TURN_BYTES = 4 << 20
 
 
 class Change(NamedTuple):
@@ -28,12 +34,13 @@ class Change(NamedTuple):
 
 
 class _Print(NamedTuple):
-    """What tells whether a tensor changed."""
+    """What tells whether a tensor changed: `parts` are the digests of its bytes, part by part."""
 
     described: Described
     seen: bytes
     version: int | None
     place: int
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class _Item(NamedTuple):
     whole: bool
     part: torch.Tensor | None  # what is looked at, where the same view serves every time
     group: int
+    hashed: int  # the bytes of a part that is hashed; 0 for none
 
 
 class Plan:
@@ -82,7 +90,7 @@ class Plan:
         self.frozen = [side for side in sides if side.kind == "frozen"]
         self._items: list[_Item] = []
         groups: dict[tuple[torch.device, int], int] = {}
-        room = _WHOLE_BYTES
+        room, hashed_room = _WHOLE_BYTES, _HASHED_BYTES
         for side in sorted(sides, key=lambda side: _nbytes(side.tensor)):
             size = _nbytes(side.tensor)
             whole = size <= room
@@ -96,12 +104,19 @@ class Plan:
                 side.tensor.untyped_storage().data_ptr()
             )
             group = groups.setdefault((part.device, part.shape[1]), len(groups))
+            hashed = 0
+            if side.kind == "buffer" and not whole:
+                at_once = size <= min(_PART_BYTES, hashed_room)
+                hashed = size if at_once else _TURN_BYTES
+                hashed_room -= size if at_once else 0
             self._items.append(
-                _Item(_described(side), side.tensor, whole, part if stays else None, group)
+                _Item(_described(side), side.tensor, whole, part if stays else None, group, hashed)
             )
         self._count = len(groups)
         self._items.sort(key=lambda item: item.group)
         self._large = [item.tensor for item in self._items if not item.whole]
+        self._hashed = [item for item in self._items if item.hashed]
+        self._turn = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -116,9 +131,24 @@ class Plan:
             parts[item.group].append(part)
         prints = tuple(torch.cat(group).cpu().numpy().tobytes() for group in parts)
         versions = tuple(version_of(tensor) for tensor in self._large)
-        if known.plan is self and known.prints == prints and known.versions == versions:
+        stale = self._stale(known)
+        is_same = known.plan is self and known.prints == prints and known.versions == versions
+        if is_same and not stale:
             return known, [], []
-        return self._differences(known, parts, prints, versions)
+        return self._differences(known, parts, prints, versions, stale)
+
+    def _stale(self, known: Known) -> set[str]:
+        """The names of buffers of which a part has another digest than is known."""
+        self._turn += 1
+        found = set()
+        for item in self._hashed:
+            before = known.items.get(item.described.name)
+            if before is not None and before.parts:
+                number = self._turn % len(before.parts)
+                part = _bytes_in_memory(item.tensor)[number * item.hashed :][: item.hashed]
+                if _digest(part) != before.parts[number]:
+                    found.add(item.described.name)
+        return found
 
     def _differences(
         self,
@@ -126,6 +156,7 @@ class Plan:
         parts: list[list[torch.Tensor]],
         prints: tuple[bytes, ...],
         versions: tuple[int | None, ...],
+        stale: set[str],
     ) -> tuple[Known, list[Change], list[str]]:
         changes: list[Change] = []
         digests: dict[str, int] = {}
@@ -138,17 +169,24 @@ class Plan:
             seen = prints[item.group][begin : at[item.group]]
             name = item.described.name
             mark = (None, 0) if item.whole else (version_of(item.tensor), item.tensor.data_ptr())
-            items[name] = _Print(item.described, seen, *mark)
-            if items[name] == known.items.get(name):
+            before = known.items.get(name)
+            now = _Print(item.described, seen, *mark, before.parts if before else ())
+            items[name] = now
+            if now == before and name not in stale:
                 digests[name] = known.digests[name]
                 continue
+            if item.hashed:
+                raw = _bytes_in_memory(item.tensor)
+                begins = range(0, len(raw), item.hashed)
+                parts_now = tuple(_digest(raw[at : at + item.hashed]) for at in begins)
+                items[name] = now._replace(parts=parts_now)
             content = seen if item.whole else _content(item.tensor)
             digests[name] = item.described.digest(content)
             if digests[name] != known.digests.get(name):
                 changes.append(Change(item.described, digests[name], content))
         gone = [name for name in known.digests if name not in digests]
-        now = Known(digests, key_of(digests.values()), self, prints, versions, items)
-        return now, changes, gone
+        last = Known(digests, key_of(digests.values()), self, prints, versions, items)
+        return last, changes, gone
 
 
 class SideWatch:
@@ -211,10 +249,31 @@ def _looked_at(tensor: torch.Tensor, whole: bool) -> torch.Tensor:
     size = value.element_size()
     if whole:
         return value.contiguous().reshape(-1).view(torch.uint8).reshape(-1, size)
-    # In the order of memory, so that a dense tensor is not copied.
-    order = sorted(range(value.dim()), key=value.stride, reverse=True)
-    rows = value.permute(order).reshape(-1).view(torch.uint8).reshape(-1, size)
+    rows = _bytes_in_memory(tensor).reshape(-1, size)
     return rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+
+
+def _bytes_in_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor in the order of memory, so that a dense one is not copied."""
+    value = _plain(tensor)
+    order = sorted(range(value.dim()), key=value.stride, reverse=True)
+    return value.permute(order).reshape(-1).view(torch.uint8)
+
+
+def _digest(raw: torch.Tensor) -> int:
+    """A number that tells bytes apart; those of a GPU's memory stay there."""
+    if raw.is_cuda:
+        return _sum_of_mixed(raw)
+    return xxhash.xxh3_64_intdigest(raw.cpu().numpy().data)
+
+
+def _sum_of_mixed(raw: torch.Tensor) -> int:
+    """The sum of words that are mixed with their place first, as splitmix64 does it."""
+    words = torch.nn.functional.pad(raw, (0, -len(raw) % 8)).clone().view(torch.int64)
+    mixed = words + torch.arange(len(words), device=raw.device) * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        mixed = (mixed ^ (mixed >> shift)) * factor
+    return int((mixed ^ (mixed >> 31)).sum())
 
 
 def _content(tensor: torch.Tensor) -> bytes:
