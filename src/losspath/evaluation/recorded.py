@@ -73,7 +73,7 @@ class PathObjective:
         sides: Sides = self._path.sides(0)
         if not self.varies and not _has(objective.model, sides):
             self.objective = self.objective.with_sides(sides, self._keys[0])
-        if self._path.side_kinds and objective.buffers is None:
+        if self._side_kinds and objective.buffers is None:
             self.objective = self.objective.with_buffers("recorded")
         self._check_places()
 
@@ -106,9 +106,15 @@ class PathObjective:
         return self._sides(index) if self.varies else None
 
     @cached_property
+    def _side_kinds(self) -> dict[str, str]:
+        # A path of the caller's own may not know.
+        kinds: dict[str, str] = getattr(self._path, "side_kinds", {})
+        return kinds or dict.fromkeys(self._path.sides(0), "buffer")
+
+    @property
     def _buffers(self) -> list[str]:
         """The names of all buffers that there were at any time."""
-        return [name for name, kind in self._path.side_kinds.items() if kind == "buffer"]
+        return [name for name, kind in self._side_kinds.items() if kind == "buffer"]
 
     def _sides(self, index: int) -> dict[str, torch.Tensor | None]:
         return {**dict.fromkeys(self._buffers), **self._path.sides(index)}
