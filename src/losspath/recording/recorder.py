@@ -24,7 +24,7 @@ from losspath.arguments import (
     one_of,
     optional,
 )
-from losspath.errors import ArgumentError, LosspathError, StoreError
+from losspath.errors import ArgumentError, LosspathError, LosspathWarning, StoreError
 from losspath.files import canonical_json
 from losspath.parameters import Layout, Taken, unwrapped
 from losspath.recording import chain, store
@@ -220,7 +220,15 @@ class Recorder:
         Raises:
             StoreError: something could not be written; what was durable before stays valid.
         """
-        self._session.close()
+        try:
+            self._session.close()
+        except (LosspathError, LosspathWarning):
+            raise
+        except Exception as cause:
+            raise StoreError(
+                f"{self.directory} could not be closed, as {type(cause).__name__} was raised: "
+                f"{cause}; close() can be called again, and what was recorded before is kept"
+            ) from cause
         self._finalizer.detach()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recorder:
@@ -244,7 +252,7 @@ class Recorder:
     ) -> None:
         try:
             self.close()
-        except LosspathError:
+        except Exception:
             # The loop's own error is the one to see.
             if error is None:
                 raise
