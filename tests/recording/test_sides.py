@@ -1,6 +1,7 @@
 """Buffers and frozen parameters: recorded with every state, written again only when they change."""
 
 import contextlib
+import time
 
 import numpy as np
 import pytest
@@ -557,3 +558,57 @@ def test_the_number_that_is_taken_on_a_gpu_tells_bytes_apart():
         found.add(watch._sum_of_mixed(changed))
     found.add(watch._sum_of_mixed(torch.cat([raw[8:16], raw[:8], raw[16:]])))
     assert len(found) == 1007
+
+
+# --------------------------------------------------------------------------------------------------
+# With every=k
+
+
+@pytest.mark.parametrize("mebibytes", [2, 20])
+def test_large_buffers_of_states_that_are_not_kept_are_not_written(tmp_path, mebibytes):
+    model = Model(bank=torch.zeros(mebibytes << 18))
+    with Recorder(tmp_path / "run", model, every=10) as recorder:
+        for _ in range(25):
+            step(model)
+            model.bank += 1
+            recorder.record(0.0)
+        recorder.flush()
+        # Three of rows and the newest, and one more for each sync or second that came between.
+        size = (tmp_path / "run" / "sides.bin").stat().st_size
+        assert size < 8 * (mebibytes << 20)
+        assert Trajectory(tmp_path / "run").steps.tolist() == [0, 10, 20, 25]
+        assert Trajectory(tmp_path / "run").sides(-1)["bank"][0] == 25
+    path = Trajectory(tmp_path / "run")
+    assert path.steps.tolist() == [0, 10, 20, 25]
+    for index, number in enumerate(path.steps):
+        assert torch.equal(path.sides(index)["bank"], torch.full_like(model.bank, float(number)))
+
+
+def test_large_buffers_of_the_newest_state_are_durable_in_time(tmp_path):
+    model = Model(bank=torch.zeros(2 << 18))
+    recorder = Recorder(tmp_path / "run", model, every=1000)
+    recorder.flush()
+    for _ in range(5):
+        step(model)
+        model.bank += 1
+        recorder.record(0.0)
+    began = time.monotonic()
+    while Trajectory(tmp_path / "run").steps[-1] < 5 and time.monotonic() - began < 10:
+        time.sleep(0.05)
+    assert time.monotonic() - began < 4
+    assert Trajectory(tmp_path / "run").sides(-1)["bank"][0] == 5
+    recorder.close()
+
+
+def test_a_last_state_whose_buffers_changed_since_is_not_stored_with_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "_HELD_BYTES", 0)
+    monkeypatch.setattr(session, "_KEEP_SECONDS", 1e9)
+    model = Model(bank=torch.zeros(2))
+    recorder = Recorder(tmp_path / "run", model, every=10)
+    step(model)
+    model.bank += 1
+    recorder.record(0.0)
+    model.bank += 1
+    with pytest.warns(LosspathWarning, match="the state at the last step, 1, was not stored"):
+        recorder.close()
+    assert Trajectory(tmp_path / "run").steps.tolist() == [0]

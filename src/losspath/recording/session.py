@@ -22,9 +22,12 @@ from losspath.recording.turns import Turns
 from losspath.recording.watch import Change, Known, SideWatch
 from losspath.recording.writing import Writer
 
-# Side tensors from this size on go into a blob of their own, handed over before the entry.
+# Side tensors from this size on go into a blob of their own. Those of a state that has a row are
+# handed over before its entry. Those of a newest state stay in the entry, and are written if it is
+# still the newest at the next commit, as long as they are no larger together than this.
 _LARGE_BYTES = 1 << 20
-# The newest state of rows too large to be copied at every step is kept this often (seconds).
+_HELD_BYTES = 16 << 20
+# A newest state that is too large to be copied at every step is kept this often (seconds).
 _KEEP_SECONDS = 1.0
 
 
@@ -150,9 +153,17 @@ class Session:
         now = time.monotonic()
         known: Known = last.known
         blobs: tuple[SideBlob, ...] = ()
+        # What is too large to be copied at every step is kept where it has to be, and by the clock.
+        is_kept = in_row or kind == chain.AGAIN or now - last.kept_time >= _KEEP_SECONDS
+        are_sides_kept = True
         if self._state.sides or known.digests:
-            known, blobs = self._changed_sides(step, known)
-        kept, has_state = self._keep_state(kind, in_row, now, last, tensors)
+            known, changes, gone = self._watch.compare(self._state.sides, last.known)
+            held = sum(len(change.content) for change in changes)
+            are_sides_kept = is_kept or held <= _HELD_BYTES
+            if are_sides_kept and (changes or gone):
+                blobs = self._blobs(step, changes, tuple(gone), in_row or held > _HELD_BYTES)
+        is_kept = is_kept or not self.chain.in_pieces
+        kept, has_state = self._keep_state(in_row, is_kept and are_sides_kept, last, tensors)
         # What is told once more has no room for them: they wait for the next record.
         settings = last.settings if kind == chain.AGAIN else self._settings.read(last.settings)
         rows = last.rows + in_row
@@ -183,16 +194,16 @@ class Session:
     # -- the state ------------------------------------------------------------------------------
 
     def _keep_state(
-        self, kind: int, in_row: bool, now: float, last: Entry, tensors: list[torch.Tensor]
+        self, in_row: bool, is_kept: bool, last: Entry, tensors: list[torch.Tensor]
     ) -> tuple[_Kept, bool]:
-        if not self.chain.in_pieces:
+        if is_kept and not self.chain.in_pieces:
             segment, begin = self.chain.with_room(self._row_size)
             place = begin // self._row_size
             self._state.read_into(segment.buffer.rows[place], tensors)
             # Hashed here, where the row is still in the processor's cache.
             digest = xxhash.xxh3_64_intdigest(segment.buffer.row_bytes[place])
             return _Kept(segment, begin, begin + self._row_size, digest), True
-        if in_row or kind == chain.AGAIN or now - last.kept_time >= _KEEP_SECONDS:
+        if is_kept:
             digest = self._copy_in_pieces(tensors, last.rows if in_row else -1)
             segment, end = self.chain.with_room(0)
             return _Kept(segment, -1, end, digest), True
@@ -218,30 +229,30 @@ class Session:
 
     # -- side tensors ---------------------------------------------------------------------------
 
-    def _changed_sides(self, step: int, known: Known) -> tuple[Known, tuple[SideBlob, ...]]:
-        now, changes, gone = self._watch.compare(self._state.sides, known)
-        if now is known or not (changes or gone):
-            return now, ()
+    def _blobs(
+        self, step: int, changes: list[Change], gone: tuple[str, ...], hand_over: bool
+    ) -> tuple[SideBlob, ...]:
+        """Blobs of what changed; large ones are handed over before their entry, if at all.
+
+        So few wait at a time. They are written wherever they are, and of a state that another takes
+        the place of in vain.
+        """
         blobs: list[SideBlob] = []
         small: list[Change] = []
         for change in changes:
-            if len(change.content) >= _LARGE_BYTES:
-                self._hand_over(blobs, step, [change])
-            else:
-                small.append(change)
-                if sum(len(each.content) for each in small) >= _LARGE_BYTES:
-                    self._hand_over(blobs, step, small)
-                    small = []
+            is_large = len(change.content) >= _LARGE_BYTES
+            part = [change] if is_large else [*small, change]
+            if is_large or sum(len(each.content) for each in part) >= _LARGE_BYTES:
+                segment, end = self.chain.with_room(0) if hand_over else (None, 0)
+                blobs.append(_blob(step, part, (), end))
+                if segment is not None:
+                    self.chain.append(segment, blobs[-1])
+                part = []
+            if not is_large:
+                small = part
         if small or gone:
-            blobs.append(_blob(step, small, tuple(gone), 0))
-        return now, tuple(blobs)
-
-    def _hand_over(self, blobs: list[SideBlob], step: int, changes: list[Change]) -> None:
-        """Hands a large blob over before its entry, so that few wait at a time."""
-        segment, end = self.chain.with_room(0)
-        blob = _blob(step, changes, (), end)
-        self.chain.append(segment, blob)
-        blobs.append(blob)
+            blobs.append(_blob(step, small, gone, 0))
+        return tuple(blobs)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -387,6 +398,8 @@ class Session:
         except ModelError:
             return False
         if self._state.digest(self._dtype) != last.digest:
+            return False
+        if self._watch.compare(self._state.sides, last.known)[0].key != last.key:
             return False
         self._append(chain.AGAIN, last.step, float("nan"), {}, tensors)
         return True
