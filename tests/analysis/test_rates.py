@@ -121,3 +121,11 @@ def test_sizes_across_lost_states_give_no_rates():
         learning_rates(steps)
     with pytest.raises(ArgumentError, match="all finite and ≥ 0"):
         learning_rates(sizes)
+
+
+def test_a_run_that_lost_its_first_states_gives_no_rates():
+    # Step 0 would get the size of step 3.
+    steps = StepSizes(SIZES, np.arange(3, 8), np.ones(4), {})
+    with pytest.raises(ArgumentError, match=r"from step 3 on .*pass their \.sizes"):
+        learning_rates(steps)
+    np.testing.assert_array_equal(learning_rates(steps.sizes), SIZES)

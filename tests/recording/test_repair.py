@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from old_format import FILES, Walk
-from walks import record, truth
+from walks import network, record, truth
 
-from losspath import Trajectory
+from losspath import Recorder, Trajectory
 from losspath.errors import BusyError, DamagedError, StoreError
 from losspath.files import only_writer, read_document, write_document
 from losspath.recording.header import read_header
@@ -520,3 +520,133 @@ def test_where_the_rows_do_not_say_whose_records_they_are_nothing_is_done(tmp_pa
     with pytest.raises(StoreError, match="which is this run's"):
         repair_trajectory(run)
     assert before == {file.name: file.read_bytes() for file in run.iterdir()}
+
+
+# --------------------------------------------------------------------------------------------------
+# What is lost is told wherever it lies
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize(
+    ("lost", "notes", "holes"),
+    [
+        ([0], ["the first state is lost"], ()),
+        ([0, 1, 2], ["the first 3 states are lost"], ()),
+        ([4, 5], ["the last 2 states are lost"], ()),
+        (
+            [0, 2, 5],
+            [
+                "states were lost between steps {1} and {3}",
+                "the first state is lost",
+                "the last state is lost",
+            ],
+            (0,),
+        ),
+    ],
+)
+def test_states_that_are_lost_at_an_end_are_told_of(tmp_path, every, lost, notes, holes):
+    run = tmp_path / "run"
+    record(run, 5 * every, every=every)
+    size = (run / "states.bin").stat().st_size // 6
+    raw = bytearray((run / "states.bin").read_bytes())
+    for row in lost:
+        raw[row * size] ^= 1
+    (run / "states.bin").write_bytes(raw)
+    lines = repair_trajectory(run)
+    path = Trajectory(run)
+    steps = [f"{number * every}" for number in range(6)]
+    assert path.notes == [note.format(*steps) for note in notes]
+    assert path.holes == holes
+    kept = next(line for line in lines if "are kept" in line)
+    told = [note.replace(" states", "").replace(" state", "") for note in notes]
+    assert all(note in kept for note in told if note.startswith("the"))
+    assert Trajectory(run).window(1).notes == path.notes
+
+
+def test_a_newest_state_that_is_lost_is_told_of(tmp_path):
+    run = tmp_path / "run"
+    record(run, 5, every=3)
+    (run / "newest.bin").unlink()
+    repair_trajectory(run)
+    path = Trajectory(run)
+    assert path.steps.tolist() == [0, 3]
+    assert path.notes == ["the last state is lost"]
+
+
+def test_records_that_are_lost_at_the_ends_are_told_of(tmp_path):
+    from losspath.recording import slots
+
+    run = tmp_path / "run"
+    record(run, 5)
+    table = np.frombuffer((run / "records.bin").read_bytes(), slots.SLOT)
+    places = np.flatnonzero(table["kind"] == slots.RECORD)
+    for name in ("records.bin", "records.copy.bin"):
+        raw = bytearray((run / name).read_bytes())
+        for place in places[[0, -1]].tolist():
+            raw[place * 64 + 20] ^= 2
+        (run / name).write_bytes(raw)
+    repair_trajectory(run)
+    path = Trajectory(run)
+    assert path.steps.tolist() == [1, 2, 3, 4]
+    assert path.notes == ["the first state is lost", "the last state is lost"]
+
+
+def without_side_tensors(run, model):
+    """A repaired run of a model that lost all its side tensors, and the path that it was."""
+    with Recorder(run, model) as recorder:
+        for number in range(3):
+            with torch.no_grad():
+                for tensor in [p for p in model.parameters() if p.requires_grad]:
+                    tensor.add_(1.0)
+            for buffer in model.buffers():
+                buffer += 1
+            recorder.record(float(number))
+    raw = (run / "sides.bin").read_bytes()
+    (run / "sides.bin").unlink()
+    assert any("of 4 states are lost" in line for line in repair_trajectory(run))
+    return Trajectory(run), raw
+
+
+def test_lost_buffers_are_told_of_and_what_to_do(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    path, raw = without_side_tensors(tmp_path / "run", model)
+    assert path.notes == ["buffers or frozen parameters of 4 states are lost"]
+    path.load_into(model, 1)  # its parameters are there
+    for use in (lambda: path.sides(1), lambda: path.load_into(model, 1, buffers=True)):
+        with pytest.raises(DamagedError, match=r'put the file back.*buffers="model"'):
+            use()
+    # As the message says:
+    (tmp_path / "run" / "sides.bin").write_bytes(raw)
+    for name in ("records.bin", "records.copy.bin"):
+        (tmp_path / "run" / "aside-1" / name).replace(tmp_path / "run" / name)
+    back = Trajectory(tmp_path / "run")
+    assert back.notes == []
+    assert int(back.sides(2)["1.num_batches_tracked"]) == 2
+
+
+def test_lost_frozen_parameters_are_no_other_network(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    path, _ = without_side_tensors(tmp_path / "run", model)
+    assert path.notes == ["buffers or frozen parameters of 4 states are lost"]
+    before = [tensor.clone() for tensor in model.parameters()]
+    with pytest.raises(DamagedError, match=r"such as 0\.weight, were in sides\.bin and are lost"):
+        path.load_into(model, 1)
+    for tensor, value in zip(model.parameters(), before, strict=True):
+        assert torch.equal(tensor, value)
+
+
+def test_what_is_left_of_side_tensors_is_loaded(tmp_path):
+    # Those of the last state alone are lost.
+    run = tmp_path / "run"
+    record(run, 4)
+    raw = bytearray((run / "sides.bin").read_bytes())
+    raw[-9] ^= 1
+    (run / "sides.bin").write_bytes(raw)
+    repair_trajectory(run)
+    path = Trajectory(run)
+    assert path.notes == ["buffers or frozen parameters of 1 states are lost"]
+    model = network()
+    path.load_into(model, 2, buffers=True)
+    assert torch.equal(model[1].running_var, path.sides(2)["1.running_var"])
+    path.load_into(model, -1)

@@ -48,7 +48,8 @@ def learning_rates(
 
     Raises:
         ArgumentError: an unknown form, sizes that are no steps of one optimiser step each, are
-            not finite or not known as states were lost, or "scaled" without a mean.
+            not finite or not known as states were lost, that do not begin at step 0, or "scaled"
+            without a mean.
     """
     if isinstance(sizes, StepSizes):
         if sizes.holes:
@@ -56,6 +57,13 @@ def learning_rates(
                 f"expected the size of every step, but states of this run were lost after state "
                 f"{sizes.holes[0]}, and the steps between have no known size; take the rates from "
                 "a run without holes, or from a window of it before them"
+            )
+        if len(sizes.steps) and sizes.steps[0] > 0:
+            raise ArgumentError(
+                f"expected the sizes of all steps from the first on, got those from step "
+                f"{sizes.steps[0]} on (the states before were lost, or are not in this window), so "
+                f"that step 0 would get the rate of step {sizes.steps[0]}; take them from a whole "
+                "run, or pass their .sizes if this is meant"
             )
         if (np.diff(sizes.steps) > 1).any():
             raise ArgumentError(

@@ -41,6 +41,7 @@ class Contents:
         all_losses: (M,) the losses.
         losses: (T−1,) the loss at each state but the last; NaN where it was lost.
         holes: positions of states after which others were lost.
+        lost_ends: how many states were lost before the first that is there, and after the last.
         unchanged: at how many steps no parameter changed.
         closed: whether the last writer closed the run.
         values: named numbers: their steps, and the values.
@@ -63,6 +64,7 @@ class Contents:
     values: Named
     sides: Sides
     stream: Stream
+    lost_ends: tuple[int, int] = (0, 0)
     tail: dict[str, int] = field(default_factory=dict)
     mended: list[str] = field(default_factory=list)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.errors import LosspathWarning, ModelError
+from losspath.errors import DamagedError, LosspathWarning, ModelError
 from losspath.parameters import Layout, named_buffers, named_modules, named_parameters, unflatten
 
 
@@ -51,6 +51,33 @@ def load_state(
             parameters[name].copy_(value)
         if buffers:
             _load_buffers(model, {n: t for n, t in sides.items() if kinds[n] == "buffer"}, source)
+
+
+def check_not_lost(
+    model: torch.nn.Module, layout: Layout, kinds: Mapping[str, str], source: object
+) -> None:
+    """Of a state whose side tensors are lost, the rows must be all that is to be loaded.
+
+    Raises:
+        DamagedError: the model has parameters that were recorded beside the rows.
+    """
+    in_rows = {entry.name for entry in layout.parameters}
+    parameters = dict(named_parameters(model))
+    recorded = {name: tensor for name, tensor in parameters.items() if name in in_rows}
+    lost = [name for name, kind in kinds.items() if kind == "frozen"] or [
+        name
+        for name, tensor in parameters.items()
+        if name not in in_rows and not _may_be_unrecorded(tensor, recorded, parameters)
+    ]
+    if lost:
+        place = getattr(source, "directory", source)
+        raise DamagedError(
+            f"{place} is damaged: frozen parameters of this state, such as {lost[0]}, were in "
+            "sides.bin and are lost; put that file back from a backup (after a repair, with the "
+            "records.bin and records.copy.bin that it moved into aside-<n>), or build the model "
+            "with those parameters and copy the others into it, which path[i] holds as path.layout "
+            "says"
+        )
 
 
 def _check_same(

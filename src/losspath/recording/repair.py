@@ -30,7 +30,7 @@ from losspath.files import (
 from losspath.recording import migrate, slots, store
 from losspath.recording.header import META, META_COPY, Header, exists, header_in, read_header
 from losspath.recording.salvage import mended_document, salvage
-from losspath.recording.sides import SideLog, key_of
+from losspath.recording.sides import SideLog
 
 
 @dataclass
@@ -293,22 +293,10 @@ def _drop_lost_sides(
     if lost:
         _mark(counted, lost, slots.SIDE)
         log = SideLog(directory / store.SIDES, counted[counted["kind"] == slots.SIDE])
-        steps = _without_sides(_contents(directory, header, stream, table), log)
+        steps = store.without_sides(_contents(directory, header, stream, table), log)
         plan.lines.append(
             f"buffers or frozen parameters of {len(steps):,} states are lost: {_listed(steps)}"
         )
-
-
-def _without_sides(found: store.Contents, log: SideLog) -> npt.NDArray[np.int64]:
-    """The steps of states whose side tensors are not all there."""
-    lacking = [
-        step
-        for step, row, key in zip(
-            found.steps.tolist(), found.rows.tolist(), found.keys.tolist(), strict=True
-        )
-        if key_of(log.digests(step, row < 0).values()) != key
-    ]
-    return np.array(lacking, np.int64)
 
 
 def _kept(found: store.Contents) -> str:
@@ -317,6 +305,9 @@ def _kept(found: store.Contents) -> str:
     line = f"{len(found.steps):,} states are kept, the last at step {int(found.steps[-1]):,}"
     if found.holes:
         line += f"; the run has holes after {_listed(found.steps[list(found.holes)])}"
+    for count, which in zip(found.lost_ends, ("first", "last"), strict=True):
+        if count:
+            line += f"; the {which} {f'{count:,} are' if count > 1 else 'is'} lost"
     return line
 
 

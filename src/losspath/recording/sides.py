@@ -207,8 +207,8 @@ class SideLog:
                 digests.append(marks[place])
         if key_of(digests) != key:
             raise DamagedError(
-                f"{self._path} is damaged: the buffers and frozen parameters of step {step} are "
-                f"not all there; `losspath repair {self._path.parent}` says what is left"
+                f"{self._path} is damaged: of the buffers and frozen parameters of step {step} "
+                f"some are lost; {self._way_out}"
             )
         return dict(sorted(found.items()))
 
@@ -273,7 +273,16 @@ class SideLog:
     def _damaged(self, offset: int) -> DamagedError:
         return DamagedError(
             f"{self._path} is damaged at byte {offset:,}: buffers or frozen parameters have other "
-            f"bytes than were recorded; `losspath repair {self._path.parent}` says what is left"
+            f"bytes than were recorded; {self._way_out}"
+        )
+
+    @property
+    def _way_out(self) -> str:
+        return (
+            f"`losspath repair {self._path.parent}` says what is left; put the file back from a "
+            "backup (after a repair, with the records.bin and records.copy.bin that it moved into "
+            "aside-<n>), or evaluate with those that the model has, by "
+            'Objective(..., buffers="model")'
         )
 
 

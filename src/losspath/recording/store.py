@@ -31,7 +31,7 @@ import xxhash
 
 from losspath.errors import DamagedError, wrap_os_errors
 from losspath.recording import format1, slots
-from losspath.recording.contents import Contents
+from losspath.recording.contents import Contents, Sides
 from losspath.recording.header import (
     META,
     META_COPY,
@@ -42,7 +42,7 @@ from losspath.recording.header import (
     read_header,
     write_header,
 )
-from losspath.recording.sides import SideLog
+from losspath.recording.sides import SideLog, key_of
 
 STATES = "states.bin"
 NEWEST = "newest.bin"
@@ -74,6 +74,7 @@ __all__ = [
     "read_header",
     "read_stream",
     "row_digest",
+    "without_sides",
     "write_header",
 ]
 
@@ -178,6 +179,7 @@ def contents_of(directory: Path, header: Header, stream: slots.Stream) -> Conten
         all_losses=slots.floats(table["d"][of_losses]),
         losses=_losses(table, states),
         holes=_holes(table, rows, states),
+        lost_ends=_lost_ends(table, rows, states),
         unchanged=_unchanged(table[records]),
         closed=bool(len(table)) and int(kinds[-1]) == slots.CLOSE,
         values=_values(table[: last + 1]),
@@ -219,6 +221,37 @@ def _holes(table: slots.Slots, rows: npt.NDArray[Any], states: npt.NDArray[Any])
         lost_row = (between["kind"] == slots.RECORD) & (between["a"] >= 0)
         gap[-1] = bool(np.any(slots.lost_records(between) | lost_row))
     return tuple(np.flatnonzero(gap).tolist())
+
+
+def _lost_ends(
+    table: slots.Slots, rows: npt.NDArray[Any], states: npt.NDArray[Any]
+) -> tuple[int, int]:
+    """How many states were lost before the first that is there, and after the last."""
+    if not len(states):
+        return 0, 0
+    row_lost = (table["kind"] == slots.RECORD) & ((table["flags"] & slots.ROW_LOST) != 0)
+    row_lost |= slots.lost_records(table)
+    before = int(rows[0]) if rows[0] >= 0 else int(np.count_nonzero(row_lost[: states[0]]))
+    after = row_lost[states[-1] :]
+    if slots.lost_records(table[-1:]).any():  # the last slot of all may as well be a CLOSE
+        after = after[:-1]
+    # Without a row, the last state is that of a NEWEST slot.
+    newest = (table["kind"] == slots.LOST) & (table["flags"] == slots.NEWEST)
+    is_newest_lost = np.any(newest & (table["step"] > table["step"][states[-1]]))
+    return before, int(np.count_nonzero(after)) + int(is_newest_lost)
+
+
+def without_sides(found: Contents, log: Sides | None = None) -> npt.NDArray[np.int64]:
+    """The steps of states whose side tensors are not all there, in a log other than theirs."""
+    log = found.sides if log is None else log
+    lacking = [
+        step
+        for step, row, key in zip(
+            found.steps.tolist(), found.rows.tolist(), found.keys.tolist(), strict=True
+        )
+        if key_of(log.digests(step, row < 0).values()) != key
+    ]
+    return np.array(lacking, np.int64)
 
 
 def _unchanged(records: slots.Slots) -> int:

@@ -15,8 +15,8 @@ from losspath.arguments import MODEL, WHOLE, checked, file, flag, optional
 from losspath.errors import ArgumentError, DamagedError, StoreError, wrap_os_errors
 from losspath.files import digest_of
 from losspath.parameters import Layout
-from losspath.recording import store
-from losspath.recording.loading import load_state
+from losspath.recording import slots, store
+from losspath.recording.loading import check_not_lost, load_state
 from losspath.recording.locking import is_locked
 from losspath.recording.paths import (
     ArrayPath,
@@ -152,6 +152,12 @@ class Trajectory:
             lost = ", ".join(f"{self.steps[i]:,} and {self.steps[i + 1]:,}" for i in self.holes[:5])
             more = f" and in {len(self.holes) - 5:,} other places" if len(self.holes) > 5 else ""
             notes.append(f"states were lost between steps {lost}{more}")
+        for count, which in zip(self._contents.lost_ends, ("first", "last"), strict=True):
+            if count:
+                lost = f"{count:,} states are" if count > 1 else "state is"
+                notes.append(f"the {which} {lost} lost")
+        if count := len(self._without_sides):
+            notes.append(f"buffers or frozen parameters of {count:,} states are lost")
         if self.unchanged_steps:
             notes.append(f"no parameter changed at {self.unchanged_steps:,} of the steps")
         ranges = {n: (v[0], v[-1]) for n, (_, v) in self.settings.items() if v.min() < v.max()}
@@ -368,6 +374,15 @@ class Trajectory:
         return found.sides.tensors(int(found.steps[place]), newest, int(found.keys[place]))
 
     @cached_property
+    def _without_sides(self) -> frozenset[int]:
+        """The steps of states of whose side tensors some were found lost at a repair."""
+        found = self._contents
+        table = found.stream.slots
+        if not np.any((table["kind"] == slots.LOST) & (table["flags"] == slots.SIDE)):
+            return frozenset()
+        return frozenset(store.without_sides(found).tolist())
+
+    @cached_property
     def side_kinds(self) -> dict[str, str]:
         """The kind of every side tensor that the run had at any time: "buffer" or "frozen"."""
         return self._contents.sides.kinds()
@@ -406,8 +421,13 @@ class Trajectory:
 
         Raises:
             ModelError: the model is not the network that was recorded.
+            DamagedError: the state's frozen parameters or, if asked for, its buffers are lost.
         """
         state, kinds = self[index], self.side_kinds
+        is_lost = int(self.steps[self._position(index)]) in self._without_sides
+        if is_lost and not buffers:
+            check_not_lost(model, self.layout, kinds, self)
+            kinds = {}
         sides = self.sides(index) if buffers or "frozen" in kinds.values() else {}
         load_state(model, self.layout, state, sides, kinds, buffers, self)
 
