@@ -153,7 +153,7 @@ def test_a_second_recorder_of_the_same_process_is_told_so(tmp_path, monkeypatch)
     model = network()
     recorder = Recorder(tmp_path / "run", model)
     monkeypatch.chdir(tmp_path)
-    for existing in ("resume", "overwrite"):
+    for existing in ("error", "resume", "overwrite"):
         with pytest.raises(BusyError, match=r"this very process .* close\(\)"):
             Recorder("run", model, existing=existing)
     walk(recorder, model, 2)

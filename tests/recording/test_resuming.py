@@ -43,6 +43,7 @@ from losspath.errors import (
     ModelError,
     StoreError,
 )
+from losspath.files import read_document, write_document
 from losspath.recording import aside as aside_module
 from losspath.recording.repair import repair_trajectory
 
@@ -357,6 +358,19 @@ def test_with_one_copy_of_the_header_recording_goes_on_and_there_are_two_again(r
     assert_prefix(run, truth(12), count=13)
     headers = contents(run, ALL_FILES[:2])
     assert headers["trajectory.json"] == headers["trajectory.copy.json"]
+
+
+@pytest.mark.parametrize("name", ALL_FILES[:2])
+def test_keys_of_a_later_version_stay_where_a_copy_of_the_header_is_mended(run, name):
+    content = read_document(run / name) | {"sketches": {"future": 1}}
+    for each in ALL_FILES[:2]:
+        write_document(run / each, content)
+    (run / name).unlink()
+    with moved_aside(run, True):
+        record(run, 0, model_at(7), existing="resume", step=7)
+    for directory in (run, run / "aside-1"):
+        for each in ALL_FILES[:2]:
+            assert read_document(directory / each) == content
 
 
 @pytest.mark.parametrize("name", RECORDS)

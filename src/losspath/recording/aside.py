@@ -11,6 +11,7 @@ import numpy as np
 from losspath.errors import wrap_os_errors
 from losspath.files import new_aside, sync_directory
 from losspath.recording import slots, store
+from losspath.recording.header import copy_header
 
 _COPIED_BYTES = 8 << 20
 
@@ -64,7 +65,7 @@ def _copy(directory: Path, aside: Path, header: store.Header, table: slots.Slots
         if (directory / name).exists():
             size = (directory / name).stat().st_size
             _copy_bytes(directory / name, aside / name, 0, size)
-    store.write_header(aside, header)
+    copy_header(directory, aside)
     for path in aside.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from losspath.errors import DamagedError, StoreError
-from losspath.files import read_document, write_document
+from losspath.errors import DamagedError, StoreError, wrap_os_errors
+from losspath.files import read_document, write_atomically, write_document
 from losspath.parameters import Entry, Layout
 
 FORMAT = "losspath trajectory"
@@ -88,6 +88,22 @@ def write_header(directory: Path, header: Header) -> None:
     }
     for name in (META, META_COPY):
         write_document(directory / name, content)
+
+
+def copy_header(directory: Path, target: Path) -> None:
+    """Writes a run's header as both copies, byte for byte, with keys that are not known here.
+
+    Args:
+        directory: the run; one of its copies is right.
+        target: where to write them; may be the same, and a copy that is right there stays.
+    """
+    wrong = damaged_copies(directory)
+    good = next(name for name in (META, META_COPY) if name not in wrong)
+    with wrap_os_errors(f"read {directory / good}"):
+        raw = (directory / good).read_bytes()
+    for name in (META, META_COPY):
+        if target != directory or name in wrong:
+            write_atomically(target / name, lambda file: file.write(raw))
 
 
 def read_header(directory: Path) -> Header:

@@ -77,11 +77,7 @@ class RunLock:
             BusyError: a recorder of this process has it, or another process.
             StoreError: the lock file cannot be made.
         """
-        if self.place in _open_runs:
-            raise BusyError(
-                f"a Recorder of this very process is recording to {self._directory}; close() that "
-                "one first, or record in another directory"
-            )
+        check_not_open(self._directory)
         with wrap_os_errors(f"lock {self._directory}"):
             try:
                 self._lock.acquire(timeout=_PATIENCE_SECONDS, poll_interval=0.02)
@@ -103,6 +99,19 @@ class RunLock:
             context.lock_file_fd = None
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+def check_not_open(directory: Path) -> None:
+    """Raises where this process records in a directory.
+
+    Raises:
+        BusyError: a recorder of this process has it.
+    """
+    if directory.resolve() in _open_runs:
+        raise BusyError(
+            f"a Recorder of this very process is recording to {directory}; close() that one first, "
+            "or record in another directory"
+        )
 
 
 def is_locked(path: Path) -> bool:

@@ -25,6 +25,8 @@ from losspath.errors import (
 from losspath.files import move_aside, new_aside, write_atomically
 from losspath.recording import chain, format1, slots, store
 from losspath.recording.aside import copy_dropped
+from losspath.recording.header import copy_header
+from losspath.recording.locking import check_not_open
 from losspath.recording.sides import SideLog
 from losspath.recording.state import StateReader
 from losspath.recording.state_check import check_state
@@ -63,11 +65,13 @@ def prepare_directory(directory: Path, existing: Existing) -> None:
 
     Raises:
         ExistsError: it is not empty and `existing` is "error".
+        BusyError: so it is, and this process is recording there.
         StoreError: it cannot be made, or its disk is full.
     """
     with wrap_os_errors(f"write {directory}"):
         present = directory.iterdir() if directory.exists() else ()
         if existing == "error" and any(path.name != store.LOCK for path in present):
+            check_not_open(directory)
             _refuse_existing(directory)
         directory.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(directory).free == 0:
@@ -253,7 +257,7 @@ def _cut_back(
         for name in (store.RECORDS, store.RECORDS_COPY):
             write_atomically(directory / name, lambda file: file.write(raw))
     if set(contents.mended) & {store.META, store.META_COPY}:
-        store.write_header(directory, header)
+        copy_header(directory, directory)
     lines += _cut_rows(directory, header, contents, table)
     if lines:
         warnings.warn(f"{directory}: {'; '.join(lines)}", LosspathWarning, stacklevel=5)
