@@ -13,7 +13,7 @@ import torch
 from old_format import FILES, Walk, row_of, write_run
 
 from losspath import Recorder, Trajectory
-from losspath.errors import BusyError, DamagedError, StoreError
+from losspath.errors import BusyError, DamagedError, ModelError, StoreError
 from losspath.files import only_writer
 from losspath.recording.header import read_header
 from losspath.recording.migrate import migrate
@@ -237,3 +237,46 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
             main(["migrate", str(run)])
         assert end.value.code == 0
         assert expected in capsys.readouterr().out.replace("\n", " ")
+
+
+class Held(torch.nn.Module):
+    """A network whose only child is called as what DDP and DataParallel add, or one of these."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.module = inner
+
+
+def normalised():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+
+
+@pytest.mark.parametrize("loaded", [normalised, lambda: Held(normalised())])
+@pytest.mark.parametrize("recorded", [lambda: Held(normalised()), lambda: Held(Held(normalised()))])
+def test_what_began_every_name_may_be_a_wrappers_or_the_networks_own(tmp_path, recorded, loaded):
+    if isinstance(recorded().module, Held) and isinstance(loaded(), Held):
+        pytest.skip("neither spelling is the network's")
+    model = recorded()
+    rows = []
+    for _ in range(3):
+        rows.append(row_of(model))
+        with torch.no_grad():
+            for tensor in [*model.parameters(), *model.buffers()]:
+                tensor += 1
+    run = tmp_path / "run"
+    write_run(run, model, rows, [0, 1, 2], [0.5, 1.5], [(3, 2, True)])
+    for _ in range(2):
+        path, target = Trajectory(run), loaded()
+        path.load_into(target, 1, buffers=True)
+        np.testing.assert_array_equal(row_of(target), rows[1])
+        names = [name for name, _ in target.named_parameters()]
+        assert [entry.name for entry in path.layout_in(names).parameters] == names
+        path.window(1).load_into(target, 1, buffers=True)
+        np.testing.assert_array_equal(row_of(target), rows[2])
+        migrate(run)
+    with Recorder(run, target, existing="resume") as recorder:
+        recorder.record(2.5)
+    assert Trajectory(run).steps.tolist() == [0, 1, 2, 3]
+    with pytest.raises(ModelError, match="not of the same network"):
+        Trajectory(run).load_into(torch.nn.Linear(3, 2), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Header:
         metadata: JSON values of the caller's.
         version: of the format.
         buffers: in the first format, the buffers that follow the parameters in a row.
+        prefix: what was taken off all names of the first format, as DDP begins them with it; it may
+            as well be a child of the network's own that is called so, which only a model tells.
     """
 
     layout: Layout
@@ -46,6 +49,23 @@ class Header:
     metadata: dict[str, Any] = field(default_factory=dict)
     version: int = VERSION
     buffers: tuple[Entry, ...] = ()
+    prefix: str = ""
+
+    def prefix_in(self, names: Container[str]) -> str:
+        """What the names of the layout begin with besides in a network whose parameters these are.
+
+        Args:
+            names: of the network's parameters.
+        """
+        own = [entry.name for entry in self.layout.parameters]
+        if not self.prefix or all(name in names for name in own):
+            return ""
+        return self.prefix if all(self.prefix + name in names for name in own) else ""
+
+    def layout_in(self, names: Container[str]) -> Layout:
+        """The layout, with its parameters called as in a network whose parameters these are."""
+        prefix = self.prefix_in(names)
+        return Layout(_renamed(self.layout.parameters, prefix)) if prefix else self.layout
 
     def contradicts(self, other: Header) -> bool:
         """Whether rows are laid out otherwise than another header says."""
@@ -85,6 +105,7 @@ def write_header(directory: Path, header: Header) -> None:
         "every": header.every,
         "layout": header.layout.to_json(),
         "metadata": header.metadata,
+        **({"prefix": header.prefix} if header.prefix else {}),
     }
     for name in (META, META_COPY):
         write_document(directory / name, content)
@@ -172,14 +193,17 @@ def _header(path: Path, content: dict[str, Any]) -> Header:
             f"losspath reads 1 and {VERSION}"
         )
     try:
-        layout = Layout.from_json(content["layout"])
+        entries, prefix = Layout.from_json(content["layout"]).entries, content.get("prefix", "")
+        if version == 1:
+            entries, prefix = _canonical(entries)
         header = Header(
-            layout=_canonical(layout.parameters) if version == 1 else Layout(layout.parameters),
+            layout=Layout(tuple(entry for entry in entries if entry.kind == "parameter")),
             dtype=str(content["dtype"]),
             every=int(content["every"]),
             metadata=dict(content["metadata"]),
             version=int(version),
-            buffers=tuple(entry for entry in layout.entries if entry.kind == "buffer"),
+            buffers=tuple(entry for entry in entries if entry.kind == "buffer"),
+            prefix=str(prefix),
         )
         if header.dtype not in ("float32", "float64"):
             raise StoreError(
@@ -191,11 +215,16 @@ def _header(path: Path, content: dict[str, Any]) -> Header:
     return header
 
 
-def _canonical(entries: tuple[Entry, ...]) -> Layout:
-    """The first format's names without what wrappers added to them."""
+def _canonical(entries: tuple[Entry, ...]) -> tuple[tuple[Entry, ...], str]:
+    """The first format's entries without what wrappers added, and with what of it all began."""
     names = [_INSIDE_WRAPPERS.sub("", entry.name) for entry in entries]
-    while all(name.startswith("module.") for name in names):  # as DDP and DataParallel begin
+    prefix = ""
+    while names and all(name.startswith("module.") for name in names):  # DDP and DataParallel
         names = [name.removeprefix("module.") for name in names]
-    return Layout(
-        tuple(replace(entry, name=name) for entry, name in zip(entries, names, strict=True))
-    )
+        prefix += "module."
+    named = zip(entries, names, strict=True)
+    return tuple(replace(entry, name=name) for entry, name in named), prefix
+
+
+def _renamed(entries: tuple[Entry, ...], prefix: str) -> tuple[Entry, ...]:
+    return tuple(replace(entry, name=prefix + entry.name) for entry in entries)

@@ -11,6 +11,7 @@ import io
 import shutil
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -160,7 +161,7 @@ def _write(target: Path, source: Path, header: Header, found: Salvaged) -> None:
         with (target / name).open("wb", buffering=0) as file:
             write_all(file.fileno(), raw)
             sync_file(file.fileno())
-    write_header(target, Header(header.layout, header.dtype, header.every, header.metadata))
+    write_header(target, replace(header, version=VERSION, buffers=()))
 
 
 def _open(path: Path) -> BinaryIO:

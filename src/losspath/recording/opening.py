@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -122,6 +122,8 @@ def open_run(
             f"read; `losspath migrate {directory}` turns it into version {store.VERSION}, and then "
             "recording can go on"
         )
+    own = {entry.name for entry in header.layout.parameters}
+    written = replace(written, layout=written.layout_in(own))
     _check_header(directory, header, written)
     contents = store.read_contents(directory, written)
     resumed_at = _resumed_at(contents, step, directory, across_holes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from losspath.arguments import MODEL, WHOLE, checked, file, flag, optional
 from losspath.errors import ArgumentError, DamagedError, StoreError, wrap_os_errors
 from losspath.files import digest_of
-from losspath.parameters import Layout
+from losspath.parameters import Layout, named_parameters
 from losspath.recording import slots, store
 from losspath.recording.loading import check_not_lost, load_state
 from losspath.recording.locking import is_locked
@@ -90,6 +91,14 @@ class Trajectory:
     def layout(self) -> Layout:
         """Names, shapes and places of the parameters in a state."""
         return self._header.layout
+
+    def layout_in(self, names: Container[str]) -> Layout:
+        """The layout, with its parameters called as in a network whose parameters these are.
+
+        It is `layout`, but for runs of the first format of a network whose only child is called
+        ``module``, as what DDP and DataParallel add is.
+        """
+        return self._header.layout_in(names)
 
     @property
     def parameter_count(self) -> int:
@@ -429,7 +438,11 @@ class Trajectory:
             check_not_lost(model, self.layout, kinds, self)
             kinds = {}
         sides = self.sides(index) if buffers or "frozen" in kinds.values() else {}
-        load_state(model, self.layout, state, sides, kinds, buffers, self)
+        names = frozenset(name for name, _ in named_parameters(model))
+        if prefix := self._header.prefix_in(names):
+            sides = {prefix + name: tensor for name, tensor in sides.items()}
+            kinds = {prefix + name: kind for name, kind in kinds.items()}
+        load_state(model, self.layout_in(names), state, sides, kinds, buffers, self)
 
 
 def _as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,10 @@ class Window:
     def layout(self) -> Layout:
         """The layout of the path."""
         return self._path.layout
+
+    def layout_in(self, names: Container[str]) -> Layout:
+        """The layout with a network's own names: see `Trajectory.layout_in`."""
+        return self._path.layout_in(names)
 
     @property
     def parameter_count(self) -> int:
