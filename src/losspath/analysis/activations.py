@@ -15,7 +15,7 @@ from losspath.analysis.units import survey
 from losspath.arguments import OBJECTIVE, WHOLE, checked, count, optional, range_of, texts
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.recorded import along
+from losspath.evaluation.recorded import along, path_notes
 from losspath.recording.trajectory import StateSequence, as_path
 
 Floats = npt.NDArray[np.float64]
@@ -42,6 +42,7 @@ class Activations:
             sequences; those of an activation function are the units of the layer that feeds it.
         left_out: steps of the states that are not finite, or where a layer puts out nothing that
             is.
+        provenance: where the numbers come from, as JSON values.
     """
 
     names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Activations:
     zeros: Floats = field(repr=False)
     dead: Floats = field(repr=False)
     left_out: tuple[int, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         size = f"{len(self.names)} layers at {len(self.steps)} states"
@@ -124,6 +126,7 @@ def activations(
         np.stack([each[1] for each in counted], axis=1),
         np.stack([each[2] for each in counted], axis=1),
         tuple(steps[[i for i in chosen if i not in whole]].tolist()),
+        look.provenance,
     )
 
 
@@ -157,6 +160,16 @@ class _Look:
         self.names = asked if self._chosen else default_modules(objective.model, seen.ran)
         if not self.names:
             raise UnsupportedError("no layer runs exactly once and puts out a tensor")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers come from."""
+        return {
+            "path_digest": self._path.digest,
+            **self._along.objective.provenance,
+            "has_buffers": self._along.describes_buffers,
+            **path_notes(self._path),
+        }
 
     def _outputs(self, index: int) -> dict[str, list[npt.NDArray[Any]]]:
         return outputs_in_parts(

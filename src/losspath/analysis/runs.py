@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from losspath.analysis.steps import StepSizes, even_states
 from losspath.arguments import OBJECTIVE, checked, count, range_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.recorded import along
+from losspath.evaluation.recorded import along, path_notes
 from losspath.recording.trajectory import StateSequence, as_path
 
 Floats = npt.NDArray[np.float64]
@@ -29,6 +30,7 @@ class History:
         training_accuracy: (E,) shares of 1.
         validation_loss: (E,).
         validation_accuracy: (E,).
+        provenance: where the numbers come from, as JSON values; nothing where that was not kept.
     """
 
     epoch: Floats
@@ -37,6 +39,7 @@ class History:
     training_accuracy: Floats
     validation_loss: Floats
     validation_accuracy: Floats
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         losses = f"training loss {range_of(self.training_loss)}"
@@ -46,9 +49,10 @@ class History:
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, float | None]]) -> History:
         """From rows that hold these names, as `train` keeps them."""
-        columns = {
+        columns: dict[str, Any] = {
             each.name: np.array([_number(row.get(each.name)) for row in rows])
             for each in fields(cls)
+            if each.name != "provenance"
         }
         return cls(**columns)
 
@@ -87,6 +91,12 @@ def measure_history(
         training_accuracy=np.array([_number(each.accuracy) for each in found]),
         validation_loss=unknown,
         validation_accuracy=unknown,
+        provenance={
+            "path_digest": path.digest,
+            **on.objective.provenance,
+            "has_buffers": on.describes_buffers,
+            **path_notes(path),
+        },
     )
 
 

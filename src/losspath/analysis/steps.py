@@ -13,6 +13,7 @@ import torch
 
 from losspath.arguments import WHOLE, checked, file, range_of
 from losspath.errors import ArgumentError, PathError
+from losspath.evaluation.recorded import path_notes
 from losspath.files import load_archive, save_archive
 from losspath.geometry.pca import blocks
 from losspath.recording.trajectory import StateSequence, as_path
@@ -164,7 +165,11 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
         last = rows[-1:].clone()
     losses = getattr(recorded, "losses", np.full(count - 1, np.nan))
     steps = getattr(recorded, "steps", np.arange(count))
-    provenance: dict[str, Any] = {"path_digest": recorded.digest, "states": count}
+    provenance: dict[str, Any] = {
+        "path_digest": recorded.digest,
+        "states": count,
+        **path_notes(recorded),
+    }
     if holes := _holes_of(recorded):
         sizes[list(holes)] = np.nan
         provenance["holes"] = list(holes)

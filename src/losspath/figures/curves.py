@@ -27,6 +27,7 @@ from losspath.figures.style import (
     add_title,
     check_type,
     describe_origin,
+    describe_origins,
     line_style,
     new_figure,
     tidy,
@@ -186,6 +187,7 @@ def plot_step_sizes(
     caption = f"Means over {shown} equal parts of {'the' if single else 'each'} run."
     if lost := sum(len(sizes.holes) for sizes in named.values()):
         caption += f" Left out: {lost} steps in which states were lost."
+    caption += describe_origins([sizes.provenance for sizes in named.values()])
     add_footer(figure, caption, _run_legend(named))
     return figure
 

@@ -23,6 +23,7 @@ from losspath.figures.style import (
     add_footer,
     add_title,
     check_type,
+    describe_origin,
     new_figure,
     tidy,
 )
@@ -151,7 +152,8 @@ def plot_activations(activations: Activations, *, title: str | None = None) -> F
     add_footer(
         figure,
         "What each layer puts out, in the network's order; zeros and dead units (zero for every "
-        f"sample) at the last state shown.{_tell_left_out(activations.left_out)}",
+        f"sample) at the last state shown.{_tell_left_out(activations.left_out)}"
+        + describe_origin(activations.provenance, at_states=True),
     )
     return figure
 

@@ -19,6 +19,7 @@ from losspath.figures.style import (
     add_footer,
     add_title,
     check_group,
+    describe_origins,
     new_figure,
     set_scale,
     tidy,
@@ -101,5 +102,9 @@ def plot_dynamics(
     unknown = sum(int((~np.isfinite(each.sharpness)).sum()) for each in runs)
     if unknown:
         caption += f" The sharpness of {unknown} states was not found."
+    trained, count = (first.provenance.get(n) for n in ("trained_parameters", "parameters"))
+    if trained and count and trained < count:
+        caption += f" Derivatives: by the {trained:,} of {count:,} parameters that are trained."
+    caption += describe_origins([each.provenance for each in runs], at_states=True)
     add_footer(figure, caption, entries)
     return figure

@@ -23,6 +23,7 @@ from losspath.figures.style import (
     add_title,
     check_group,
     check_type,
+    describe_origin,
     line_style,
     new_figure,
     set_scale,
@@ -333,5 +334,6 @@ def plot_history(
     caption = "Over whole data sets in evaluation mode; epoch 0 is before the first step."
     if not by_epoch:
         caption = f"In evaluation mode, at {len(history.step)} states evenly in time."
+    caption += describe_origin(history.provenance, at_states=True)
     add_footer(figure, caption, [_entry(name, style, 1) for name, _, style in parts])
     return figure

@@ -190,17 +190,18 @@ def save_figure(figure: Figure, path: str | PathLike[str]) -> Path:
 
 _BUFFERS = {
     "model": "the model's own",
-    "recorded": "those recorded with each state, and blends of them",
+    "recorded": "those recorded with each state",
     "recalibrated": "running statistics estimated over the data at every point",
 }
 _ON_A_LINE = "those recorded with the two states, blended between them, as they are beyond"
 
 
-def describe_origin(provenance: Mapping[str, Any]) -> str:
+def describe_origin(provenance: Mapping[str, Any], *, at_states: bool = False) -> str:
     """Sentences on whose buffers losses were computed with, and on what the path lacks.
 
     Args:
-        provenance: of a surface or an interpolation.
+        provenance: of a result.
+        at_states: whether it is of recorded states alone, and of no blends of them.
 
     Returns:
         The sentences, each after a space; "" where there is nothing to say.
@@ -209,9 +210,18 @@ def describe_origin(provenance: Mapping[str, Any]) -> str:
     if provenance.get("has_buffers"):
         buffers = provenance.get("buffers", "model")
         is_line = buffers == "recorded" and "from" in provenance
-        text += f" Buffers: {_ON_A_LINE if is_line else _BUFFERS.get(buffers, 'not known')}."
+        whose = _ON_A_LINE if is_line else _BUFFERS.get(buffers, "not known")
+        if buffers == "recorded" and not is_line and not at_states:
+            whose += ", and blends of them"
+        text += f" Buffers: {whose}."
     if provenance.get("checked") is False:
         text += " Not checked against the model."
     for note in [*provenance.get("notes", []), *provenance.get("path_notes", [])]:
         text += f" {note[:1].upper()}{note[1:]}."
     return text
+
+
+def describe_origins(provenances: Sequence[Mapping[str, Any]], *, at_states: bool = False) -> str:
+    """What `describe_origin` says of several results, each sentence once."""
+    texts = [describe_origin(each, at_states=at_states) for each in provenances]
+    return "".join(dict.fromkeys(texts))
