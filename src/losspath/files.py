@@ -22,7 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from losspath.errors import BusyError, DamagedError, StoreError, wrap_os_errors
+from losspath.errors import (
+    ArgumentError,
+    BusyError,
+    DamagedError,
+    StoreError,
+    wrap_os_errors,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -57,7 +63,13 @@ def plain_json(value: object) -> object:
     if isinstance(value, np.generic):
         return plain_json(value.item())
     if isinstance(value, Mapping):
-        return {str(key): plain_json(item) for key, item in value.items()}
+        made = {str(key): plain_json(item) for key, item in value.items()}
+        if len(made) < len(value):
+            raise ArgumentError(
+                "expected names that differ as text, as JSON has no others, got "
+                f"{', '.join(map(repr, value)):.80}"
+            )
+        return made
     if isinstance(value, (list, tuple)):
         return [plain_json(item) for item in value]
     return value

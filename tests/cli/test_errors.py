@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import losspath
+from losspath import Recorder
 from losspath.cli import main
 
 
@@ -389,3 +390,30 @@ def test_states_that_are_not_finite(fails, tmp_path):
     line = fails("surface", tmp_path / "run", "--objective", f"{tmp_path / 'o.py'}:make")
     assert "state 2" in line
     assert "--states :2" in line
+
+
+@pytest.mark.parametrize(
+    "training",
+    ["resnet", ["a", "b"], {"lr": 0.1}, {"network": "mine", "data": "mine", "optimizer": "mine"}],
+)
+def test_metadata_of_ones_own_are_not_taken_for_those_of_train(training, tmp_path, call):
+    model, directory = torch.nn.Linear(2, 1), tmp_path / "run"
+    torch.manual_seed(0)
+    with Recorder(directory, model, metadata={"training": training}) as recorder:
+        for _ in range(6):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter))
+            recorder.record(1.0)
+    (directory / "history.json").write_text('{"loss": [1.0]}')
+    code, out, _ = call("info", directory)
+    assert code == 0
+    assert '"training"' in out
+    for command in ("steps", "compare"):
+        assert call(command, directory)[0] == 0
+    code, out, _ = call("repair", directory)
+    assert (code, "nothing to repair" in out) == (0, True)
+    assert (directory / "history.json").exists()
+    code, _, error = call("surface", directory)
+    assert code == 1
+    assert "a training loop of your own" in error

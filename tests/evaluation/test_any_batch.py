@@ -346,6 +346,51 @@ def test_batches_without_a_size_are_told():
         )
 
 
+def test_batches_whose_first_tensors_are_no_samples_are_told():
+    graphs = [
+        {
+            "x": torch.randn(sum(sizes), 6),
+            "sizes": torch.tensor(sizes),
+            "y": torch.arange(len(sizes)),
+        }
+        for sizes in ([9, 8, 9], [3, 2, 3])
+    ]
+
+    def loss(model, batch):
+        sums = [part.sum(0) for part in batch["x"].split(batch["sizes"].tolist())]
+        return ce(model(torch.stack(sums)), batch["y"])
+
+    with pytest.warns(LosspathWarning, match="lengths that do not go together"):
+        Objective.of_batches(nn.Linear(6, 3), graphs, loss)
+
+
+def test_packed_sequences_and_graphs_say_how_many_they_are():
+    pack = nn.utils.rnn.pack_sequence
+
+    class Graphs:
+        def __init__(self, count):
+            self.num_graphs, self.x = count, torch.randn(count * 3, 6)
+
+    def loss(model, batch):
+        if isinstance(batch, Graphs):
+            return model(batch.x.view(-1, 3, 6).sum(1)).pow(2).mean()
+        padded, _ = nn.utils.rnn.pad_packed_sequence(batch[0], batch_first=True)
+        return ce(model(padded.sum(1)), batch[1])
+
+    packed = [
+        (pack([torch.randn(5, 6), torch.randn(4, 6)]), torch.tensor([0, 1])),
+        (pack([torch.randn(2, 6)]), torch.tensor([2])),
+    ]
+    for batches, count in ((packed, 3), ([Graphs(4), Graphs(2)], 6)):
+        model = nn.Linear(6, 3)
+        objective = Objective.of_batches(model, batches, loss)
+        assert (len(objective), objective.notes) == (count, [])
+        sizes = (2, 1) if batches is packed else (4, 2)
+        means = [float(loss(moved(model), batch)) for batch in batches]
+        expected = np.average(means, weights=sizes)
+        assert objective(vector_of(model)).loss == pytest.approx(expected, rel=1e-5)
+
+
 def test_metrics_of_outputs():
     model = nn.Linear(6, 3)
     metrics = {

@@ -23,13 +23,13 @@ def describe(directory: Path) -> dict[str, Any]:
     Raises:
         StoreError: there is no run, or it is damaged.
     """
-    from losspath.reference.training import HISTORY, read_history
+    from losspath.reference.training import HISTORY, identity_in, read_history
 
     _check_one_run(directory)
     path = Trajectory(directory)
     losses = path.all_losses
-    history = []
-    if path.metadata.get("training") and (directory / HISTORY).exists():
+    history, training = [], identity_in(path.metadata)
+    if training and (directory / HISTORY).exists():
         history = read_history(directory)
     files = [file for file in directory.rglob("*") if file.is_file()]
     return {
@@ -50,7 +50,8 @@ def describe(directory: Path) -> dict[str, Any]:
         "first_loss": float(losses[0]) if len(losses) else None,
         "last_loss": float(losses[-1]) if len(losses) else None,
         "non_finite_losses": int(np.sum(~np.isfinite(losses))),
-        "training": path.metadata.get("training"),
+        "training": training,
+        "metadata": path.metadata,
         "history": history,
         "layers": [
             {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype}
@@ -99,6 +100,8 @@ def print_description(description: dict[str, Any]) -> None:
     if d["training"]:
         shown = {k: v for k, v in d["training"].items() if k != "data_digest"}
         say(f"  {canonical_json(shown)}")
+    elif d["metadata"]:
+        say(f"  {canonical_json(d['metadata'])}")
     if d["history"]:
         say(f"  {describe_epoch(d['history'][-1])}")
     table = Table("parameter", "shape", "dtype", box=None, pad_edge=True)

@@ -14,7 +14,7 @@ from losspath.files import move_aside, only_writer, read_document, write_atomica
 from losspath.recording.migrate import migrate
 from losspath.recording.repair import repair_trajectory
 from losspath.reference.checkpoints import checkpoint_files, is_intact
-from losspath.reference.training import HISTORY
+from losspath.reference.training import HISTORY, is_trained
 
 
 def repair_run(directory: Path) -> None:
@@ -38,7 +38,7 @@ def migrate_run(directory: Path) -> None:
 def _repair_training(directory: Path) -> Iterator[str]:
     for file in checkpoint_files(directory):
         yield from _make_way(file, directory, "training goes on from an earlier state")
-    if (directory / HISTORY).exists():
+    if (directory / HISTORY).exists() and is_trained(directory):  # or it is the caller's own
         yield from _make_way(directory / HISTORY, directory, "`losspath train` writes it again")
 
 

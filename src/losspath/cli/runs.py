@@ -66,7 +66,8 @@ class Run:
                 f"expected --states as START:STOP or START:STOP:STEP, got {self.states!r}"
             )
         start, stop, step = [*numbers, None][:3]
-        return self.trajectory.window(start or 0, stop, step or 1)
+        stride = 1 if step is None else step
+        return self.trajectory.window(start or 0, stop, stride)
 
     @property
     def results(self) -> Path:
@@ -97,16 +98,17 @@ class Run:
 
         try:
             return training_config(self.directory).title
-        except RunError:
+        except LosspathError:
             return self.directory.resolve().name
 
     @property
     def history(self) -> History | None:
         """Losses and accuracies by epoch; None for a run that kept none."""
         from losspath.analysis.runs import History
-        from losspath.reference.training import HISTORY, read_history
+        from losspath.reference.training import HISTORY, is_trained, read_history
 
-        if not (self.directory / HISTORY).exists():
+        # A loop of the caller's own may have a file of this name.
+        if not (self.directory / HISTORY).exists() or not is_trained(self.directory):
             return None
         return History.of(read_history(self.directory))
 

@@ -150,22 +150,28 @@ def attributes_of(model: torch.nn.Module) -> Callable[[], None]:
 
 
 class Kept:
-    """What modules hold, attributes and buffers, to be put back after each use.
+    """What modules and other objects hold, to be put back after each use.
 
     Args:
         modules: the modules, without those that they hold.
+        objects: containers and objects of the caller's.
     """
 
-    def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
+    def __init__(self, modules: Iterable[torch.nn.Module], objects: Iterable[Any] = ()) -> None:
         self._attributes: Attributes = []
-        self._buffers: list[tuple[torch.Tensor, torch.Tensor, int | None]] = []
+        tensors: list[torch.Tensor] = []
         seen: set[int] = set()
         for module in modules:
             self._attributes += _of_module(module, seen)
-            self._buffers += [
-                (buffer, buffer.detach().clone(), version_of(buffer))
-                for buffer in module.buffers(recurse=False)
-            ]
+            tensors += module.buffers(recurse=False)
+        for value in objects:
+            held = value.__dict__ if isinstance(value, torch.nn.Module) else value
+            found = [(each, _copied(each)) for each in _containers(held, _DEPTH, seen)]
+            self._attributes += found
+            for _, before in found:
+                inside = before.values() if isinstance(before, dict) else before
+                tensors += [each for each in inside if isinstance(each, torch.Tensor)]
+        self._buffers = [(each, each.detach().clone(), version_of(each)) for each in tensors]
 
     def put_back(self) -> None:
         """Puts back what has changed."""

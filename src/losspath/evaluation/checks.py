@@ -38,6 +38,11 @@ _FAR = (0.1, 0.5, 0.02, None)
 _CHECKED_SAMPLES = 32
 _HALF_ROUNDING = 1e-2
 
+_WHOLE = (
+    "what is of a whole batch (contrastive, ranking, a shared graph) goes through "
+    "Objective.of_batches(model, [batch, ...], loss)"
+)
+
 
 def check_objective(objective: Objective) -> None:
     """Refuses an objective that has no surface, or is another than the caller means.
@@ -88,7 +93,7 @@ def _check(objective: Objective) -> None:
             f"the model and the loss work on {batch.size} samples, but not on others, or not "
             f"again: {type(cause).__name__}: {reason[0] if reason else ''}; look for what is kept "
             "of an earlier batch (a hidden state), for sizes that are written down, or for "
-            "squeeze() without a dimension"
+            f"squeeze() without a dimension; {_WHOLE}"
         ) from cause
 
 
@@ -266,7 +271,8 @@ def _check_repeats(
             "two evaluations of the same state differ, so there is no surface to draw: the model "
             "is random even in evaluation mode (look for dropout or noise that ignores "
             "model.eval()), or keeps something from one call to the next (a hidden state, a "
-            "counter, a cache that is changed in place): reset it in forward()"
+            "counter, a cache that is changed in place): reset it in forward(). Noise that is "
+            "meant can be an input, or drawn by a loss over batches after torch.manual_seed(0)"
         )
     return first
 
@@ -439,14 +445,14 @@ def _check_mean(
             raise ObjectiveError(
                 f"expected {subject} to return a mean over samples, but it gives {mean:.6g} for a "
                 f"batch and {again:.6g} as the mean over its parts; use a mean, or return "
-                f"(sum, weight){_hint(objective, outputs, batch.targets)}"
+                f"(sum, weight){_hint(objective, outputs, batch.targets)}; {_WHOLE}"
             )
         raise ObjectiveError(
             f"the outputs for a sample depend on what else is in its batch ({mean:.6g} against "
             f"{again:.6g} in two parts), so the loss depends on the batch size; look for batch "
             "statistics that are used in evaluation mode, or for a mean over something else than "
             "samples, as over tokens that are not ignored: return (sum, weight) for that"
-            f"{_hint(objective, outputs, batch.targets)}"
+            f"{_hint(objective, outputs, batch.targets)}; {_WHOLE}"
         )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROUNDING = 1e-4
 # What rounding of the loss itself may be, as a share of what a tolerance allows.
 _OWN_ROUNDING = 0.02
+
+_BY_NAME = "; a mapping is given as model(**inputs), and for model(inputs) give (inputs,)"
 # How many rare targets are looked for, and among how many.
 _RARE = 64
 _MOST_TARGETS, _WIDEST = 1 << 24, 1 << 17
@@ -65,7 +67,7 @@ def failed(batch: Batch, cause: Exception) -> ObjectiveError:
     return ObjectiveError(
         f"the model or the loss fails on the data (tensors {shapes}): "
         f"{type(cause).__name__}: {reason[0] if reason else ''}; expected what one step of the "
-        "training loop computes of a batch"
+        f"training loop computes of a batch{_BY_NAME if batch.kwargs else ''}"
     )
 
 

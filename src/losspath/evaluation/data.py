@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from losspath.arguments import described, operation
 from losspath.errors import ArgumentError, LosspathWarning, ObjectiveError
@@ -118,8 +119,16 @@ def digest_of_tensors(value: Any) -> str:
 def size_of(value: Any) -> int:
     """How many samples a batch has: the length of its first tensor or array.
 
-    Without any, that of its first list of values of one type; 1 where it has none.
+    Without any, that of its first list of values of one type; 1 where it has none. Batches of
+    graphs say it themselves, and of packed sequences it is their number.
     """
+    graphs = getattr(value, "num_graphs", None)
+    if isinstance(graphs, int):
+        return graphs
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    if isinstance(first, PackedSequence) or isinstance(value, PackedSequence):
+        packed = value if isinstance(value, PackedSequence) else first
+        return int(packed.batch_sizes[0])
     for leaf in leaves_in(value):
         if leaf.ndim:
             return length_of(leaf)

@@ -472,7 +472,12 @@ class Engine:
                 # Of a copy of its own, whose buffers nothing else writes to.
                 objective = self.objective
                 replica = Replica(
-                    objective.model, objective.layout, objective.base_sides, objective.widens
+                    objective.model,
+                    objective.layout,
+                    objective.base_sides,
+                    objective.widens,
+                    objective.deletes,
+                    self._evaluator.shared,
                 )
                 with (
                     torch.no_grad(),

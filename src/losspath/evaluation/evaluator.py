@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from losspath.evaluation.quantities import Count, Evaluation
 from losspath.evaluation.reached import modules_reached
 from losspath.evaluation.recalibration import recalibrate
 from losspath.evaluation.replica import Replica, Sides
+from losspath.evaluation.shared import shared_objects
 from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import unwrapped
 
@@ -43,6 +44,7 @@ class Evaluator:
 
     Attributes:
         replica: the copy.
+        shared: objects that the copy shares with the model, as the loss reads them too.
         may_fuse: whether the caller lets torch take fused kernels of attention.
 
     Raises:
@@ -61,12 +63,14 @@ class Evaluator:
             torch.no_grad(),
         ):
             objective.check_unchanged()
+            self.shared = shared_objects(unwrapped(objective.model), functions_of(objective))
             self.replica = Replica(
                 objective.model,
                 objective.layout,
                 objective.base_sides,
                 objective.widens,
                 objective.deletes,
+                self.shared,
             )
         self.may_fuse = torch.backends.mha.get_fastpath_enabled()
         self._loss = Kept([])
@@ -89,7 +93,7 @@ class Evaluator:
             torch.set_grad_enabled(grads),
         ):
             self._depth += 1
-            self._loss = Kept(of_loss)
+            self._loss = Kept(of_loss, self.shared)
             try:
                 yield
             finally:
@@ -180,10 +184,14 @@ class Evaluator:
         return vector
 
 
+def functions_of(objective: Objective) -> list[Callable[..., Any]]:
+    """The loss and the metrics."""
+    return [objective.loss_fn, *(metric.function for metric in objective.metrics.values())]
+
+
 def loss_modules(objective: Objective) -> list[torch.nn.Module]:
     """The modules that the loss and the metrics use; those of the model are no part."""
-    functions = (objective.loss_fn, *(metric.function for metric in objective.metrics.values()))
-    found = modules_reached(functions)
+    found = modules_reached(functions_of(objective))
     own = {*objective.model.modules(), *unwrapped(objective.model).modules()} if found else set()
     return [module for module in found if module not in own]
 

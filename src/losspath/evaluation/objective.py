@@ -24,7 +24,7 @@ from losspath.arguments import (
     optional,
     text,
 )
-from losspath.errors import ArgumentError, ModelError, UnsupportedError
+from losspath.errors import ArgumentError, ModelError, ObjectiveError, UnsupportedError
 from losspath.evaluation.checks import check_objective
 from losspath.evaluation.data import (
     Batch,
@@ -477,6 +477,12 @@ class Objective:
             raise ArgumentError(
                 f'expected a loss that returns a dict to name one value "loss", got '
                 f"{', '.join(map(str, result))}"
+            )
+        many = [name for name, v in result.items() if getattr(v, "numel", lambda: 1)() != 1]
+        if many:
+            raise ObjectiveError(
+                f"expected a dict of means or (sum, weight), got a tensor of several numbers as "
+                f"{many[0]!r}; of a model's output with a loss in it return output.loss"
             )
         return {str(name): summed(value, size, str(name)) for name, value in result.items()}
 

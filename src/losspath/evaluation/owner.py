@@ -81,19 +81,19 @@ def _as_owner(
         torch.no_grad(),
     ):
         if modes:
-            used = copy_model(objective.model)
+            used = copy_model(objective.model, evaluator.shared)
             used.train()
             _write(in_order(used, objective.layout), vector, objective)
         with _written(objective, vector):
             if not modes:
                 try:
-                    used = copy.deepcopy(model)
+                    used = copy.deepcopy(model, {id(each): each for each in evaluator.shared})
                 except Exception:
-                    used = copy_model(objective.model)
+                    used = copy_model(objective.model, evaluator.shared)
             if evaluator.replica.widened:
                 widen(used)
             used.eval()  # one of the model's own need not return it
-            return _owners_count(objective, used, batch)
+            return _owners_count(objective, evaluator, used, batch)
 
 
 def _rounded(objective: Objective, vector: torch.Tensor) -> torch.Tensor:
@@ -104,9 +104,11 @@ def _rounded(objective: Objective, vector: torch.Tensor) -> torch.Tensor:
     return rounded
 
 
-def _owners_count(objective: Objective, used: torch.nn.Module, batch: Batch) -> Count:
+def _owners_count(
+    objective: Objective, evaluator: Evaluator, used: torch.nn.Module, batch: Batch
+) -> Count:
     # A loss that reads the owner's model sees what is evaluated, merged weights too.
-    kept = Kept(loss_modules(objective))
+    kept = Kept(loss_modules(objective), evaluator.shared)
     with (
         random_fork(used),
         linked(objective.model, used),

@@ -12,7 +12,7 @@ import torch
 from losspath.errors import LosspathWarning, ObjectiveError
 from losspath.evaluation.containers import copied_array, leaves_in, map_tensors
 from losspath.evaluation.counting import far_from
-from losspath.evaluation.data import has_size, length_of, rows_of
+from losspath.evaluation.data import has_size, length_of, rows_of, size_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import LOSS, Sum, summed
 from losspath.parameters import flatten_parameters
@@ -181,12 +181,31 @@ def _check_sizes(objective: Objective, batches: list[Any]) -> None:
         what = "batches hold no tensor or list that says how many samples they have"
     elif len({len(leaves_in(batch)) for batch in batches}) > 1:
         what = "batches hold different numbers of tensors, as lists of samples do"
+    elif not _is_proportional(batches):
+        what = (
+            "the first tensors of batches and their targets have lengths that do not go together, "
+            "as those of nodes and of graphs do"
+        )
     else:
         return
     _tell(
         objective,
         f"{what}, so that it is not known how their means are weighted",
         "return (sum, weight)",
+    )
+
+
+def _is_proportional(batches: list[Any]) -> bool:
+    """Whether batches have as many samples, one against another, as they have targets."""
+    targets = []
+    for batch in batches:
+        rows = [leaf for leaf in leaves_in(batch) if leaf.ndim == 1]
+        if not rows:
+            return True
+        targets.append(length_of(rows[-1]))
+    sizes = [size_of(batch) for batch in batches]
+    return all(
+        size * targets[0] == sizes[0] * target for size, target in zip(sizes, targets, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""What a loss function reaches: the modules that it calls, wherever it has them from."""
+"""What a loss function reaches: modules and other objects, wherever it has them from."""
 
 from __future__ import annotations
 
@@ -31,22 +31,30 @@ def modules_reached(functions: Iterable[Callable[..., Any]]) -> list[torch.nn.Mo
         Each once, with those that it is made of.
     """
     found: dict[torch.nn.Module, None] = {}
-    seen: set[int] = set()
-    for function in functions:
-        for module in _modules(function, _DEPTH, seen):
-            found.update(dict.fromkeys(module.modules()))
+    for value in objects_reached(functions):
+        if isinstance(value, torch.nn.Module):
+            found.update(dict.fromkeys(value.modules()))
     return list(found)
 
 
-def _modules(value: Any, depth: int, seen: set[int]) -> Iterator[torch.nn.Module]:
+def objects_reached(functions: Iterable[Callable[..., Any]]) -> list[Any]:
+    """Modules, containers and other objects that functions reach, each once; not within modules.
+
+    Args:
+        functions: functions, methods, partials, modules or objects that can be called.
+    """
+    seen: set[int] = set()
+    return [value for each in functions for value in _walked(each, _DEPTH, seen)]
+
+
+def _walked(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
     if isinstance(value, _PLAIN) or id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, torch.nn.Module):
-        yield value
-    elif depth:
+    yield value
+    if depth and not isinstance(value, torch.nn.Module):
         for held in _held(value):
-            yield from _modules(held, depth - 1, seen)
+            yield from _walked(held, depth - 1, seen)
 
 
 def _held(value: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from losspath.parameters import (
     Layout,
     dtype_name,
     layer_of,
+    named_modules,
     named_parameters,
     side_tensors,
     unwrapped,
@@ -79,7 +80,7 @@ class PathObjective:
 
     def _check_places(self) -> None:
         """Finds out how the model goes without a buffer, and warns of what it has no module for."""
-        modules = dict(unwrapped(self.objective.model).named_modules())
+        modules = dict(named_modules(unwrapped(self.objective.model)))
         strange = [name for name in self._buffers if name.rpartition(".")[0] not in modules]
         if strange:
             note = f"recorded buffers that the model has no module for are left out: {strange[0]}"

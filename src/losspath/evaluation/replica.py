@@ -6,7 +6,7 @@ Whatever a forward pass changes (buffers, caches, attributes that hooks set) it 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from losspath.evaluation.links import afterwards, is_plain, linked
 from losspath.parameters import (
     Layout,
     SideTensor,
+    named_modules,
     named_parameters,
     side_tensors,
     unwrapped,
@@ -30,8 +31,15 @@ Sides = Mapping[str, torch.Tensor | None]
 """Side tensors by name; None for a buffer that is not there."""
 
 
-def copy_model(model: torch.nn.Module) -> torch.nn.Module:
+_OTHERS: Sides = {}  # what is written is neither the base nor a state's
+
+
+def copy_model(model: torch.nn.Module, shared: Iterable[Any] = ()) -> torch.nn.Module:
     """A deep copy in which tensors share memory as they do in the model.
+
+    Args:
+        model: the model.
+        shared: objects that the copy has as they are.
 
     `copy.deepcopy` alone parts a stored view from what it is a view of, and refuses tensors with a
     history. Wrappers around the whole model (DDP, `torch.compile`) are left out.
@@ -40,7 +48,7 @@ def copy_model(model: torch.nn.Module) -> torch.nn.Module:
         Exception: whatever a module raises that cannot be copied.
     """
     model = unwrapped(model)
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(each): each for each in shared}
     storages: dict[int, torch.UntypedStorage] = {}
     originals = list(_tensors_of(model))  # held, so that no id is used twice
     for tensor in originals:
@@ -121,6 +129,7 @@ class Replica:
         base: side tensors to begin with, in place of the model's own.
         widens: make float32 of half precisions.
         deletes: take the attribute away for a buffer that is not there, in place of None.
+        shared: objects that the copy has as they are: see `losspath.evaluation.shared`.
 
     Attributes:
         model: the copy.
@@ -137,11 +146,12 @@ class Replica:
         base: Sides | None = None,
         widens: bool = True,
         deletes: bool = False,
+        shared: Iterable[Any] = (),
     ) -> None:
         self.why_shared = ""
         self._deletes = deletes
         try:
-            self.model = copy_model(model)
+            self.model = copy_model(model, shared)
         except Exception as cause:
             # A generator, a lock or an open file in a module: the model itself has to do.
             self.why_shared = f"{type(cause).__name__}: {cause}"
@@ -160,9 +170,11 @@ class Replica:
         self._written: Sides | None = None
         self._link: Callable[[], None] | None = None
         self._attributes_before = remembered(self.model)
-        if base is not None:
+        if base is not None and self.is_private:
             self._write_sides(base)
             self._written = base
+        elif base is not None:  # written with the first vector, where they are put back again
+            self._written = _OTHERS
         trained = self._values() if self._cycles else []
         self._enter_evaluation()
         self.merges = self._cycles and not _equal(trained, self._values())
@@ -278,7 +290,7 @@ class Replica:
     def _set_buffer(self, name: str, value: torch.Tensor | None) -> None:
         """Gives a module a buffer in another size, or that training made later, or none."""
         owner, _, attribute = name.rpartition(".")
-        module = dict(self.model.named_modules()).get(owner)
+        module = dict(named_modules(self.model)).get(owner)  # of wrapped ones the innermost
         if module is None:  # told by `PathObjective`
             return
         if value is not None:
@@ -343,6 +355,7 @@ class Replica:
         def put_numbers_back() -> None:
             _write_back(tensors, before)
             attributes()
+            self._written = None if self._base is None else _OTHERS
 
         with afterwards(put_numbers_back):
             yield

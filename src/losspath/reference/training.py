@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,6 +289,19 @@ class _Training:
         self.loop = _Loop(**checkpoint.progress)
 
 
+def identity_in(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `train` noted in a run's metadata; None where they are of somebody else's loop."""
+    found = metadata.get("training")
+    known = ("network", "data", "optimizer", "data_digest")
+    is_own = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in known)
+    return found if is_own else None
+
+
+def is_trained(directory: Path) -> bool:
+    """Whether `train` made a run."""
+    return identity_in(store.read_header(directory).metadata) is not None
+
+
 def training_identity(directory: Path) -> dict[str, Any]:
     """Configuration and data digest of a run that `train` made.
 
@@ -296,8 +309,8 @@ def training_identity(directory: Path) -> dict[str, Any]:
         RunError: the directory holds a trajectory that was recorded otherwise.
         StoreError: it holds none, or is damaged.
     """
-    identity = store.read_header(directory).metadata.get("training")
-    if not isinstance(identity, dict):
+    identity = identity_in(store.read_header(directory).metadata)
+    if identity is None:
         raise RunError(
             f"{directory} was recorded by a training loop of your own, so its network and data are "
             "not known here; pass --objective FILE.py:FUNCTION, or use losspath.compute_surface "
