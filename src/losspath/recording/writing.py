@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from losspath.errors import StoreError
 from losspath.recording import chain, sides, slots, store
 from losspath.recording.disk import Files
 from losspath.recording.opening import Opened
+from losspath.recording.progress import Progress
 
 # The time between two looks at what is there to be written.
 LOOK_SECONDS = 0.25
@@ -28,51 +28,6 @@ _COPIED_BYTES = 1 << 20
 
 _FILES = store.DATA_FILES
 _FILES_OF_ROWS = tuple(name for name in _FILES if name != store.NEWEST)
-
-
-@dataclass
-class _Progress:
-    """What was written so far, and taken to be told of at the next commit.
-
-    The thread works on a copy, which takes the place of the one before by one assignment. So what
-    failed anywhere is done again from there: rows, pieces and slots lie where they lay.
-
-    Attributes:
-        segment: the one that is written, and `index` of its next item.
-        written: how many segments are written.
-        records, rows: how many there are.
-        serial: of the next slot.
-        pending: rows of slots that wait for the next commit; `names` are those that have a number.
-        slots: their bytes, once all that they vouch for is durable; nothing else comes before them.
-        place: of the newest state in its file.
-        newest: the newest state that has no row, its numbers, and where in `pending` it belongs.
-        ordinal, step: of the last entry that was taken.
-        oldest: when the first of them was recorded; None where nothing waits.
-        durable: the ordinal of the last entry that is durable.
-        saw_closing: whether the run ends there, and `ended` whether that is written.
-    """
-
-    segment: chain.Segment
-    records: int
-    rows: int
-    serial: int
-    names: dict[str, int]
-    place: int
-    index: int = 0
-    written: int = 0
-    pending: list[tuple[int, ...]] = field(default_factory=list)
-    slots: bytes = b""
-    newest: tuple[chain.Entry, memoryview | bytes | None, int] | None = None
-    ordinal: int = 0
-    step: int = 0
-    oldest: float | None = None
-    durable: int = 0
-    saw_closing: bool = False
-    ended: bool = False
-
-    def copy(self) -> _Progress:
-        """Another one, that can be changed."""
-        return replace(self, pending=list(self.pending), names=dict(self.names))
 
 
 class Writer:
@@ -114,7 +69,7 @@ class Writer:
         self._row_size, self._width = row_size, first.buffer.numbers.dtype.itemsize
         self._generation = opened.generation
         self._commit_seconds = commit_seconds
-        self._now = _Progress(
+        self._now = Progress(
             segment=first,
             records=opened.records,
             rows=first.base.rows,
@@ -265,7 +220,7 @@ class Writer:
             self._write_items(now)
             if now.saw_closing:
                 break
-            _keep_newest(now)
+            now.keep_newest()
             now.segment, now.index = following, 0
             now.written += 1
             self._now = now.copy()
@@ -275,7 +230,7 @@ class Writer:
             self._write_items(now)
             self._commit(now)
 
-    def _is_due(self, now: _Progress) -> bool:
+    def _is_due(self, now: Progress) -> bool:
         entries = [i for i in now.segment.items[now.index :] if type(i) is chain.Entry]
         oldest = now.oldest
         if oldest is None:
@@ -289,7 +244,7 @@ class Writer:
             or any(entry.kind == chain.CLOSING for entry in entries)
         )
 
-    def _write_items(self, now: _Progress) -> None:
+    def _write_items(self, now: Progress) -> None:
         """Writes what the segment holds by now; rows that follow each other at once."""
         if now.saw_closing:  # whatever comes after it was told that it came too late
             return
@@ -355,7 +310,7 @@ class Writer:
                 if xxhash.xxh3_64_intdigest(raw) != digest:
                     raise StoreError(f"the disk lost the state of step {step}")
 
-    def _write_piece(self, now: _Progress, buffer: chain.Buffer, piece: chain.Piece) -> None:
+    def _write_piece(self, now: Progress, buffer: chain.Buffer, piece: chain.Piece) -> None:
         raw = buffer.bytes(piece.begin, piece.end - piece.begin)
         if piece.row >= 0:
             at = piece.row * self._row_size + piece.offset
@@ -398,7 +353,7 @@ class Writer:
 
     # -- entries --------------------------------------------------------------------------------
 
-    def _take(self, now: _Progress, entry: chain.Entry, buffer: chain.Buffer) -> None:
+    def _take(self, now: Progress, entry: chain.Entry, buffer: chain.Buffer) -> None:
         """Turns an entry into slots that wait for the next commit."""
         now.ordinal = entry.ordinal
         if now.oldest is None:
@@ -438,7 +393,7 @@ class Writer:
             rows.append((slots.SIDE, flags, entry.step, offset, digest, length, form))
         return rows
 
-    def _write_newest(self, now: _Progress) -> None:
+    def _write_newest(self, now: Progress) -> None:
         """Writes the newest state beside the one before it, and its slots before its RECORD."""
         if now.newest is None:
             return
@@ -452,7 +407,7 @@ class Writer:
         now.newest = None
         now.place = place
 
-    def _commit(self, now: _Progress) -> None:
+    def _commit(self, now: Progress) -> None:
         """Makes everything that was taken durable, in the order that readers rely on."""
         self._files.check_there()
         self._write_newest(now)
@@ -467,7 +422,7 @@ class Writer:
         self._now = now.copy()
         self._append_slots(now)
 
-    def _append_slots(self, now: _Progress) -> None:
+    def _append_slots(self, now: Progress) -> None:
         """Appends slots of which all is durable; done again, it writes the same bytes."""
         try:
             for name in (store.RECORDS, store.RECORDS_COPY):
@@ -484,10 +439,3 @@ class Writer:
                         end = self._now.serial + len(self._now.pending) - 1
                         self._files.cut(name, end * slots.SLOT_BYTES)
             raise
-
-
-def _keep_newest(now: _Progress) -> None:
-    """Copies the newest state, as its buffer will be used again."""
-    if now.newest is not None and isinstance(now.newest[1], memoryview):
-        entry, row, at = now.newest
-        now.newest = entry, bytes(row or b""), at
