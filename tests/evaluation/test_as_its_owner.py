@@ -564,3 +564,12 @@ def test_parameters_of_the_loss_are_told():
     objective = Objective(headed(nn.Linear(8, 8)), X, Y, Margin())
     told = "the loss has parameters of its own, which are those of now"
     assert objective.provenance["notes"] == [told]
+
+
+def test_derivatives_of_what_is_merged_are_refused(tmp_path):
+    model = headed(LoRA())
+    objective = Objective(model, X, Y, ce)
+    start = vector_of(model)
+    path = start + np.cumsum(np.random.default_rng(0).normal(size=(4, len(start))), axis=0)
+    with pytest.raises(LosspathError, match=r"merges parameters.*adapters stay apart"):
+        losspath.measure_dynamics(path, objective, 2)

@@ -445,14 +445,14 @@ def _check_mean(
             raise ObjectiveError(
                 f"expected {subject} to return a mean over samples, but it gives {mean:.6g} for a "
                 f"batch and {again:.6g} as the mean over its parts; use a mean, or return "
-                f"(sum, weight){_hint(objective, outputs, batch.targets)}; {_WHOLE}"
+                f"(sum, weight); {_WHOLE}{_hint(objective, outputs, batch.targets)}"
             )
         raise ObjectiveError(
             f"the outputs for a sample depend on what else is in its batch ({mean:.6g} against "
             f"{again:.6g} in two parts), so the loss depends on the batch size; look for batch "
             "statistics that are used in evaluation mode, or for a mean over something else than "
             "samples, as over tokens that are not ignored: return (sum, weight) for that"
-            f"{_hint(objective, outputs, batch.targets)}; {_WHOLE}"
+            f"; {_WHOLE}{_hint(objective, outputs, batch.targets)}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -122,9 +123,9 @@ def size_of(value: Any) -> int:
     Without any, that of its first list of values of one type; 1 where it has none. Batches of
     graphs say it themselves, and of packed sequences it is their number.
     """
-    graphs = getattr(value, "num_graphs", None)
-    if isinstance(graphs, int):
-        return graphs
+    with suppress(Exception):  # whatever a class of the caller's does for a name that it lacks
+        if isinstance(graphs := value.num_graphs, int):
+            return graphs
     first = value[0] if isinstance(value, (list, tuple)) and value else value
     if isinstance(first, PackedSequence) or isinstance(value, PackedSequence):
         packed = value if isinstance(value, PackedSequence) else first

@@ -222,6 +222,12 @@ class Derivatives:
         ):
             self._evaluator.write(self._vector, self._sides)
             replica = self._evaluator.replica
+            if replica.merges:
+                raise UnsupportedError(
+                    "the model merges parameters into others in evaluation mode (a train() of its "
+                    "own, as of adapters), so that no derivative goes to them; give a model whose "
+                    "adapters stay apart in eval(), such as peft's"
+                )
             copies = self._leaves_of(replica.model)
             self._leaves = [*copies, *(owners if not self._is_wide else [])]
             if not replica.is_private:

@@ -343,7 +343,8 @@ class Objective:
         tables = list(sides) if sides is not None else [None] * len(vectors)
         evaluator = Evaluator(self)
         parts = self._probed_parts()
-        settings = settings_of_loss(self.loss_fn)
+        functions = [self.loss_fn, *(metric.function for metric in self.metrics.values())]
+        settings = [settings_of_loss(function) for function in functions]
         values = [
             evaluator.evaluate(vector, sides=table, parts=parts)
             for vector, table in zip(vectors, tables, strict=True)
@@ -357,7 +358,11 @@ class Objective:
             self.base_key,
             digest_of(*(bytes_of(buffer) for buffer in self.model.buffers())),
             [[value.loss, value.accuracy, dict(value.metrics)] for value in values],
-            *lasting(settings, settings_of_loss(self.loss_fn)),
+            *(
+                setting
+                for function, before in zip(functions, settings, strict=True)
+                for setting in lasting(before, settings_of_loss(function))
+            ),
             *settings_of_model(self.model),
         ]
 

@@ -256,7 +256,10 @@ class Replica:
             if self._cycles or wanted is not self._written:
                 self._written = wanted
                 self._write_sides(wanted or {})
+                trained = self._values() if self._cycles and not self.merges else []
                 self._enter_evaluation()
+                if trained:  # an adapter of zeros does not show it
+                    self.merges = not _equal(trained, self._values())
         if self._cycles and self._link is not None:
             self._link()  # merging may have made other tensors
 
