@@ -85,7 +85,14 @@ def test_a_damaged_run_is_refused_or_repaired_and_then_the_same(whole, tmp_path,
         assert chosen.name == "states.bin"
         assert "first state" in capsys.readouterr().err
         return
-    assert losspath.Trajectory(copy).digest == losspath.Trajectory(grown).digest
+    mended, right = losspath.Trajectory(copy), losspath.Trajectory(grown)
+    if chosen.name == "states.bin":  # lost states stay lost, and nothing else is
+        places = np.searchsorted(right.steps, mended.steps)
+        np.testing.assert_array_equal(mended[:], right[:][places])
+        assert mended.steps[-1] == right.steps[-1]
+        assert call("surface", copy, *SURFACE) == 0
+        return
+    assert mended.digest == right.digest
     assert call("surface", copy, *SURFACE) == 0
     assert call("surface", grown, *SURFACE) == 0
     np.testing.assert_array_equal(surface_of(copy, grown).loss, surface_of(grown, grown).loss)
@@ -142,7 +149,9 @@ def small(tmp_path):
     """A recorded run with a file of every kind that belongs to results, and its files' bytes."""
     run = tmp_path / "run"
     model = torch.nn.Linear(2, 1)
-    with losspath.Recorder(run, model) as recorder:
+    names = ("network", "data", "optimizer", "data_digest")
+    metadata = {"training": dict.fromkeys(names, "made up")}
+    with losspath.Recorder(run, model, metadata=metadata) as recorder:
         recorder.record(0.5)
     for prefix, (kind, version) in ARCHIVES.items():
         file = run / "results" / f"{prefix}-0123.npz"

@@ -299,6 +299,8 @@ def path_notes(path: StateSequence) -> dict[str, list[str]]:
 def _over_parameters_of(path: StateSequence, objective: Objective) -> Objective:
     """The objective over the parameters that the path has, found by their names."""
     layout: Layout | None = getattr(path, "layout", None)
+    if hasattr(path, "layout_in"):  # as the model calls its parameters
+        layout = path.layout_in({entry.name for entry in objective.whole_layout.parameters})
     if layout is None:
         if path.parameter_count == objective.whole_layout.parameter_count:
             if path.parameter_count != objective.parameter_count:
