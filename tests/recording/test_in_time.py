@@ -27,7 +27,7 @@ from walks import (
 
 from losspath import Recorder, Trajectory
 from losspath.errors import BusyError, StoreError
-from losspath.recording import locking
+from losspath.recording import locking, newest, slots, store
 from losspath.recording import recorder as recorder_module
 
 pytestmark = pytest.mark.timeout(120)
@@ -64,6 +64,57 @@ def test_a_state_is_durable_within_two_seconds_without_another_call(tmp_path, ev
     recorder.close()
     assert Trajectory(tmp_path / "run").notes == []
     assert_prefix(tmp_path / "run", truth(9), every=every)
+
+
+@pytest.mark.parametrize("every", [3, 100])
+@pytest.mark.parametrize(("as_read", "as_parsed"), [(0, 3), (3, 0), (1, 5), (2, 2), (9, 0)])
+def test_a_run_is_opened_while_its_newest_state_is_written_again(
+    tmp_path, monkeypatch, every, as_read, as_parsed
+):
+    model = network()
+    recorder = Recorder(tmp_path / "run", model, every=every)
+    walk(recorder, model, 7 if every == 3 else 6)
+    recorder.flush()
+    opened_at = recorder.steps
+
+    def with_commits(function, commits):
+        def call(*arguments):
+            for _ in range(commits):
+                walk(recorder, model, recorder.steps + 1)
+                recorder.flush()
+            return function(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "read_copies", with_commits(store.read_copies, as_read))
+        patch.setattr(slots, "merge", with_commits(slots.merge, as_parsed))
+        path = Trajectory(tmp_path / "run")
+    steps = path.steps
+    assert opened_at <= steps[-1] <= recorder.steps
+    np.testing.assert_array_equal(path[:], truth(recorder.steps)[steps])
+    assert path.all_losses.tolist() == [loss_at(t) for t in range(steps[-1])]
+    assert path.notes == [f"recording is going on: {len(path)} states so far"]
+    recorder.close()
+    np.testing.assert_array_equal(path[-1], truth(recorder.steps)[steps[-1]])
+    assert_prefix(tmp_path / "run", truth(recorder.steps), every=every)
+
+
+def test_where_no_place_has_a_state_that_is_known_a_run_ends_with_its_last_row(
+    tmp_path, monkeypatch
+):
+    model = network()
+    with Recorder(tmp_path / "run", model, every=4) as recorder:
+        walk(recorder, model, 6)
+        recorder.flush()
+        # As if both places were being written at every look.
+        states = iter(np.arange(20 * len(truth(0)[0]), dtype="f4").reshape(20, 1, -1))
+        monkeypatch.setattr(newest, "_places", lambda *_: {id(states): next(states)})
+        path = Trajectory(tmp_path / "run")
+        assert path.steps.tolist() == [0, 4]
+        assert len(path.all_losses) == 4
+        assert any("newest state was being written again" in note for note in path.notes)
+        np.testing.assert_array_equal(path[:], truth(4)[::4])
 
 
 CHILD = """

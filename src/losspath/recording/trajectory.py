@@ -19,6 +19,7 @@ from losspath.parameters import Layout, named_parameters
 from losspath.recording import slots, store
 from losspath.recording.loading import check_not_lost, load_state
 from losspath.recording.locking import is_locked
+from losspath.recording.newest import KEPT_BYTES, read_run
 from losspath.recording.paths import (
     ArrayPath,
     States,
@@ -31,9 +32,6 @@ from losspath.recording.settings import MARK
 from losspath.recording.window import Window
 
 __all__ = ["ArrayPath", "StateSequence", "Trajectory", "Window", "as_path"]
-
-# The newest state of a run that is being written is kept, as its place is written again.
-_KEPT_BYTES = 64 << 20
 
 
 class Trajectory:
@@ -61,19 +59,18 @@ class Trajectory:
     def __init__(self, directory: str | PathLike[str]) -> None:
         self.directory = Path(directory).absolute()  # the process may go elsewhere
         self._header = store.read_header(self.directory)
-        self._contents = store.read_contents(self.directory, self._header)
+        found = read_run(self.directory, self._header)
+        self._contents, self._newest, self._is_behind = found
         if not len(self):
             raise StoreError(f"{self.directory} holds no recorded state yet")
         self._checked = np.zeros(len(self), bool)
-        self._newest: States | None = None
-        if not self.closed and self._contents.rows[-1] < 0:
-            self._keep_newest()
+        if not self.closed and self._newest is None and self._contents.rows[-1] < 0:
+            self._check_newest()
 
-    def _keep_newest(self) -> None:
-        if self._header.row_bytes <= _KEPT_BYTES:
+    def _check_newest(self) -> None:
+        if self._header.row_bytes <= KEPT_BYTES:
             row = np.empty((1, self._header.row_size), self._header.row_dtype)
             self._read_checked(row, len(self) - 1)
-            self._newest = row
 
     def __len__(self) -> int:
         return len(self._contents.steps)
@@ -157,6 +154,8 @@ class Trajectory:
                 notes.append(f"recording is going on: {len(self):,} states so far")
             else:
                 notes.append(f"recording was cut off: {len(self):,} states until then")
+        if self._is_behind:
+            notes.append("its newest state was being written again when it was opened: left out")
         if self.holes:
             lost = ", ".join(f"{self.steps[i]:,} and {self.steps[i + 1]:,}" for i in self.holes[:5])
             more = f" and in {len(self.holes) - 5:,} other places" if len(self.holes) > 5 else ""
