@@ -25,6 +25,10 @@ class Model(nn.Module):
             self.register_buffer(name, value)
 
 
+def told(name):
+    return pytest.warns(LosspathWarning, match=f": {name} changed without torch counting it")
+
+
 def step(model):
     with torch.no_grad():
         for parameter in model.parameters():
@@ -520,8 +524,9 @@ def test_of_a_very_large_buffer_every_part_is_looked_at_by_turns(tmp_path, monke
     with Recorder(tmp_path / "run", model) as recorder:
         for number in (1, 1 << 18, (4 << 18) - 1):
             model.bank.data[number] = 1.0
-            for _ in range(4):
-                recorder.record(0.0)
+            with told("bank") if number == 1 else contextlib.nullcontext():
+                for _ in range(4):
+                    recorder.record(0.0)
     path = Trajectory(tmp_path / "run")
     sums = [path.sides(t)["bank"].sum().item() for t in range(13)]
     assert sums[0] == 0
@@ -538,10 +543,98 @@ def test_more_buffers_than_can_be_hashed_at_each_record_are_looked_at_by_turns(m
     seen = []
     for name in "ab":
         getattr(model, name).data[-3] = 1.0
-        for _ in range(2):
-            known, changes, _ = watched.compare(sides, known)
-            seen += [change.described.name for change in changes]
+        with told("b") if name == "b" else contextlib.nullcontext():
+            for _ in range(2):
+                known, changes, _ = watched.compare(sides, known)
+                seen += [change.described.name for change in changes]
     assert seen == ["a", "b"]
+
+
+def frozen_model(mebibytes, count=1):
+    model = Model()
+    for number in range(count):
+        zeros = torch.zeros(mebibytes << 18)
+        model.register_parameter(f"bank{number}", nn.Parameter(zeros, requires_grad=False))
+    return model
+
+
+def sums(run, name):
+    path = Trajectory(run)
+    return [path.sides(t)[name].sum().item() for t in range(len(path))]
+
+
+def test_of_large_frozen_parameters_every_part_is_looked_at_by_turns(tmp_path):
+    model = frozen_model(2, 2)
+    with Recorder(tmp_path / "run", model) as recorder:
+        model.bank0.data[7919] = 1.0
+        with told("bank0"):
+            for _ in range(4):
+                recorder.record(0.0)
+        model.bank1.data.numpy()[-2] = 1.0
+        with told("bank1"):
+            for _ in range(4):
+                recorder.record(0.0)
+        # What was found to change is looked at at every record.
+        model.bank0.data[79] = 1.0
+        recorder.record(0.0)
+        model.bank1.data[(1 << 18) + 5] = 1.0
+        recorder.record(0.0)
+    zeros, ones = sums(tmp_path / "run", "bank0"), sums(tmp_path / "run", "bank1")
+    assert (zeros[0], zeros[4:]) == (0, [1, 1, 1, 1, 1, 2, 2])
+    assert (ones[:5], ones[8:]) == ([0] * 5, [1, 1, 2])
+    # What did not change is not written again.
+    assert (tmp_path / "run" / "sides.bin").stat().st_size < 13 << 20
+
+
+@pytest.mark.parametrize("end", ["flush", "close"])
+def test_the_newest_state_is_told_again_where_a_frozen_parameter_had_changed(tmp_path, end):
+    model = frozen_model(40)
+    recorder = Recorder(tmp_path / "run", model, every=10)
+    step(model)
+    model.bank0.data[-7919] = 1.0
+    recorder.record(0.0)
+    with told("bank0"):
+        getattr(recorder, end)()
+    assert sums(tmp_path / "run", "bank0") == [0, 1]
+    recorder.close()
+    assert sums(tmp_path / "run", "bank0") == [0, 1]
+
+
+def test_a_change_that_was_found_stays_in_the_newest_states_until_a_row_has_it(tmp_path):
+    model = frozen_model(40)
+    with Recorder(tmp_path / "run", model, every=20) as recorder:
+        model.bank0.data[7919] = 1.0
+        with told("bank0"):
+            recorder.flush()
+        for _ in range(3):
+            step(model)
+            recorder.record(0.0)
+            recorder.flush()
+            assert sums(tmp_path / "run", "bank0") == [0, 1]
+
+
+def test_a_model_that_went_on_is_not_told_as_the_newest_state(tmp_path):
+    model = frozen_model(40)
+    with Recorder(tmp_path / "run", model, every=10) as recorder:
+        step(model)
+        recorder.record(0.0)
+        step(model)
+        model.bank0.data[-7919] = 1.0
+        with told("bank0"):
+            recorder.flush()
+        assert sums(tmp_path / "run", "bank0") == [0, 0]
+        recorder.record(0.0)
+    assert sums(tmp_path / "run", "bank0") == [0, 1]
+
+
+def test_where_the_last_state_has_a_row_closing_tells_what_it_may_lack(tmp_path):
+    model = frozen_model(40)
+    recorder = Recorder(tmp_path / "run", model)
+    model.bank0.data[-7919] = 1.0
+    recorder.record(0.0)
+    with told("bank0"):
+        recorder.close()
+    assert Trajectory(tmp_path / "run").closed
 
 
 def test_the_number_that_is_taken_on_a_gpu_tells_bytes_apart():

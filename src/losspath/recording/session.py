@@ -391,7 +391,10 @@ class Session:
     def _keep_last(self) -> bool:
         """Keeps the last state where it is not, if the model is still in it."""
         last = self.chain.last()
-        if last.has_state or last.kind == chain.CLOSING:
+        if last.kind == chain.CLOSING:
+            return True
+        if last.has_state:
+            self._look_entirely(last)
             return True
         try:
             tensors = self._state.tensors()
@@ -401,8 +404,28 @@ class Session:
             return False
         if self._watch.compare(self._state.sides, last.known)[0].key != last.key:
             return False
+        if self._watch.by_turns:
+            self._watch.compare(self._state.sides, last.known, entirely=True)
         self._append(chain.AGAIN, last.step, float("nan"), {}, tensors)
         return True
+
+    def _look_entirely(self, last: Entry) -> None:
+        """Looks for uncounted changes of large side tensors, and tells the newest state again.
+
+        A state that has a row stays as it was recorded; of it a warning tells.
+        """
+        if not self._watch.by_turns:
+            return
+        try:
+            tensors = self._state.tensors()
+        except ModelError:
+            return
+        is_same = self._watch.compare(self._state.sides, last.known)[0].key == last.key
+        key = self._watch.compare(self._state.sides, last.known, entirely=True)[0].key
+        if key == last.key or not is_same or last.row_step == last.step:
+            return
+        if self._state.digest(self._dtype) == last.digest:
+            self._append(chain.AGAIN, last.step, float("nan"), {}, tensors)
 
 
 def _blob(step: int, changes: list[Change], gone: tuple[str, ...], end: int) -> SideBlob:

@@ -17,12 +17,15 @@ from losspath.recording.sides import Described, key_of
 # Tensors are compared by their bytes up to this size, all together. Of larger ones torch's count of
 # changes is looked at, and so many numbers. As `tensor.data` and NumPy change numbers that torch
 # does not count, the digest of a buffer is looked at too: of all its bytes where it is no larger
-# than a part (0.3 ms), as long as there is room for it, and of larger ones a part by turns.
+# than a part (0.3 ms), as long as there is room for it, and of larger ones a part by turns. Frozen
+# parameters are seldom changed and often large: of all together one part is looked at by turns.
+# Where such a change is found, the tensor is looked at like a buffer from then on.
 _WHOLE_BYTES = 1 << 20
 _SAMPLE = 1024
 _PART_BYTES = 16 << 20
 _HASHED_BYTES = 64 << 20
 _TURN_BYTES = 4 << 20
+_FROZEN_TURN_BYTES = 1 << 20  # 0.04 ms; on a GPU a part
 
 
 class Change(NamedTuple):
@@ -79,13 +82,21 @@ class Plan:
 
     Args:
         sides: the tensors; those whose bytes cannot be had are left out.
+        found: of tensors that were seen to change uncounted, the digests that they differ from;
+            it is added to.
 
     Attributes:
         left_out: the names of those.
+        late: those whose change was seen at the last look and may have been there before it.
+        by_turns: whether there are tensors that are not looked at whole each time.
     """
 
-    def __init__(self, sides: Sequence[SideTensor]) -> None:
+    def __init__(
+        self, sides: Sequence[SideTensor], found: dict[str, tuple[int, ...]] | None = None
+    ) -> None:
         self.source = sides
+        self.late: list[str] = []
+        self._found = {} if found is None else found
         self.left_out: list[str] = []
         self.frozen = [side for side in sides if side.kind == "frozen"]
         self._items: list[_Item] = []
@@ -109,20 +120,39 @@ class Plan:
                 at_once = size <= min(_PART_BYTES, hashed_room)
                 hashed = size if at_once else _TURN_BYTES
                 hashed_room -= size if at_once else 0
+            elif not whole:
+                hashed = _PART_BYTES if side.tensor.is_cuda else _FROZEN_TURN_BYTES
             self._items.append(
                 _Item(_described(side), side.tensor, whole, part if stays else None, group, hashed)
             )
         self._count = len(groups)
         self._items.sort(key=lambda item: item.group)
         self._large = [item.tensor for item in self._items if not item.whole]
-        self._hashed = [item for item in self._items if item.hashed]
+        self._hashed = {item.described.name: item for item in self._items if item.hashed}
+        self._each = [n for n, item in self._hashed.items() if item.described.kind == "buffer"]
+        self._frozen_parts = [
+            (name, number)
+            for name, item in self._hashed.items()
+            if item.described.kind == "frozen"
+            for number in range(-(-_nbytes(item.tensor) // item.hashed))
+        ]
+        self.by_turns = any(_nbytes(item.tensor) > item.hashed for item in self._hashed.values())
+        self.by_turns |= bool(self._frozen_parts)
         self._turn = 0
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def compare(self, known: Known) -> tuple[Known, list[Change], list[str]]:
-        """What is known now, what changed since, and the names that are gone."""
+    def compare(
+        self, known: Known, entirely: bool = False
+    ) -> tuple[Known, list[Change], list[str]]:
+        """What is known now, what changed since, and the names that are gone.
+
+        Args:
+            known: what to compare with.
+            entirely: whether to look at all bytes of all tensors.
+        """
+        self.late = []
         if not self._items and not known.digests:
             return known, [], []
         parts: list[list[torch.Tensor]] = [[] for _ in range(self._count)]
@@ -131,24 +161,47 @@ class Plan:
             parts[item.group].append(part)
         prints = tuple(torch.cat(group).cpu().numpy().tobytes() for group in parts)
         versions = tuple(version_of(tensor) for tensor in self._large)
-        stale = self._stale(known)
+        stale = self._stale(known, entirely)
         is_same = known.plan is self and known.prints == prints and known.versions == versions
         if is_same and not stale:
             return known, [], []
         return self._differences(known, parts, prints, versions, stale)
 
-    def _stale(self, known: Known) -> set[str]:
-        """The names of buffers of which a part has another digest than is known."""
+    def _stale(self, known: Known, entirely: bool) -> set[str]:
+        """The names of tensors of which a part has another digest than is known."""
         self._turn += 1
-        found = set()
-        for item in self._hashed:
-            before = known.items.get(item.described.name)
-            if before is not None and before.parts:
-                number = self._turn % len(before.parts)
-                part = _bytes_in_memory(item.tensor)[number * item.hashed :][: item.hashed]
-                if _digest(part) != before.parts[number]:
-                    found.add(item.described.name)
-        return found
+        stale = set()
+        for name, numbers in self._looks(entirely):
+            before = known.items.get(name)
+            if before is None or not before.parts:
+                continue
+            if self._found.get(name) is before.parts:  # it is known to differ from these
+                stale.add(name)
+                continue
+            item, count = self._hashed[name], len(before.parts)
+            if numbers is None:
+                at_once = entirely or (name in self._found and count * item.hashed <= _PART_BYTES)
+                numbers = range(count) if at_once else (self._turn % count,)
+            raw = _bytes_in_memory(item.tensor)
+            for number in numbers:
+                part = raw[number * item.hashed :][: item.hashed]
+                if number < count and _digest(part) != before.parts[number]:
+                    stale.add(name)
+                    break
+        return stale
+
+    def _looks(self, entirely: bool) -> list[tuple[str, Sequence[int] | None]]:
+        """What to look at: names, and numbers of parts; None for what is due of a tensor."""
+        if entirely:
+            return [(name, None) for name in self._hashed]
+        looks: list[tuple[str, Sequence[int] | None]] = [(name, None) for name in self._each]
+        if self._found:
+            others = self._hashed.keys() - self._each
+            looks += [(name, None) for name in self._found if name in others]
+        if self._frozen_parts:
+            name, number = self._frozen_parts[self._turn % len(self._frozen_parts)]
+            looks.append((name, (number,)))
+        return looks
 
     def _differences(
         self,
@@ -175,11 +228,17 @@ class Plan:
             if now == before and name not in stale:
                 digests[name] = known.digests[name]
                 continue
+            is_by_turns = len(now.parts) > 1 or item.described.kind == "frozen"
+            if now == before and is_by_turns and self._found.get(name) is not now.parts:
+                self._found[name] = now.parts  # nothing else told of it
+                self.late.append(name)
             if item.hashed:
                 raw = _bytes_in_memory(item.tensor)
                 begins = range(0, len(raw), item.hashed)
                 parts_now = tuple(_digest(raw[at : at + item.hashed]) for at in begins)
                 items[name] = now._replace(parts=parts_now)
+                if before and now.version == before.version and seen != before.seen:
+                    self._found.setdefault(name, ())  # by what the sample shows
             content = seen if item.whole else _content(item.tensor)
             digests[name] = item.described.digest(content)
             if digests[name] != known.digests.get(name):
@@ -199,14 +258,26 @@ class SideWatch:
     def __init__(self, place: object) -> None:
         self._place = place
         self._plan = Plan([])
-        self._told: set[str] = set()
+        self._found: dict[str, tuple[int, ...]] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    @property
+    def by_turns(self) -> bool:
+        """Whether there are tensors that are not looked at whole each time."""
+        return self._plan.by_turns
 
     def compare(
-        self, sides: Sequence[SideTensor], known: Known
+        self, sides: Sequence[SideTensor], known: Known, entirely: bool = False
     ) -> tuple[Known, list[Change], list[str]]:
-        """What is known now, what changed since, and the names that are gone."""
+        """What is known now, what changed since, and the names that are gone.
+
+        Args:
+            sides: the side tensors.
+            known: what to compare with.
+            entirely: whether to look at all bytes of all tensors.
+        """
         if self._plan.source is not sides:
-            self._plan = Plan(sides)
+            self._plan = Plan(sides, self._found)
         plan = self._plan
         if plan.left_out:
             self._tell(
@@ -223,11 +294,18 @@ class SideWatch:
                 'recorded, but the path does not move along them; Recorder(..., parameters="all") '
                 "takes them into it",
             )
-        return plan.compare(known)
+        result = plan.compare(known, entirely)
+        if plan.late:
+            self._tell(
+                plan.late,
+                "changed without torch counting it (as by tensor.data or NumPy); earlier states "
+                "may have older numbers of it",
+            )
+        return result
 
     def _tell(self, names: list[str], what: str) -> None:
-        if new := [name for name in names if name not in self._told]:
-            self._told.update(new)
+        if new := [name for name in names if (name, what) not in self._told]:
+            self._told.update((name, what) for name in new)
             more = f" and {len(new) - 5} others" if len(new) > 5 else ""
             warnings.warn(
                 f"{self._place}: {', '.join(new[:5])}{more} {what}", LosspathWarning, stacklevel=4
