@@ -340,6 +340,24 @@ def test_metadata_is_kept(tmp_path):
     assert Trajectory(tmp_path / "run").metadata == metadata
 
 
+def test_metadata_that_a_run_does_not_get_are_told_of(tmp_path):
+    metadata = {"lr": float("nan"), "shape": (3, 2), "name": None, 4: 5}
+    record(tmp_path / "run", 1, metadata=metadata)
+    record(tmp_path / "run", 2, model_at(1), existing="resume", metadata=metadata)
+    other = {"lr": 1e-4, "shape": [3, 2], "seed": 1, "4": 5}
+    with pytest.warns(LosspathWarning, match="keeps the metadata .* in 'lr', 'name', 'seed'$"):
+        record(tmp_path / "run", 3, model_at(2), existing="resume", metadata=other)
+    assert Trajectory(tmp_path / "run").metadata == {
+        "lr": "nan",
+        "shape": [3, 2],
+        "name": None,
+        "4": 5,
+    }
+    record(tmp_path / "run", 4, model_at(3), existing="resume", metadata={})
+    record(tmp_path / "run", 4, existing="overwrite", metadata=other)
+    assert Trajectory(tmp_path / "run").metadata == other
+
+
 def test_a_run_whose_header_was_lost_is_not_begun_anew(run):
     # What the index vouches for is still there: it must not be emptied by who wants to go on.
     (run / "trajectory.json").unlink()

@@ -6,6 +6,7 @@ Nothing that is true is removed but by the order "overwrite". What must make way
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from losspath.errors import (
     StoreError,
     wrap_os_errors,
 )
-from losspath.files import move_aside, new_aside, write_atomically
+from losspath.files import canonical_json, move_aside, new_aside, write_atomically
 from losspath.recording import chain, format1, slots, store
 from losspath.recording.aside import copy_dropped
 from losspath.recording.header import copy_header
@@ -129,6 +130,7 @@ def open_run(
     resumed_at = _resumed_at(contents, step, directory, across_holes)
     kept = _kept(contents.stream.slots, resumed_at)
     check_state(directory, header, contents, state, resumed_at)
+    _tell_of_metadata(directory, header, written)
     stream = _cut_back(directory, written, contents, kept, made_again)
     return _opened(directory, written, stream)
 
@@ -165,6 +167,23 @@ def _check_header(directory: Path, mine: store.Header, written: store.Header) ->
             raise StoreError(
                 f"cannot go on recording in {directory}: {name} was {old!r} and is now {new!r}"
             )
+
+
+def _tell_of_metadata(directory: Path, mine: store.Header, written: store.Header) -> None:
+    """Warns where metadata was given that the run does not get."""
+    if not mine.metadata:
+        return
+    now, then = (json.loads(canonical_json(header.metadata)) for header in (mine, written))
+    missing = object()
+    keys = sorted({*now, *then})
+    if differ := [key for key in keys if now.get(key, missing) != then.get(key, missing)]:
+        more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+        warnings.warn(
+            f"{directory} keeps the metadata that it was begun with, which differ from those given "
+            f"in {', '.join(map(repr, differ[:5]))}{more}",
+            LosspathWarning,
+            stacklevel=5,
+        )
 
 
 def _check_trained(directory: Path, mine: store.Header, written: store.Header) -> None:
