@@ -15,12 +15,24 @@ from losspath.errors import ArgumentError
 
 @pytest.mark.parametrize(
     "loss",
-    [0.5, 1, np.float32(0.5), torch.tensor(0.25), torch.tensor([[0.25]]), torch.tensor(0.1).half()],
+    [
+        0.5,
+        1,
+        np.float32(0.5),
+        torch.tensor(0.25),
+        torch.tensor([[0.25]]),
+        torch.tensor(0.1).half(),
+        np.array([0.25]),
+        np.array([[1]]),
+        np.array(0.5),
+    ],
 )
 def test_a_loss_is_one_number_in_any_of_these_forms(tmp_path, loss):
     with Recorder(tmp_path / "run", network()) as recorder:
         recorder.record(loss)
-    assert Trajectory(tmp_path / "run").losses.tolist() == [float(loss)]
+    assert Trajectory(tmp_path / "run").losses.tolist() == [
+        float(loss.item() if hasattr(loss, "item") else loss)
+    ]
 
 
 def test_losses_that_are_not_finite_are_kept(tmp_path):
@@ -62,6 +74,10 @@ def test_a_recorded_loss_keeps_no_graph_alive(tmp_path):
         torch.tensor([]),
         torch.tensor(0.5 + 1j),
         10**400,
+        np.array(["0.5"]),
+        np.array([0.5 + 1j]),
+        np.array([]),
+        torch.tensor(0.5, device="meta"),
     ],
     ids=lambda loss: repr(loss)[:20],
 )

@@ -433,15 +433,19 @@ def test_named_values_are_kept_with_their_steps(tmp_path):
         recorder.record(0.0, **{long: float("nan"), "": 4})
         with pytest.raises(ArgumentError, match="lr"):
             recorder.record(0.0, lr="high")
+        with pytest.raises(ArgumentError, match=r"begin with '\.', .* got '\.dot'"):
+            recorder.record(0.0, **{".dot": 4})
+        recorder.record(0.0, step=4, array=np.array([2.0]))
     with Recorder(tmp_path / "run", model, existing="resume") as recorder:
         recorder.record(0.0, lr=0.025, other=-1)
     values = Trajectory(tmp_path / "run").values
     plain = {name: (s.tolist(), v.tolist()) for name, (s, v) in values.items() if name != long}
     assert plain == {
-        "lr": ([1, 2, 4], [0.1, 0.05, 0.025]),
+        "lr": ([1, 2, 5], [0.1, 0.05, 0.025]),
+        "array": ([4], [2.0]),
         "norm": ([1], [2.0]),
         "": ([3], [4.0]),
-        "other": ([4], [-1.0]),
+        "other": ([5], [-1.0]),
     }
     assert values[long][0].tolist() == [3]
     assert np.isnan(values[long][1]).all()

@@ -32,7 +32,7 @@ from losspath.recording.hidden import warn_of_hidden
 from losspath.recording.locking import RunLock
 from losspath.recording.opening import Existing, open_run, prepare_directory
 from losspath.recording.session import Session
-from losspath.recording.settings import SettingsReader
+from losspath.recording.settings import MARK, SettingsReader
 from losspath.recording.state import StateReader
 from losspath.recording.writing import Writer
 
@@ -187,11 +187,12 @@ class Recorder:
                 any device; it is detached. It may be NaN.
             step: the number of this step, more than the one before; by default that and one. Gaps
                 are stored as they are.
-            values: named numbers to keep with this step, such as ``lr=0.1``.
+            values: named numbers to keep with this step, such as ``lr=0.1``. Names that begin with
+                a dot are the recorder's own.
 
         Raises:
-            ArgumentError: the loss or a value is not one real number, or the step is not after the
-                one before.
+            ArgumentError: the loss or a value is not one real number, a name begins with a dot, or
+                the step is not after the one before.
             ModelError: a recorded parameter is gone or of another shape or dtype.
             StoreError: an earlier state could not be written (disk full, say) and once more not,
                 the recorder is closed, or this is a copy of it in a forked process.
@@ -199,7 +200,7 @@ class Recorder:
         session = self._session
         session.check_usable()
         # Whatever can be refused is refused before anything is changed.
-        numbers = {name: _as_float(value, name) for name, value in values.items()} if values else {}
+        numbers = {name: _as_value(name, value) for name, value in values.items()} if values else {}
         session.record(_as_float(loss), None if step is None else _as_step(step), numbers)
 
     def flush(self) -> None:
@@ -275,6 +276,15 @@ def _as_step(step: int) -> int:
     return number
 
 
+def _as_value(name: str, value: float | torch.Tensor) -> float:
+    if name.startswith(MARK):
+        raise ArgumentError(
+            f"expected names of values that do not begin with {MARK!r}, as those are the "
+            f"recorder's own, got {name!r}"
+        )
+    return _as_float(value, name)
+
+
 def _as_float(value: float | torch.Tensor, name: str = "the loss") -> float:
     if isinstance(value, torch.Tensor):
         value = value.detach()
@@ -283,8 +293,15 @@ def _as_float(value: float | torch.Tensor, name: str = "the loss") -> float:
                 f"expected {name} as one real number, got a {value.dtype} tensor of shape "
                 f"{tuple(value.shape)}; take its mean first"
             )
+        if value.is_meta:
+            raise ArgumentError(
+                f"expected {name} as one real number, got a tensor on the meta device, which holds "
+                "none"
+            )
         return float(value.item())
     try:
+        if isinstance(value, np.ndarray) and value.size == 1:
+            value = value.reshape(-1)[0]
         if isinstance(value, (str, bytes, bytearray)) or np.iscomplexobj(value):
             raise TypeError
         return float(value)
