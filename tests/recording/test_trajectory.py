@@ -16,6 +16,7 @@ from walks import (
     loss_at,
     network,
     record,
+    row,
     truth,
 )
 
@@ -124,6 +125,24 @@ def test_a_state_is_not_loaded_into_another_network(path):
     assert torch.equal(model.weight, before)
     with pytest.raises(IndexError):
         path.load_into(network(), T)
+
+
+@pytest.mark.parametrize("made", ["parameters", "buffers"])
+def test_a_model_that_cannot_be_written_to_is_refused_as_it_is(run, path, made):
+    model = network(seed=1)
+    with torch.inference_mode():
+        tensors = network(seed=1)
+    for name, module in model.named_modules():
+        table = f"_{made}"
+        getattr(module, table).update(getattr(tensors.get_submodule(name), table))
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    with pytest.raises(ModelError, match=r"made under torch.inference_mode\(\)"):
+        path.load_into(model, 2, buffers=True)
+    for one, other in zip(before, model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    with torch.inference_mode():
+        path.load_into(model, 2, buffers=True)
+    np.testing.assert_array_equal(row(model), STATES[2])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -236,6 +255,8 @@ def test_where_there_is_no_trajectory_nothing_is_made(tmp_path):
     with pytest.raises(StoreError, match="no such directory"):
         Trajectory(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    with pytest.raises(StoreError, match=r"cannot read .*: File name too long"):
+        Trajectory(tmp_path / ("n" * 300))
     with pytest.raises(StoreError, match="holds no recorded trajectory"):
         Trajectory(tmp_path)
     assert not list(tmp_path.iterdir())

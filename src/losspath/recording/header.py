@@ -92,8 +92,13 @@ class Header:
 
 
 def exists(directory: Path) -> bool:
-    """Whether a run was begun here: a copy of its header is there, or both are to come."""
-    return any((directory / name).exists() for name in (META, META_COPY, MIGRATED))
+    """Whether a run was begun here: a copy of its header is there, or both are to come.
+
+    Raises:
+        StoreError: the system does not tell, as of a name that is too long.
+    """
+    with wrap_os_errors(f"read {directory}"):
+        return any((directory / name).exists() for name in (META, META_COPY, MIGRATED))
 
 
 def write_header(directory: Path, header: Header) -> None:

@@ -35,7 +35,8 @@ def load_state(
         source: where the state comes from, for messages.
 
     Raises:
-        ModelError: the model has not the parameters that were recorded; it is left as it was.
+        ModelError: the model has not the parameters that were recorded, or they cannot be written
+            to; it is left as it was.
     """
     values = unflatten(torch.from_numpy(np.array(state)), layout)
     values |= {name: tensor for name, tensor in sides.items() if kinds[name] == "frozen"}
@@ -46,11 +47,27 @@ def load_state(
             f"parameter {lost[0]} of the model is on the meta device and can hold no numbers; call "
             "model.to_empty(device='cpu') first"
         )
+    loaded = {n: t for n, t in sides.items() if buffers and kinds[n] == "buffer"}
+    _check_writable(
+        {name: parameters[name] for name in values}
+        | {name: tensor for name, tensor in named_buffers(model) if name in loaded}
+    )
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)
         if buffers:
-            _load_buffers(model, {n: t for n, t in sides.items() if kinds[n] == "buffer"}, source)
+            _load_buffers(model, loaded, source)
+
+
+def _check_writable(tensors: Mapping[str, torch.Tensor]) -> None:
+    if torch.is_inference_mode_enabled():
+        return
+    if made := [name for name, tensor in tensors.items() if tensor.is_inference()]:
+        raise ModelError(
+            f"{made[0]} of the model was made under torch.inference_mode(), so it cannot be "
+            "written to outside of it; build the model outside, or call load_into under "
+            "`with torch.inference_mode():`"
+        )
 
 
 def check_not_lost(
