@@ -487,6 +487,26 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(tmp_path, existing):
     record(tmp_path / "run", 7, model, existing="resume")
 
 
+def test_where_a_run_was_that_was_renamed_another_one_can_be_recorded(tmp_path):
+    model, other = network(), network()
+    with Recorder(tmp_path / "run", model) as recorder:
+        walk(recorder, model, 3)
+        (tmp_path / "run").rename(tmp_path / "renamed")
+        with Recorder(tmp_path / "run", other) as second:
+            walk(second, other, 2)
+            for name in ("run", "renamed"):
+                with pytest.raises(BusyError, match="this very process"):
+                    Recorder(tmp_path / name, network(), existing="resume", step=0)
+            (tmp_path / "link").symlink_to(tmp_path / "run")
+            with pytest.raises(BusyError, match="this very process"):
+                Recorder(tmp_path / "link", network())
+            walk(recorder, model, 5)
+        walk(recorder, model, 6)
+    assert_prefix(tmp_path / "renamed", truth(6), count=7)
+    assert_prefix(tmp_path / "run", truth(2), count=3)
+    record(tmp_path / "renamed", 7, model, existing="resume")
+
+
 HOLDER = """
 import sys, time
 sys.path.insert(0, sys.argv[2])

@@ -28,6 +28,7 @@ class Files:
                     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
                     self._open[name] = os.open(directory / name, flags, 0o666)
                 sync_directory(directory)
+                self._place = directory.stat()
             except BaseException:
                 self.close()
                 raise
@@ -58,18 +59,22 @@ class Files:
     def check_there(self) -> None:
         """Raises where a file was removed, or another one put in its place.
 
-        A directory that was moved is as good as before.
+        A directory that was moved is as good as before, also where another run is in its place.
 
         Raises:
             StoreError: what is written would be lost.
         """
+        try:
+            is_moved = not os.path.samestat(self._place, self.directory.stat())
+        except OSError:  # nothing has its name
+            is_moved = True
         for name, descriptor in list(self._open.items()):
             path = self.directory / name
             with wrap_os_errors(f"write {path}"):
                 own = os.fstat(descriptor)
             try:
-                is_own = os.path.samestat(own, path.stat())
-            except OSError:  # the directory has another name by now
+                is_own = is_moved or os.path.samestat(own, path.stat())
+            except OSError:  # it was moved just now
                 is_own = True
             if own.st_nlink == 0 or not is_own:
                 raise StoreError(

@@ -44,7 +44,7 @@ class OpenRun(Protocol):
         """Called in a forked child."""
 
 
-_open_runs: dict[Path, OpenRun] = {}
+_open_runs: dict[int, OpenRun] = {}  # by their id
 _children: set[int] = set()  # this process, once it closes its runs as a child ends
 
 
@@ -59,11 +59,11 @@ class RunLock:
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
         self._lock = filelock.FileLock(directory / name, thread_local=False)
+        self._place: os.stat_result | None = None
 
-    @property
-    def place(self) -> Path:
-        """Which run it is, whatever the directory is called."""
-        return self._directory.resolve()
+    def is_of(self, place: os.stat_result) -> bool:
+        """Whether it was taken of a directory, whatever that is called by now."""
+        return self._place is not None and os.path.samestat(self._place, place)
 
     @property
     def is_held(self) -> bool:
@@ -86,6 +86,7 @@ class RunLock:
                     f"another process is writing to {self._directory}; wait for it to end, or "
                     "stop it"
                 ) from None
+            self._place = self._directory.stat()
 
     def release(self) -> None:
         """Lets go; can be called again."""
@@ -107,7 +108,11 @@ def check_not_open(directory: Path) -> None:
     Raises:
         BusyError: a recorder of this process has it.
     """
-    if directory.resolve() in _open_runs:
+    try:
+        place = directory.stat()
+    except OSError:  # there is none
+        return
+    if any(run.lock.is_of(place) for run in list(_open_runs.values())):
         raise BusyError(
             f"a Recorder of this very process is recording to {directory}; close() that one first, "
             "or record in another directory"
@@ -140,7 +145,7 @@ def is_locked(path: Path) -> bool:
 
 def keep(run: OpenRun) -> None:
     """Notes that a run is open."""
-    _open_runs[run.lock.place] = run
+    _open_runs[id(run)] = run
     _close_at_the_end_of_a_child()
     if _may_set_handlers():
         for number in _ENDING:
@@ -150,9 +155,7 @@ def keep(run: OpenRun) -> None:
 
 def let_go(run: OpenRun) -> None:
     """Notes that a run is no longer open; can be called again, and from any thread."""
-    for place, known in list(_open_runs.items()):
-        if known is run:
-            _open_runs.pop(place, None)
+    _open_runs.pop(id(run), None)
     if not _open_runs and _may_set_handlers():
         _restore_handler()
 
