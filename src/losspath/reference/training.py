@@ -191,7 +191,7 @@ class _Training:
                     every=self.config.record_every,
                     existing="resume",
                     step=None if self.recorded is None else self.loop.step,
-                    metadata=self.metadata,
+                    metadata=self.metadata if self.recorded is None else None,
                     _by_checkpoint=True,
                     _made_again=checkpoint is not None and self._is_newest(checkpoint),
                 ) as recorder,
