@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from losspath.errors import BusyError, DamagedError, LosspathError, StoreError, wrap_os_errors
+from losspath.errors import (
+    ArgumentError,
+    BusyError,
+    DamagedError,
+    LosspathError,
+    StoreError,
+    wrap_os_errors,
+)
 from losspath.files import (
     acquire_lock,
     canonical_json,
@@ -525,3 +532,9 @@ def test_a_lock_holds_against_other_processes_and_dies_with_them(tmp_path):
         finally:
             process.kill()
     acquire_lock(path, "x").release()
+
+
+def test_names_that_are_one_in_json_are_refused(tmp_path):
+    with pytest.raises(ArgumentError, match="differ as text"):
+        write_document(tmp_path / "a.json", {"inner": {1: "a", "1": "b"}})
+    assert not list(tmp_path.iterdir())

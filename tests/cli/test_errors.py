@@ -87,6 +87,7 @@ def test_wrong_usage_is_one_line_and_status_2(fails, arguments):
         (("--states", "a:b"), "START:STOP"),
         (("--states", "40:30"), "window"),
         (("--states", "::-1"), "window"),
+        (("--states", "0:3:0"), "stride"),
         (("--figure", "picture.gif"), "png"),
         (("--figure", "/proc/picture.png"), "cannot write into /proc"),
         (("--data-dir", "/no/such/place", "--objective", "none.py:f"), "none.py"),
