@@ -729,7 +729,10 @@ class WithAuxiliary(nn.Module):
         return out + self.auxiliary(hidden) * self.auxiliary.scale if self.training else out
 
 
-def test_a_head_that_evaluation_does_without_is_no_cache():
-    x = torch.randn(30, 8)
-    objective = Objective(WithAuxiliary(), x, x[:, 0].gt(0).long(), F.cross_entropy)
+@pytest.mark.parametrize("scale", [torch.tensor(2.0), torch.tensor([2.0]).expand(2)])
+def test_a_head_that_evaluation_does_without_is_no_cache(scale):
+    x, model = torch.randn(30, 8), WithAuxiliary()
+    model.auxiliary.scale = scale
+    objective = Objective(model, x, x[:, 0].gt(0).long(), F.cross_entropy)
     assert objective.notes == []
+    assert model.auxiliary.scale is scale

@@ -11,7 +11,7 @@ import torch
 from losspath.errors import ObjectiveError
 from losspath.evaluation.attributes import dict_of
 from losspath.evaluation.counting import copied, counted, is_close, mean_of
-from losspath.evaluation.data import Batch, tensors_in
+from losspath.evaluation.data import Batch, map_tensors, tensors_in
 from losspath.evaluation.quantities import LOSS, Count
 from losspath.parameters import Entry, is_torchs, named_modules
 
@@ -127,21 +127,19 @@ def _is_used(
     evaluator: Evaluator, batch: Batch, vector: torch.Tensor, places: list[Place], whole: Count
 ) -> bool:
     """Whether the loss is another where the tensors that are held have other numbers."""
+
+    def other(tensor: torch.Tensor) -> torch.Tensor:
+        is_number = tensor.is_floating_point() or tensor.is_complex()
+        return tensor * -1.7 + 0.3 if is_number else torch.zeros_like(tensor)
+
     evaluator.write(vector)
-    tensors = tensors_in([own[attribute] for own, attribute in places])
-    before = [tensor.detach().clone() for tensor in tensors]
     try:
-        for tensor in tensors:
-            if tensor.is_floating_point() or tensor.is_complex():
-                tensor.data.mul_(-1.7).add_(0.3)
-            else:
-                tensor.data.zero_()
+        for own, attribute in places:  # others in their place, as held ones may repeat their memory
+            own[attribute] = map_tensors(own[attribute], other)
         return evaluator.objective.count_batch(evaluator.replica.model, copied(batch)) != whole
     except Exception:  # the model does not do without them
         return True
     finally:
-        for tensor, numbers in zip(tensors, before, strict=True):
-            tensor.data.copy_(numbers)
         evaluator.restore()
 
 

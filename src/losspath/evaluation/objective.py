@@ -24,7 +24,7 @@ from losspath.arguments import (
     optional,
     text,
 )
-from losspath.errors import ArgumentError, ModelError, ObjectiveError, UnsupportedError
+from losspath.errors import ArgumentError, ModelError, UnsupportedError
 from losspath.evaluation.checks import check_objective
 from losspath.evaluation.data import (
     Batch,
@@ -37,7 +37,7 @@ from losspath.evaluation.data import (
     map_tensors,
     narrowed,
 )
-from losspath.evaluation.evaluator import LENT, Evaluator
+from losspath.evaluation.evaluator import LENT, Evaluator, functions_of
 from losspath.evaluation.pairs import check_results
 from losspath.evaluation.quantities import (
     ACCURACY,
@@ -343,7 +343,7 @@ class Objective:
         tables = list(sides) if sides is not None else [None] * len(vectors)
         evaluator = Evaluator(self)
         parts = self._probed_parts()
-        functions = [self.loss_fn, *(metric.function for metric in self.metrics.values())]
+        functions = functions_of(self)
         settings = [settings_of_loss(function) for function in functions]
         values = [
             evaluator.evaluate(vector, sides=table, parts=parts)
@@ -482,12 +482,6 @@ class Objective:
             raise ArgumentError(
                 f'expected a loss that returns a dict to name one value "loss", got '
                 f"{', '.join(map(str, result))}"
-            )
-        many = [name for name, v in result.items() if getattr(v, "numel", lambda: 1)() != 1]
-        if many:
-            raise ObjectiveError(
-                f"expected a dict of means or (sum, weight), got a tensor of several numbers as "
-                f"{many[0]!r}; of a model's output with a loss in it return output.loss"
             )
         return {str(name): summed(value, size, str(name)) for name, value in result.items()}
 

@@ -135,7 +135,8 @@ def check_single(result: Any, what: str = "loss_fn") -> None:
     if isinstance(result, torch.Tensor) and result.numel() != 1:
         raise ObjectiveError(
             f"expected {what} to return one mean or a pair (sum, weight), got a tensor of "
-            f"shape {tuple(result.shape)}; take its mean"
+            f"shape {tuple(result.shape)}; take its mean, or of a model's output that has a loss "
+            "in it return output.loss"
         )
 
 
