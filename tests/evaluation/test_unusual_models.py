@@ -1,5 +1,6 @@
 """Models and losses that keep things, read things and share things, against plain loops."""
 
+import dataclasses
 import functools
 import sys
 import warnings
@@ -477,6 +478,13 @@ def test_modules_that_are_not_copied_are_put_back():
     assert all(map(torch.equal, before, model.parameters()))
     assert found == pytest.approx(float(ce(written(make(), vector)(X), Y)), rel=1e-5)
     assert "__deepcopy__" in objective.provenance["notes"][0]
+
+
+def test_trained_parameters_in_a_dataclass_are_told_of():
+    model = nn.Linear(8, 2)
+    model.held = dataclasses.make_dataclass("Held", ["scales"])([nn.Parameter(torch.ones(2))])
+    with pytest.warns(LosspathWarning, match="held holds a parameter that the model does not"):
+        Objective(model, X, Y, ce)
 
 
 def test_trained_parameters_that_no_module_knows_are_told_of(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -59,6 +60,9 @@ def _hidden_in(value: Any, parameters: set[int], modules: set[torch.nn.Module]) 
 def _held_in(value: Any, depth: int) -> Iterator[torch.nn.Module | torch.nn.Parameter]:
     if isinstance(value, (torch.nn.Module, torch.nn.Parameter)):
         yield value
-    elif isinstance(value, (list, tuple, dict)) and depth and len(value) <= _LONG:
+        return
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
+    if isinstance(value, (list, tuple, dict)) and depth and len(value) <= _LONG:
         for item in value.values() if isinstance(value, dict) else value:
             yield from _held_in(item, depth - 1)
