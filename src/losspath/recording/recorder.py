@@ -286,6 +286,12 @@ def _as_value(name: str, value: float | torch.Tensor) -> float:
 
 
 def _as_float(value: float | torch.Tensor, name: str = "the loss") -> float:
+    if type(value) is torch.Tensor:
+        try:  # what nearly every loop gives; whatever else it is, is seen to below
+            if type(number := value.item()) is float:
+                return number
+        except RuntimeError:
+            pass
     if isinstance(value, torch.Tensor):
         value = value.detach()
         if value.numel() != 1 or value.is_complex():

@@ -7,7 +7,6 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import xxhash
@@ -29,15 +28,6 @@ _LARGE_BYTES = 1 << 20
 _HELD_BYTES = 16 << 20
 # A newest state that is too large to be copied at every step is kept this often (seconds).
 _KEEP_SECONDS = 1.0
-
-
-class _Kept(NamedTuple):
-    """A state that was copied."""
-
-    segment: Segment
-    begin: int
-    end: int
-    digest: int
 
 
 class Session:
@@ -93,7 +83,8 @@ class Session:
         last = self.chain.last()
         if last.kind == chain.BASE and not last.has_state:
             kind = chain.INITIAL if last.row_step < 0 else chain.AGAIN
-            self._append(kind, max(last.step, 0), float("nan"), {}, self._state.tensors())
+            tensors = self._state.tensors()
+            self._append(last, kind, max(last.step, 0), float("nan"), {}, tensors)
             writer.flush_to = self.chain.last().ordinal
             writer.wake()
 
@@ -121,10 +112,10 @@ class Session:
 
     def _record(self, loss: float, step: int | None, values: dict[str, float]) -> None:
         tensors = self._state.tensors()
-        before = self.chain.last().step
+        last = self.chain.last()
         if step is None:
-            step = before + 1
-        elif step <= before:
+            step = last.step + 1
+        elif step <= (before := last.step):
             raise ArgumentError(
                 f"expected a step after the last one, {before}, got {step}; "
                 + (
@@ -134,19 +125,19 @@ class Session:
                     'Recorder(..., existing="resume", step=…))'
                 )
             )
-        self._append(chain.RECORD, step, loss, values, tensors)
+        self._append(last, chain.RECORD, step, loss, values, tensors)
         if self.closing:
             raise StoreError(f"the recorder was closed before step {step} was recorded")
 
     def _append(
         self,
+        last: Entry,
         kind: int,
         step: int,
         loss: float,
         values: dict[str, float],
         tensors: list[torch.Tensor],
     ) -> None:
-        last = self.chain.last()
         in_row = kind == chain.INITIAL or (
             kind == chain.RECORD and step // self._every != last.row_step // self._every
         )
@@ -163,54 +154,58 @@ class Session:
             if are_sides_kept and (changes or gone):
                 blobs = self._blobs(step, changes, tuple(gone), in_row or held > _HELD_BYTES)
         is_kept = is_kept or not self.chain.in_pieces
-        kept, has_state = self._keep_state(in_row, is_kept and are_sides_kept, last, tensors)
-        # What is told once more has no room for them: they wait for the next record.
-        settings = last.settings if kind == chain.AGAIN else self._settings.read(last.settings)
-        rows = last.rows + in_row
-        is_same = kind == chain.RECORD and kept.digest == last.digest
+        has_state = is_kept and are_sides_kept
+        row = last.rows if in_row else -1
+        segment, begin, end, digest = self._keep_state(row, has_state, tensors)
+        named = tuple(values.items())
+        settings = last.settings
+        if kind != chain.AGAIN:  # which has no room for them: they wait for the next record
+            settings = self._settings.read(settings)
+        if settings is not last.settings:
+            named += changed(last.settings, settings)
+        is_same = kind == chain.RECORD and digest == last.digest
+        # By position, as names would cost more than all else here, but for the copy.
         entry = Entry(
-            kind=kind,
-            ordinal=last.ordinal + 1,
-            step=step,
-            loss=loss,
-            row=last.rows if in_row else -1,
-            rows=rows,
-            row_step=step if in_row else last.row_step,
-            has_state=has_state,
-            digest=kept.digest,
-            begin=kept.begin,
-            end=kept.end,
-            unchanged=last.unchanged + is_same,
-            key=known.key,
-            known=known if in_row else last.known,
-            blobs=blobs,
-            values=(*values.items(), *changed(last.settings, settings)),
-            settings=settings,
-            time=now,
-            kept_time=now if has_state else last.kept_time,
+            kind,
+            last.ordinal + 1,
+            step,
+            loss,
+            row,
+            last.rows + in_row,
+            step if in_row else last.row_step,
+            has_state,
+            digest,
+            begin,
+            end,
+            last.unchanged + is_same,
+            known.key,
+            known if in_row else last.known,
+            blobs,
+            named,
+            settings,
+            now,
+            now if has_state else last.kept_time,
         )
-        self.chain.append(kept.segment, entry)
+        self.chain.append(segment, entry)
 
     # -- the state ------------------------------------------------------------------------------
 
     def _keep_state(
-        self, in_row: bool, is_kept: bool, last: Entry, tensors: list[torch.Tensor]
-    ) -> tuple[_Kept, bool]:
+        self, row: int, is_kept: bool, tensors: list[torch.Tensor]
+    ) -> tuple[Segment, int, int, int]:
+        """Copies a state; its segment, where it begins and ends there, and its digest."""
         if is_kept and not self.chain.in_pieces:
-            segment, begin = self.chain.with_room(self._row_size)
-            place = begin // self._row_size
+            size = self._row_size
+            segment, begin = self.chain.with_room(size)
+            place = begin // size
             self._state.read_into(segment.buffer.rows[place], tensors)
             # Hashed here, where the row is still in the processor's cache.
             digest = xxhash.xxh3_64_intdigest(segment.buffer.row_bytes[place])
-            return _Kept(segment, begin, begin + self._row_size, digest), True
-        if is_kept:
-            digest = self._copy_in_pieces(tensors, last.rows if in_row else -1)
-            segment, end = self.chain.with_room(0)
-            return _Kept(segment, -1, end, digest), True
-        # Its digest says whether the model is still in it, if it is to be kept after all.
-        digest = self._state.digest(self._dtype)
+            return segment, begin, begin + size, digest
+        # Of a state that is not kept the digest says whether the model is still in it at the end.
+        digest = self._copy_in_pieces(tensors, row) if is_kept else self._state.digest(self._dtype)
         segment, end = self.chain.with_room(0)
-        return _Kept(segment, -1, end, digest), False
+        return segment, -1, end, digest
 
     def _copy_in_pieces(self, tensors: list[torch.Tensor], row: int) -> int:
         hasher, offset = xxhash.xxh3_64(), 0
@@ -406,7 +401,7 @@ class Session:
             return False
         if self._watch.by_turns:
             self._watch.compare(self._state.sides, last.known, entirely=True)
-        self._append(chain.AGAIN, last.step, float("nan"), {}, tensors)
+        self._append(last, chain.AGAIN, last.step, float("nan"), {}, tensors)
         return True
 
     def _look_entirely(self, last: Entry) -> None:
@@ -425,7 +420,7 @@ class Session:
         if key == last.key or not is_same or last.row_step == last.step:
             return
         if self._state.digest(self._dtype) == last.digest:
-            self._append(chain.AGAIN, last.step, float("nan"), {}, tensors)
+            self._append(last, chain.AGAIN, last.step, float("nan"), {}, tensors)
 
 
 def _blob(step: int, changes: list[Change], gone: tuple[str, ...], end: int) -> SideBlob:

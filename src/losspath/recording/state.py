@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from operator import is_, methodcaller
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,9 @@ import xxhash
 
 from losspath.errors import ModelError
 from losspath.parameters import Layout, flat, in_order, side_tensors
+
+# Called at every step through `map`, which spares the interpreter's own steps.
+_values = methodcaller("values")
 
 
 class StateReader:
@@ -33,8 +38,7 @@ class StateReader:
         self._find()
 
     def _find(self) -> None:
-        # All that can fail comes first, and `_links`, which says that it was done, last.
-        self._links: Any = None
+        self._is_found = False  # until all is done that can fail
         tensors = in_order(self._model, self._layout)
         sides = side_tensors(self._model, self._layout)
         frozen = {side.name: side.tensor for side in sides if side.kind == "frozen"}
@@ -56,34 +60,33 @@ class StateReader:
         self._filled = [table for table in self._tables if table]
         # TorchScript keeps its own tables, and hands out new objects every time.
         self._is_scripted = len(self._tables) < len(tables)
-        # Held, so that nothing else can come to have the same id.
-        self._held = [value for table in self._tables for value in table.values()]
+        self._lengths = [len(table) for table in self._tables]
+        self._names = [name for table in self._filled for name in table]
+        self._held = [value for table in self._filled for value in table.values()]
         self._tensors, self.sides = tensors, sides
         self._side_tensors = [side.tensor for side in sides]
-        self._forms = _Forms(tensors)
-        self._side_forms = _Forms(self._side_tensors)
+        self._forms = _forms(tensors)
+        self._side_forms = _forms(self._side_tensors)
+        # Memory that is held cannot be given to another tensor, that would then look the same.
+        self._memory = [tensor.detach() for tensor in (*tensors, *self._side_tensors)]
         # Contiguous tensors are read through the same views every time.
         self._views = [flat(tensor) for tensor in tensors]
         self._are_views = all(tensor.is_contiguous() for tensor in tensors)
-        self._kinds = {(view.dtype, view.device) for view in self._views}
-        self._links = self._links_now()
-
-    def _links_now(self) -> tuple[list[int], list[str], list[int]]:
-        # Most tables of most modules are empty: of those the length is enough.
-        return (
-            list(map(len, self._tables)),
-            [name for table in self._filled for name in table],
-            [id(value) for table in self._filled for value in table.values()],
-        )
+        # The dtype of all, where they can be copied into a row of it as they are.
+        dtypes = {view.dtype if view.device.type == "cpu" else None for view in self._views}
+        self._dtype = dtypes.pop() if len(dtypes) == 1 else None
+        self._is_found = not self._is_scripted
 
     def _is_as_found(self) -> bool:
+        # Most tables of most modules are empty: of those the length is enough.
         # `tensor.data = other` and `model.double()` keep the parameter and change its form.
         return (
-            not self._is_scripted
-            and self._links is not None
-            and self._links == self._links_now()
-            and self._forms.are_kept()
-            and (not self._side_tensors or self._side_forms.are_kept())
+            self._is_found
+            and self._lengths == list(map(len, self._tables))
+            and self._names == list(chain.from_iterable(self._filled))
+            and all(map(is_, self._held, chain.from_iterable(map(_values, self._filled))))
+            and self._forms == _forms(self._tensors)
+            and (not self._side_tensors or self._side_forms == _forms(self._side_tensors))
         )
 
     def tensors(self) -> list[torch.Tensor]:
@@ -99,7 +102,7 @@ class StateReader:
     def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
         tensors = self.tensors() if tensors is None else tensors
-        if self._kinds != {(row.dtype, row.device)}:
+        if row.dtype is not self._dtype:
             tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
         torch.cat(tensors, out=row)
 
@@ -113,28 +116,12 @@ class StateReader:
         return hasher.intdigest()
 
 
-class _Forms:
+def _forms(tensors: list[torch.Tensor]) -> list[tuple[Any, ...]]:
     """Where tensors have their numbers, how these lie there, and of which dtype they are."""
-
-    def __init__(self, tensors: list[torch.Tensor]) -> None:
-        self._tensors = tensors
-        self._dtypes = [tensor.dtype for tensor in tensors]
-        self._forms: list[tuple[Any, ...]] = []
-        self._others = [tensor.detach() for tensor in tensors]
-        try:
-            self._are_plain = all(map(torch.Tensor.is_set_to, tensors, self._others))
-        except (NotImplementedError, RuntimeError):
-            self._are_plain = False
-        if not self._are_plain:
-            self._forms = [_form(tensor) for tensor in tensors]
-
-    def are_kept(self) -> bool:
-        """Whether they are as they were."""
-        if not self._are_plain:
-            return self._forms == [_form(tensor) for tensor in self._tensors]
-        return self._dtypes == [tensor.dtype for tensor in self._tensors] and all(
-            map(torch.Tensor.is_set_to, self._tensors, self._others)
-        )
+    try:
+        return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]
+    except (NotImplementedError, RuntimeError):
+        return [_form(tensor) for tensor in tensors]
 
 
 def _form(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ more has no turn, however its call ended.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from types import FrameType
@@ -46,8 +45,10 @@ class Turns:
 
 
 def _drop(frames: list[FrameType], frame: FrameType) -> None:
-    with contextlib.suppress(ValueError):  # another thread was quicker
+    try:  # noqa: SIM105 - this runs at every step
         frames.remove(frame)
+    except ValueError:  # another thread was quicker
+        pass
 
 
 def _is_below(frame: FrameType, top: FrameType) -> bool:
