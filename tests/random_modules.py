@@ -5,6 +5,7 @@ is computed on one that the package has never seen.
 """
 
 import contextlib
+import random
 import warnings
 from dataclasses import dataclass
 
@@ -751,3 +752,43 @@ def problems(most=4, forms=tuple(SHAPES)):
             given=st.sampled_from(["tensor", "tensor", "tuple", "mapping", "batches"]),
         ).filter(fits)
     )
+
+
+# -- what must hold -------------------------------------------------------------------------------
+
+
+def content(model, *data):
+    """Everything that must be as it was, in values that can be compared."""
+
+    def bytes_of(tensor):
+        return None if tensor is None else (tensor.dtype, tensor.detach().cpu().numpy().tobytes())
+
+    parameters = model.named_parameters(remove_duplicate=False)
+    return {
+        "parameters": [
+            (n, id(p), p.data_ptr(), type(p), p.requires_grad, bytes_of(p), bytes_of(p.grad))
+            for n, p in parameters
+        ],
+        "gradients": [id(p.grad) for p in model.parameters()],
+        "buffers": [(n, id(b), b.data_ptr(), bytes_of(b)) for n, b in model.named_buffers()],
+        "modes": [(n, m.training) for n, m in model.named_modules()],
+        "attributes": [
+            (n, name, id(value), bytes_of(value) if isinstance(value, torch.Tensor) else None)
+            for n, m in model.named_modules()
+            for name, value in vars(m).items()
+        ],
+        "data": [bytes_of(tensor) for tensor in data],
+        "random": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[2]),  # noqa: NPY002
+        "modes of torch": (
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.backends.mha.get_fastpath_enabled(),
+        ),
+    }
+
+
+def states_around(model, seed):
+    generator = np.random.default_rng(seed)
+    own = vector_of(model)
+    steps = generator.standard_normal((5, len(own))) * 0.15
+    return (own + np.cumsum(steps, axis=0)).astype(np.float32)

@@ -1,12 +1,10 @@
 """Random modules, data and losses: the objective and its surfaces are those of a plain loop."""
 
-import random
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +14,7 @@ from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Rows
 from losspath.surface import evaluate_states
-from random_modules import LAYERS, SERIES, Problem, problems, vector_of
+from random_modules import LAYERS, SERIES, Problem, content, problems, states_around
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
@@ -39,43 +37,6 @@ def always_fast():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "_SMALL", 0)
         yield patch
-
-
-def content(model, *data):
-    """Everything that must be as it was, in values that can be compared."""
-
-    def bytes_of(tensor):
-        return None if tensor is None else (tensor.dtype, tensor.detach().numpy().tobytes())
-
-    parameters = model.named_parameters(remove_duplicate=False)
-    return {
-        "parameters": [
-            (n, id(p), p.data_ptr(), type(p), p.requires_grad, bytes_of(p), bytes_of(p.grad))
-            for n, p in parameters
-        ],
-        "gradients": [id(p.grad) for p in model.parameters()],
-        "buffers": [(n, id(b), b.data_ptr(), bytes_of(b)) for n, b in model.named_buffers()],
-        "modes": [(n, m.training) for n, m in model.named_modules()],
-        "attributes": [
-            (n, name, id(value), bytes_of(value) if isinstance(value, torch.Tensor) else None)
-            for n, m in model.named_modules()
-            for name, value in vars(m).items()
-        ],
-        "data": [bytes_of(tensor) for tensor in data],
-        "random": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[2]),  # noqa: NPY002
-        "modes of torch": (
-            torch.is_grad_enabled(),
-            torch.is_inference_mode_enabled(),
-            torch.backends.mha.get_fastpath_enabled(),
-        ),
-    }
-
-
-def states_around(model, seed):
-    generator = np.random.default_rng(seed)
-    own = vector_of(model)
-    steps = generator.standard_normal((5, len(own))) * 0.15
-    return (own + np.cumsum(steps, axis=0)).astype(np.float32)
 
 
 def close(value):
