@@ -1,6 +1,6 @@
 """Seconds a point: the engine against the plain loop at its best batch size, in turns.
 
-    python benchmarks/evaluation.py [--samples 10000] [--rounds 7] [NETWORK ...]
+    python benchmarks/evaluation.py [NETWORK ...] [--samples 10000] [--rounds 7] [--device cuda]
 
 Each round times the plain loop on a point, then the engine on a group of points on a plane and one
 of separate points, so that whatever else the machine does falls on all; printed are the medians and
@@ -25,7 +25,8 @@ from losspath.evaluation.points import Affine, Rows
 from losspath.parameters import flatten_parameters
 from losspath.reference.networks import NETWORKS, build_network
 
-BATCH_SIZES = (25, 50, 100, 250, 1000)  # tried for the plain loop
+# Tried for the plain loop.
+BATCH_SIZES = {"cpu": (25, 50, 100, 250, 1000), "cuda": (100, 250, 1000, 2500, 10_000)}
 PLAIN_POINTS = 3  # of the plain loop in a round
 
 
@@ -35,17 +36,20 @@ def seconds(work) -> float:
     return time.perf_counter() - began
 
 
-def matrix_rate() -> float:
+def matrix_rate(device: str) -> float:
     """Multiplications and additions a second of large products, kept up for half a second.
 
     A single product may have the machine to itself for a moment; what is compared has not.
     """
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    size = 1024 if device == "cpu" else 8192
+    a, b = torch.randn(2, size, size, device=device)
     began, count = time.perf_counter(), 0
     while time.perf_counter() - began < 0.5:
         torch.mm(a, b)
+        if device == "cuda":
+            torch.cuda.synchronize()
         count += 1
-    return 2 * 1024**3 * count / (time.perf_counter() - began)
+    return 2 * size**3 * count / (time.perf_counter() - began)
 
 
 class Transformer(torch.nn.Module):
@@ -85,14 +89,18 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", choices=list(BATCH_SIZES), default="cpu")
     options = parser.parse_args()
-    print(f"{options.samples:,} samples, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
+    where = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    if options.device == "cuda":
+        where = torch.cuda.get_device_name()
+    print(f"{options.samples:,} samples, {where}, torch {torch.__version__}")
     print(
         f"{'network':15} {'batch':>5} {'plain s':>8} {'plane s':>8} {'ratio':>19} "
         f"{'separate s':>10} {'ratio':>19} {'plane/limit':>11}"
     )
     for network in options.networks:
-        measure(network, options.samples, options.rounds)
+        measure(network, options.samples, options.rounds, options.device)
 
 
 def choose_batch_size(objective, vector) -> float:
@@ -100,24 +108,25 @@ def choose_batch_size(objective, vector) -> float:
 
     On all samples, each size twice by turns, as a machine that is shared is slow for seconds.
     """
-    times = dict.fromkeys(BATCH_SIZES, float("inf"))
-    for batch_size in [*BATCH_SIZES, *BATCH_SIZES]:
+    sizes = BATCH_SIZES[objective.device.type]
+    times = dict.fromkeys(sizes, float("inf"))
+    for batch_size in [*sizes, *sizes]:
         objective.data.batch_size = batch_size
         times[batch_size] = min(times[batch_size], seconds(lambda: objective(vector)))
     objective.data.batch_size = best = min(times, key=times.get)
     return times[best]
 
 
-def measure(network: str, samples: int, rounds: int) -> None:
+def measure(network: str, samples: int, rounds: int, device: str) -> None:
     torch.manual_seed(0)
-    model = build(network)
+    model = build(network).to(device)
     inputs, targets = torch.randn(samples, 1, 32, 32), torch.randint(10, (samples,))
     objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
     vector = flatten_parameters(model).astype(np.float64)
     generator = np.random.default_rng(0)
     directions = 0.02 * generator.standard_normal((2, len(vector)))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(inputs[:10])
+        model(inputs[:10].to(device))
     operations = counter.get_total_flops() / 10 * samples
     each = choose_batch_size(objective, vector)
     # A surface's usual group, or what takes half a minute one by one.
@@ -132,12 +141,12 @@ def measure(network: str, samples: int, rounds: int) -> None:
     for _ in range(rounds):
         loop = seconds(lambda: [objective(vector) for _ in range(PLAIN_POINTS)])
         times["plain"].append(loop / PLAIN_POINTS)
-        rate = matrix_rate()
+        rate = matrix_rate(device)
         for form, points in forms.items():
             taken = seconds(lambda points=points: list(engine.evaluate(points, 361)))
             times[form].append(taken / len(points))
             if form == "plane":
-                rate = (rate + matrix_rate()) / 2
+                rate = (rate + matrix_rate(device)) / 2
         shares.append(times["plane"][-1] / (operations / rate))
     middle = {form: statistics.median(values) for form, values in times.items()}
     ratios = {}

@@ -72,6 +72,7 @@ class StateReader:
         # Contiguous tensors are read through the same views every time.
         self._views = [flat(tensor) for tensor in tensors]
         self._are_views = all(tensor.is_contiguous() for tensor in tensors)
+        self._is_on_one_device = len({view.device for view in self._views}) == 1
         # The dtype of all, where they can be copied into a row of it as they are.
         dtypes = {view.dtype if view.device.type == "cpu" else None for view in self._views}
         self._dtype = dtypes.pop() if len(dtypes) == 1 else None
@@ -102,9 +103,12 @@ class StateReader:
     def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
         tensors = self.tensors() if tensors is None else tensors
-        if row.dtype is not self._dtype:
-            tensors = [t.to(device="cpu", dtype=row.dtype) for t in tensors]
-        torch.cat(tensors, out=row)
+        if row.dtype is self._dtype:
+            torch.cat(tensors, out=row)
+        elif self._is_on_one_device:  # put together there: each copy from a GPU waits for it
+            row.copy_(torch.cat([tensor.to(row.dtype) for tensor in tensors]))
+        else:
+            torch.cat([tensor.to(device="cpu", dtype=row.dtype) for tensor in tensors], out=row)
 
     def digest(self, dtype: torch.dtype) -> int:
         """The XXH3-64 of the bytes that a row of this state has, without making the row."""
