@@ -50,7 +50,7 @@ def measure(directory: Path) -> None:
     plane = losspath.fit_plane(path)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    ratio = ", ".join(f"{share:.2%}" for share in plane.explained_variance_ratio)
+    ratio = ", ".join(f"{share:.2%}" for share in plane.path.explained_variance_ratio)
     print(
         f"{len(path):,} × {path.parameter_count:,}: {seconds:.1f} s, peak {peak:.0f} MiB "
         f"(of which {before:.0f} before), residual {plane.residual:.1e}, explained {ratio}",

@@ -74,7 +74,7 @@ def read(directory: Path) -> None:
     report("opened", 0.0)
     began = time.perf_counter()
     plane = losspath.fit_plane(path)
-    shares = ", ".join(f"{share:.1%}" for share in plane.explained_variance_ratio)
+    shares = ", ".join(f"{share:.1%}" for share in plane.path.explained_variance_ratio)
     report(f"plane (residual {plane.residual:.1e}, {shares})", time.perf_counter() - began)
     torch.manual_seed(0)
     model = build_network("lenet5", 1, 10)

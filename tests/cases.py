@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from losspath.evaluation.objective import Objective
-from losspath.geometry.plane import Plane
-from losspath.methods import PCA, Averaged, AveragedND, PathGeometry, Sampled, SampledPCA
+from losspath.geometry.plane import PrincipalPlane
+from losspath.geometry.projection import Projection
+from losspath.methods import PCA, Averaged, AveragedND, Sampled, SampledPCA
 
 METHODS = [
     PCA(),
@@ -302,18 +303,27 @@ def reference_parameters(method, point, plane):
 
 def mirrored_plane(plane, axis):
     """The same plane with the other sign of one axis."""
-    signs = np.ones(plane.path.shape[1])
+    signs = np.ones(plane.basis.shape[1])
     signs[axis] = -1.0
-    return replace(plane, basis=plane.basis * signs, path=plane.path * signs)
+    if isinstance(plane, Reference):
+        return replace(plane, basis=plane.basis * signs, path=plane.path * signs)
+    path = replace(plane.path, coordinates=plane.path.coordinates * signs)
+    return replace(plane, basis=plane.basis * signs, path=path)
 
 
-def geometry_of(plane: Plane | Reference):
+def projection(coordinates, residual_norms=None):
+    """A path as a plane shows it, made up."""
+    coordinates = np.asarray(coordinates, np.float64)
+    norms = np.zeros(len(coordinates)) if residual_norms is None else np.asarray(residual_norms)
+    squares = np.sum((coordinates - coordinates.mean(axis=0)) ** 2) + np.sum(norms**2)
+    return Projection(coordinates, np.asarray(norms, np.float64), squares, "made up")
+
+
+def projection_of(plane: PrincipalPlane | Reference):
     """What methods know of a path."""
     if isinstance(plane, Reference):
-        norms = np.linalg.norm(plane.residuals, axis=1)
-        return PathGeometry(plane.path, norms, plane.center)
-    center = (plane.path.min(axis=0) + plane.path.max(axis=0)) / 2
-    return PathGeometry(plane.path, plane.residual_norms, center)
+        return projection(plane.path, np.linalg.norm(plane.residuals, axis=1))
+    return plane.path
 
 
 SURFACE_ARRAYS = ("x", "y", "loss", "evaluated", "path", "explained_variance_ratio")

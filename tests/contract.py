@@ -46,7 +46,8 @@ def make_world(home):
     it.path = record(it.run, it.model, it.x, it.y, F.cross_entropy)
     it.objective = losspath.Objective(it.model, it.x, it.y, F.cross_entropy)
     it.plane = losspath.fit_plane(it.path)
-    it.grid = losspath.Grid.around(it.plane.path, 3)
+    it.grid = losspath.Grid.around(it.plane.path.coordinates, 3)
+    it.landscape = losspath.Landscape(it.path, it.objective, "averaged", plane=it.plane)
     it.surface = losspath.compute_surface(it.path, it.objective, "pca", 3, states=2)
     it.file = it.home / "surface.npz"
     it.surface.save(it.file)

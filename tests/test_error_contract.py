@@ -24,7 +24,7 @@ VALUES = {
     *("LosspathError", "LosspathWarning"),
 }
 # No function of the user's.
-BASES = {"Method", "PathGeometry", "METHODS"}
+BASES = {"Method", "Lift", "METHODS"}
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,11 @@ def calls(it):
     return {
         "Averaged": (methods.Averaged, {"temperature": 1.0, "arc_length": True, "literal": False}),
         "AveragedND": (methods.AveragedND, {"temperature": 1.0, "arc_length": True}),
-        "Grid": (lp.Grid, {"x": it.grid.x, "y": it.grid.y, "center": it.grid.center}),
-        "Grid.around": (lp.Grid.around, {"path": it.plane.path, "resolution": 3, "margin": 0.6}),
+        "Grid": (lp.Grid, {"x": it.grid.x, "y": it.grid.y}),
+        "Grid.around": (
+            lp.Grid.around,
+            {"path": it.plane.path.coordinates, "resolution": 3, "margin": 0.6},
+        ),
         "Interpolation.load": (lp.Interpolation.load, {"path": it.file}),
         "Interpolation.save": (it.line.save, {"path": it.home / "saved.npz"}),
         "Dynamics.load": (lp.Dynamics.load, {"path": it.file}),
@@ -78,7 +81,27 @@ def calls(it):
         ),
         "Objective.__call__": (lambda parameters: objective(parameters), {"parameters": state}),
         "PCA": (methods.PCA, {"literal": False}),
-        "Plane": (lp.Plane.load, {"path": it.file}),
+        "Landscape": (lp.Landscape, {**asked, "method": "pca", "plane": it.plane}),
+        "Landscape.evaluate": (it.landscape.evaluate, {"points": [[0.0, 0.0]]}),
+        "Landscape.parameters": (
+            lambda points: list(it.landscape.parameters(points)),
+            {"points": [[0.0, 0.0]]},
+        ),
+        "Landscape.surface": (it.landscape.surface, {"resolution": 3, "states": 2}),
+        "Plane": (
+            lp.Plane,
+            {"origin": it.plane.origin, "basis": it.plane.basis, "labels": ["x", "y"]},
+        ),
+        "Plane.projection": (it.plane.projection, {"path": path}),
+        "PrincipalPlane": (lp.PrincipalPlane.load, {"path": it.file}),
+        "Projection": (
+            lp.Projection,
+            {
+                "coordinates": it.plane.path.coordinates,
+                "residual_norms": it.plane.path.residual_norms,
+            }
+            | {"total_variance": 1.0, "path_digest": "x"},
+        ),
         "Plane.project": (it.plane.project, {"states": state}),
         "Plane.save": (it.plane.save, {"path": it.home / "saved.npz"}),
         "Recorder": (

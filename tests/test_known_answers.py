@@ -21,8 +21,7 @@ DESCENT = PROBLEM["descent"]
 
 
 def grid_of(columns, rows):
-    center = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2
-    return Grid(np.array(columns), np.array(rows), center)
+    return Grid(np.array(columns), np.array(rows))
 
 
 def affine(plane, offset, along):
@@ -139,9 +138,10 @@ def test_methods_through_the_nearest_state_are_exact_at_the_start_and_the_end(na
 def test_sampled_is_exact_at_every_state():
     # A grid through every state; state t is at the crossing of its own two lines.
     plane = fit_plane(DESCENT.path)
-    grid = grid_of(np.unique(plane.path[:, 0]), np.unique(plane.path[:, 1]))
+    shown = plane.path.coordinates
+    grid = grid_of(np.unique(shown[:, 0]), np.unique(shown[:, 1]))
     surface = compute_surface(DESCENT.path, DESCENT.objective(), "sampled", plane=plane, grid=grid)
-    for state, (a, b) in zip(DESCENT.path, plane.path, strict=True):
+    for state, (a, b) in zip(DESCENT.path, shown, strict=True):
         i, j = np.searchsorted(surface.y, b), np.searchsorted(surface.x, a)
         assert surface.loss[i, j] == pytest.approx(DESCENT.loss(state), rel=1e-12)
 

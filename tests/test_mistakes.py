@@ -35,7 +35,7 @@ def with_nan(it):
 
 
 def other_plane(it):
-    return losspath.fit_plane(np.random.default_rng(0).standard_normal(it.path[:].shape))
+    return losspath.fit_plane(np.random.default_rng(0).standard_normal((6, 4)))
 
 
 def other_checkpoint(it):
@@ -134,20 +134,24 @@ MISTAKES = {
         "0 to 6",
     ),
     # planes, grids and methods
-    "another path's plane": (
+    "another network's plane": (
         lambda it: surface_of(it, plane=other_plane(it)),
         ArgumentError,
-        "other states",
-        "leave it out",
+        "as the plane has",
+        "make the plane of this network's states",
     ),
     "a plane of three axes": (
         lambda it: surface_of(it, plane=losspath.fit_plane(it.path, 3)),
         ArgumentError,
         "2 components, got 3",
     ),
-    "a grid as an array": (lambda it: surface_of(it, grid=it.plane.path), ArgumentError, "Grid"),
+    "a grid as an array": (
+        lambda it: surface_of(it, grid=it.plane.path.coordinates),
+        ArgumentError,
+        "Grid",
+    ),
     "a grid that goes down": (
-        lambda it: losspath.Grid([2.0, 1.0], [0.0, 1.0], [0.0, 0.0]),
+        lambda it: losspath.Grid([2.0, 1.0], [0.0, 1.0]),
         ArgumentError,
         "increase",
         "[2.0, 1.0]",
@@ -210,7 +214,7 @@ MISTAKES = {
     ),
     # files
     "a surface that is a plane": (
-        lambda it: losspath.Plane.load(it.file),
+        lambda it: losspath.PrincipalPlane.load(it.file),
         StoreError,
         "holds 'surface' and not a plane",
     ),

@@ -9,7 +9,8 @@ from losspath import Grid, compute_surface, fit_plane, refine_surface
 from losspath.geometry import blend
 from losspath.methods import METHODS
 from losspath.surface import StateLosses
-from losspath.surface.places import Places
+from losspath.surface.lifted import LiftedPlane
+from losspath.surface.sampling import GridSampler
 
 DESCENT = problem("descent", descent(12, 6))
 
@@ -65,10 +66,13 @@ def test_the_path_is_read_once_for_the_first_levels_and_once_for_the_last(monkey
     plane = fit_plane(DESCENT.path)
     monkeypatch.setattr(blend, "_GROUP_BYTES", room * 8 * len(plane.origin))
     path = losspath.recording.trajectory.as_path(DESCENT.path)
-    places = Places(path, METHODS["averaged"](), plane, Grid.around(plane.path, 9))
-    passes = list(places._passes(7))
-    numbers = np.concatenate([numbers for each in passes for _, numbers in each])
-    np.testing.assert_array_equal(numbers, np.concatenate(places.levels))
-    assert all(sum(len(numbers) for _, numbers in each) <= room for each in passes)
+    sampler = GridSampler(Grid.around(plane.path.coordinates, 9))
+    lifted = LiftedPlane(path, plane, plane.path, METHODS["averaged"]())
+    passes = []
+    while asks := sampler.ask():
+        passes += lifted._passes(asks, 7)
+    numbers = np.concatenate([ask.numbers for each in passes for ask in each])
+    np.testing.assert_array_equal(numbers, np.concatenate(sampler.grid.levels()))
+    assert all(sum(len(ask.numbers) for ask in each) <= room for each in passes)
     if room == 1000:
-        assert [each[-1][0] for each in passes] == [1, 2]
+        assert len(passes) == 2

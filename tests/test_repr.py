@@ -24,8 +24,11 @@ def results(it):
     return [
         (surface, f"Surface({surface.description!r}): 5 × 5 points, loss {low:.4g} to {high:.4g}"),
         (surface.states, "StateLosses: 3 states, loss "),
-        (plane, f"Plane: {len(it.path)} states of {it.path.parameter_count} parameters, 2 axes "),
-        (losspath.Grid.around(plane.path, 5), "Grid: 5 × 5 points, x "),
+        (
+            plane,
+            f"PrincipalPlane: {len(it.path)} states, {it.path.parameter_count} parameters, 2 ax",
+        ),
+        (losspath.Grid.around(plane.path.coordinates, 5), "Grid: 5 × 5 points, x "),
         (sizes, f"StepSizes: {len(it.path) - 1} sizes, {sizes.sizes.min():.4g} to "),
         (line, f"Interpolation: 13 positions, {len(line.names) - 1} layers, loss "),
         (losspath.measure_dynamics(it.path, it.objective, 3), "Dynamics: 3 states, loss "),

@@ -175,7 +175,7 @@ def test_points_on_a_line_have_no_ground_between_them(kept):
 
 @pytest.mark.parametrize("axes", [([0.0], np.arange(3.0)), (np.arange(3.0), [0.0]), ([0.0], [0.0])])
 def test_a_grid_of_one_line_is_evaluated_and_not_drawn(world, axes):
-    surface = surface_of(world, grid=losspath.Grid(*axes, [0.0, 0.0]))
+    surface = surface_of(world, grid=losspath.Grid(*axes))
     assert np.isfinite(surface.loss).all()
     for use in (losspath.plot_surface, lambda surface: surface.at([[0.0, 0.0]])):
         with pytest.raises(ArgumentError, match=r"at least two lines|2 × 2 points or more"):

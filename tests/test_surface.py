@@ -52,9 +52,8 @@ def test_groups_of_points_give_the_same_numbers(monkeypatch, method, points):
 @pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
 def test_mirroring_an_axis_mirrors_the_surface(method, axis):
     plane = fit_plane(DESCENT.path)
-    grid = Grid.around(plane.path, 5)
+    grid = Grid.around(plane.path.coordinates, 5)
     surface = compute_surface(DESCENT.path, DESCENT.objective(), method, plane=plane, grid=grid)
-    signs = np.where(np.arange(2) == axis, -1.0, 1.0)
     lines = [-grid.x[::-1], grid.y] if axis == 0 else [grid.x, -grid.y[::-1]]
     # Above the path is below it in the mirror: which of the two a program draws is chance.
     swapped = {"above": "below", "below": "above"}.get(getattr(method, "side", ""))
@@ -63,7 +62,7 @@ def test_mirroring_an_axis_mirrors_the_surface(method, axis):
         DESCENT.objective(),
         dataclasses.replace(method, side=swapped) if swapped and axis == 1 else method,
         plane=mirrored_plane(plane, axis),
-        grid=Grid(*lines, grid.center * signs),
+        grid=Grid(*lines),
     )
     expected = surface.loss[:, ::-1] if axis == 0 else surface.loss[::-1]
     np.testing.assert_allclose(mirrored.loss, expected, rtol=1e-10)
@@ -75,7 +74,7 @@ def test_what_is_evaluated_projects_onto_its_grid_point(method):
     states = StateLosses(np.array([0, 11]), np.zeros(2))
     surface = compute_surface(DESCENT.path, objective, method, 5, states=states)
     plane = fit_plane(DESCENT.path)
-    grid = Grid.around(plane.path, 5)
+    grid = Grid.around(plane.path.coordinates, 5)
     points = grid.points[np.concatenate(grid.levels())]
     assert points.shape == (surface.loss.size, 2)
     evaluated = objective.vectors[-len(points) :]
@@ -105,7 +104,7 @@ def test_temperature_carries_the_surface_from_sampled_to_pca(method):
 def test_automatic_temperature_is_in_the_provenance():
     surface = compute_surface(DESCENT.path, DESCENT.objective(), Averaged("auto"), 4)
     plane = fit_plane(DESCENT.path)
-    expected = np.sqrt(np.mean(np.sum(plane.path**2, axis=1)) / 2) * 12 ** (-1 / 6)
+    expected = np.sqrt(np.mean(np.sum(plane.path.coordinates**2, axis=1)) / 2) * 12 ** (-1 / 6)
     assert surface.provenance["method"]["temperature"] == pytest.approx(expected)
     assert f"{expected:.3g}" in surface.description
     same = compute_surface(
@@ -164,8 +163,8 @@ def test_half_precision_path_gives_the_surface_of_its_values(dtype):
 
 
 def test_plane_and_objective_of_something_else_are_refused():
-    other = fit_plane(descent(12, 6, seed=5))
-    with pytest.raises(ArgumentError, match="other states"):
+    other = fit_plane(descent(12, 7, seed=5))
+    with pytest.raises(ArgumentError, match=r"7 parameters, as the plane has, got one of 6"):
         compute_surface(DESCENT.path, DESCENT.objective(), plane=other)
     with pytest.raises(ArgumentError, match="2 components, got 3"):
         compute_surface(DESCENT.path, DESCENT.objective(), plane=fit_plane(DESCENT.path, 3))
@@ -194,7 +193,7 @@ def test_losses_that_are_nan_or_infinite_stay_so(tmp_path, method):
         return torch.where(x > 1.0, nan, torch.where(y > 0.5, inf, x))
 
     objective = objective_of(function, 6)
-    grid = Grid(np.array([-2.0, 0.0, 2.0]), np.array([-1.0, 1.0]), np.zeros(2))
+    grid = Grid(np.array([-2.0, 0.0, 2.0]), np.array([-1.0, 1.0]))
     file = tmp_path / "points"
     for _ in range(2):  # as evaluated, and as the checkpoint has them
         surface = compute_surface(DESCENT.path, objective, method, grid=grid, checkpoint=file)
@@ -241,7 +240,7 @@ def test_saved_surface_opens_with_numpy_alone(tmp_path):
         provenance = json.loads(str(archive["provenance"]))
     assert provenance["method"] == {"name": "averaged", **dataclasses.asdict(Averaged())}
     assert (provenance["states"], provenance["parameters"], provenance["samples"]) == (12, 6, 3)
-    assert provenance["path_digest"] == fit_plane(DESCENT.path).path_digest
+    assert provenance["path_digest"] == fit_plane(DESCENT.path).path.path_digest
     assert {"losspath", "torch", "threads", "device", "plane_residual"} <= set(provenance)
 
 

@@ -91,7 +91,7 @@ def other_computations():
     moved = path.copy()
     moved[3, 2] += 1e-9
     steeper = dataclasses.replace(DESCENT, matrix=2 * DESCENT.matrix)
-    finer = {"grid": Grid(np.arange(4.0), np.arange(5.0), np.ones(2))}
+    finer = {"grid": Grid(np.arange(4.0), np.arange(5.0))}
     return {
         "states": (moved, objective, Averaged(), {}),
         "method": (path, objective, AveragedND(), {}),

@@ -50,7 +50,7 @@ def test_outside_and_beside_unknown_losses_nothing_is_known():
 def test_a_surface_that_is_not_complete_is_read_between_the_points_there_are():
     lines = np.linspace(-1.0, 2.0, 7) ** 3, np.linspace(0.0, 3.0, 9)
     surface = make(lambda x, y: 1 + x + 2 * y, *lines)
-    for level, numbers in enumerate(Grid(surface.x, surface.y, np.zeros(2)).levels()):
+    for level, numbers in enumerate(Grid(surface.x, surface.y).levels()):
         if level > 0:
             surface.evaluated.reshape(-1)[numbers] = False
             surface.loss.reshape(-1)[numbers] = -999.0

@@ -57,9 +57,12 @@ if TYPE_CHECKING:
     from losspath.figures import plot_surfaces as plot_surfaces
     from losspath.geometry.grid import Grid as Grid
     from losspath.geometry.plane import Plane as Plane
+    from losspath.geometry.plane import PrincipalPlane as PrincipalPlane
     from losspath.geometry.plane import fit_plane as fit_plane
+    from losspath.geometry.projection import Projection as Projection
     from losspath.recording.recorder import Recorder as Recorder
     from losspath.recording.trajectory import Trajectory as Trajectory
+    from losspath.surface import Landscape as Landscape
     from losspath.surface import Surface as Surface
     from losspath.surface import compute_surface as compute_surface
     from losspath.surface import refine_surface as refine_surface
@@ -74,11 +77,14 @@ _EXPORTS = {
     "Grid": "losspath.geometry.grid",
     "History": "losspath.analysis.runs",
     "Interpolation": "losspath.analysis.interpolation",
+    "Landscape": "losspath.surface",
     "LocalProcesses": "losspath.evaluation.processes",
     "LosspathError": "losspath.errors",
     "LosspathWarning": "losspath.errors",
     "Objective": "losspath.evaluation.objective",
     "Plane": "losspath.geometry.plane",
+    "PrincipalPlane": "losspath.geometry.plane",
+    "Projection": "losspath.geometry.projection",
     "Reading": "losspath.analysis.readings",
     "Recorder": "losspath.recording.recorder",
     "RunCurves": "losspath.analysis.runs",

@@ -309,7 +309,7 @@ OBJECTIVE = of_type(
 )
 MODEL = of_type("torch.nn:Module", "give the network itself")
 PLANE = of_type("losspath.geometry.plane:Plane", "make one by fit_plane(path)")
-GRID = of_type("losspath.geometry.grid:Grid", "make one by Grid.around(plane.path)")
+GRID = of_type("losspath.geometry.grid:Grid", "make one by Grid.around(plane.path.coordinates)")
 SURFACE = of_type(
     "losspath.surface:Surface", "compute_surface makes one, Surface.load(path) reads one"
 )

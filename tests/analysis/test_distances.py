@@ -7,7 +7,7 @@ from losspath import Grid, fit_plane
 from losspath.analysis.distances import distance_map
 from losspath.errors import ArgumentError
 from losspath.geometry.blend import blend
-from losspath.methods import PathGeometry, Sampled, SampledPCA
+from losspath.methods import Sampled, SampledPCA
 from losspath.recording.trajectory import as_path
 
 
@@ -32,10 +32,9 @@ def plane(states):
 
 def explicit(states, plane, grid, method):
     """‖θ_sampled(g) − θ_sampled-pca(g)‖₂ with both vectors of every point."""
-    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
     path = as_path(states)
     one, two = (
-        np.array(list(blend(path, plane, grid.points, rule.weights(grid.points, geometry))))
+        np.array(list(blend(path, plane, grid.points, rule.weights(grid.points, plane.path))))
         for rule in (Sampled(), method)
     )
     return np.linalg.norm(one - two, axis=1).reshape(grid.shape)
@@ -46,7 +45,7 @@ def explicit(states, plane, grid, method):
 def test_equals_the_norm_of_the_two_methods_difference(states, plane, side, resolution):
     method = SampledPCA(side=side)
     result = distance_map(plane, resolution, method=method)
-    grid = Grid.around(plane.path, resolution)
+    grid = Grid.around(plane.path.coordinates, resolution)
     np.testing.assert_array_equal(result.x, grid.x)
     np.testing.assert_array_equal(result.y, grid.y)
     expected = explicit(states, plane, grid, method)
@@ -64,8 +63,8 @@ def test_the_default_side_is_the_centres(plane):
 
 
 def test_a_grid_of_ones_own_that_is_not_square(states, plane):
-    middle = plane.path.mean(axis=0)
-    grid = Grid(middle[0] + np.array([-1.0, 0, 0.5]), middle[1] + np.array([-0.5, 2.0]), middle)
+    middle = plane.path.coordinates.mean(axis=0)
+    grid = Grid(middle[0] + np.array([-1.0, 0, 0.5]), middle[1] + np.array([-0.5, 2.0]))
     result = distance_map(plane, grid=grid)
     assert result.distance.shape == (2, 3)
     np.testing.assert_allclose(
@@ -75,34 +74,35 @@ def test_a_grid_of_ones_own_that_is_not_square(states, plane):
 
 def test_zero_behind_the_path_and_more_on_the_centres_side(plane):
     result = distance_map(plane)
-    grid = Grid.around(plane.path, 19)
+    grid = Grid.around(plane.path.coordinates, 19)
     ahead = 0
     for point, distance in zip(grid.points, result.distance.reshape(-1), strict=True):
-        nearest = int(np.argmin(np.linalg.norm(plane.path - point, axis=1)))
-        state = plane.path[nearest]
-        toward = float((point - state) @ (grid.center - state))
+        nearest = int(np.argmin(np.linalg.norm(plane.path.coordinates - point, axis=1)))
+        state = plane.path.coordinates[nearest]
+        toward = float((point - state) @ (plane.path.center - state))
         if toward < -1e-9 or np.linalg.norm(point - state) == 0:
             assert distance == 0
         elif toward > 1e-9:
-            assert 0 < distance <= plane.residual_norms[nearest]
+            assert 0 < distance <= plane.path.residual_norms[nearest]
             ahead += 1
     assert 50 < ahead < result.distance.size - 50
 
 
 def test_zero_at_the_states_and_the_whole_residual_at_the_centre(plane):
-    center = Grid.around(plane.path, 3).center
-    nearest = int(np.argmin(np.linalg.norm(plane.path - center, axis=1)))
-    at_center = distance_map(plane, grid=Grid(center[:1], center[1:], center))
-    assert at_center.distance[0, 0] == pytest.approx(plane.residual_norms[nearest], rel=1e-12)
-    for state in plane.path:
-        at_state = distance_map(plane, grid=Grid(state[:1], state[1:], center))
+    center = plane.path.center
+    nearest = int(np.argmin(np.linalg.norm(plane.path.coordinates - center, axis=1)))
+    at_center = distance_map(plane, grid=Grid(center[:1], center[1:]))
+    assert at_center.distance[0, 0] == pytest.approx(plane.path.residual_norms[nearest], rel=1e-12)
+    for state in plane.path.coordinates:
+        at_state = distance_map(plane, grid=Grid(state[:1], state[1:]))
         assert at_state.distance[0, 0] == 0
 
 
 def test_mirroring_an_axis_mirrors_the_map(states, plane):
     result = distance_map(plane)
-    mirrored = Grid(-result.x[::-1], result.y, Grid.around(plane.path).center * [-1, 1])
-    other = dataclasses.replace(plane, path=plane.path * [-1, 1], basis=plane.basis * [-1, 1])
+    mirrored = Grid(-result.x[::-1], result.y)
+    shown = dataclasses.replace(plane.path, coordinates=plane.path.coordinates * [-1, 1])
+    other = dataclasses.replace(plane, path=shown, basis=plane.basis * [-1, 1])
     np.testing.assert_allclose(
         distance_map(other, grid=mirrored).distance, result.distance[:, ::-1], atol=1e-12
     )
@@ -110,8 +110,10 @@ def test_mirroring_an_axis_mirrors_the_map(states, plane):
 
 def test_the_map_carries_what_a_figure_needs(plane):
     result = distance_map(plane, 7)
-    np.testing.assert_array_equal(result.path, plane.path)
-    np.testing.assert_array_equal(result.explained_variance_ratio, plane.explained_variance_ratio)
+    np.testing.assert_array_equal(result.path, plane.path.coordinates)
+    np.testing.assert_array_equal(
+        result.explained_variance_ratio, plane.path.explained_variance_ratio
+    )
 
 
 def test_a_resolution_below_three_is_refused(plane):

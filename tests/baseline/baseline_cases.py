@@ -168,8 +168,8 @@ def numbers_of(name: str, home: Path) -> Iterator[tuple[str, np.ndarray]]:
     model = made(name)
     path = recorded(home / name.replace(" ", "-"), model)
     plane = losspath.fit_plane(path)
-    yield "plane path", np.abs(plane.path)  # signs of directions are a convention
-    yield "plane residuals", plane.residual_norms
+    yield "plane path", np.abs(plane.path.coordinates)  # signs of directions are a convention
+    yield "plane residuals", plane.path.residual_norms
     sizes = losspath.step_sizes(path)
     yield "steps", sizes.sizes
     yield "turns", losspath.step_cosines(path)

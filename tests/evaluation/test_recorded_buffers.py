@@ -123,12 +123,9 @@ def test_a_surface_says_whose_buffers_and_has_blends_of_them(tmp_path):
     # By hand: weights, the mean of the buffers, their blend.
     from losspath.geometry.blend import blend
     from losspath.geometry.grid import Grid
-    from losspath.methods import PathGeometry
 
-    grid = Grid.around(plane.path, 5)
-    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
-    method = Averaged().resolve(geometry)
-    weights = method.weights(grid.points, geometry)
+    grid = Grid.around(plane.path.coordinates, 5)
+    weights = Averaged().weights(grid.points, plane.path)
     names = ["first.running_mean", "first.running_var", "second.running_mean", "second.running_var"]
     buffers = {
         n: np.stack([path.buffers(i)[n].astype(float) for i in range(len(path))]) for n in names

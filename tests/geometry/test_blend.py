@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cases import METHODS, CountedPath, descent, geometry_of, named
+from cases import METHODS, CountedPath, descent, named, projection_of
 from losspath import Grid, fit_plane
 from losspath.geometry import blend as module
 from losspath.geometry.blend import blend, group_size
@@ -68,7 +68,7 @@ def test_weights_that_sum_to_one_blend_the_states():
     path = descent(8, 5)
     plane = fit_plane(path)
     weights = dense(8, 4)
-    places = weights @ plane.path
+    places = weights @ plane.path.coordinates
     expected = np.array([sum(w * s for w, s in zip(row, path, strict=True)) for row in weights])
     np.testing.assert_allclose(blended(path, plane, places, weights), expected, atol=1e-13)
 
@@ -77,7 +77,7 @@ def test_weights_that_sum_to_one_blend_the_states():
 def test_one_state_at_its_place_is_that_state(dtype):
     path = descent(12, 7).astype(dtype)
     plane = fit_plane(path)
-    states = blended(path, plane, plane.path, np.eye(12))
+    states = blended(path, plane, plane.path.coordinates, np.eye(12))
     np.testing.assert_allclose(states, path, rtol=0, atol=1e-14 * np.abs(path).max())
 
 
@@ -126,9 +126,9 @@ def test_parameters_project_exactly_onto_their_point(
     path = scale * (descent(count, size, seed) + offset)
     path = path.astype(np.float64 if wide else np.float32)
     plane = fit_plane(path)
-    grid = Grid.around(plane.path, resolution)
-    weights = method.weights(grid.points, geometry_of(plane))
-    places = method.places(grid.points, weights, geometry_of(plane))
+    grid = Grid.around(plane.path.coordinates, resolution)
+    weights = method.weights(grid.points, projection_of(plane))
+    places = method.places(grid.points, weights, projection_of(plane))
     np.testing.assert_array_equal(places, grid.points)
     points = blended(path, plane, places, weights)
     # The rounding of the parameters themselves, and nothing of the path's.
@@ -145,7 +145,7 @@ def test_blend_of_float32_states_rounds_by_their_spread_and_not_by_their_offset(
     path = (path + offset).astype(np.float32)
     plane = fit_plane(path)
     weights = dense(4000, points)
-    places = np.repeat(plane.path[:1], points, axis=0)
+    places = np.repeat(plane.path.coordinates[:1], points, axis=0)
     off = weights @ (path.astype(np.float64) - plane.origin)
     off -= off @ plane.basis @ plane.basis.T
     expected = plane.origin + places @ plane.basis.T + off
@@ -180,7 +180,7 @@ def test_groups_are_bounded_by_the_memory_of_their_parameters(monkeypatch):
 def test_two_blends_are_bit_equal(method):
     path = descent(30, 11).astype(np.float32)
     plane = fit_plane(path)
-    points = Grid.around(plane.path, 5).points
-    weights = method.weights(points, geometry_of(plane))
+    points = Grid.around(plane.path.coordinates, 5).points
+    weights = method.weights(points, projection_of(plane))
     one, two = (blended(path, plane, points, weights) for _ in range(2))
     assert one.tobytes() == two.tobytes()

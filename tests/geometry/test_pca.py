@@ -1,5 +1,7 @@
 """Principal components against scikit-learn's, exactly and streamed."""
 
+from operator import attrgetter
+
 import numpy as np
 import pytest
 import sklearn.decomposition
@@ -69,11 +71,11 @@ def test_plane_equals_scikit_learns(name, way):
     turn = 1e-11 * gaps if way == "exact" else 1e-6 * gaps
     np.testing.assert_allclose(plane.origin, fitted.mean_, rtol=1e-12, atol=1e-12 * scale)
     np.testing.assert_allclose(plane.basis, basis, atol=turn)
-    np.testing.assert_allclose(plane.path, coordinates, atol=turn * scale)
+    np.testing.assert_allclose(plane.path.coordinates, coordinates, atol=turn * scale)
     exactly = {"rtol": 1e-9 if way == "exact" else 1e-7}
-    np.testing.assert_allclose(plane.explained_variance, fitted.explained_variance_, **exactly)
+    np.testing.assert_allclose(plane.path.explained_variance, fitted.explained_variance_, **exactly)
     ratio = fitted.explained_variance_ratio_
-    np.testing.assert_allclose(plane.explained_variance_ratio, ratio, **exactly)
+    np.testing.assert_allclose(plane.path.explained_variance_ratio, ratio, **exactly)
     assert plane.residual <= 1e-6
 
 
@@ -85,19 +87,21 @@ def test_axes_are_orthonormal_and_norms_are_explicit(name, way):
     centred = path - path.mean(axis=0)
     scale = np.abs(centred).max() * np.sqrt(path.shape[1])
     away = np.abs(path).max()  # the mean is rounded
-    np.testing.assert_allclose(plane.path, centred @ plane.basis, atol=1e-12 * scale + 1e-14 * away)
-    explicit = np.linalg.norm(centred - plane.path @ plane.basis.T, axis=1)
-    np.testing.assert_allclose(plane.residual_norms, explicit, atol=1e-7 * scale)
-    assert (plane.residual_norms >= 0).all()
+    np.testing.assert_allclose(
+        plane.path.coordinates, centred @ plane.basis, atol=1e-12 * scale + 1e-14 * away
+    )
+    explicit = np.linalg.norm(centred - plane.path.coordinates @ plane.basis.T, axis=1)
+    np.testing.assert_allclose(plane.path.residual_norms, explicit, atol=1e-7 * scale)
+    assert (plane.path.residual_norms >= 0).all()
     total = np.sum(centred**2) / (len(path) - 1)
-    assert plane.total_variance == pytest.approx(total, rel=1e-10)
+    assert plane.path.total_variance == pytest.approx(total, rel=1e-10)
 
 
 def test_residual_is_that_of_the_eigenvectors(way):
     path = PATHS["cloud"]
     plane = fit_plane(path, tolerance=0.5 if way != "exact" else 1e-6)
     covariance = np.cov(path.T, ddof=0)
-    values = np.sum(plane.path**2, axis=0) / len(path)
+    values = np.sum(plane.path.coordinates**2, axis=0) / len(path)
     off = covariance @ plane.basis - plane.basis * values
     explicit = np.linalg.norm(off, axis=0).max() / values[0]
     assert plane.residual == pytest.approx(explicit, rel=1e-6, abs=1e-14)
@@ -118,7 +122,7 @@ def test_flat_spectrum_gives_axes_to_the_tolerance(count, size, way):
     path = np.random.default_rng(8).standard_normal((count, size)).astype(np.float32)
     plane = fit_plane(path)
     fitted, _, _ = scikit(path)
-    np.testing.assert_allclose(plane.explained_variance, fitted.explained_variance_, rtol=1e-5)
+    np.testing.assert_allclose(plane.path.explained_variance, fitted.explained_variance_, rtol=1e-5)
     assert plane.residual <= 1e-6
     np.testing.assert_allclose(plane.basis.T @ plane.basis, np.eye(2), rtol=0, atol=1e-14)
 
@@ -127,8 +131,8 @@ def test_flat_spectrum_gives_axes_to_the_tolerance(count, size, way):
 def test_path_with_equal_variances_gives_two_axes_of_them(way):
     path = np.concatenate([np.eye(12), -np.eye(12)])
     plane = fit_plane(path)
-    np.testing.assert_allclose(plane.explained_variance, 2 / 23, rtol=1e-10)
-    np.testing.assert_allclose(plane.explained_variance_ratio, 1 / 12, rtol=1e-10)
+    np.testing.assert_allclose(plane.path.explained_variance, 2 / 23, rtol=1e-10)
+    np.testing.assert_allclose(plane.path.explained_variance_ratio, 1 / 12, rtol=1e-10)
     np.testing.assert_allclose(plane.basis.T @ plane.basis, np.eye(2), rtol=0, atol=1e-14)
 
 
@@ -139,9 +143,9 @@ def test_other_numbers_of_components(components, way):
     fitted, basis, coordinates = scikit(path, components)
     assert plane.basis.shape == (20, components)
     np.testing.assert_allclose(plane.basis.T @ plane.basis, np.eye(components), rtol=0, atol=1e-14)
-    np.testing.assert_allclose(plane.explained_variance, fitted.explained_variance_, rtol=1e-7)
+    np.testing.assert_allclose(plane.path.explained_variance, fitted.explained_variance_, rtol=1e-7)
     np.testing.assert_allclose(plane.basis, basis, atol=1e-4)
-    np.testing.assert_allclose(plane.path, coordinates, atol=1e-3)
+    np.testing.assert_allclose(plane.path.coordinates, coordinates, atol=1e-3)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
@@ -153,14 +157,14 @@ def test_smallest_paths(count, size, components, way):
     plane = fit_plane(path, components)
     centred = path - path.mean(axis=0)
     variances = np.linalg.svd(centred, compute_uv=False)[:components] ** 2 / (count - 1)
-    np.testing.assert_allclose(plane.explained_variance, variances, rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(plane.path.explained_variance, variances, rtol=1e-6, atol=1e-10)
     np.testing.assert_allclose(plane.basis.T @ plane.basis, np.eye(components), rtol=0, atol=1e-14)
 
 
 def test_three_axes_of_three_states(way):
     plane = fit_plane(walk(3, 40, seed=11), components=3)
     np.testing.assert_allclose(plane.basis.T @ plane.basis, np.eye(3), rtol=0, atol=1e-14)
-    assert plane.explained_variance[2] == 0.0
+    assert plane.path.explained_variance[2] == 0.0
 
 
 @pytest.mark.parametrize("size", [20, 300])
@@ -171,9 +175,9 @@ def test_path_on_a_line_has_exactly_one_axis(count, size, dtype, way):
     along = rng.standard_normal(size)
     path = (rng.standard_normal(size) + np.outer(rng.random(count), along)).astype(dtype)
     plane = fit_plane(path)
-    assert plane.explained_variance_ratio[1] == 0.0
-    assert plane.explained_variance_ratio[0] == pytest.approx(1.0, abs=1e-6)
-    assert (plane.path[:, 1] == 0.0).all()
+    assert plane.path.explained_variance_ratio[1] == 0.0
+    assert plane.path.explained_variance_ratio[0] == pytest.approx(1.0, abs=1e-6)
+    assert (plane.path.coordinates[:, 1] == 0.0).all()
     cosine = plane.basis[:, 0] @ along / np.linalg.norm(along)
     assert abs(cosine) == pytest.approx(1.0, abs=1e-6)
     # The second axis is the unit vector least along the first, and its sign no accident.
@@ -188,14 +192,14 @@ def test_states_that_differ_by_one_axis_only(way):
     plane = fit_plane(path)
     np.testing.assert_allclose(plane.basis[:, 0], np.eye(30)[4], atol=1e-12)
     np.testing.assert_allclose(plane.basis[:, 1], np.eye(30)[0], atol=1e-12)
-    np.testing.assert_allclose(plane.residual_norms, 0.0, atol=1e-7)
+    np.testing.assert_allclose(plane.path.residual_norms, 0.0, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["walk", "float32 walk", "float32 cloud"])
 def test_fits_are_bit_equal(name, way):
     one, two = fit_plane(PATHS[name]), fit_plane(PATHS[name])
-    for field in ("origin", "basis", "path", "residual_norms", "explained_variance"):
-        assert getattr(one, field).tobytes() == getattr(two, field).tobytes()
+    for field in ("origin", "basis", "path.coordinates", "path.residual_norms"):
+        assert attrgetter(field)(one).tobytes() == attrgetter(field)(two).tobytes()
     assert (one.residual, one.gap) == (two.residual, two.gap)
 
 
@@ -225,11 +229,12 @@ def test_streamed_equals_not_streamed(seed, count, size, rows, wide):
         patch.setattr(pca, "_EXACT_NUMBERS", 0)
         patch.setattr(pca, "_BLOCK_BYTES", rows * 16 * size)
         streamed = fit_plane(path)
-    scale = np.abs(whole.path).max()
+    scale = np.abs(whole.path.coordinates).max()
     np.testing.assert_allclose(streamed.origin, whole.origin, atol=1e-12 * scale)
-    np.testing.assert_allclose(streamed.explained_variance, whole.explained_variance, rtol=1e-6)
-    turn = 1e-5 * whole.explained_variance[0] / (whole.gap * whole.explained_variance[1])
-    np.testing.assert_allclose(streamed.path, whole.path, atol=turn * scale)
+    first, second = whole.path.explained_variance
+    np.testing.assert_allclose(streamed.path.explained_variance, [first, second], rtol=1e-6)
+    turn = 1e-5 * first / (whole.gap * second)
+    np.testing.assert_allclose(streamed.path.coordinates, whole.path.coordinates, atol=turn * scale)
 
 
 def test_iteration_reads_every_state_and_only_in_blocks(monkeypatch):

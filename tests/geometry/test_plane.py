@@ -1,5 +1,5 @@
-import dataclasses
 import warnings
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cases import PROBLEMS, descent, line, loop, named
-from losspath import LosspathWarning, Plane, fit_plane
+from losspath import LosspathWarning, fit_plane
 from losspath.errors import ArgumentError, DamagedError, PathError, StoreError
 from losspath.geometry import pca
+from losspath.geometry.plane import PrincipalPlane
 
-FIELDS = ("origin", "basis", "path", "residual_norms", "explained_variance")
+ARRAYS = ("origin", "basis", "path.coordinates", "path.residual_norms")
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=named)
@@ -25,7 +26,7 @@ def test_directions_have_a_cosine_of_zero(problem):
 @pytest.mark.parametrize("problem", PROBLEMS, ids=named)
 def test_projecting_the_states_gives_their_coordinates(problem):
     plane = fit_plane(problem.path)
-    np.testing.assert_allclose(plane.project(problem.path), plane.path, atol=1e-12)
+    np.testing.assert_allclose(plane.project(problem.path), plane.path.coordinates, atol=1e-12)
     assert plane.project(problem.path[3 % len(problem.path)]).shape == (2,)
     np.testing.assert_allclose(
         plane.project(plane.origin + 2 * plane.basis[:, 1]), [0, 2], atol=1e-12
@@ -39,10 +40,10 @@ def test_axes_of_a_path_with_known_axes():
     plane = fit_plane(path + 7.0)
     np.testing.assert_allclose(plane.origin, 7.0)
     np.testing.assert_allclose(plane.basis, np.eye(4)[:, [2, 0]], atol=1e-15)
-    np.testing.assert_allclose(plane.path, path[:, [2, 0]], atol=1e-14)
-    np.testing.assert_allclose(plane.explained_variance, [10.0, 3.5])
-    np.testing.assert_allclose(plane.explained_variance_ratio, [10 / 13.5, 3.5 / 13.5])
-    np.testing.assert_allclose(plane.residual_norms, 0.0, atol=1e-7)
+    np.testing.assert_allclose(plane.path.coordinates, path[:, [2, 0]], atol=1e-14)
+    np.testing.assert_allclose(plane.path.explained_variance, [10.0, 3.5])
+    np.testing.assert_allclose(plane.path.explained_variance_ratio, [10 / 13.5, 3.5 / 13.5])
+    np.testing.assert_allclose(plane.path.residual_norms, 0.0, atol=1e-7)
 
 
 @settings(deadline=None, max_examples=60)
@@ -60,12 +61,14 @@ def test_path_starts_on_the_negative_side_however_it_is_mirrored(seed, count, si
         plane = fit_plane(path)
         flips = np.array([1.0 if signs >> k & 1 else -1.0 for k in range(size)])
         mirrored = fit_plane(path * flips)
-    extent = np.abs(plane.path).max(axis=0)
-    told = np.abs(plane.path[0]) > 2e-3 * extent
-    assert (plane.path[0][told] < 0).all()
+    extent = np.abs(plane.path.coordinates).max(axis=0)
+    told = np.abs(plane.path.coordinates[0]) > 2e-3 * extent
+    assert (plane.path.coordinates[0][told] < 0).all()
     tolerance = 1e-10 / max(plane.gap, 1e-12) * extent[0] / extent[1]
     np.testing.assert_allclose(
-        mirrored.path[:, told], plane.path[:, told], atol=tolerance * extent[0]
+        mirrored.path.coordinates[:, told],
+        plane.path.coordinates[:, told],
+        atol=tolerance * extent[0],
     )
 
 
@@ -76,7 +79,9 @@ def test_start_in_the_middle_leaves_the_sign_to_the_farthest_state():
     path[:, 1] = across - along * (along @ across) / (along @ along)
     for sign in (1.0, -1.0):
         plane = fit_plane(path * [sign, 1.0, 1.0])
-        np.testing.assert_allclose(plane.path[:, 0], [0.0, -6.0, -1.0, 3.0, 4.0], atol=1e-12)
+        np.testing.assert_allclose(
+            plane.path.coordinates[:, 0], [0.0, -6.0, -1.0, 3.0, 4.0], atol=1e-12
+        )
 
 
 def test_one_state_is_refused():
@@ -121,14 +126,16 @@ def test_state_that_is_too_large_to_square_is_named():
 def test_float32_states_near_its_largest_number_are_taken():
     path = (descent(12, 6) * 1e37).astype(np.float32)
     small = fit_plane(descent(12, 6))
-    np.testing.assert_allclose(fit_plane(path).path / 1e37, small.path, atol=1e-5)
+    np.testing.assert_allclose(
+        fit_plane(path).path.coordinates / 1e37, small.path.coordinates, atol=1e-5
+    )
 
 
 def test_fewer_parameters_than_components_are_refused():
     with pytest.raises(PathError, match="expected at least 2 parameters, got 1"):
         fit_plane(np.arange(5.0)[:, None])
     line = fit_plane(np.array([0.0, 1.0, 3.0, 4.0])[:, None], components=1)
-    np.testing.assert_allclose(line.path[:, 0], [-2.0, -1.0, 1.0, 2.0])
+    np.testing.assert_allclose(line.path.coordinates[:, 0], [-2.0, -1.0, 1.0, 2.0])
     with pytest.raises(ArgumentError, match="components"):
         fit_plane(descent(5, 4), components=0)
 
@@ -147,12 +154,12 @@ def test_integers_are_refused():
 def test_two_states_lie_on_the_first_axis():
     path = np.array([[1.0, 2.0, 3.0], [1.0, 5.0, 7.0]])
     plane = fit_plane(path)
-    np.testing.assert_allclose(plane.path, [[-2.5, 0.0], [2.5, 0.0]], atol=1e-14)
+    np.testing.assert_allclose(plane.path.coordinates, [[-2.5, 0.0], [2.5, 0.0]], atol=1e-14)
     np.testing.assert_allclose(
         plane.basis, np.array([[0.0, 0.6, 0.8], [1.0, 0.0, 0.0]]).T, atol=1e-14
     )
-    np.testing.assert_array_equal(plane.explained_variance_ratio[1], 0.0)
-    np.testing.assert_allclose(plane.explained_variance, [12.5, 0.0])
+    np.testing.assert_array_equal(plane.path.explained_variance_ratio[1], 0.0)
+    np.testing.assert_allclose(plane.path.explained_variance, [12.5, 0.0])
 
 
 def test_second_axis_of_a_line_has_a_sign_that_does_not_come_from_rounding():
@@ -165,16 +172,18 @@ def test_second_axis_of_a_line_has_a_sign_that_does_not_come_from_rounding():
 
 def test_closed_loop_has_one_start_and_end():
     plane = fit_plane(loop())
-    np.testing.assert_allclose(plane.path[0], plane.path[-1], atol=1e-14)
-    assert (plane.path[0] <= 1e-12).all()
+    np.testing.assert_allclose(plane.path.coordinates[0], plane.path.coordinates[-1], atol=1e-14)
+    assert (plane.path.coordinates[0] <= 1e-12).all()
 
 
 def test_states_that_coincide_have_one_place():
     path = np.repeat(descent(6, 5), 3, axis=0)
     plane, once = fit_plane(path), fit_plane(descent(6, 5))
-    np.testing.assert_allclose(plane.path[::3], once.path, atol=1e-12)
-    np.testing.assert_allclose(plane.path[1::3], plane.path[::3], atol=1e-13)
-    np.testing.assert_allclose(plane.residual_norms[::3], once.residual_norms, atol=1e-7)
+    np.testing.assert_allclose(plane.path.coordinates[::3], once.path.coordinates, atol=1e-12)
+    np.testing.assert_allclose(
+        plane.path.coordinates[1::3], plane.path.coordinates[::3], atol=1e-13
+    )
+    np.testing.assert_allclose(plane.path.residual_norms[::3], once.path.residual_norms, atol=1e-7)
 
 
 def test_undetermined_plane_is_warned_of():
@@ -203,10 +212,12 @@ def test_axes_short_of_the_tolerance_are_warned_of(monkeypatch):
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e8])
 def test_scaling_the_path_scales_the_plane(scale):
     plane, scaled = fit_plane(descent(12, 6)), fit_plane(scale * descent(12, 6))
-    np.testing.assert_allclose(scaled.path, scale * plane.path, atol=1e-12 * scale)
+    np.testing.assert_allclose(
+        scaled.path.coordinates, scale * plane.path.coordinates, atol=1e-12 * scale
+    )
     np.testing.assert_allclose(scaled.basis, plane.basis, atol=1e-12)
     np.testing.assert_allclose(
-        scaled.explained_variance_ratio, plane.explained_variance_ratio, rtol=1e-12
+        scaled.path.explained_variance_ratio, plane.path.explained_variance_ratio, rtol=1e-12
     )
 
 
@@ -216,9 +227,9 @@ def test_large_common_offset_keeps_the_digits(dtype):
     path = np.round(descent(40, 8) * 2**8) / 2**8
     offset = 1e4 * np.linspace(-1.0, 1.0, 8).round(1)
     near, far = fit_plane(path.astype(dtype)), fit_plane((path + offset).astype(dtype))
-    np.testing.assert_allclose(far.path, near.path, atol=1e-10)
+    np.testing.assert_allclose(far.path.coordinates, near.path.coordinates, atol=1e-10)
     np.testing.assert_allclose(far.origin - offset, near.origin, atol=1e-11)
-    np.testing.assert_allclose(far.residual_norms, near.residual_norms, atol=1e-7)
+    np.testing.assert_allclose(far.path.residual_norms, near.path.residual_norms, atol=1e-7)
 
 
 def test_tensors_and_lists_are_paths():
@@ -226,28 +237,28 @@ def test_tensors_and_lists_are_paths():
     expected = fit_plane(path)
     for other in (torch.from_numpy(path), torch.from_numpy(path).requires_grad_(), path.tolist()):
         plane = fit_plane(other)
-        np.testing.assert_allclose(plane.path, expected.path, atol=1e-6)
+        np.testing.assert_allclose(plane.path.coordinates, expected.path.coordinates, atol=1e-6)
     every_other = np.repeat(path, 2, axis=0)[::2]
-    assert fit_plane(every_other).path.tobytes() == expected.path.tobytes()
+    assert fit_plane(every_other).path.coordinates.tobytes() == expected.path.coordinates.tobytes()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_states_widen_exactly(dtype):
     states = torch.from_numpy(descent(12, 6)).to(dtype)
     half, single = fit_plane(states), fit_plane(states.float())
-    np.testing.assert_allclose(half.path, single.path, atol=1e-9)
+    np.testing.assert_allclose(half.path.coordinates, single.path.coordinates, atol=1e-9)
 
 
 @pytest.mark.parametrize("components", [1, 2, 3])
 def test_saved_plane_is_loaded_bit_for_bit(tmp_path, components):
     plane = fit_plane(descent(12, 6), components)
     plane.save(tmp_path / "plane.npz")
-    loaded = Plane.load(tmp_path / "plane.npz")
-    for field in FIELDS:
-        assert getattr(loaded, field).tobytes() == getattr(plane, field).tobytes()
-        assert getattr(loaded, field).shape == getattr(plane, field).shape
-    scalars = [field.name for field in dataclasses.fields(Plane) if field.name not in FIELDS]
-    assert [getattr(loaded, name) for name in scalars] == [getattr(plane, name) for name in scalars]
+    loaded = PrincipalPlane.load(tmp_path / "plane.npz")
+    for name in ARRAYS:
+        one, other = attrgetter(name)(loaded), attrgetter(name)(plane)
+        assert (one.tobytes(), one.shape) == (other.tobytes(), other.shape)
+    for name in ("labels", "residual", "gap", "path.total_variance", "path.path_digest"):
+        assert attrgetter(name)(loaded) == attrgetter(name)(plane)
 
 
 def test_damaged_plane_is_refused(tmp_path):
@@ -257,14 +268,14 @@ def test_damaged_plane_is_refused(tmp_path):
     for place in range(0, len(whole), 97):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         try:
-            Plane.load(file)  # a byte that carries nothing, such as a time
+            PrincipalPlane.load(file)  # a byte that carries nothing, such as a time
         except StoreError:
             continue
-        assert np.load(file, allow_pickle=False)["path"].tobytes() == (
-            fit_plane(line()).path.tobytes()
+        assert np.load(file, allow_pickle=False)["coordinates"].tobytes() == (
+            fit_plane(line()).path.coordinates.tobytes()
         )
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DamagedError):
-        Plane.load(file)
+        PrincipalPlane.load(file)
     with pytest.raises(StoreError, match="no file"):
-        Plane.load(tmp_path / "none.npz")
+        PrincipalPlane.load(tmp_path / "none.npz")

@@ -11,10 +11,11 @@ from cases import (
     METHODS,
     PROBLEMS,
     descent,
-    geometry_of,
     loop,
     mirrored_plane,
     named,
+    projection,
+    projection_of,
     reference_plane,
     reference_weights,
 )
@@ -26,7 +27,6 @@ from losspath.methods import (
     Averaged,
     AveragedND,
     Method,
-    PathGeometry,
     Sampled,
     SampledPCA,
     method_named,
@@ -37,14 +37,8 @@ BLENDS = [m for m in METHODS if not isinstance(m, (PCA, SampledPCA))]
 SOFTMAX = [Averaged, AveragedND]
 
 
-def points_around(geometry, resolution=9):
-    return Grid.around(geometry.path, resolution).points
-
-
-def geometry_from(path, residuals=None):
-    path = np.asarray(path, np.float64)
-    residuals = np.zeros(len(path)) if residuals is None else np.asarray(residuals, np.float64)
-    return PathGeometry(path, residuals, (path.min(axis=0) + path.max(axis=0)) / 2)
+def points_around(shown, resolution=9):
+    return Grid.around(shown.coordinates, resolution).points
 
 
 seeds = st.integers(0, 10_000)
@@ -58,61 +52,59 @@ def geometries(draw):
     path = rng.standard_normal((count, 2)) * scale
     if draw(st.booleans()):  # coincident states, but never all of them
         path = path[np.append([0, 1], rng.integers(0, count, count - 2))]
-    return geometry_from(path, rng.random(count) * scale)
+    return projection(path, rng.random(count) * scale)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=named)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=named)
 def test_weights_equal_the_definition(problem, method):
     plane = reference_plane(problem.path)
-    geometry = geometry_of(plane)
-    points = points_around(geometry, 5)
-    weights = method.weights(points, geometry)
+    shown = projection_of(plane)
+    points = points_around(shown, 5)
+    weights = method.weights(points, shown)
     assert weights.shape == (len(points), len(problem.path))
     expected = [reference_weights(method, point, plane) for point in points]
     np.testing.assert_allclose(weights, expected, rtol=1e-9, atol=1e-11)
 
 
 @settings(deadline=None, max_examples=60)
-@given(geometry=geometries(), data=st.data())
-def test_sums_of_weights(geometry, data):
-    points = geometry.path[:4] + 0.3 * np.abs(geometry.path).max() + geometry.center
-    points = np.concatenate([points, geometry.path])
+@given(shown=geometries(), data=st.data())
+def test_sums_of_weights(shown, data):
+    points = shown.coordinates[:4] + 0.3 * np.abs(shown.coordinates).max() + shown.center
+    points = np.concatenate([points, shown.coordinates])
     for method in BLENDS:
-        np.testing.assert_allclose(method.weights(points, geometry).sum(axis=1), 1.0, rtol=1e-12)
-    assert not PCA().weights(points, geometry).any()
+        np.testing.assert_allclose(method.weights(points, shown).sum(axis=1), 1.0, rtol=1e-12)
+    assert not PCA().weights(points, shown).any()
     for side in SIDES:
-        weights = SampledPCA(side).weights(points, geometry)
+        weights = SampledPCA(side).weights(points, shown)
         assert ((weights >= 0) & (weights <= 1)).all()
         assert (np.count_nonzero(weights, axis=1) <= 1).all()
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_sampled_pca_is_one_on_the_path(side):
-    geometry = geometry_of(fit_plane(descent(12, 6)))
-    np.testing.assert_array_equal(SampledPCA(side).weights(geometry.path, geometry), np.eye(12))
+    shown = projection_of(fit_plane(descent(12, 6)))
+    np.testing.assert_array_equal(SampledPCA(side).weights(shown.coordinates, shown), np.eye(12))
 
 
 @pytest.mark.parametrize("side", ["centre", "hull", "sign"])
 def test_sampled_pca_is_nothing_at_the_centre(side):
     # The middle of the box lies within this loop.
-    geometry = geometry_of(fit_plane(loop()))
-    assert not SampledPCA(side).weights(geometry.center[None], geometry).any()
+    shown = projection_of(fit_plane(loop()))
+    assert not SampledPCA(side).weights(shown.center[None], shown).any()
 
 
 @pytest.mark.parametrize("side", ["centre", "hull", "sign"])
 def test_sampled_pca_is_one_where_a_state_lies_at_the_centre(side):
-    geometry = geometry_from([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0], [-1.0, 1.0]])
-    np.testing.assert_array_equal(
-        SampledPCA(side).weights(np.zeros((1, 2)), geometry), [[0, 1, 0, 0]]
-    )
+    shown = projection([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0], [-1.0, 1.0]])
+    np.testing.assert_array_equal(SampledPCA(side).weights(np.zeros((1, 2)), shown), [[0, 1, 0, 0]])
 
 
 def test_sampled_pca_by_hand():
-    geometry = geometry_from([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
+    shown = projection([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
     # Half-way to the centre; a fifth of the way; behind the corner; beside it.
     points = np.array([[-2.0, -1.5], [3.2, 2.4], [5.0, 4.0], [-4.0, 4.0]])
-    rows = {side: SampledPCA(side).weights(points, geometry) for side in ("centre", "hull", "sign")}
+    rows = {side: SampledPCA(side).weights(points, shown) for side in ("centre", "hull", "sign")}
     for weights in rows.values():
         assert weights[0, 0] == pytest.approx(0.5)
         assert weights[1, 2] == pytest.approx(0.8)
@@ -121,44 +113,44 @@ def test_sampled_pca_by_hand():
 
 
 def test_above_and_below_are_told_by_the_second_axis_alone():
-    geometry = geometry_from([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
+    shown = projection([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
     points = np.array([[3.0, 2.0], [3.0, 3.5], [4.5, 3.0]])
     d_c = np.linalg.norm(points, axis=1)
     d_p = np.linalg.norm(points - [4.0, 3.0], axis=1)
     share = d_c / (d_c + d_p)
-    above, below = (SampledPCA(s).weights(points, geometry)[:, 2] for s in ("above", "below"))
+    above, below = (SampledPCA(s).weights(points, shown)[:, 2] for s in ("above", "below"))
     np.testing.assert_allclose(above, [1.0, share[1], share[2]])
     np.testing.assert_allclose(below, [share[0], 1.0, share[2]])
 
 
 def test_sides_differ_where_they_should():
-    geometry = geometry_from([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
+    shown = projection([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
     # Outside of the box, yet below the corner's height: toward the centre in y, not inside.
     point = np.array([[5.0, 2.0]])
     share = math.hypot(5.0, 2.0) / (math.hypot(5.0, 2.0) + math.hypot(1.0, 1.0))
-    assert SampledPCA("sign").weights(point, geometry)[0, 2] == pytest.approx(share)
-    assert SampledPCA("hull").weights(point, geometry)[0, 2] == 1.0
+    assert SampledPCA("sign").weights(point, shown)[0, 2] == pytest.approx(share)
+    assert SampledPCA("hull").weights(point, shown)[0, 2] == 1.0
     # (1, −1)·(−4, −3) = −1: behind the corner.
-    assert SampledPCA("centre").weights(point, geometry)[0, 2] == 1.0
+    assert SampledPCA("centre").weights(point, shown)[0, 2] == 1.0
     point = np.array([[4.5, 2.0]])  # (0.5, −1)·(−4, −3) = 1: before it, and not in the hull
-    assert SampledPCA("centre").weights(point, geometry)[0, 2] < 1.0
-    assert SampledPCA("hull").weights(point, geometry)[0, 2] == 1.0
+    assert SampledPCA("centre").weights(point, shown)[0, 2] < 1.0
+    assert SampledPCA("hull").weights(point, shown)[0, 2] == 1.0
 
 
 @pytest.mark.parametrize(
     "path", [[[0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [1, 1], [3, 3]]]
 )
-def test_path_without_an_inside_has_no_hull(path):
-    geometry = geometry_from(path)
-    weights = SampledPCA("hull").weights(points_around(geometry), geometry)
-    np.testing.assert_array_equal(weights, Sampled().weights(points_around(geometry), geometry))
+def test_a_path_without_an_inside_has_no_hull(path):
+    shown = projection(path)
+    weights = SampledPCA("hull").weights(points_around(shown), shown)
+    np.testing.assert_array_equal(weights, Sampled().weights(points_around(shown), shown))
 
 
 @pytest.mark.parametrize("method", [Sampled(), SampledPCA()], ids=named)
 def test_of_states_equally_near_the_earliest_counts(method):
-    geometry = geometry_from([[3.0, 4.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    np.testing.assert_array_equal(geometry.nearest(np.array([[0.0, 0.0], [2.0, 0.0]])), [1, 1])
-    weights = method.weights(np.array([[0.0, 0.0], [2.0, 0.0], [-1.0, 1.0]]), geometry)
+    shown = projection([[3.0, 4.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    np.testing.assert_array_equal(shown.nearest(np.array([[0.0, 0.0], [2.0, 0.0]])), [1, 1])
+    weights = method.weights(np.array([[0.0, 0.0], [2.0, 0.0], [-1.0, 1.0]]), shown)
     np.testing.assert_array_equal(weights.argmax(axis=1), [1, 1, 2])
     assert (np.count_nonzero(weights, axis=1) == 1).all()
 
@@ -171,9 +163,9 @@ def test_distances_are_those_of_vectors_in_parameter_space(seed, count, size):
     mean, states = rng.standard_normal(size), rng.standard_normal((count, size))
     path = (states - mean) @ basis
     residuals = states - mean - path @ basis.T
-    geometry = geometry_from(path, np.linalg.norm(residuals, axis=1))
+    shown = projection(path, np.linalg.norm(residuals, axis=1))
     points = 3 * rng.standard_normal((5, 2))
-    weights = AveragedND(temperature=0.7).weights(points, geometry)
+    weights = AveragedND(temperature=0.7).weights(points, shown)
     for point, row in zip(points, weights, strict=True):
         distances = np.array([np.linalg.norm(mean + basis @ point - state) for state in states])
         raw = np.exp(-(distances - distances.min()) / 0.7)
@@ -183,8 +175,8 @@ def test_distances_are_those_of_vectors_in_parameter_space(seed, count, size):
 @pytest.mark.parametrize("kind", SOFTMAX)
 def test_softmax_by_hand(kind):
     # Distances of 1 and 2 in the plane; √(1 + 8) and √(4 + 5) = 3 in all of the space.
-    geometry = geometry_from([[1.0, 0.0], [0.0, 2.0]], np.sqrt([8.0, 5.0]))
-    weights = kind(temperature=0.5).weights(np.zeros((1, 2)), geometry)[0]
+    shown = projection([[1.0, 0.0], [0.0, 2.0]], np.sqrt([8.0, 5.0]))
+    weights = kind(temperature=0.5).weights(np.zeros((1, 2)), shown)[0]
     first = 1 / (1 + math.exp(-1.0 / 0.5)) if kind is Averaged else 0.5
     np.testing.assert_allclose(weights, [first, 1 - first], rtol=1e-12)
 
@@ -196,16 +188,16 @@ def test_temperature_of_the_thesis_is_the_default():
 @pytest.mark.parametrize("kind", SOFTMAX)
 def test_averaged_tends_to_the_nearest_state_and_to_the_mean(kind):
     plane = fit_plane(descent(12, 6))
-    geometry = geometry_of(plane)
+    shown = projection_of(plane)
     if kind is AveragedND:  # nearest in all of the space
-        geometry = dataclasses.replace(geometry, residual_norms=np.full(12, 0.3))
-    points = points_around(geometry)
-    cold = kind(temperature=1e-6).weights(points, geometry)
-    np.testing.assert_allclose(cold, Sampled().weights(points, geometry), atol=1e-12)
-    hot = kind(temperature=1e9).weights(points, geometry)
+        shown = dataclasses.replace(shown, residual_norms=np.full(12, 0.3))
+    points = points_around(shown)
+    cold = kind(temperature=1e-6).weights(points, shown)
+    np.testing.assert_allclose(cold, Sampled().weights(points, shown), atol=1e-12)
+    hot = kind(temperature=1e9).weights(points, shown)
     np.testing.assert_allclose(hot, 1 / 12, rtol=1e-6)
     # All residuals together are none, so this is the plane.
-    residuals = descent(12, 6) - plane.origin - plane.path @ plane.basis.T
+    residuals = descent(12, 6) - plane.origin - plane.path.coordinates @ plane.basis.T
     np.testing.assert_allclose(hot @ residuals, 0.0, atol=1e-7)
 
 
@@ -216,9 +208,9 @@ def test_averaged_tends_to_the_nearest_state_and_to_the_mean(kind):
 @pytest.mark.parametrize("kind", SOFTMAX)
 def test_no_temperature_and_no_distance_gives_nan(kind, arc_length, far, temperature):
     path = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.5], [-2.0, 1.0], [-2.0, 1.0]])
-    geometry = geometry_from(path, [0.0, 0.0, 1.0, 2.0, 0.5])
+    shown = projection(path, [0.0, 0.0, 1.0, 2.0, 0.5])
     points = far * np.array([[1.0, 1.0], [-1.0, 0.3], [0.0, 0.0]])
-    weights = kind(temperature, arc_length).weights(points, geometry)
+    weights = kind(temperature, arc_length).weights(points, shown)
     assert np.isfinite(weights).all()
     np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-12)
 
@@ -233,68 +225,66 @@ def test_temperature_that_is_none_is_refused(kind, temperature):
 @pytest.mark.parametrize("kind", SOFTMAX)
 @pytest.mark.parametrize("scale", [1e-6, 0.1, 1e5])
 def test_automatic_temperature_scales_with_the_path(kind, scale):
-    geometry = geometry_of(fit_plane(descent(12, 6)))
-    scaled = PathGeometry(
-        geometry.path * scale, geometry.residual_norms * scale, geometry.center * scale
-    )
+    shown = projection_of(fit_plane(descent(12, 6)))
+    scaled = projection(shown.coordinates * scale, shown.residual_norms * scale)
     method = kind(temperature="auto")
-    one, other = method.resolve(geometry).temperature, method.resolve(scaled).temperature
+    one, other = method.resolve(shown).temperature, method.resolve(scaled).temperature
     assert other == pytest.approx(scale * one, rel=1e-12)
-    points = points_around(geometry)
+    points = points_around(shown)
     np.testing.assert_allclose(
-        method.weights(points * scale, scaled), method.weights(points, geometry), atol=1e-9
+        method.weights(points * scale, scaled), method.weights(points, shown), atol=1e-9
     )
 
 
 def test_automatic_temperature_by_hand():
     # Deviations of 1 along each axis, 64 states: τ = 1 · 64^(−1/6) = ½.
     path = np.tile([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], (16, 1))
-    geometry = geometry_from(path + 5.0, np.full(64, np.sqrt(6.0)))
-    assert Averaged("auto").resolve(geometry).temperature == pytest.approx(0.5)
+    shown = projection(path + 5.0, np.full(64, np.sqrt(6.0)))
+    assert Averaged("auto").resolve(shown).temperature == pytest.approx(0.5)
     # With residuals: σ² = (2 + 6)/2 = 4.
-    assert AveragedND("auto").resolve(geometry).temperature == pytest.approx(1.0)
-    assert Averaged(3.0).resolve(geometry) == Averaged(3.0)
-    assert Averaged("auto", True, True).resolve(geometry).arc_length
-    assert Averaged("auto", True, True).resolve(geometry).literal
+    assert AveragedND("auto").resolve(shown).temperature == pytest.approx(1.0)
+    assert Averaged(3.0).resolve(shown) == Averaged(3.0)
+    assert Averaged("auto", True, True).resolve(shown).arc_length
+    assert Averaged("auto", True, True).resolve(shown).literal
 
 
 @pytest.mark.parametrize("kind", SOFTMAX)
 def test_arc_length_makes_duplicated_states_count_once(kind):
-    geometry = geometry_of(fit_plane(descent(12, 6)))
+    shown = projection_of(fit_plane(descent(12, 6)))
     times = np.array([1, 3, 1, 2, 1, 1, 5, 1, 1, 2, 1, 4])
     places = np.repeat(np.arange(12), times)
-    dense = PathGeometry(geometry.path[places], geometry.residual_norms[places], geometry.center)
-    points = points_around(geometry)
+    dense = projection(shown.coordinates[places], shown.residual_norms[places])
+    points = points_around(shown)
     method = kind(temperature=1.3, arc_length=True)
     sums = np.zeros((len(points), 12))
     np.add.at(sums, (slice(None), places), method.weights(points, dense))
-    np.testing.assert_allclose(sums, method.weights(points, geometry), atol=1e-10)
+    np.testing.assert_allclose(sums, method.weights(points, shown), atol=1e-10)
     # Without the option they count as often as they are there.
     plain = np.zeros((len(points), 12))
     np.add.at(plain, (slice(None), places), kind(temperature=1.3).weights(points, dense))
-    assert np.abs(plain - kind(temperature=1.3).weights(points, geometry)).max() > 0.1
+    assert np.abs(plain - kind(temperature=1.3).weights(points, shown)).max() > 0.1
 
 
 def test_arc_length_by_hand():
     # Steps of 2 and 4: the states stand for 1, 3 and 2 of a length of 6.
-    geometry = geometry_from([[0.0, 0.0], [2.0, 0.0], [2.0, 4.0]])
-    weights = Averaged(temperature=1e12, arc_length=True).weights(np.zeros((1, 2)), geometry)
+    shown = projection([[0.0, 0.0], [2.0, 0.0], [2.0, 4.0]])
+    weights = Averaged(temperature=1e12, arc_length=True).weights(np.zeros((1, 2)), shown)
     np.testing.assert_allclose(weights, [[1 / 6, 1 / 2, 1 / 3]], rtol=1e-9)
 
 
-def test_path_without_any_length_shares_its_weights():
-    geometry = geometry_from(np.ones((4, 2)))
-    weights = Averaged(arc_length=True).weights(np.array([[0.0, 0.0]]), geometry)
+def test_a_path_without_any_length_shares_its_weights():
+    shown = projection(np.ones((4, 2)))
+    weights = Averaged(arc_length=True).weights(np.array([[0.0, 0.0]]), shown)
     np.testing.assert_allclose(weights, 0.25)
 
 
 def test_literal_pca_averages_the_four_extreme_states():
     path = np.array([[0.0, 1.0], [-5.0, 2.0], [1.0, 9.0], [7.0, 3.0], [2.0, -1.0]])
-    geometry = geometry_from(path)
+    shown = projection(path)
     points = np.array([[0.0, 0.0], [1.0, 4.0]])
-    weights = PCA(literal=True).weights(points, geometry)
+    weights = PCA(literal=True).weights(points, shown)
     np.testing.assert_array_equal(weights, [[0, 0.25, 0.25, 0.25, 0.25]] * 2)
-    places = PCA(literal=True).places(points, weights, geometry)
+    places = PCA(literal=True).places(points, weights, shown)
     # Centre (1, 4), average of the extremes (1.25, 3.25).
     np.testing.assert_allclose(places, np.add(points, [0.25, -0.75]))
     np.testing.assert_allclose(weights @ path, [[1.25, 3.25]] * 2)
@@ -302,27 +292,27 @@ def test_literal_pca_averages_the_four_extreme_states():
 
 def test_literal_pca_counts_a_state_that_is_extreme_twice_twice():
     path = np.array([[-1.0, -1.0], [3.0, 0.0], [0.0, 2.0]])
-    weights = PCA(literal=True).weights(np.zeros((1, 2)), geometry_from(path))
+    weights = PCA(literal=True).weights(np.zeros((1, 2)), projection(path))
     np.testing.assert_array_equal(weights, [[0.5, 0.25, 0.25]])
 
 
 @pytest.mark.parametrize("method", [m for m in LITERAL if isinstance(m, Averaged)], ids=named)
 def test_literal_averages_lie_where_the_blends_project(method):
-    geometry = geometry_of(fit_plane(descent(12, 6)))
-    points = points_around(geometry)
-    weights = method.weights(points, geometry)
+    shown = projection_of(fit_plane(descent(12, 6)))
+    points = points_around(shown)
+    weights = method.weights(points, shown)
     plain = dataclasses.replace(method, literal=False)
-    np.testing.assert_array_equal(weights, plain.weights(points, geometry))
-    places = method.places(points, weights, geometry)
-    np.testing.assert_allclose(places, weights @ geometry.path)
+    np.testing.assert_array_equal(weights, plain.weights(points, shown))
+    places = method.places(points, weights, shown)
+    np.testing.assert_allclose(places, weights @ shown.coordinates)
     assert np.abs(places - points).max() > 0.1
 
 
 @pytest.mark.parametrize("method", METHODS, ids=named)
 def test_places_are_the_points(method):
-    geometry = geometry_of(fit_plane(descent(12, 6)))
-    points = points_around(geometry)
-    places = method.places(points, method.weights(points, geometry), geometry)
+    shown = projection_of(fit_plane(descent(12, 6)))
+    points = points_around(shown)
+    places = method.places(points, method.weights(points, shown), shown)
     np.testing.assert_array_equal(places, points)
 
 
@@ -331,29 +321,26 @@ def test_places_are_the_points(method):
 @pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
 def test_mirroring_an_axis_mirrors_the_weights(method, seed, count, axis):
     plane = reference_plane(descent(count, 5, seed))
-    geometry = geometry_of(plane)
-    mirrored = geometry_of(mirrored_plane(plane, axis))
-    mirrored = dataclasses.replace(
-        mirrored, center=geometry.center * np.where([axis == 0, axis == 1], -1, 1)
-    )
-    points = points_around(geometry, 6)
+    shown = projection_of(plane)
+    mirrored = projection_of(mirrored_plane(plane, axis))
+    points = points_around(shown, 6)
     others = points * np.where([axis == 0, axis == 1], -1.0, 1.0)
     other = method
     if axis == 1 and getattr(method, "side", None) in ("above", "below"):
         other = dataclasses.replace(method, side={"above": "below", "below": "above"}[method.side])
     np.testing.assert_allclose(
-        other.weights(others, mirrored), method.weights(points, geometry), rtol=1e-12, atol=1e-14
+        other.weights(others, mirrored), method.weights(points, shown), rtol=1e-12, atol=1e-14
     )
 
 
 @pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
 def test_points_do_not_depend_on_each_other(method):
-    geometry = geometry_of(fit_plane(descent(12, 6)))
-    points = points_around(geometry)
-    whole = method.weights(points, geometry)
-    each = np.concatenate([method.weights(point[None], geometry) for point in points])
+    shown = projection_of(fit_plane(descent(12, 6)))
+    points = points_around(shown)
+    whole = method.weights(points, shown)
+    each = np.concatenate([method.weights(point[None], shown) for point in points])
     np.testing.assert_allclose(each, whole, rtol=1e-13)
-    assert method.weights(points[:0], geometry).shape == (0, 12)
+    assert method.weights(points[:0], shown).shape == (0, 12)
 
 
 def test_methods_are_found_by_name_with_their_default_options():
@@ -390,8 +377,8 @@ def test_a_rule_of_ones_own_is_a_method():
     class Last(Method):
         name = "last"
 
-        def weights(self, points, geometry):
-            return np.repeat(np.eye(len(geometry.path))[-1:], len(points), axis=0)
+        def weights(self, points, shown):
+            return np.repeat(np.eye(len(shown.coordinates))[-1:], len(points), axis=0)
 
-    assert method_named(Last()).weights(np.zeros((2, 2)), geometry_from(np.eye(2))).shape == (2, 2)
+    assert method_named(Last()).weights(np.zeros((2, 2)), projection(np.eye(2))).shape == (2, 2)
     assert Last().to_json() == {"name": "last"}

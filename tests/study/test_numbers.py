@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from losspath import Interpolation, StepSizes, Surface
-from losspath.methods import PathGeometry
+from losspath.geometry.projection import Projection
 from losspath.study import numbers
 from losspath.study.numbers import Development
 from losspath.surface import StateLosses
@@ -82,11 +82,11 @@ def test_local_extremes_are_counted():
 
 def test_effective_states_go_from_one_to_all():
     path = np.stack([np.linspace(-1, 1, 50), np.zeros(50)], axis=1)
-    geometry = PathGeometry(path, np.zeros(50), np.zeros(2))
+    shown = Projection(path, np.zeros(50), 1.0, "made up")
     points = path[[0, 10, 20]]
-    assert numbers.effective_states(geometry, points, 1e-4) == pytest.approx(1.0)
-    assert numbers.effective_states(geometry, points, 1e4) == pytest.approx(50.0)
-    assert 1 < numbers.effective_states(geometry, points, 0.1) < 50
+    assert numbers.effective_states(shown, points, 1e-4) == pytest.approx(1.0)
+    assert numbers.effective_states(shown, points, 1e4) == pytest.approx(50.0)
+    assert 1 < numbers.effective_states(shown, points, 0.1) < 50
 
 
 def test_the_area_under_the_curve():

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from losspath.arguments import GRID, PLANE, RESOLUTION, checked, of_type, optional, range_of
+from losspath.arguments import GRID, RESOLUTION, checked, of_type, optional, range_of
 from losspath.errors import ArgumentError
 from losspath.geometry.grid import Grid
-from losspath.geometry.plane import Plane
-from losspath.methods import PathGeometry, SampledPCA
+from losspath.geometry.plane import PrincipalPlane
+from losspath.methods import SampledPCA
 
 Floats = npt.NDArray[np.float64]
 
+_FITTED = of_type("losspath.geometry.plane:PrincipalPlane", "make one by fit_plane(path)")
 _SAMPLED_PCA = of_type("losspath.methods:SampledPCA", "leave it out for the default one")
 
 
@@ -29,6 +30,7 @@ class DistanceMap:
             its nearest state q.
         path: (T, 2) the states' coordinates.
         explained_variance_ratio: (2,) the share of the path's variance along x and y.
+        labels: what the axes are called.
     """
 
     x: Floats
@@ -36,15 +38,16 @@ class DistanceMap:
     distance: Floats
     path: Floats
     explained_variance_ratio: Floats
+    labels: tuple[str, ...] = ("PC 1", "PC 2")
 
     def __repr__(self) -> str:
         size = f"{len(self.x)} × {len(self.y)} points"
         return f"DistanceMap: {size}, distance {range_of(self.distance)}"
 
 
-@checked(plane=PLANE, resolution=RESOLUTION, grid=optional(GRID), method=optional(_SAMPLED_PCA))
+@checked(plane=_FITTED, resolution=RESOLUTION, grid=optional(GRID), method=optional(_SAMPLED_PCA))
 def distance_map(
-    plane: Plane,
+    plane: PrincipalPlane,
     resolution: int = 19,
     *,
     grid: Grid | None = None,
@@ -65,10 +68,11 @@ def distance_map(
     """
     if method is not None and method.literal:
         raise ArgumentError("the distance map has no literal variant; leave literal out")
-    grid = grid or Grid.around(plane.path, resolution)
+    path = plane.path
+    grid = grid or Grid.around(path.coordinates, resolution)
     method = method or SampledPCA()
-    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
-    nearest = geometry.nearest(grid.points)
-    share = 1.0 - method.state_weights(grid.points, nearest, geometry)
-    distance = (share * plane.residual_norms[nearest]).reshape(grid.shape)
-    return DistanceMap(grid.x, grid.y, distance, plane.path, plane.explained_variance_ratio)
+    nearest = path.nearest(grid.points)
+    share = 1.0 - method.state_weights(grid.points, nearest, path)
+    distance = (share * path.residual_norms[nearest]).reshape(grid.shape)
+    ratio = path.explained_variance_ratio
+    return DistanceMap(grid.x, grid.y, distance, path.coordinates, ratio, plane.labels)

@@ -28,19 +28,18 @@ from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.geometry.grid import Grid
-from losspath.geometry.plane import Plane
-from losspath.methods import METHODS, Method, PathGeometry, SampledPCA
+from losspath.geometry.plane import PrincipalPlane
+from losspath.methods import METHODS, Method, SampledPCA
 from losspath.reference.schedules import name_sizes
 from losspath.reference.training import training_config
 from losspath.surface import (
+    Landscape,
     StateLosses,
     Surface,
     check_same_network,
     evaluate_states,
     path_fingerprint,
-    refine_surface,
     spread_states,
-    surface_key,
 )
 
 STATES_VERSION = 1
@@ -121,7 +120,7 @@ def compute_surfaces(
     samples: int | None,
     preview: Callable[[Surface], object] | None = None,
     executor: Executor | None = None,
-) -> tuple[list[Surface], Plane]:
+) -> tuple[list[Surface], PrincipalPlane]:
     """The surfaces of a run by several methods, each computed once and kept.
 
     Args:
@@ -136,12 +135,12 @@ def compute_surfaces(
     run.forget_dataset()
     check_same_network(run.path, objective)
     plane = run.plane()
-    grid = Grid.around(plane.path, resolution)
-    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
+    grid = Grid.around(plane.path.coordinates, resolution)
     states: StateLosses | None = None
     surfaces = []
     for method in methods:
-        key = surface_key(run.path, objective, method.resolve(geometry), plane, grid)
+        landscape = Landscape(run.path, objective, method, plane=plane)
+        key = landscape.key(grid)
         file = run.results / f"surface-{method.name}-{key[:12]}.npz"
         # What workers compute rounds otherwise, so it has a checkpoint of its own.
         checkpoint = file.with_suffix(".points" if executor is None else ".workers.points")
@@ -154,11 +153,7 @@ def compute_surfaces(
                 continue
         run.check_place(run.results)
         with progress_bar(method.name) as progress:
-            steps = refine_surface(
-                run.path,
-                objective,
-                method,
-                plane=plane,
+            steps = landscape.refine(
                 grid=grid,
                 states=states or _ENDS,
                 executor=executor,
@@ -204,9 +199,11 @@ def explain(surfaces: Sequence[Surface]) -> None:
             say(f"{surface.description}: {note}" if number == 0 else f"  {note}")
 
 
-def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
+def _state_losses(run: Run, objective: Objective, plane: PrincipalPlane) -> StateLosses:
     key = digest_of(
-        run.path.digest, plane.path, path_fingerprint(run.path, along(objective, run.path))
+        run.path.digest,
+        plane.path.coordinates,
+        path_fingerprint(run.path, along(objective, run.path)),
     )
     file = run.results / f"states-{key[:12]}.npz"
     if file.exists():
@@ -214,7 +211,7 @@ def _state_losses(run: Run, objective: Objective, plane: Plane) -> StateLosses:
         if provenance["key"] == key:
             return StateLosses(arrays["index"], arrays["loss"])
     with busy("losses of states on the path"):
-        states = evaluate_states(run.path, objective, spread_states(plane.path, 25))
+        states = evaluate_states(run.path, objective, spread_states(plane.path.coordinates, 25))
     arrays = {"index": states.index, "loss": states.loss}
     save_archive(file, "state losses", STATES_VERSION, arrays, {"key": key})
     return states
@@ -249,7 +246,11 @@ def previewer(
 
 
 def draw_surfaces(
-    run: Run, surfaces: Sequence[Surface], plane: Plane, figure: Path | None, extension: str
+    run: Run,
+    surfaces: Sequence[Surface],
+    plane: PrincipalPlane,
+    figure: Path | None,
+    extension: str,
 ) -> None:
     """Draws each surface, and several side by side on one scale."""
     from losspath.figures import plot_surfaces, save_figure
@@ -258,7 +259,7 @@ def draw_surfaces(
         for surface in surfaces:
             say_file("figure", draw_surface(run, surface, figure, extension))
     if len(surfaces) > 1:
-        grid = Grid(surfaces[0].x, surfaces[0].y, Grid.around(plane.path, 3).center)
+        grid = Grid(surfaces[0].x, surfaces[0].y)
         made = {s.provenance["method"]["name"]: s.provenance["method"] for s in surfaces}
         rule = SampledPCA(side=made[SampledPCA.name]["side"])
         distance = distance_map(plane, grid=grid, method=rule)

@@ -19,7 +19,7 @@ from losspath.recording.trajectory import StateSequence, Trajectory
 if TYPE_CHECKING:
     from losspath.analysis.runs import History
     from losspath.evaluation.objective import Objective
-    from losspath.geometry.plane import Plane
+    from losspath.geometry.plane import PrincipalPlane
     from losspath.reference.datasets import Dataset
 
 RESULTS = "results"
@@ -165,14 +165,14 @@ class Run:
 
         return validation_objective(training_config(self.directory), self.dataset)
 
-    def plane(self) -> Plane:
+    def plane(self) -> PrincipalPlane:
         """The path's plane, computed once and kept with the results."""
-        from losspath.geometry.plane import Plane, fit_plane
+        from losspath.geometry.plane import PrincipalPlane, fit_plane
 
         file = self.results / f"plane-{self.path.digest[:12]}.npz"
         if file.exists():
-            plane = Plane.load(file)
-            if plane.path_digest == self.path.digest:
+            plane = PrincipalPlane.load(file)
+            if plane.path.path_digest == self.path.digest:
                 return plane
         self.check_place(self.results)
         say(f"fitting the plane of {len(self.path):,} states")

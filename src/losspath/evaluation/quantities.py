@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,26 @@ class Evaluation:
         if not sums.get(ACCURACY, [0.0, 0.0])[1] > 0:  # nothing was asked, or it is not known
             means.pop(ACCURACY, None)
         return cls(means.pop(LOSS), means.pop(ACCURACY, None), means)
+
+    @classmethod
+    def mean(cls, evaluations: Sequence[Evaluation], shares: Sequence[float]) -> Evaluation:
+        """The mean of several, each with its share; what one of them lacks is left out."""
+        if len(evaluations) == 1:
+            return evaluations[0]
+
+        def weighted(values: Iterable[float]) -> float:
+            return sum(share * value for share, value in zip(shares, values, strict=True))
+
+        accuracies = [each.accuracy for each in evaluations]
+        known = [accuracy for accuracy in accuracies if accuracy is not None]
+        names = set.intersection(*(set(each.metrics) for each in evaluations))
+        return cls(
+            loss=weighted(each.loss for each in evaluations),
+            accuracy=weighted(known) if len(known) == len(accuracies) else None,
+            metrics={
+                name: weighted(each.metrics[name] for each in evaluations) for name in sorted(names)
+            },
+        )
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,7 @@ def _draw_surface(axes: Axes, surface: Surface, scale: LossScale, labels: bool =
     style["path_effects"] = [effects.withStroke(linewidth=2.2, foreground="white")]
     axes.scatter(x[:1], y[:1], c=own[:1], s=34, marker="s", linewidths=0.9, **style)
     axes.scatter(x[-1:], y[-1:], c=own[-1:], s=80, marker="*", linewidths=0.8, **style)
-    _label_plane(axes, surface.x, surface.y, surface.explained_variance_ratio)
+    _label_plane(axes, surface, surface.labels)
 
 
 def _check_grid(x: Floats, y: Floats) -> None:
@@ -298,11 +298,12 @@ def _draw_path(axes: Axes, x: Floats, y: Floats, path: Floats) -> bool:
     return not inside
 
 
-def _label_plane(axes: Axes, x: Floats, y: Floats, ratio: Floats) -> None:
+def _label_plane(axes: Axes, shown: Surface | DistanceMap, labels: Sequence[str]) -> None:
+    x, y, ratio = shown.x, shown.y, shown.explained_variance_ratio
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
-    axes.set_xlabel(f"PC 1 ({ratio[0]:.1%} of variance)")
-    axes.set_ylabel(f"PC 2 ({ratio[1]:.1%} of variance)")
+    axes.set_xlabel(f"{labels[0]} ({ratio[0]:.1%} of variance)")
+    axes.set_ylabel(f"{labels[1]} ({ratio[1]:.1%} of variance)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if _is_equal(x, y):
@@ -349,7 +350,7 @@ def _draw_distance(axes: Axes, distance: DistanceMap) -> Any:
     ends: dict[str, Any] = {"color": "white", "mec": "black", "zorder": 5, "clip_on": clip}
     axes.plot(*distance.path[0], "s", ms=5, **ends)
     axes.plot(*distance.path[-1], "*", ms=9, **ends)
-    _label_plane(axes, distance.x, distance.y, distance.explained_variance_ratio)
+    _label_plane(axes, distance, distance.labels)
     return image
 
 

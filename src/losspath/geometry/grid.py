@@ -26,12 +26,10 @@ class Grid:
     Attributes:
         x: (n,) increasing coordinates of the vertical lines.
         y: (m,) increasing coordinates of the horizontal lines.
-        center: (2,) the middle of the path's bounding box.
     """
 
     x: Floats
     y: Floats
-    center: Floats
 
     def __post_init__(self) -> None:
         for name in ("x", "y"):
@@ -46,12 +44,6 @@ class Grid:
                     "it, and leave out what is twice there"
                 )
             object.__setattr__(self, name, values)
-        center = as_floats("grid.center", "two finite numbers", self.center)
-        if center.shape != (2,) or not np.isfinite(center).all():
-            raise ArgumentError(
-                f"expected grid.center as two finite numbers, got {center.tolist()!s:.60}"
-            )
-        object.__setattr__(self, "center", center)
 
     def __repr__(self) -> str:
         sides = f"x {range_of(self.x)}, y {range_of(self.y)}"
@@ -109,7 +101,7 @@ class Grid:
         if coordinates.shape[1] != 2 or len(coordinates) == 0:
             raise ArgumentError(
                 f"expected path coordinates (T, 2), got {coordinates.shape}; those of a path are "
-                "fit_plane(path).path"
+                "fit_plane(path).path.coordinates"
             )
         if not np.isfinite(coordinates).all():
             raise ArgumentError("expected finite path coordinates, got some that are not finite")
@@ -124,7 +116,7 @@ class Grid:
             _lines(center[axis], margin * width[axis], resolution - 2, ends[:, axis])
             for axis in (0, 1)
         )
-        return cls(x, y, center)
+        return cls(x, y)
 
 
 def _nested(count: int) -> list[npt.NDArray[np.intp]]:

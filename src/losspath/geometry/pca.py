@@ -46,7 +46,7 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class Projection:
+class Pass:
     """The last pass: coordinates (T, k), ‖θ_i − θ̄‖² (T,), and the eigen-residual."""
 
     coordinates: Floats
@@ -233,7 +233,7 @@ def _apply(
     return torch.cat(parts), image
 
 
-def project_all(path: StateSequence, mean: Floats, basis: Floats) -> Projection:
+def project_all(path: StateSequence, mean: Floats, basis: Floats) -> Pass:
     """Coordinates and squared norms of the centred states, in float64, and the eigen-residual."""
     coordinates = np.empty((len(path), basis.shape[1]))
     squares = np.empty(len(path))
@@ -248,4 +248,4 @@ def project_all(path: StateSequence, mean: Floats, basis: Floats) -> Projection:
     values = np.sum(coordinates**2, axis=0)
     off = image.numpy() - basis * values
     residual = float(np.linalg.norm(off, axis=0).max() / max(values.max(), np.finfo(float).tiny))
-    return Projection(coordinates, squares, residual)
+    return Pass(coordinates, squares, residual)

@@ -3,63 +3,68 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from losspath.arguments import as_floats, checked, count, file, number
+from losspath.arguments import as_floats, checked, count, described, file, number, texts
 from losspath.errors import ArgumentError, LosspathWarning, PathError
 from losspath.files import load_archive, save_archive
 from losspath.geometry import pca
+from losspath.geometry.projection import Projection, project_path
 from losspath.recording.trajectory import StateSequence, as_path
 
 Floats = npt.NDArray[np.float64]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # λ₂ and λ₃ closer than this (relative to λ₂): the second axis could be either.
 _GAP = 0.02
+# Products of directions may differ from those of orthonormal ones by rounding to single precision.
+_ORTHONORMAL = 1e-6
 
 
 @dataclass(frozen=True)
 class Plane:
-    """The plane through a path's mean along its principal components.
+    """A plane in parameter space: the points o + U g.
 
     Attributes:
-        origin: (P,) the mean θ̄ of the states.
-        basis: (P, k) orthonormal directions u_1 … u_k.
-        path: (T, k) coordinates p_i = Uᵀ(θ_i − θ̄) of the states.
-        residual_norms: (T,) ‖r_i‖ with r_i = θ_i − θ̄ − U p_i, in float64 and never below zero.
-        explained_variance: (k,) variance of the path along each axis, divided by T−1.
-        total_variance: variance of the path over all axes.
-        residual: max_k ‖C u_k − λ_k u_k‖ / λ_1 with the covariance C: how far the axes are from
-            being eigenvectors.
-        gap: (λ_k − λ_{k+1}) / λ_k; near zero, the plane is not determined by the path.
-        path_digest: identifies the states.
+        origin: (P,) the point o at g = 0.
+        basis: (P, k) orthonormal directions, the columns of U.
+        labels: what the k axes are called in figures.
     """
 
-    origin: Floats
-    basis: Floats
-    path: Floats
-    residual_norms: Floats
-    explained_variance: Floats
-    total_variance: float
-    residual: float
-    gap: float
-    path_digest: str
+    origin: Floats = field(repr=False)
+    basis: Floats = field(repr=False)
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        origin = as_floats("origin", "numbers (P,)", self.origin)
+        basis = as_floats("basis", "numbers (P, k)", self.basis)
+        if origin.ndim != 1 or basis.ndim != 2 or len(basis) != len(origin) or not basis.size:
+            raise ArgumentError(
+                f"expected origin (P,) and basis (P, k), got {described(self.origin)} and "
+                f"{described(self.basis)}; a column of the basis is a direction"
+            )
+        off = np.abs(basis.T @ basis - np.eye(basis.shape[1])).max()
+        if not off < _ORTHONORMAL:
+            raise ArgumentError(
+                f"expected an orthonormal basis, got one whose products are off by {off:.1e}; use "
+                "numpy.linalg.qr(directions)[0]"
+            )
+        labels = texts("labels", self.labels)
+        if len(labels) != basis.shape[1]:
+            raise ArgumentError(
+                f"expected a label for each of {basis.shape[1]} axes, got {len(labels)} labels"
+            )
+        for name, value in (("origin", origin), ("basis", basis), ("labels", tuple(labels))):
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        size = f"{len(self.path):,} states of {len(self.origin):,} parameters"
-        share = float(np.sum(self.explained_variance_ratio))
-        return f"Plane: {size}, {self.basis.shape[1]} axes with {share:.1%} of the variance"
-
-    @property
-    def explained_variance_ratio(self) -> Floats:
-        """(k,) the share of the path's variance along each axis."""
-        return np.minimum(self.explained_variance / self.total_variance, 1.0)
+        return f"Plane: {' × '.join(self.labels)}, in {len(self.origin):,} parameters"
 
     def project(self, states: npt.ArrayLike) -> Floats:
         """Coordinates (…, k) of states (…, P) in the plane."""
@@ -72,36 +77,74 @@ class Plane:
         projected: Floats = (given - self.origin) @ self.basis
         return projected
 
+    def projection(self, path: StateSequence | npt.ArrayLike) -> Projection:
+        """A path as the plane shows it; one pass over its states.
+
+        Raises:
+            ArgumentError: its states have another number of parameters.
+        """
+        states = as_path(path)
+        if states.parameter_count != len(self.origin):
+            raise ArgumentError(
+                f"expected a path of {len(self.origin):,} parameters, as the plane has, got one of "
+                f"{states.parameter_count:,}; make the plane of this network's states"
+            )
+        return project_path(states, self.origin, self.basis)
+
+
+@dataclass(frozen=True)
+class PrincipalPlane(Plane):
+    """The plane through a path's mean along its principal components.
+
+    Attributes:
+        path: the path that it was fitted to, as it shows it.
+        residual: max_k ‖C u_k − λ_k u_k‖ / λ_1 with the covariance C: how far the axes are from
+            being eigenvectors.
+        gap: (λ_k − λ_{k+1}) / λ_k; near zero, the plane is not determined by the path.
+    """
+
+    path: Projection
+    residual: float
+    gap: float
+
+    def __repr__(self) -> str:
+        share = float(np.sum(self.path.explained_variance_ratio))
+        axes = f"{len(self.labels)} axes with {share:.1%} of the variance"
+        return f"PrincipalPlane: {len(self.path):,} states, {len(self.origin):,} parameters, {axes}"
+
+    def projection(self, path: StateSequence | npt.ArrayLike) -> Projection:
+        """A path as the plane shows it; that which it was fitted to is known already."""
+        states = as_path(path)
+        return self.path if states.digest == self.path.path_digest else super().projection(states)
+
     @checked(path=file)
     def save(self, path: str | Path) -> None:
         """Saves the plane as ``.npz``."""
         arrays = {
             "origin": self.origin,
             "basis": self.basis,
-            "path": self.path,
-            "residual_norms": self.residual_norms,
-            "explained_variance": self.explained_variance,
-            "numbers": np.array([self.total_variance, self.residual, self.gap]),
+            "labels": np.array(self.labels),
+            "coordinates": self.path.coordinates,
+            "residual_norms": self.path.residual_norms,
+            "numbers": np.array([self.path.total_variance, self.residual, self.gap]),
         }
-        save_archive(Path(path), "plane", FORMAT_VERSION, arrays, {"path": self.path_digest})
+        save_archive(Path(path), "plane", FORMAT_VERSION, arrays, {"path": self.path.path_digest})
 
     @classmethod
     @checked(path=file)
-    def load(cls, path: str | Path) -> Plane:
+    def load(cls, path: str | Path) -> PrincipalPlane:
         """Loads what `save` wrote.
 
         Raises:
             StoreError: there is no such file, or it is damaged.
         """
         arrays, provenance = load_archive(Path(path), "plane", FORMAT_VERSION)
-        total, residual, gap = arrays.pop("numbers").tolist()
-        return cls(
-            **arrays,
-            total_variance=total,
-            residual=residual,
-            gap=gap,
-            path_digest=provenance["path"],
+        total, residual, gap = arrays["numbers"].tolist()
+        shown = Projection(
+            arrays["coordinates"], arrays["residual_norms"], total, provenance["path"]
         )
+        labels = tuple(map(str, arrays["labels"]))
+        return cls(arrays["origin"], arrays["basis"], labels, shown, residual, gap)
 
 
 @checked(components=count(1), tolerance=number(above=0), seed=count(0))
@@ -111,7 +154,7 @@ def fit_plane(
     *,
     tolerance: float = 1e-6,
     seed: int = 0,
-) -> Plane:
+) -> PrincipalPlane:
     """Fits the principal plane of a path.
 
     Small paths are decomposed exactly. Others go through a block Krylov iteration over blocks of
@@ -129,9 +172,9 @@ def fit_plane(
     Args:
         path: T states of P numbers; T ≥ 2, P ≥ components.
         components: k, the number of axes.
-        tolerance: the `Plane.residual` to iterate to, 1e-6 by default: float32 arithmetic cannot
-            be relied on for much less. What is reached is measured again in float64; more than
-            ten times the tolerance is warned of.
+        tolerance: the `PrincipalPlane.residual` to iterate to, 1e-6 by default: float32 arithmetic
+            cannot be relied on for much less. What is reached is measured again in float64; more
+            than ten times the tolerance is warned of.
         seed: seeds the random part of the iteration's first block.
 
     Returns:
@@ -169,7 +212,6 @@ def fit_plane(
     coordinates = final.coordinates
     coordinates[:, axes.determined :] = 0.0
     basis, coordinates = _fix_signs(axes.basis, coordinates)
-    variance = np.sum(coordinates**2, axis=0) / (len(states) - 1)
     gap = axes.gap
     residual = final.residual
     if gap < _GAP:
@@ -186,16 +228,19 @@ def fit_plane(
             LosspathWarning,
             stacklevel=3,  # past the check of arguments
         )
-    return Plane(
+    norms = np.sqrt(np.maximum(final.squares - np.sum(coordinates**2, axis=1), 0.0))
+    return PrincipalPlane(
         origin=moments.mean,
         basis=basis,
-        path=coordinates,
-        residual_norms=np.sqrt(np.maximum(final.squares - np.sum(coordinates**2, axis=1), 0.0)),
-        explained_variance=variance,
-        total_variance=float(final.squares.sum()) / (len(states) - 1),
+        labels=tuple(f"PC {number}" for number in range(1, components + 1)),
+        path=Projection(
+            coordinates=coordinates,
+            residual_norms=norms,
+            total_variance=float(final.squares.sum()) / (len(states) - 1),
+            path_digest=states.digest,
+        ),
         residual=residual,
         gap=gap,
-        path_digest=states.digest,
     )
 
 

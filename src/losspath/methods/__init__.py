@@ -9,8 +9,8 @@ from __future__ import annotations
 from losspath.arguments import one_of
 from losspath.errors import ArgumentError
 from losspath.methods.averaged import Averaged, AveragedND
+from losspath.methods.method import Lift, Method
 from losspath.methods.pca import PCA
-from losspath.methods.rule import Method, PathGeometry
 from losspath.methods.sampled import Sampled
 from losspath.methods.sampled_pca import SampledPCA
 
@@ -19,8 +19,8 @@ __all__ = [
     "PCA",
     "Averaged",
     "AveragedND",
+    "Lift",
     "Method",
-    "PathGeometry",
     "Sampled",
     "SampledPCA",
     "method_named",

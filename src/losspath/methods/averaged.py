@@ -10,7 +10,8 @@ import numpy as np
 
 from losspath.arguments import flag, number
 from losspath.errors import ArgumentError
-from losspath.methods.rule import Floats, Method, PathGeometry
+from losspath.geometry.projection import Projection
+from losspath.methods.method import Floats, Method
 
 
 @dataclass(frozen=True)
@@ -46,35 +47,35 @@ class Averaged(Method):
         flag("arc_length", self.arc_length)
         flag("literal", self.literal)
 
-    def resolve(self, geometry: PathGeometry) -> Averaged:
+    def resolve(self, path: Projection) -> Averaged:
         """The method with its temperature as a number."""
         if self.temperature != "auto":
             return self
-        spread = float(np.sqrt(np.mean(self._squares(geometry)) / 2))
-        return dataclasses.replace(self, temperature=spread * len(geometry.path) ** (-1 / 6))
+        spread = float(np.sqrt(np.mean(self._squares(path)) / 2))
+        return dataclasses.replace(self, temperature=spread * len(path) ** (-1 / 6))
 
-    def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
+    def weights(self, points: Floats, path: Projection) -> Floats:
         """(G, T): rows that sum to one."""
-        temperature = self.resolve(geometry).temperature
+        temperature = self.resolve(path).temperature
         assert temperature != "auto"
-        exponents = self._distances(points, geometry)
+        exponents = self._distances(points, path)
         # Distances to the nearest, so that the largest weight is exp(0) however far the point is.
         exponents -= exponents.min(axis=1, keepdims=True)
         weights = np.exp(exponents / -temperature)
         if self.arc_length:
-            weights *= _arc_lengths(geometry.path)
+            weights *= _arc_lengths(path.coordinates)
         weights /= weights.sum(axis=1, keepdims=True)
         return weights
 
-    def places(self, points: Floats, weights: Floats, geometry: PathGeometry) -> Floats:
+    def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:
         """(G, 2): the points, or in the literal variant where the blends project."""
-        return weights @ geometry.path if self.literal else points
+        return weights @ path.coordinates if self.literal else points
 
-    def _distances(self, points: Floats, geometry: PathGeometry) -> Floats:
-        return geometry.distances(points)
+    def _distances(self, points: Floats, path: Projection) -> Floats:
+        return path.distances(points)
 
-    def _squares(self, geometry: PathGeometry) -> Floats:
-        squares: Floats = np.sum((geometry.path - geometry.path.mean(axis=0)) ** 2, axis=1)
+    def _squares(self, path: Projection) -> Floats:
+        squares: Floats = np.sum((path.coordinates - path.coordinates.mean(axis=0)) ** 2, axis=1)
         return squares
 
 
@@ -94,12 +95,12 @@ class AveragedND(Averaged):
 
     name: ClassVar[str] = "averaged-nd"
 
-    def _distances(self, points: Floats, geometry: PathGeometry) -> Floats:
-        distances: Floats = np.hypot(geometry.distances(points), geometry.residual_norms)
+    def _distances(self, points: Floats, path: Projection) -> Floats:
+        distances: Floats = np.hypot(path.distances(points), path.residual_norms)
         return distances
 
-    def _squares(self, geometry: PathGeometry) -> Floats:
-        squares: Floats = super()._squares(geometry) + geometry.residual_norms**2
+    def _squares(self, path: Projection) -> Floats:
+        squares: Floats = super()._squares(path) + path.residual_norms**2
         return squares
 
 

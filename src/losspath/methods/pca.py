@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from losspath.arguments import flag
-from losspath.methods.rule import Floats, Method, PathGeometry
+from losspath.geometry.projection import Projection
+from losspath.methods.method import Floats, Method, displacement, extremes
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,17 @@ class PCA(Method):
     def __post_init__(self) -> None:
         flag("literal", self.literal)
 
-    def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
+    def weights(self, points: Floats, path: Projection) -> Floats:
         """(G, T): zeros, or a quarter for each of the four extreme states."""
-        weights = np.zeros((len(points), len(geometry.path)))
+        weights = np.zeros((len(points), len(path)))
         if self.literal:
-            for extreme in geometry.extremes:
+            for extreme in extremes(path):
                 weights[:, extreme] += 0.25
         return weights
 
-    def places(self, points: Floats, weights: Floats, geometry: PathGeometry) -> Floats:
+    def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:
         """(G, 2): the points, or in the literal variant the points displaced."""
         if not self.literal:
             return points
-        displaced: Floats = points + geometry.displacement
+        displaced: Floats = points + displacement(path)
         return displaced

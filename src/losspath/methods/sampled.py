@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from losspath.methods.rule import Floats, Method, PathGeometry
+from losspath.geometry.projection import Projection
+from losspath.methods.method import Floats, Method
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Sampled(Method):
 
     name: ClassVar[str] = "sampled"
 
-    def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
+    def weights(self, points: Floats, path: Projection) -> Floats:
         """(G, T): one 1 in each row."""
-        weights = np.zeros((len(points), len(geometry.path)))
-        weights[np.arange(len(points)), geometry.nearest(points)] = 1.0
+        weights = np.zeros((len(points), len(path)))
+        weights[np.arange(len(points)), path.nearest(points)] = 1.0
         return weights

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from scipy.spatial import Delaunay, QhullError
 
 from losspath.arguments import flag, one_of
-from losspath.methods.rule import Floats, Method, PathGeometry
+from losspath.geometry.projection import Projection
+from losspath.methods.method import Floats, Method, displacement, extremes
 
 Side = Literal["centre", "hull", "sign", "above", "below"]
 
@@ -45,48 +46,46 @@ class SampledPCA(Method):
         one_of(SIDES)("side", self.side)
         flag("literal", self.literal)
 
-    def weights(self, points: Floats, geometry: PathGeometry) -> Floats:
+    def weights(self, points: Floats, path: Projection) -> Floats:
         """(G, T): at most one weight in each row, between 0 and 1; more in the literal variant."""
-        nearest = geometry.nearest(points)
-        share = self.state_weights(points, nearest, geometry)
-        weights = np.zeros((len(points), len(geometry.path)))
+        nearest = path.nearest(points)
+        share = self.state_weights(points, nearest, path)
+        weights = np.zeros((len(points), len(path)))
         weights[np.arange(len(points)), nearest] = share
         if self.literal:
-            for extreme in geometry.extremes:
+            for extreme in extremes(path):
                 weights[:, extreme] += (1 - share) / 4
         return weights
 
-    def places(self, points: Floats, weights: Floats, geometry: PathGeometry) -> Floats:
+    def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:
         """(G, 2): the points, or in the literal variant displaced by the plane's part in them."""
         if not self.literal:
             return points
-        share = self.state_weights(points, geometry.nearest(points), geometry)
-        displaced: Floats = points + (1 - share)[:, None] * geometry.displacement
+        share = self.state_weights(points, path.nearest(points), path)
+        displaced: Floats = points + (1 - share)[:, None] * displacement(path)
         return displaced
 
     def state_weights(
-        self, points: Floats, nearest: npt.NDArray[np.intp], geometry: PathGeometry
+        self, points: Floats, nearest: npt.NDArray[np.intp], path: Projection
     ) -> Floats:
         """(G,): the weight of each point's nearest state."""
-        state = geometry.path[nearest]
+        state = path.coordinates[nearest]
         to_state = np.linalg.norm(points - state, axis=1)
-        to_center = np.linalg.norm(points - geometry.center, axis=1)
+        to_center = np.linalg.norm(points - path.center, axis=1)
         total = to_state + to_center
         share = np.divide(to_center, total, out=np.ones(len(points)), where=total > 0)
-        weights: Floats = np.where(self._inside(points, state, geometry), share, 1.0)
+        weights: Floats = np.where(self._inside(points, state, path), share, 1.0)
         return weights
 
-    def _inside(
-        self, points: Floats, state: Floats, geometry: PathGeometry
-    ) -> npt.NDArray[np.bool_]:
+    def _inside(self, points: Floats, state: Floats, path: Projection) -> npt.NDArray[np.bool_]:
         if self.side == "hull":
-            return _in_hull(points, geometry.path)
+            return _in_hull(points, path.coordinates)
         if self.side in ("above", "below"):
             product = (points[:, 1] - state[:, 1]) * (1 if self.side == "above" else -1)
         elif self.side == "sign":
-            product = (points[:, 1] - state[:, 1]) * (geometry.center[1] - state[:, 1])
+            product = (points[:, 1] - state[:, 1]) * (path.center[1] - state[:, 1])
         else:
-            product = np.sum((points - state) * (geometry.center - state), axis=1)
+            product = np.sum((points - state) * (path.center - state), axis=1)
         inside: npt.NDArray[np.bool_] = product >= 0
         return inside
 

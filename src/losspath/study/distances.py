@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from losspath.analysis.comparison import compare_surfaces
 from losspath.figures import plot_surfaces
 from losspath.geometry.grid import Grid
-from losspath.methods import PCA, Averaged, AveragedND, PathGeometry
+from losspath.methods import PCA, Averaged, AveragedND
 from losspath.study import numbers
 from losspath.study.claims import Check, Judgment, check_ranks, separated, spread
 from losspath.study.dots import Dots, draw_dots
@@ -209,15 +209,14 @@ def _temperature_needs(plan: Plan) -> list[Result]:
 
 def _states_blended(evidence: Evidence, run: Run, temperature: float) -> float:
     """The share of the states that a point of the ground is blended from."""
-    plane = evidence.plane(run)
-    grid = Grid.around(plane.path, evidence.plan.scale.resolution)
-    geometry = PathGeometry(plane.path, plane.residual_norms, grid.center)
-    return numbers.effective_states(geometry, grid.points, temperature) / len(plane.path)
+    path = evidence.plane(run).path
+    grid = Grid.around(path.coordinates, evidence.plan.scale.resolution)
+    return numbers.effective_states(path, grid.points, temperature) / len(path)
 
 
 def _width(evidence: Evidence, run: Run) -> float:
     """The larger extent of the path in its plane."""
-    return float(np.ptp(evidence.plane(run).path, axis=0).max())
+    return float(np.ptp(evidence.plane(run).path.coordinates, axis=0).max())
 
 
 def _by_temperature(evidence: Evidence, run: Run) -> list[list[float]]:

@@ -52,7 +52,7 @@ def _draw_methods(evidence: Evidence, methods: tuple[Method, ...]) -> Figure:
     run = evidence.plan.run()
     surfaces = [evidence.surface(run, method) for method in methods]
     plane = evidence.plane(run)
-    grid = Grid(surfaces[0].x, surfaces[0].y, Grid.around(plane.path, 3).center)
+    grid = Grid(surfaces[0].x, surfaces[0].y)
     (rule,) = (method for method in methods if isinstance(method, SampledPCA))
     distance = None if rule.literal else distance_map(plane, grid=grid, method=rule)
     return plot_surfaces(surfaces, distance=distance)
@@ -279,7 +279,7 @@ def _judge_averaged(evidence: Evidence) -> Judgment:
 def _tell_line(evidence: Evidence) -> str:
     """Why no surface has the line's losses."""
     runs = evidence.plan.main_runs()
-    ends = [evidence.plane(run).residual_norms[[0, -1]].tolist() for run in runs]
+    ends = [evidence.plane(run).path.residual_norms[[0, -1]].tolist() for run in runs]
     alike = [
         compare_surfaces(evidence.surface(run, Averaged()), evidence.surface(run, PCA())).ssim
         for run in runs

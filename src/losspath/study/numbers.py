@@ -13,7 +13,8 @@ from scipy.stats import rankdata, spearmanr, theilslopes
 
 from losspath.analysis.interpolation import Interpolation
 from losspath.analysis.steps import StepSizes
-from losspath.methods import Averaged, PathGeometry
+from losspath.geometry.projection import Projection
+from losspath.methods import Averaged
 from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
@@ -157,9 +158,9 @@ def extremes(surface: Surface) -> int:
     return int(inside.sum())
 
 
-def effective_states(geometry: PathGeometry, points: Floats, temperature: float) -> float:
+def effective_states(path: Projection, points: Floats, temperature: float) -> float:
     """How many states a point is blended from: the median of exp(entropy of the weights)."""
-    weights = Averaged(temperature=temperature).weights(points, geometry)
+    weights = Averaged(temperature=temperature).weights(points, path)
     with np.errstate(divide="ignore", invalid="ignore"):
         entropy = -np.nansum(np.where(weights > 0, weights * np.log(weights), 0.0), axis=1)
     return float(np.median(np.exp(entropy)))

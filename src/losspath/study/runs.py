@@ -17,7 +17,7 @@ from losspath.analysis.steps import StepSizes, even_states, step_sizes
 from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, read_document, write_document
-from losspath.geometry.plane import Plane, fit_plane
+from losspath.geometry.plane import PrincipalPlane, fit_plane
 from losspath.methods import Method
 from losspath.recording.trajectory import StateSequence, Trajectory
 from losspath.reference.config import TrainingConfig
@@ -64,7 +64,7 @@ class Ground:
         self.run = run
         self.directory = directory
         self.dataset = dataset
-        self._planes: dict[int, Plane] = {}
+        self._planes: dict[int, PrincipalPlane] = {}
         self._objectives: dict[int, Objective] = {}
 
     @cached_property
@@ -76,7 +76,7 @@ class Ground:
         """Every so many states of the path."""
         return self.path if stride == 1 else self.path.window(0, None, stride)
 
-    def plane(self, stride: int = 1) -> Plane:
+    def plane(self, stride: int = 1) -> PrincipalPlane:
         """The plane of the path, or of some of its states; fitted once."""
         if stride not in self._planes:
             self._planes[stride] = fit_plane(self.thinned(stride))
@@ -190,7 +190,7 @@ class Explained:
 
     def compute(self, ground: Ground, file: Path) -> None:
         """Fits the plane."""
-        ratios = ground.plane().explained_variance_ratio.tolist()
+        ratios = ground.plane().path.explained_variance_ratio.tolist()
         write_document(file, {"explained_variance_ratio": ratios})
 
     def load(self, file: Path) -> float:
@@ -210,9 +210,9 @@ class PlaneOf:
         """Fits the plane."""
         ground.plane().save(file)
 
-    def load(self, file: Path) -> Plane:
+    def load(self, file: Path) -> PrincipalPlane:
         """Reads it."""
-        return Plane.load(file)
+        return PrincipalPlane.load(file)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from losspath.analysis.dynamics import Dynamics
 from losspath.analysis.interpolation import Interpolation
 from losspath.analysis.runs import History, RunCurves
 from losspath.analysis.steps import StepSizes
-from losspath.geometry.plane import Plane
+from losspath.geometry.plane import PrincipalPlane
 from losspath.methods import Method
 from losspath.reference.datasets import Dataset
 from losspath.study.claims import Judgment
@@ -69,9 +69,9 @@ class Evidence:
         """What runs are compared by."""
         return [RunCurves(self.sizes(r), self.history(r), r.config.seed) for r in runs]
 
-    def plane(self, run: Run) -> Plane:
+    def plane(self, run: Run) -> PrincipalPlane:
         """The plane of a run."""
-        plane: Plane = self._load(PlaneOf(run))
+        plane: PrincipalPlane = self._load(PlaneOf(run))
         return plane
 
     def explained(self, run: Run) -> float:

@@ -96,6 +96,11 @@ class Surface:
         return float(self.states.loss[0])
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What the axes are called."""
+        return tuple(map(str, self.provenance.get("axes", ("PC 1", "PC 2"))))
+
+    @property
     def description(self) -> str:
         """The method and its options, as figures name them."""
         return str(self.provenance.get("description", "surface"))

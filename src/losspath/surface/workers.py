@@ -29,8 +29,12 @@ from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective, along
 from losspath.geometry.blend import blend
 from losspath.geometry.plane import Plane
+from losspath.geometry.projection import Projection
+from losspath.methods import Lift
 from losspath.recording.trajectory import StateSequence
-from losspath.surface.places import Places, is_done
+from losspath.surface.lifted import LiftedPlane, is_done
+from losspath.surface.running import of_points
+from losspath.surface.sampling import Ask, Sampler
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -50,16 +54,18 @@ class Job:
     Attributes:
         key: identifies the job.
         objective: the loss.
-        plane: the path's plane.
+        plane: the plane.
+        projection: the path as the plane shows it.
         path: the states; None where the origin says all.
         has_sides: whether points have side tensors of their own.
         origin: the parameters at the plane's zero, for methods whose points lie on a plane.
-        total: how many points there are in all.
+        total: how many vectors there are in all.
     """
 
     key: str
     objective: Objective
     plane: Plane
+    projection: Projection
     path: StateSequence | None
     origin: Floats | None
     total: int
@@ -71,15 +77,13 @@ class Task:
     """Some points.
 
     Attributes:
-        numbers: their numbers in the grid.
-        places: (G, 2) where in the plane their parameters lie.
-        weights: (G, T) of the states; None for points on a plane.
+        numbers: their numbers, by the sampler.
+        lift: their vectors.
         measure: whether to measure what is quickest.
     """
 
     numbers: Indices
-    places: Floats
-    weights: Floats | None
+    lift: Lift
     measure: bool
 
 
@@ -108,7 +112,7 @@ class _Worker:
         self._given: dict[str, Choice] = {}
         self._used: dict[str, Choice] = {}
         self._engine = Engine(job.objective, self._remember, self._keep)
-        if job.path is not None and job.path.digest != job.plane.path_digest:
+        if job.path is not None and job.path.digest != job.projection.path_digest:
             raise PathError(
                 "the trajectory that the worker opened is not the one that the surface is of; give "
                 "workers the same files"
@@ -126,24 +130,24 @@ class _Worker:
 
     def evaluate(self, task: Task, given: dict[str, Choice]) -> Outcome:
         self._given = given
-        sides = None
+        sides, lift, job = None, task.lift, self.job
         if self._bound is not None:
-            path = self.job.plane.path
-            sides = self._bound.sides_of_points(task.places, task.weights, path)
+            weights = None if job.origin is not None else lift.weights
+            shown = job.projection.coordinates
+            sides = self._bound.sides_of_points(lift.places, weights, shown)
         finished = self._engine.evaluate(
-            self._points(task), self.job.total, measure=task.measure, sides=sides
+            self._vectors(lift), job.total, measure=task.measure, sides=sides
         )
-        found = dict(pair for pairs in finished for pair in pairs)
+        found = dict(pair for pairs in of_points(lift, finished) for pair in pairs)
         evaluations = [found[number] for number in range(len(task.numbers))]
         return Outcome(_name(), evaluations, list(self._engine.notes), dict(self._used))
 
-    def _points(self, task: Task) -> Points:
+    def _vectors(self, lift: Lift) -> Points:
         job = self.job
-        if task.weights is None:
-            assert job.origin is not None
-            return Affine(job.origin, job.plane.basis.T, task.places)
+        if job.origin is not None:
+            return Affine(job.origin, job.plane.basis.T, lift.places)
         assert job.path is not None
-        return Rows(np.stack(list(blend(job.path, job.plane, task.places, task.weights))))
+        return Rows(np.stack(list(blend(job.path, job.plane, lift.places, lift.weights))))
 
 
 _current: _Worker | None = None
@@ -171,8 +175,9 @@ class Crew:
 
     Args:
         executor: any `concurrent.futures.Executor` whose workers can import this package.
-        places: where the surface is evaluated.
+        lifted: which vectors points stand for.
         bound: the loss along the path.
+        sampler: says where to evaluate.
         key: identifies the surface.
         known: choices that were made before.
 
@@ -184,21 +189,23 @@ class Crew:
     def __init__(
         self,
         executor: Executor,
-        places: Places,
+        lifted: LiftedPlane,
         bound: PathObjective,
+        sampler: Sampler,
         key: str,
         known: dict[str, Choice],
     ) -> None:
-        flat = places.method.is_flat
+        flat = lifted.method.is_flat
         self._executor = executor
-        self._places = places
+        self._lifted, self._sampler = lifted, sampler
         self._job = Job(
             key=key,
             objective=bound.for_points(flat),
-            plane=places.plane,
-            path=None if flat and not bound.has_choices else places.path,
-            origin=places.origin if flat else None,
-            total=len(places.grid.points),
+            plane=lifted.plane,
+            projection=lifted.projection,
+            path=None if flat and not bound.has_choices else lifted.path,
+            origin=lifted.origin if flat else None,
+            total=sampler.total * lifted.method.vectors_at_a_point,
             has_sides=bound.varies and (not flat or bound.has_choices),
         )
         self.choices = dict(known)
@@ -222,22 +229,23 @@ class Crew:
         Raises:
             WorkerError: workers are lost again and again, or a job cannot be sent to them.
         """
-        size = _FLAT_POINTS if self._places.method.is_flat else _SEPARATE_POINTS
-        groups = deque(
-            (numbers, not self._places.is_awaited(level))
-            for level, numbers in self._places.ranges(size)
-            if not is_done(numbers, done)
-        )
+        size = _FLAT_POINTS if self._lifted.method.is_flat else _SEPARATE_POINTS
+        groups: deque[Ask] = deque()
         try:
-            while groups or self._pending:
+            while True:
                 # Workers that have the job are given more than they can do at once; others come to
                 # light by and by, so that the job is not sent to one of them many times.
-                while groups and len(self._pending) < 2 + 2 * len(self._ready):
-                    numbers, measure = groups[0]
-                    if measure and not self._may_measure():
+                while len(self._pending) < 2 + 2 * len(self._ready):
+                    while not groups and (asks := self._sampler.ask()):
+                        parts = self._lifted.parts(asks, size)
+                        groups.extend(part for part in parts if not is_done(part.numbers, done))
+                    if not groups or not (groups[0].is_awaited or self._may_measure()):
                         break
-                    groups.popleft()
-                    self._submit(Task(numbers, *self._places.placed(numbers), measure))
+                    part = groups.popleft()
+                    lift = self._lifted.lift(part.points)
+                    self._submit(Task(part.numbers, lift, not part.is_awaited))
+                if not self._pending:
+                    break
                 finished, _ = wait(self._pending, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield from self._take(future)

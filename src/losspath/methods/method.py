@@ -1,0 +1,120 @@
+"""What a surface method is: a rule that lifts points of a plane into parameter space."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from losspath.geometry.projection import Projection
+
+Floats = npt.NDArray[np.float64]
+
+
+def extremes(path: Projection) -> list[int]:
+    """The four states with the smallest and the largest coordinate on each axis."""
+    low, high = path.coordinates.argmin(axis=0), path.coordinates.argmax(axis=0)
+    return [int(low[0]), int(high[0]), int(low[1]), int(high[1])]
+
+
+def displacement(path: Projection) -> Floats:
+    """(2,): where the average of the extremes is, from the middle of the box.
+
+    The thesis's program draws the one at the other.
+    """
+    displacement: Floats = path.coordinates[extremes(path)].mean(axis=0) - path.center
+    return displacement
+
+
+@dataclass(frozen=True)
+class Lift:
+    """The parameter vectors at which points of a plane are evaluated, and what share each has.
+
+    Vector v is o + U·places[v] + Σ_i weights[v, i]·r_i, with the plane's origin o and basis U and
+    the residuals r_i of the states, and counts with share[v] for the point point[v].
+
+    Attributes:
+        places: (V, 2) where vectors project to.
+        weights: (V, T) of the states' residuals; (1, T) where all vectors have the same, so that
+            they lie on a plane themselves.
+        point: (V,) the number of the point, ascending.
+        share: (V,) shares; those of a point sum to one.
+    """
+
+    places: Floats
+    weights: Floats
+    point: npt.NDArray[np.intp]
+    share: Floats
+
+    @classmethod
+    def of_points(cls, places: Floats, weights: Floats) -> Lift:
+        """One vector for each point."""
+        return cls(places, weights, np.arange(len(places)), np.ones(len(places)))
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A rule that lifts points of a plane into parameter space. Its fields are its options.
+
+    Most are rules for the weights of the states' residuals: one vector for each point, with
+    ``weights``. One that averages *losses* of several vectors overrides ``lift``.
+    """
+
+    name: ClassVar[str]
+    vectors_at_a_point: ClassVar[int] = 1
+    is_flat: ClassVar[bool] = False
+    """Whether the weights are the same at every point, so that the points lie on a plane, and
+    `places` does not look at them."""
+
+    @abstractmethod
+    def weights(self, points: Floats, path: Projection) -> Floats:
+        """The weights of the states' residuals.
+
+        Args:
+            points: (G, 2) coordinates in the plane.
+            path: the path as the plane shows it.
+
+        Returns:
+            Array (G, T).
+        """
+
+    def lift(self, points: Floats, path: Projection) -> Lift:
+        """At which vectors points are evaluated, and what share each has.
+
+        Args:
+            points: (G, 2) coordinates in the plane.
+            path: the path as the plane shows it.
+        """
+        weights = self.weights(points[:1] if self.is_flat else points, path)
+        return Lift.of_points(self.places(points, weights, path), weights)
+
+    def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:
+        """(G, 2): where in the plane the parameters lie that are evaluated for each point.
+
+        The points themselves, but for variants that reproduce a displaced picture.
+        """
+        return points
+
+    def resolve(self, path: Projection) -> Method:
+        """The method with options that depend on the path ("auto") replaced by their values."""
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and options, for provenance."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    def describe(self) -> str:
+        """The method and its options as a figure names them."""
+        options = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is True:
+                options.append(field.name.replace("_", " "))
+            elif value != field.default or field.name == "temperature":
+                shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+                options.append(f"{field.name} {shown}")
+        return self.name + (f" ({', '.join(options)})" if options else "")

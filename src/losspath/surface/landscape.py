@@ -1,0 +1,290 @@
+"""The loss as a function on a plane: a plane, a rule, an objective and a path."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import losspath
+from losspath.arguments import (
+    GRID,
+    OBJECTIVE,
+    PLANE,
+    RESOLUTION,
+    checked,
+    count,
+    executor,
+    file,
+    function,
+    optional,
+)
+from losspath.errors import ArgumentError
+from losspath.evaluation.journal import Journal, Progress, open_checkpoint
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.recorded import along, path_notes
+from losspath.files import digest_of
+from losspath.geometry.grid import Grid
+from losspath.geometry.plane import Plane, PrincipalPlane, fit_plane
+from losspath.methods import Method, method_named
+from losspath.recording.trajectory import StateSequence, as_path
+from losspath.surface.lifted import LiftedPlane, as_points
+from losspath.surface.running import Found, evaluated
+from losspath.surface.sampling import GridSampler, PointSampler, Sampler
+from losspath.surface.states import losses_of, path_fingerprint, spread_states
+from losspath.surface.value import FORMAT_VERSION, StateLosses, Surface
+from losspath.surface.workers import Crew
+
+Floats = npt.NDArray[np.float64]
+
+
+def _count_or_losses(name: str, value: object) -> object:
+    return value if isinstance(value, StateLosses) else _COUNT(name, value)
+
+
+_COUNT = count(2, 1_000_000)
+_CHECKED = checked(
+    resolution=RESOLUTION,
+    grid=optional(GRID),
+    states=_count_or_losses,
+    executor=optional(executor),
+    checkpoint=optional(file),
+    progress=optional(function),
+)
+
+
+class Landscape:
+    """The loss at points of a plane.
+
+    A point stands for one parameter vector or several, as the method says, and has the mean of what
+    is measured at these: see `losspath.surface.lifted.LiftedPlane`.
+
+    Args:
+        path: the recorded path, or an array (T, P) of states.
+        objective: the loss.
+        method: the rule that lifts points of the plane into parameter space: "pca", "sampled",
+            "sampled-pca", "averaged" or "averaged-nd" for their default options, or one of the
+            rules in `losspath.methods`.
+        plane: any plane in parameter space; by default the path's principal one.
+
+    Attributes:
+        path: the states.
+        plane: the plane.
+        projection: the path as the plane shows it.
+        method: the rule, with options that depend on the path as numbers.
+
+    Raises:
+        PathError: the path has no plane (one state, constant, not finite).
+        ModelError: the path is of another network than the objective's model.
+        ArgumentError: an unknown method, or a plane that has not two axes or is of another network.
+
+    Example:
+        >>> landscape = Landscape(path, objective)  # doctest: +SKIP
+        >>> landscape.evaluate([[0.0, 0.0]])[0].loss  # doctest: +SKIP
+        >>> surface = landscape.surface(31)  # doctest: +SKIP
+    """
+
+    @checked(objective=OBJECTIVE, plane=optional(PLANE))
+    def __init__(
+        self,
+        path: StateSequence | npt.ArrayLike,
+        objective: Objective,
+        method: str | Method = "averaged",
+        *,
+        plane: Plane | None = None,
+    ) -> None:
+        method = method_named(method)
+        self.path = as_path(path)
+        self._bound = along(objective, self.path)
+        self.plane = plane or fit_plane(self.path)
+        if self.plane.basis.shape[1] != 2:
+            raise ArgumentError(
+                f"expected a plane of 2 components, got {self.plane.basis.shape[1]}; fit one of two"
+            )
+        self.projection = self.plane.projection(self.path)
+        self.method = method.resolve(self.projection)
+        self._lifted = LiftedPlane(self.path, self.plane, self.projection, self.method)
+
+    def __repr__(self) -> str:
+        return f"Landscape: {self.method.describe()} on {self.plane!r}"
+
+    def parameters(self, points: npt.ArrayLike) -> Iterator[Floats]:
+        """Streams the parameters at points, where each is one vector.
+
+        Args:
+            points: (G, 2) coordinates in the plane.
+
+        Yields:
+            For each point in order, its parameters (P,) in float64.
+
+        Raises:
+            UnsupportedError: the method averages losses of several vectors; `vectors` has them.
+        """
+        return self._lifted.parameters(points)
+
+    def vectors(self, points: npt.ArrayLike) -> Iterator[tuple[int, float, Floats]]:
+        """Streams point number, share and parameters (P,) of all vectors at points (G, 2)."""
+        return self._lifted.vectors(points)
+
+    def evaluate(self, points: npt.ArrayLike) -> list[Evaluation]:
+        """What is measured at points (G, 2) of the plane, in their order."""
+        sampler = PointSampler(as_points(points))
+        for found in evaluated(self._lifted, self._bound, sampler):
+            for number, evaluation in found:
+                sampler.tell(number, evaluation)
+        return [found for found in sampler.found if found is not None]
+
+    def surface(
+        self,
+        resolution: int = 19,
+        *,
+        grid: Grid | None = None,
+        states: int | StateLosses = 25,
+        executor: Executor | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Surface:
+        """The surface on a grid around the path; the arguments are those of `compute_surface`."""
+        surfaces = self.refine(
+            resolution,
+            grid=grid,
+            states=states,
+            executor=executor,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        return deque(surfaces, maxlen=1).pop()
+
+    @_CHECKED
+    def refine(
+        self,
+        resolution: int = 19,
+        *,
+        grid: Grid | None = None,
+        states: int | StateLosses = 25,
+        executor: Executor | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Surface]:
+        """The surface on ever more points of a grid; arguments are those of `refine_surface`."""
+        grid = grid or Grid.around(self.projection.coordinates, resolution)
+        sampler, key, notes = GridSampler(grid), self.key(grid), list[str]()
+        provenance = self._provenance(key)
+        # Points round by the number of threads of whoever evaluates them, where that is known.
+        where = "" if executor is None else f"workers {getattr(executor, 'threads', '')}".strip()
+
+        def shown(known: StateLosses) -> Surface:
+            return self._surface(sampler, known, provenance | {"evaluation": list(notes)})
+
+        with open_checkpoint(checkpoint, key, self._bound.objective, where) as journal:
+            for number, evaluation in journal.done.items() if journal else ():
+                sampler.tell(number, evaluation)
+            if progress and sampler.done:
+                progress(sampler.done, sampler.total)
+            known, level = self._states(states, ends=True), sampler.complete_levels
+            for found in self._found(sampler, journal, notes, executor, key):
+                for number, evaluation in found:
+                    if journal:
+                        journal.add(number, evaluation)
+                    sampler.tell(number, evaluation)
+                    if progress:
+                        progress(sampler.done, sampler.total)
+                if level < (level := sampler.complete_levels) < sampler.levels:
+                    yield shown(known)
+                    if states is not known:
+                        states = known = self._states(states)
+            yield shown(self._states(states))
+
+    def _found(
+        self,
+        sampler: Sampler,
+        journal: Journal | None,
+        notes: list[str],
+        executor: Executor | None,
+        key: str,
+    ) -> Iterator[Found]:
+        """What is found at points that are not done, here or by an executor's workers."""
+        if executor is None:
+            yield from evaluated(self._lifted, self._bound, sampler, journal, notes)
+            return
+        known = journal.choices if journal else {}
+        crew = Crew(executor, self._lifted, self._bound, sampler, key, known)
+        done = dict(journal.done) if journal else {}
+        for found in crew.evaluate(done):
+            notes[:] = ["by workers", *crew.notes]
+            for name, choice in crew.choices.items():
+                if journal:
+                    journal.keep_choice(name, choice)
+            yield [(number, evaluation) for number, evaluation in found if number not in done]
+
+    def _surface(
+        self, sampler: GridSampler, states: StateLosses, provenance: dict[str, Any]
+    ) -> Surface:
+        grid = sampler.grid
+        losses, accuracies = (values.reshape(grid.shape).copy() for values in sampler.numbers)
+        return Surface(
+            x=grid.x,
+            y=grid.y,
+            loss=losses,
+            accuracy=None if np.isnan(accuracies).all() else accuracies,
+            evaluated=sampler.evaluated.reshape(grid.shape).copy(),
+            path=self.projection.coordinates,
+            explained_variance_ratio=self.projection.explained_variance_ratio,
+            states=states,
+            provenance=provenance,
+        )
+
+    def _states(self, states: int | StateLosses, ends: bool = False) -> StateLosses:
+        """Losses of states that are given, or of some along the path, or of its ends alone."""
+        if isinstance(states, StateLosses):
+            index = states.index
+            if len(index) == 0 or not 0 <= min(index) <= max(index) < len(self.path):
+                raise ArgumentError(
+                    f"expected states as losses of some of the path's {len(self.path)} states, got "
+                    "those of another path; give their number"
+                )
+            return states
+        chosen = spread_states(self.projection.coordinates, states)
+        return losses_of(self.path, self._bound, chosen[[0, -1]] if ends else chosen)
+
+    def key(self, grid: Grid) -> str:
+        """A digest of everything that a surface's losses depend on.
+
+        Some states are evaluated for it, to tell objectives apart.
+
+        Args:
+            grid: the points.
+        """
+        return digest_of(
+            FORMAT_VERSION,
+            self.projection.path_digest,
+            self.plane.origin,
+            self.plane.basis,
+            path_fingerprint(self.path, self._bound),
+            self.method.to_json(),
+            grid.x,
+            grid.y,
+        )
+
+    def _provenance(self, key: str) -> dict[str, Any]:
+        fitted = self.plane if isinstance(self.plane, PrincipalPlane) else None
+        return {
+            "losspath": losspath.__version__,
+            "key": key,
+            "method": self.method.to_json(),
+            "description": self.method.describe(),
+            "path_digest": self.projection.path_digest,
+            "states": len(self.path),
+            "parameters": len(self.plane.origin),
+            "axes": list(self.plane.labels),
+            **({"plane_residual": fitted.residual, "plane_gap": fitted.gap} if fitted else {}),
+            **self._bound.objective.provenance,
+            "has_buffers": self._bound.describes_buffers,
+            **path_notes(self.path),
+        }
