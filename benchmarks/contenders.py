@@ -54,10 +54,12 @@ class Scene:
         model = build_network("lenet5", 1, 10)
         path = _train(model, inputs, targets, states)
         plane = losspath.fit_plane(path)
-        around = losspath.Grid.around(plane.path.coordinates, 4)  # two even lines, and two through its ends
+        around = losspath.Grid.around(
+            plane.path.coordinates, 4
+        )  # two even lines, and two through its ends
         # As many lines an axis as peers have, so without those through the path's ends.
         x, y = (np.linspace(axis[0], axis[-1], points) for axis in (around.x, around.y))
-        np.savez(self.directory / "grid.npz", x=x, y=y, center=around.center, path=plane.path.coordinates)
+        np.savez(self.directory / "grid.npz", x=x, y=y, path=plane.path.coordinates)
         np.save(self.directory / "path.npy", path)
         np.savez(self.directory / "images.npz", images=images, labels=targets.numpy())
         torch.save((inputs, targets), self.directory / "samples.pt")
@@ -85,7 +87,7 @@ class Scene:
         import losspath
 
         with np.load(self.directory / "grid.npz") as file:
-            return losspath.Grid(file["x"], file["y"], file["center"])
+            return losspath.Grid(file["x"], file["y"])
 
     def coordinates(self):
         """(T, 2) coordinates of the states in losspath's plane."""
