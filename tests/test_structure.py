@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "geometry": BASE | {"recording"},
     "methods": BASE | {"recording", "geometry"},
     "evaluation": BASE | {"recording"},  # states have their own buffers
+    "planes": BASE | {"recording", "geometry", "evaluation"},
     "surface": BASE | {"recording", "geometry", "methods", "evaluation"},
     "analysis": BASE | {"recording", "geometry", "methods", "evaluation", "surface"},
     "figures": BASE | {"geometry", "surface", "analysis"},
@@ -36,6 +37,7 @@ MAY_IMPORT = {
         "geometry",
         "methods",
         "evaluation",
+        "planes",
         "surface",
         "analysis",
         "figures",
@@ -47,6 +49,7 @@ MAY_IMPORT = {
         "geometry",
         "methods",
         "evaluation",
+        "planes",
         "surface",
         "analysis",
         "figures",

@@ -1,0 +1,16 @@
+"""Planes in parameter space beside a path's principal one; each is a function that gives a `Plane`.
+
+>>> import numpy as np
+>>> from losspath.planes import states_plane
+>>> plane = states_plane(np.eye(3))  # through the three unit vectors of a space of three parameters
+>>> plane.project(np.eye(3)).round(3).tolist()
+[[0.0, 0.0], [1.414, 0.0], [0.707, 1.225]]
+"""
+
+from __future__ import annotations
+
+from losspath.planes.curvature import hessian_plane
+from losspath.planes.random import random_plane
+from losspath.planes.states import states_plane, windows_plane
+
+__all__ = ["hessian_plane", "random_plane", "states_plane", "windows_plane"]

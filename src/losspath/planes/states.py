@@ -1,0 +1,82 @@
+"""Planes through states, and through means of states."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from losspath.arguments import checked, count
+from losspath.errors import PathError
+from losspath.geometry.pca import doubled
+from losspath.geometry.plane import Plane, fit_plane
+from losspath.recording.trajectory import StateSequence, as_path
+
+Floats = npt.NDArray[np.float64]
+
+# Of three states that are nearer to a line than this, relative to their distances.
+_LINE = 1e-6
+
+
+def states_plane(
+    states: StateSequence | npt.ArrayLike, labels: tuple[str, str] | None = None
+) -> Plane:
+    """The plane through three states, of one run or of several.
+
+    The first is its origin, and the second lies on the first axis (as for three minima in Garipov
+    et al. 2018).
+
+    Args:
+        states: (3, P): such as ``np.stack([run[0], run[-1], other[-1]])``.
+        labels: what the axes are called.
+
+    Raises:
+        PathError: other than three states, or three on a line.
+
+    References:
+        T. Garipov, P. Izmailov, D. Podoprikhin, D. Vetrov and A. Wilson, "Loss surfaces, mode
+        connectivity, and fast ensembling of DNNs", NeurIPS 2018.
+    """
+    given = as_path(states)
+    if len(given) != 3:
+        raise PathError(
+            f"expected three states to put a plane through, got {len(given)}; give an array (3, P)"
+        )
+    first, second, third = given.read(0, 3).astype(np.float64)
+    if not np.isfinite([first, second, third]).all():
+        raise PathError("expected three states of finite numbers, got one that is not")
+    along, other = second - first, third - first
+    length = float(np.linalg.norm(along))
+    axis = along / length if length else along
+    for _ in range(2):
+        other = other - axis * (axis @ other)
+    height = float(np.linalg.norm(other))
+    if not length or height <= _LINE * max(length, float(np.linalg.norm(third - first))):
+        raise PathError("expected three states that are not on a line; take another third one")
+    basis = np.stack([axis, other / height], axis=1)
+    return Plane(first, basis, labels or ("to the second state", "to the third state"))
+
+
+@checked(windows=count(3))
+def windows_plane(path: StateSequence | npt.ArrayLike, windows: int = 10) -> Plane:
+    """The principal plane of the means of a path's windows, which follow each other.
+
+    Noise of single steps is averaged out of it, as by stochastic weight averaging.
+
+    Args:
+        path: T states.
+        windows: into how many, of T / windows states each.
+
+    Raises:
+        PathError: fewer states than windows.
+    """
+    states = as_path(path)
+    if len(states) < windows:
+        raise PathError(f"expected at least {windows} states, one a window, got {len(states)}")
+    sums = np.zeros((windows, states.parameter_count))
+    number = np.arange(len(states)) * windows // len(states)
+    for start, rows in doubled(states):
+        for row, window in zip(rows.numpy(), number[start : start + len(rows)], strict=True):
+            sums[window] += row
+    fitted = fit_plane(sums / np.bincount(number)[:, None])
+    labels = tuple(f"PC {axis + 1} of {windows} window means" for axis in range(2))
+    return Plane(fitted.origin, fitted.basis, labels)
