@@ -83,11 +83,11 @@ class Journal:
                 "loss, method, grid or number of threads); remove it or choose another checkpoint"
             )
         for line in lines[1:]:
-            what, one, other = _parse(self.path, line)
+            what, one, other, *rest = _parse(self.path, line)
             if what == "choice":
                 self.choices[one] = Choice(**other)
             else:
-                self.done[int(what)] = Evaluation(one, other)
+                self.done[int(what)] = Evaluation(one, other, *rest)
         self._end = len(whole)  # `_append` cuts off what is beyond it
         if not lines:
             self._append(["key", key])
@@ -107,7 +107,8 @@ class Journal:
 
     def add(self, number: int, evaluation: Evaluation) -> None:
         """Keeps one evaluation."""
-        self._append([number, evaluation.loss, evaluation.accuracy])
+        metrics = [dict(evaluation.metrics)] if evaluation.metrics else []
+        self._append([number, evaluation.loss, evaluation.accuracy, *metrics])
         self.done[number] = evaluation
 
     def remembered(self, key: str, measure: Callable[[], Choice]) -> Choice:

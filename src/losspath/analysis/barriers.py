@@ -1,0 +1,250 @@
+"""How far a loss rises between states: linear mode connectivity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import losspath
+from losspath.arguments import OBJECTIVE, checked, count, file, function, optional, text
+from losspath.errors import ArgumentError, ModelError
+from losspath.evaluation.engine import Engine
+from losspath.evaluation.journal import Progress, open_checkpoint
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.points import Affine
+from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation
+from losspath.evaluation.recorded import PathObjective, along
+from losspath.files import digest_of, load_archive, save_archive
+from losspath.recording.trajectory import StateSequence, as_path
+
+Floats = npt.NDArray[np.float64]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Barriers:
+    """Values along the straight lines between states, two by two.
+
+    Attributes:
+        names: of the n states.
+        alpha: (A,) positions from 0 to 1, even, the ends among them.
+        values: (n, n, A) the quantity at (1−α) θ_i + α θ_j.
+        quantity: what it is.
+        is_better_high: whether more of it is better, as of an accuracy.
+        provenance: where the numbers come from, as JSON values.
+    """
+
+    names: tuple[str, ...]
+    alpha: Floats = field(repr=False)
+    values: Floats = field(repr=False)
+    quantity: str
+    is_better_high: bool
+    provenance: dict[str, Any] = field(repr=False)
+
+    @property
+    def excess(self) -> Floats:
+        """(n, n, A): how far each value is worse than the line between its two ends' values."""
+        ends = self.values[..., :1] * (1 - self.alpha) + self.values[..., -1:] * self.alpha
+        excess: Floats = (ends - self.values) if self.is_better_high else (self.values - ends)
+        return excess
+
+    @property
+    def barrier(self) -> Floats:
+        """(n, n): the largest excess on each line; 0 on the diagonal, NaN where a value is."""
+        barrier: Floats = np.max(self.excess, axis=2)
+        return barrier
+
+    @checked(path=file)
+    def save(self, path: str | PathLike[str]) -> None:
+        """Saves them as ``.npz``."""
+        arrays = {"names": np.array(self.names), "alpha": self.alpha, "values": self.values}
+        told = {
+            "barriers": self.provenance,
+            "quantity": self.quantity,
+            "is_better_high": self.is_better_high,
+        }
+        save_archive(Path(path), "barriers", FORMAT_VERSION, arrays, told)
+
+    @classmethod
+    @checked(path=file)
+    def load(cls, path: str | PathLike[str]) -> Barriers:
+        """Loads what `save` wrote.
+
+        Raises:
+            StoreError: there is no such file, or it is damaged.
+        """
+        arrays, told = load_archive(Path(path), "barriers", FORMAT_VERSION)
+        return cls(
+            tuple(map(str, arrays["names"])),
+            arrays["alpha"],
+            arrays["values"],
+            told["quantity"],
+            told["is_better_high"],
+            told["barriers"],
+        )
+
+
+@checked(
+    objective=OBJECTIVE,
+    points=count(3),
+    quantity=text,
+    names=optional(lambda name, value: value),
+    checkpoint=optional(file),
+    progress=optional(function),
+)
+def barriers(
+    states: Mapping[str, Any] | Sequence[Any],
+    objective: Objective,
+    *,
+    points: int = 25,
+    quantity: str = LOSS,
+    is_better_high: bool | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Barriers:
+    """Evaluates the straight lines between states, two by two.
+
+    The barrier between two states is the largest excess of the loss over the straight line between
+    the two ends' values [1, 2], or the largest shortfall of what is better high. Hidden units are
+    not aligned: networks that differ by a permutation of them have a barrier all the same [2].
+
+    Running statistics are estimated over the data at every point, ends included, unless the
+    objective says otherwise: blends of weights have other activations than either end, and with
+    blended statistics a barrier is that of the statistics [3].
+
+    Args:
+        states: at least two: recorded runs, whose last states are taken, or vectors (P,); by name,
+            or in a list.
+        objective: the loss.
+        points: positions on a line, the ends among them; 25 resolves a barrier to a part in a
+            thousand of its height where it is a parabola.
+        quantity: "loss", "accuracy" or one of the objective's metrics.
+        is_better_high: whether more of the quantity is better; by default of accuracy alone.
+        checkpoint: a file that keeps every point as it is done, so that a stopped call goes on.
+        progress: called with (points done, points in all).
+
+    Raises:
+        ArgumentError: fewer than two states, or no such quantity.
+        ModelError: a run of another network than the objective's model.
+
+    References:
+        [1] J. Frankle, G. K. Dziugaite, D. Roy and M. Carbin, "Linear mode connectivity and the
+        lottery ticket hypothesis", ICML 2020.
+        [2] R. Entezari, H. Sedghi, O. Saukh and B. Neyshabur, "The role of permutation invariance
+        in linear mode connectivity of neural networks", ICLR 2022.
+        [3] K. Jordan, H. Sedghi, O. Saukh, R. Entezari and B. Neyshabur, "REPAIR: renormalizing
+        permuted activations for interpolation repair", ICLR 2023.
+    """
+    named = dict(states) if isinstance(states, Mapping) else dict(enumerate_names(states))
+    if len(named) < 2:
+        raise ArgumentError(f"expected at least two states, got {len(named)}; give more runs")
+    if objective.buffers is None and any(_has_statistics(objective)):
+        objective = objective.with_buffers("recalibrated")
+    ends = [_last_state(name, given, objective) for name, given in named.items()]
+    used = ends[0][0].objective
+    vectors = np.stack([vector for _, vector in ends])
+    alpha = np.linspace(0.0, 1.0, points)
+    values = np.full((len(vectors), len(vectors), points), np.nan)
+    key = digest_of(FORMAT_VERSION, vectors, alpha, used.fingerprint(vectors))
+    pairs = list(combinations(range(len(vectors)), 2))
+    total, done = len(vectors) + len(pairs) * (points - 2), 0
+
+    def put(evaluation: Evaluation, *places: tuple[int, int, int]) -> None:
+        nonlocal done
+        for place in places:
+            values[place] = _value_of(evaluation, quantity)
+        done += 1
+        if progress:
+            progress(done, total)
+
+    with open_checkpoint(checkpoint, key, used) as journal:
+        engine = Engine(used)
+        known = dict(journal.done) if journal else {}
+
+        def keep(number: int, evaluation: Evaluation) -> Evaluation:
+            if journal and number not in known:
+                journal.add(number, evaluation)
+            return evaluation
+
+        for i, vector in enumerate(vectors):
+            found = known[i] if i in known else keep(i, engine.plain(vector))
+            values[i, i] = _value_of(found, quantity)
+            at_first = [(i, j, 0) for j in range(len(vectors)) if j != i]
+            put(found, *at_first, *((j, i, points - 1) for _, j, _ in at_first))
+        for row, (i, j) in enumerate(pairs):
+            offset = len(vectors) + row * (points - 2)
+            inner = alpha[1:-1]
+            for start in range(0, len(inner), engine.group_size):
+                some = inner[start : start + engine.group_size]
+                numbers = range(offset + start, offset + start + len(some))
+                skipped = {k for k, number in enumerate(numbers) if number in known}
+                line = Affine(vectors[i], (vectors[j] - vectors[i])[None], some[:, None])
+                parts = [[(k, known[numbers[k]]) for k in sorted(skipped)]]
+                if len(skipped) < len(some):
+                    parts += engine.evaluate(line, total, skipped, measure=False)
+                for part in parts:
+                    for k, evaluation in part:
+                        column = 1 + start + k
+                        keep(numbers[k], evaluation)
+                        put(evaluation, (i, j, column), (j, i, points - 1 - column))
+    better = quantity == ACCURACY if is_better_high is None else is_better_high
+    provenance = {"losspath": losspath.__version__, "key": key, **used.provenance}
+    provenance["has_buffers"] = ends[0][0].describes_buffers
+    return Barriers(tuple(map(str, named)), alpha, values, quantity, better, provenance)
+
+
+def enumerate_names(states: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Names for states in a list: of runs that of their directory, of vectors their number.
+
+    Raises:
+        ArgumentError: it is no list.
+    """
+    if isinstance(states, (str, bytes)) or not hasattr(states, "__len__"):
+        raise ArgumentError(
+            "expected a list or a mapping of runs or vectors, got something else; give "
+            "[run, run, ...] with run = losspath.Trajectory(directory)"
+        )
+    found: list[tuple[str, Any]] = []
+    for number, state in enumerate(states):
+        directory = getattr(state, "directory", None)
+        name = directory.name if directory is not None else str(number + 1)
+        taken = {known for known, _ in found}
+        found.append((name if name not in taken else f"{name} ({number + 1})", state))
+    return found
+
+
+def _last_state(name: str, given: Any, objective: Objective) -> tuple[PathObjective, Floats]:
+    path: StateSequence = as_path(given if np.ndim(given) != 1 else np.asarray(given)[None])
+    try:
+        bound = along(objective, path)
+    except ModelError as cause:
+        raise ModelError(f"{name}: {cause}") from cause
+    last = len(path) - 1
+    return bound, path.read(last, last + 1)[0].astype(np.float64)
+
+
+def _has_statistics(objective: Objective) -> list[bool]:
+    return [
+        getattr(module, "running_mean", None) is not None for module in objective.model.modules()
+    ]
+
+
+def _value_of(evaluation: Evaluation, quantity: str) -> float:
+    if quantity == LOSS:
+        return evaluation.loss
+    found = evaluation.accuracy if quantity == ACCURACY else evaluation.metrics.get(quantity)
+    if found is None:
+        known = [LOSS, *([ACCURACY] if evaluation.accuracy is not None else [])]
+        raise ArgumentError(
+            f"expected a quantity that the objective has "
+            f"({', '.join([*known, *evaluation.metrics])}), got {quantity!r}"
+        )
+    return found

@@ -1,0 +1,140 @@
+"""Barriers between states, against plain loops and known answers."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cases import objective_of
+from losspath import Objective, Recorder, Trajectory
+from losspath.analysis.barriers import Barriers, barriers
+from losspath.errors import ArgumentError, ModelError
+
+X = torch.randn(80, 6, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] * X[:, 1] > 0).long()
+ce = F.cross_entropy
+
+
+def double_well(w):
+    return (w[0] ** 2 - 1) ** 2 + w[1:].pow(2).sum()
+
+
+def test_a_double_well_has_its_known_barrier():
+    objective = objective_of(double_well, 4)
+    states = {
+        "left": np.array([-1.0, 0, 0, 0]),
+        "right": np.array([1.0, 0, 0, 0]),
+        "top": np.array([0.0, 0, 0, 0]),
+    }
+    found = barriers(states, objective, points=101)
+    assert found.names == ("left", "right", "top")
+    assert found.barrier[0, 1] == pytest.approx(1.0, abs=1e-12)
+    # From the well to the top: (a² − 1)² − (1 − |a|) along a, at its largest.
+    along = np.linspace(0, 1, 101)
+    excess = ((1 - along) ** 2 - 1) ** 2 - along
+    assert found.barrier[0, 2] == pytest.approx(excess.max(), rel=1e-9)
+    np.testing.assert_array_equal(np.diag(found.barrier), 0.0)
+    np.testing.assert_array_equal(found.barrier, found.barrier.T)
+    np.testing.assert_allclose(found.values[0, 1], found.values[1, 0][::-1])
+
+
+def make():
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def trained(directory, seed):
+    torch.manual_seed(seed)
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), 0.3)
+    with Recorder(directory, model) as recorder:
+        for _ in range(15):
+            loss = ce(model(X), Y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.record(loss)
+    return Trajectory(directory), model.eval()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    home = tmp_path_factory.mktemp("barriers")
+    return [trained(home / f"seed{seed}", seed) for seed in range(3)]
+
+
+def plainly(models, i, j, alpha, accuracy):
+    """The blend of two networks, with statistics estimated over the data."""
+    blend = copy.deepcopy(models[i])
+    with torch.no_grad():
+        for one, other in zip(blend.parameters(), models[j].parameters(), strict=True):
+            one.mul_(1 - alpha).add_(other, alpha=alpha)
+    torch.optim.swa_utils.update_bn([X[:40], X[40:]], blend)
+    with torch.no_grad():
+        out = blend.eval()(X)
+    return float((out.argmax(1) == Y).float().mean()) if accuracy else float(ce(out, Y))
+
+
+@pytest.mark.parametrize("quantity", ["loss", "accuracy"])
+def test_runs_of_other_seeds_with_statistics_estimated_anew(runs, quantity):
+    paths, models = [path for path, _ in runs], [model for _, model in runs]
+    objective = Objective(make(), X, Y, ce, batch_size=40)
+    found = barriers(paths, objective, points=5, quantity=quantity)
+    assert found.names == ("seed0", "seed1", "seed2")
+    is_accuracy = quantity == "accuracy"
+    for i, j in ((0, 1), (2, 0), (1, 2)):
+        expected = [plainly(models, i, j, alpha, is_accuracy) for alpha in found.alpha]
+        np.testing.assert_allclose(found.values[i, j], expected, rtol=1e-4, atol=1e-6)
+        line = np.interp(found.alpha, [0, 1], [expected[0], expected[-1]])
+        worse = line - expected if is_accuracy else expected - line
+        assert found.barrier[i, j] == pytest.approx(max(worse), abs=1e-4)
+    assert (found.barrier >= 0).all()
+    assert found.provenance["buffers"] == "recalibrated"
+    kept = barriers(paths, objective.with_buffers("model"), points=3)
+    assert kept.provenance["buffers"] == "model"
+
+
+def test_they_are_saved_and_gone_on_with(runs, tmp_path):
+    paths = [path for path, _ in runs]
+
+    def again(**options):
+        objective = Objective(make_known(), X, Y, ce, metrics={"top": lambda o, t: o.abs().mean()})
+        return barriers(paths, objective, points=4, quantity="top", **options)
+
+    def make_known():
+        torch.manual_seed(0)
+        return make()
+
+    whole = again()
+    stop = {"left": 5}
+
+    def stopping(done, total):
+        assert total == 3 + 3 * 2
+        stop["left"] -= 1
+        if not stop["left"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        again(checkpoint=tmp_path / "points", progress=stopping)
+    np.testing.assert_array_equal(again(checkpoint=tmp_path / "points").values, whole.values)
+    whole.save(tmp_path / "barriers.npz")
+    loaded = Barriers.load(tmp_path / "barriers.npz")
+    np.testing.assert_array_equal(loaded.values, whole.values)
+    assert (loaded.names, loaded.quantity, loaded.provenance["key"]) == (
+        whole.names,
+        "top",
+        whole.provenance["key"],
+    )
+
+
+def test_what_is_no_set_of_states_is_refused(runs):
+    path, model = runs[0]
+    objective = Objective(model, X, Y, ce)
+    with pytest.raises(ArgumentError, match="at least two states"):
+        barriers([path], objective)
+    with pytest.raises(ArgumentError, match=r"loss, accuracy\), got 'perplexity'"):
+        barriers([path, path[0]], objective, points=3, quantity="perplexity")
+    with pytest.raises(ModelError, match=r"other: .*numbers"):
+        barriers({"run": path, "other": np.zeros(7)}, objective)
