@@ -56,6 +56,12 @@ def calls(it):
         return F.cross_entropy(model(batch[0]), batch[1])
 
     return {
+        "Barriers": (lp.Barriers.load, {"path": it.file}),
+        "barriers": (
+            lp.barriers,
+            {"states": {"a": path, "b": path[0]}, "objective": objective, "points": 3}
+            | {"quantity": "loss", "progress": None, "checkpoint": None},
+        ),
         "Averaged": (methods.Averaged, {"temperature": 1.0, "arc_length": True, "literal": False}),
         "AveragedND": (methods.AveragedND, {"temperature": 1.0, "arc_length": True}),
         "Grid": (lp.Grid, {"x": it.grid.x, "y": it.grid.y}),

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from losspath import methods as methods
     from losspath.analysis.activations import Activations as Activations
     from losspath.analysis.activations import activations as activations
+    from losspath.analysis.barriers import Barriers as Barriers
+    from losspath.analysis.barriers import barriers as barriers
     from losspath.analysis.comparison import SurfaceDifference as SurfaceDifference
     from losspath.analysis.comparison import compare_surfaces as compare_surfaces
     from losspath.analysis.diagnostics import Confusion as Confusion
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from losspath.evaluation.objective import Objective as Objective
     from losspath.evaluation.processes import LocalProcesses as LocalProcesses
     from losspath.figures import plot_activations as plot_activations
+    from losspath.figures import plot_barriers as plot_barriers
     from losspath.figures import plot_confusion as plot_confusion
     from losspath.figures import plot_distance_map as plot_distance_map
     from losspath.figures import plot_dynamics as plot_dynamics
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
 # `import losspath` never loads a drawing library.
 _EXPORTS = {
     "Activations": "losspath.analysis.activations",
+    "Barriers": "losspath.analysis.barriers",
     "Confusion": "losspath.analysis.diagnostics",
     "DistanceMap": "losspath.analysis.distances",
     "Dynamics": "losspath.analysis.dynamics",
@@ -96,6 +100,7 @@ _EXPORTS = {
     "Trajectory": "losspath.recording.trajectory",
     "activations": "losspath.analysis.activations",
     "architecture": "losspath.analysis.diagnostics",
+    "barriers": "losspath.analysis.barriers",
     "compare_surfaces": "losspath.analysis.comparison",
     "compute_surface": "losspath.surface",
     "confusion": "losspath.analysis.diagnostics",
@@ -108,6 +113,7 @@ _EXPORTS = {
     "measure_dynamics": "losspath.analysis.dynamics",
     "measure_history": "losspath.analysis.runs",
     "plot_activations": "losspath.figures",
+    "plot_barriers": "losspath.figures",
     "plot_confusion": "losspath.figures",
     "plot_distance_map": "losspath.figures",
     "plot_dynamics": "losspath.figures",

@@ -6,6 +6,7 @@ figures can be composed. Colour maps are perceptually uniform, lines take the co
 Ito, and line styles are a second cue.
 """
 
+from losspath.figures.barriers import plot_barriers
 from losspath.figures.curves import plot_interpolation, plot_step_sizes
 from losspath.figures.diagnostics import (
     plot_activations,
@@ -24,6 +25,7 @@ from losspath.figures.surfaces import plot_distance_map, plot_surface, plot_surf
 __all__ = [
     "LossScale",
     "plot_activations",
+    "plot_barriers",
     "plot_confusion",
     "plot_distance_map",
     "plot_dynamics",
