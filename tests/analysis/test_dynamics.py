@@ -14,7 +14,7 @@ from losspath import (
     step_cosines,
 )
 from losspath.analysis import dynamics
-from losspath.errors import ArgumentError, PathError
+from losspath.errors import ArgumentError, PathError, StoreError
 
 
 class Bowl(nn.Module):
@@ -139,7 +139,7 @@ def test_a_stopped_measurement_goes_on(tmp_path, monkeypatch):
         if done == 3:
             raise KeyboardInterrupt
 
-    file = tmp_path / "states.json"
+    file = tmp_path / "dynamics.points"
     with pytest.raises(KeyboardInterrupt):
         measure_dynamics(path, objective, states=5, checkpoint=file, progress=stop)
     assert seen == [(1, 5), (2, 5), (3, 5)]
@@ -157,11 +157,10 @@ def test_a_stopped_measurement_goes_on(tmp_path, monkeypatch):
 
 
 def test_another_computations_checkpoint_is_not_believed(tmp_path):
-    file = tmp_path / "states.json"
+    file = tmp_path / "dynamics.points"
     measure_dynamics(descend(VALUES, 0.1), objective_of(VALUES), states=5, checkpoint=file)
-    other = measure_dynamics(descend(VALUES, 0.2), objective_of(VALUES), states=5, checkpoint=file)
-    fresh = measure_dynamics(descend(VALUES, 0.2), objective_of(VALUES), states=5)
-    np.testing.assert_array_equal(other.loss, fresh.loss)
+    with pytest.raises(StoreError, match="points of another computation"):
+        measure_dynamics(descend(VALUES, 0.2), objective_of(VALUES), states=5, checkpoint=file)
 
 
 def test_saved_and_loaded(tmp_path):

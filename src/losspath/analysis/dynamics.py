@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from os import PathLike
@@ -17,15 +16,19 @@ from losspath.analysis.steps import even_states, step_cosines
 from losspath.arguments import OBJECTIVE, WHOLE, checked, count, file, function, optional, range_of
 from losspath.errors import ArgumentError
 from losspath.evaluation.derivatives import by_trained_parameters, trained_parameters
+from losspath.evaluation.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective, along, path_notes
-from losspath.files import digest_of, load_archive, read_document, save_archive, write_document
+from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface import path_fingerprint
 
 Floats = npt.NDArray[np.float64]
 
 FORMAT_VERSION = 1
+
+_GRADIENT, _SHARPNESS = "gradient_norm", "sharpness"
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def measure_dynamics(
     states: int = 25,
     *,
     checkpoint: str | PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Dynamics:
     """Measures loss, gradient and sharpness at some states, and the turns between all steps.
 
@@ -131,6 +134,7 @@ def measure_dynamics(
         ArgumentError: fewer than two states are asked for.
         PathError: the path has fewer than three.
         ModelError: the path is of another network than the objective's model.
+        StoreError: the checkpoint belongs to another computation or cannot be written.
 
     References:
         [1] J. Cohen et al., "Gradient descent on neural networks typically occurs at the edge of
@@ -145,17 +149,17 @@ def measure_dynamics(
     steps = np.asarray(getattr(recorded, "steps", np.arange(count)), np.int64)
     index = even_states(count, states)
     key = _key_of(recorded, bound, states)
-    kept = _Kept(checkpoint, key)
-    for done, position in enumerate(index.tolist()):
-        if position not in kept.rows:
-            (state,) = recorded.read(position, position + 1)
-            sides = bound.sides_of(position)
-            derivatives = by_trained_parameters(bound.objective, state, sides)
-            loss, gradient = derivatives.gradient()
-            kept.add(position, [loss, float(np.linalg.norm(gradient)), derivatives.sharpness()])
-        if progress:
-            progress(done + 1, len(index))
-    rows = np.array([kept.rows[position] for position in index.tolist()])
+    found: dict[int, Evaluation] = {}
+    with open_checkpoint(checkpoint, key, bound.objective) as journal:
+        found.update(journal.done if journal else {})
+        for done, position in enumerate(index.tolist()):
+            if position not in found:
+                found[position] = _measured(bound, recorded, position)
+                if journal:
+                    journal.add(position, found[position])
+            if progress:
+                progress(done + 1, len(index))
+    measured = [found[position] for position in index.tolist()]
     provenance = {
         "losspath": losspath.__version__,
         "key": key,
@@ -169,9 +173,9 @@ def measure_dynamics(
     return Dynamics(
         index=index,
         steps=steps[index],
-        loss=rows[:, 0],
-        gradient_norm=rows[:, 1],
-        sharpness=rows[:, 2],
+        loss=np.array([each.loss for each in measured]),
+        gradient_norm=np.array([each.metrics[_GRADIENT] for each in measured]),
+        sharpness=np.array([each.metrics[_SHARPNESS] for each in measured]),
         cosines=cosines,
         path_steps=steps,
         provenance=provenance,
@@ -191,23 +195,9 @@ def _key_of(path: StateSequence, bound: PathObjective, states: int) -> str:
     return digest_of("dynamics", path.digest, path_fingerprint(path, bound), states, trained)
 
 
-class _Kept:
-    """Measured states in a file, by their index."""
-
-    def __init__(self, file: str | PathLike[str] | None, key: str) -> None:
-        self._file = None if file is None else Path(file)
-        self._key = key
-        self.rows: dict[int, list[float]] = {}
-        if self._file is not None and self._file.exists():
-            document = read_document(self._file)
-            if document.get("key") == key:
-                self.rows = {
-                    int(index): [float(value) for value in row]
-                    for index, row in document["rows"].items()
-                }
-
-    def add(self, index: int, row: list[float]) -> None:
-        self.rows[index] = row
-        if self._file is not None:
-            rows = {str(index): row for index, row in self.rows.items()}
-            write_document(self._file, {"key": self._key, "rows": rows})
+def _measured(bound: PathObjective, path: StateSequence, position: int) -> Evaluation:
+    (state,) = path.read(position, position + 1)
+    derivatives = by_trained_parameters(bound.objective, state, bound.sides_of(position))
+    loss, gradient = derivatives.gradient()
+    norm, sharpness = float(np.linalg.norm(gradient)), derivatives.sharpness()
+    return Evaluation(loss, None, {_GRADIENT: norm, _SHARPNESS: sharpness})

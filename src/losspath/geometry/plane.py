@@ -112,6 +112,11 @@ class PrincipalPlane(Plane):
         axes = f"{len(self.labels)} axes with {share:.1%} of the variance"
         return f"PrincipalPlane: {len(self.path):,} states, {len(self.origin):,} parameters, {axes}"
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the plane was computed from, as JSON values."""
+        return {"path_digest": self.path.path_digest}
+
     def projection(self, path: StateSequence | npt.ArrayLike) -> Projection:
         """A path as the plane shows it; that which it was fitted to is known already."""
         states = as_path(path)
