@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "geometry": BASE | {"recording"},
     "methods": BASE | {"recording", "geometry"},
     "evaluation": BASE | {"recording"},  # states have their own buffers
+    "results": BASE | {"evaluation"},
     "planes": BASE | {"recording", "geometry", "evaluation"},
     "surface": BASE | {"recording", "geometry", "methods", "evaluation"},
     "analysis": BASE | {"recording", "geometry", "methods", "evaluation", "surface"},
@@ -38,6 +39,7 @@ MAY_IMPORT = {
         "methods",
         "evaluation",
         "planes",
+        "results",
         "surface",
         "analysis",
         "figures",
@@ -50,6 +52,7 @@ MAY_IMPORT = {
         "methods",
         "evaluation",
         "planes",
+        "results",
         "surface",
         "analysis",
         "figures",

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
@@ -62,8 +62,7 @@ class Kind:
 
     def load(self, path: Path) -> Any:
         """Loads a result of this kind."""
-        module, _, name = self.type.partition(":")
-        return getattr(importlib.import_module(module), name).load(path)
+        return pkgutil.resolve_name(self.type).load(path)
 
 
 _KINDS: dict[str, Kind] = {}
@@ -204,17 +203,13 @@ class ResultStore:
 
 def _kind_of(type: type[Result]) -> Kind:
     for kind in _KINDS.values():
-        if kind.type.rpartition(":")[2] == type.__name__ and _is_of(kind, type):
+        is_called_so = kind.type.rpartition(":")[2] == type.__qualname__
+        if is_called_so and pkgutil.resolve_name(kind.type) is type:
             return kind
     raise ArgumentError(
         f"expected a class of results that is registered, got {type.__name__}; "
         "losspath.results.register makes it known"
     )
-
-
-def _is_of(kind: Kind, type: type[Result]) -> bool:
-    module, _, name = kind.type.partition(":")
-    return getattr(importlib.import_module(module), name, None) is type
 
 
 def damage_of(file: Path) -> StoreError | None:

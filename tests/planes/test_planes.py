@@ -5,10 +5,17 @@ import pytest
 import torch
 
 from cases import PROBLEMS, descent, named, objective_of
-from losspath import Landscape, fit_plane
+from losspath import Landscape, Objective, Recorder, Trajectory, fit_plane
 from losspath.errors import ArgumentError, PathError, UnsupportedError
 from losspath.parameters import Layout, flatten_parameters
-from losspath.planes import hessian_plane, random_plane, states_plane, windows_plane
+from losspath.planes import (
+    PLANES,
+    hessian_plane,
+    plane_named,
+    random_plane,
+    states_plane,
+    windows_plane,
+)
 
 DESCENT = PROBLEMS[0]
 
@@ -138,3 +145,75 @@ def test_a_hessian_that_is_not_finite_is_refused():
     objective = objective_of(lambda w: w.pow(2).sum().sqrt(), 6)
     with pytest.raises(UnsupportedError, match="finite"):
         hessian_plane(objective, np.zeros(6))
+
+
+# -- by name ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A run of a small network, and its objective."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    x, y = torch.randn(20, 3), torch.randint(2, (20,))
+    for name in ("one", "other"):
+        optimizer = torch.optim.SGD(model.parameters(), 0.3)
+        with Recorder(tmp_path / name, model) as recorder:
+            for _ in range(12):
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.record(loss)
+    objective = Objective(model, x, y, torch.nn.functional.cross_entropy)
+    return Trajectory(tmp_path / "one"), Trajectory(tmp_path / "other"), objective
+
+
+def test_planes_by_their_names(recorded):
+    path, other, objective = recorded
+    layout = objective.layout
+    made = {
+        "pca": fit_plane(path),
+        "random": random_plane(path[12], layout),
+        "random:layer:3": random_plane(path[12], layout, normalisation="layer", seed=3),
+        "random:5": random_plane(path[12], layout, seed=5),
+        "hessian": hessian_plane(objective, path[12]),
+        "states:first,3,last": states_plane(np.stack([path[0], path[3], path[12]])),
+        f"states:0,-1,{other.directory}@4": states_plane(np.stack([path[0], path[12], other[4]])),
+        "windows": windows_plane(path),
+        "windows:3": windows_plane(path, 3),
+    }
+    for name, expected in made.items():
+        plane = plane_named(name, path, objective)
+        np.testing.assert_array_equal(plane.origin, expected.origin, err_msg=name)
+        np.testing.assert_array_equal(plane.basis, expected.basis, err_msg=name)
+    assert {name.partition(":")[0] for name in made} == set(PLANES)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tsne", r"expected a plane as one of pca, .*, got 'tsne'"),
+        ("pca:3", "expected the plane 'pca' alone, got pca:3"),
+        ("random:unit", "seed of random directions as a whole number, got 'unit'"),
+        ("random:layer:1:2", r"expected random\[:filter"),
+        ("hessian:2", "expected the plane 'hessian' alone"),
+        ("states:1,2", "expected three states"),
+        ("states:1,2,x", "expected a state as a whole number, got 'x'"),
+        ("states:1,2,99", "at most 12, got 99"),
+        ("windows:few", "expected a number of windows as a whole number"),
+        (3, "expected name as text"),
+    ],
+)
+def test_names_of_no_plane(recorded, name, message):
+    path, _, objective = recorded
+    with pytest.raises(ArgumentError, match=message):
+        plane_named(name, path, objective)
+
+
+def test_states_of_another_network(recorded, tmp_path):
+    path, _, objective = recorded
+    with Recorder(tmp_path / "small", torch.nn.Linear(2, 2)):
+        pass
+    with pytest.raises(ArgumentError, match="expected states of one network, got 26, 26, 6"):
+        plane_named(f"states:0,last,{tmp_path / 'small'}@0", path, objective)

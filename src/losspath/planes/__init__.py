@@ -9,8 +9,24 @@
 
 from __future__ import annotations
 
+import pkgutil
+
 from losspath.planes.curvature import hessian_plane
+from losspath.planes.named import PLANES, NamedPlane, named, plane_named
 from losspath.planes.random import random_plane
 from losspath.planes.states import states_plane, windows_plane
 
-__all__ = ["hessian_plane", "random_plane", "states_plane", "windows_plane"]
+__all__ = [
+    "PLANES",
+    "NamedPlane",
+    "hessian_plane",
+    "named",
+    "plane_named",
+    "random_plane",
+    "states_plane",
+    "windows_plane",
+]
+
+# A plane is one file: those that are here are known by name without being listed anywhere.
+for _module in pkgutil.iter_modules(__path__):
+    pkgutil.resolve_name(f"{__name__}.{_module.name}")

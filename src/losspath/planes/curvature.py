@@ -10,8 +10,11 @@ from losspath.arguments import OBJECTIVE, checked, count, number
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.derivatives import Derivatives
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.recorded import along
 from losspath.evaluation.replica import Sides
 from losspath.geometry.plane import Plane
+from losspath.planes.named import named, refuse_rest
+from losspath.recording.trajectory import StateSequence
 
 # Below this the Hessian is made whole.
 _DENSE = 20
@@ -84,3 +87,11 @@ def hessian_plane(
     basis *= np.sign(np.take_along_axis(basis, np.abs(basis).argmax(axis=0)[None], axis=0))
     labels = tuple(f"eigenvector {n + 1} (λ = {values[k]:.3g})" for n, k in enumerate(order))
     return Plane(np.asarray(parameters, np.float64), basis, labels)
+
+
+@named("hessian")
+def _of_last_state(rest: str, path: StateSequence, objective: Objective) -> Plane:
+    """Through the last state, with the buffers that were recorded with it."""
+    refuse_rest("hessian", rest)
+    bound, last = along(objective, path), len(path) - 1
+    return hessian_plane(bound.objective, path.read(last, last + 1)[0], sides=bound.sides_of(last))

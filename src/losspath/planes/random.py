@@ -10,8 +10,12 @@ import numpy.typing as npt
 
 from losspath.arguments import checked, count, flag, floats, of_type, one_of
 from losspath.errors import ArgumentError
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.recorded import along
 from losspath.geometry.plane import Plane
 from losspath.parameters import Entry, Layout
+from losspath.planes.named import named, whole_number
+from losspath.recording.trajectory import StateSequence
 
 Floats = npt.NDArray[np.float64]
 Normalisation = Literal["filter", "layer", "model"]
@@ -101,3 +105,17 @@ def _blocks(entries: list[Entry], normalisation: Normalisation) -> Iterator[npt.
         places = np.arange(entry.place.start, entry.place.stop)
         is_matrix = normalisation == "filter" and len(entry.shape) > 1
         yield places.reshape(entry.shape[0], -1) if is_matrix else places[None]
+
+
+@named("random[:filter|layer|model][:SEED]")
+def _around_last_state(rest: str, path: StateSequence, objective: Objective) -> Plane:
+    parts = [part for part in rest.split(":") if part]
+    normalisation: Normalisation = "filter"
+    if parts and parts[0] in get_args(Normalisation):
+        normalisation = parts.pop(0)  # type: ignore[assignment]
+    if len(parts) > 1:
+        raise ArgumentError(f"expected random[:filter|layer|model][:SEED], got random:{rest}")
+    seed = whole_number("the seed of random directions", parts[0]) if parts else 0
+    last = path.read(len(path) - 1, len(path))[0]
+    layout = along(objective, path).objective.layout
+    return random_plane(last, layout, normalisation=normalisation, seed=seed)

@@ -6,10 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.arguments import checked, count
-from losspath.errors import PathError
+from losspath.errors import ArgumentError, PathError
+from losspath.evaluation.objective import Objective
 from losspath.geometry.pca import doubled
 from losspath.geometry.plane import Plane, fit_plane
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.planes.named import named, whole_number
+from losspath.recording.paths import state_index
+from losspath.recording.trajectory import StateSequence, Trajectory, as_path
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,3 +83,36 @@ def windows_plane(path: StateSequence | npt.ArrayLike, windows: int = 10) -> Pla
     fitted = fit_plane(sums / np.bincount(number)[:, None])
     labels = tuple(f"PC {axis + 1} of {windows} window means" for axis in range(2))
     return Plane(fitted.origin, fitted.basis, labels)
+
+
+@named("states:A,B,C")
+def _of_numbered_states(rest: str, path: StateSequence, objective: Objective) -> Plane:
+    """A state is a number, "first" or "last"; after RUN@ of another run."""
+    parts = rest.split(",")
+    if len(parts) != 3:
+        raise ArgumentError(
+            f"expected three states, as in states:first,100,last or states:0,last,runs/other@last, "
+            f"got states:{rest}"
+        )
+    states = [_state(part.strip(), path) for part in parts]
+    if len({len(state) for state in states}) > 1:
+        counts = ", ".join(f"{len(state):,}" for state in states)
+        raise ArgumentError(f"expected states of one network, got {counts} parameters")
+    labels = (f"from {parts[0]} to {parts[1]}", f"to {parts[2]}")
+    return states_plane(np.stack(states), labels)
+
+
+def _state(text: str, path: StateSequence) -> Floats:
+    run, _, number = text.rpartition("@")
+    source: StateSequence = Trajectory(run) if run else path
+    last = len(source) - 1
+    names = {"first": 0, "last": last}
+    index = names[number] if number in names else whole_number("a state", number)
+    index = state_index(index, len(source))
+    state: Floats = source.read(index, index + 1)[0].astype(np.float64)
+    return state
+
+
+@named("windows[:COUNT]")
+def _of_windows(rest: str, path: StateSequence, objective: Objective) -> Plane:
+    return windows_plane(path, *([whole_number("a number of windows", rest)] if rest else []))
