@@ -124,7 +124,7 @@ def campaign_of_results(share: float, moments: random.Random, place: Path) -> Ta
 
             part = sound_part(file)
             return file.read_bytes() if part is None else part
-        from losspath.reference.checkpoints import is_intact
+        from losspath.thesis.checkpoints import is_intact
 
         if not is_intact(file):
             raise StoreError("damaged")

@@ -170,7 +170,7 @@ SURFACE = ("--method", "averaged", "--resolution", "11", "--samples", "400")
 def command(*arguments: object) -> None:
     """The command line, as in a child of its own."""
     from losspath.cli import main
-    from losspath.reference import training
+    from losspath.thesis import training
 
     torch.set_num_threads(1)
     training.CHECKPOINT_SECONDS = 0.05

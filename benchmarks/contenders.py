@@ -48,7 +48,7 @@ class Scene:
             states: of the path, the first before training.
         """
         import losspath
-        from losspath.reference.networks import build_network
+        from losspath.thesis.networks import build_network
 
         images, inputs, targets = _mnist(data_dir, samples) if data_dir else _noise(samples)
         model = build_network("lenet5", 1, 10)
@@ -96,8 +96,8 @@ class Scene:
 
 
 def _mnist(data_dir: Path, samples: int):
-    from losspath.reference import formats
-    from losspath.reference.datasets import load_dataset, sample_indices
+    from losspath.thesis import formats
+    from losspath.thesis.datasets import load_dataset, sample_indices
 
     dataset = load_dataset("mnist", data_dir, download=False)
     chosen = sample_indices(samples, len(dataset.train_targets))
@@ -110,7 +110,7 @@ def _mnist(data_dir: Path, samples: int):
 
 
 def _noise(samples: int):
-    from losspath.reference.arrays import normalise_, unit_images
+    from losspath.thesis.arrays import normalise_, unit_images
 
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (samples, 28, 28), dtype=np.uint8)

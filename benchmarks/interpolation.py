@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from contenders import Scene, best_batch_size
-from thesis import batches_of, evaluate
 
 import losspath
+from thesis import batches_of, evaluate
 
 POINTS = 3  # that the others are timed on in a round
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import losspath
-from losspath.reference.training import read_history
+from losspath.thesis.records import read_history
 
 NETWORKS = {"lenet5": "LeNet-5", "modified-lenet": "Modified-LeNet"}
 METHODS = ("pca", "sampled", "sampled-pca", "averaged", "averaged-nd")

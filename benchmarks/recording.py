@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 import losspath
-from losspath.reference.networks import build_network
+from losspath.thesis.networks import build_network
 
 BUFFER_BYTES = 4 << 20
 

@@ -95,7 +95,7 @@ def train(network: str, steps: int, batch: int) -> None:
     import torch.nn.functional as F
 
     import losspath
-    from losspath.reference.networks import build_network
+    from losspath.thesis.networks import build_network
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 import losspath
 from losspath.parameters import flatten_parameters
-from losspath.reference.networks import build_network
+from losspath.thesis.networks import build_network
 
 CASES: dict[str, dict] = {}
 for form in ("pca", "averaged"):

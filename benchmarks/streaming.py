@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import losspath
-from losspath.reference.networks import build_network
+from losspath.thesis.networks import build_network
 
 
 def main() -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from losspath.reference import training
-from losspath.reference.config import TrainingConfig
-from losspath.reference.datasets import load_dataset
-from losspath.reference.networks import build_network
+from losspath.thesis import training
+from losspath.thesis.config import TrainingConfig
+from losspath.thesis.datasets import load_dataset
+from losspath.thesis.networks import build_network
 
 
 def main() -> None:

@@ -6,14 +6,15 @@ Trains a small network on two interleaving half-moons and writes runs/moons and 
 """
 
 import torch
-from sklearn.datasets import make_moons
 from torch import nn
 
 import losspath
 
 torch.manual_seed(0)
-points, classes = make_moons(1000, noise=0.15, random_state=0)
-inputs, targets = torch.from_numpy(points).float(), torch.from_numpy(classes)
+angle, targets = torch.rand(1000) * torch.pi, torch.arange(1000) % 2
+upper = torch.stack([angle.cos(), angle.sin()], dim=1)
+inputs = torch.where(targets[:, None] == 0, upper, torch.tensor([1.0, 0.5]) - upper)
+inputs += 0.15 * torch.randn_like(inputs)
 loader = torch.utils.data.DataLoader(
     torch.utils.data.TensorDataset(inputs, targets), batch_size=50, shuffle=True
 )

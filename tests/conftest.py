@@ -28,9 +28,9 @@ def server(_own_cache):
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
     """A small run of `losspath train`; tests get copies of it (`run`)."""
-    from losspath.reference.config import TrainingConfig
-    from losspath.reference.datasets import load_dataset
-    from losspath.reference.training import train
+    from losspath.thesis.config import TrainingConfig
+    from losspath.thesis.datasets import load_dataset
+    from losspath.thesis.training import train
 
     directory = tmp_path_factory.mktemp("trained") / "run"
     config = TrainingConfig(network="tiny-cnn", data="digits", lr=0.05)

@@ -80,12 +80,6 @@ def _is_over(pid):
 def _serve():
     import sklearn.datasets  # noqa: F401
 
-    import losspath.cli.app
-    import losspath.cli.demo
-    import losspath.cli.info
-    import losspath.cli.repair
-    import losspath.figures  # noqa: F401
-
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -107,7 +101,7 @@ def _serve():
 
 def _child(request):
     from losspath import cli
-    from losspath.reference import training
+    from losspath.thesis import training
 
     code = 70
     try:

@@ -21,8 +21,8 @@ from losspath.errors import ArgumentError, LosspathWarning, PathError, WorkerErr
 from losspath.evaluation import choices, engine
 from losspath.evaluation.choices import Choice
 from losspath.methods import METHODS
-from losspath.reference.networks import build_network
 from losspath.surface import workers
+from losspath.thesis.networks import build_network
 
 RESOLUTION = 12  # 144 points: several tasks, whatever the method
 

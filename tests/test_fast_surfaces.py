@@ -9,7 +9,7 @@ import losspath
 from losspath.evaluation import choices, engine
 from losspath.evaluation.choices import Choice
 from losspath.methods import METHODS, PCA, Averaged
-from losspath.reference.networks import build_network
+from losspath.thesis.networks import build_network
 
 
 @pytest.fixture(scope="module")

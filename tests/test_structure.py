@@ -15,13 +15,16 @@ import losspath.errors
 
 SOURCE = Path(losspath.__file__).parent
 
-BASE = {"errors", "files", "parameters", "arguments"}
+BASE = {"errors", "files", "parameters", "arguments", "extras", "user_cache"}
+COMPUTING = BASE | {"recording", "geometry", "methods", "evaluation", "surface", "analysis"}
 # What each stage may import. Every stage comes after all that it may import.
 MAY_IMPORT = {
     "errors": set(),
     "arguments": {"errors"},
+    "extras": {"errors"},
     "files": {"errors"},
     "parameters": {"errors"},
+    "user_cache": set(),
     "recording": BASE,
     "geometry": BASE | {"recording"},
     "methods": BASE | {"recording", "geometry"},
@@ -31,37 +34,16 @@ MAY_IMPORT = {
     "surface": BASE | {"recording", "geometry", "methods", "evaluation"},
     "analysis": BASE | {"recording", "geometry", "methods", "evaluation", "surface"},
     "figures": BASE | {"geometry", "surface", "analysis"},
-    "reference": BASE | {"recording", "geometry", "methods", "evaluation", "surface", "analysis"},
-    "study": BASE
-    | {
-        "recording",
-        "geometry",
-        "methods",
-        "evaluation",
-        "planes",
-        "results",
-        "surface",
-        "analysis",
-        "figures",
-        "reference",
-    },
-    "cli": BASE
-    | {
-        "recording",
-        "geometry",
-        "methods",
-        "evaluation",
-        "planes",
-        "results",
-        "surface",
-        "analysis",
-        "figures",
-        "reference",
-        "study",
-    },
+    "makers": BASE | {"evaluation", "analysis"},
+    "cli": COMPUTING | {"planes", "results", "figures", "makers"},
     "__main__": {"cli"},
     "__init__": set(),
+    # The annex. The core imports nothing of it.
+    "thesis": COMPUTING | {"makers"},
+    "thesis.study": COMPUTING | {"planes", "results", "figures", "thesis"},
+    "thesis.cli": COMPUTING | {"planes", "results", "figures", "cli", "thesis", "thesis.study"},
 }
+ANNEX = {stage for stage in MAY_IMPORT if stage.startswith("thesis")}
 UNSAFE = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -100,17 +82,23 @@ def imported(tree, parts):
             yield str(name), node.lineno
 
 
+def stage_of(parts):
+    """The stage that a module belongs to, by its name's parts without the package's."""
+    inner = ".".join(parts[:2])
+    return inner if inner in MAY_IMPORT else parts[0]
+
+
 def backward_imports(root):
     """Every import that points backwards, as "file:line: name"."""
     found = set()
     for _, parts, tree in trees(root):
-        stage = parts[0]
+        stage = stage_of(parts)
         if stage == "__init__":  # re-exports everything, on first use
             continue
         for name, line in imported(tree, parts):
             if not name.startswith("losspath.") or name == "losspath.__version__":
                 continue
-            target = name.split(".")[1]
+            target = stage_of(name.split(".")[1:])
             if target != stage and target not in MAY_IMPORT[stage]:
                 found.add(f"{'/'.join(parts)}.py:{line}: {name}")
     return sorted(found)
@@ -121,12 +109,22 @@ def test_no_module_imports_from_a_later_stage():
 
 
 def test_every_stage_has_its_place_in_the_order():
-    stages = {parts[0] for _, parts, _ in trees(SOURCE)}
+    stages = {stage_of(parts) for _, parts, _ in trees(SOURCE)}
     assert stages == set(MAY_IMPORT)
     done = set()
     for stage, earlier in MAY_IMPORT.items():
         assert earlier <= done, f"{stage} comes before something that it may import"
         done.add(stage)
+
+
+def test_the_core_imports_nothing_of_the_annex():
+    for stage in MAY_IMPORT.keys() - ANNEX:
+        assert not MAY_IMPORT[stage] & ANNEX, stage
+    for file, parts, tree in trees(SOURCE):
+        if stage_of(parts) not in ANNEX:
+            texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+            named = [text for text in texts if isinstance(text, str) and "losspath.thesis" in text]
+            assert not named, file  # nor is it loaded by its name
 
 
 @pytest.mark.parametrize(
@@ -149,15 +147,20 @@ def test_every_stage_has_its_place_in_the_order():
         ("evaluation/objective.py", "def f():\n    from losspath.surface import Surface"),
         ("surface.py", "from losspath.analysis.steps import StepSizes"),
         ("analysis/steps.py", "from losspath.figures import plot_step_sizes"),
-        ("analysis/steps.py", "from losspath.reference import networks"),
+        ("analysis/steps.py", "from losspath.thesis import networks"),
+        ("cli/jobs.py", "from losspath.thesis.schedules import name_sizes"),
+        ("cli/app.py", "def f():\n    from losspath.thesis.cli import train_command"),
+        ("makers.py", "import importlib\nimportlib.import_module('losspath.thesis.maker')"),
         (
             "analysis/steps.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import losspath.figures",
         ),
-        ("figures/curves.py", "from losspath.reference.training import train"),
+        ("figures/curves.py", "from losspath.thesis.training import train"),
         ("figures/curves.py", "from losspath.evaluation.objective import Objective"),
-        ("reference/training.py", "from losspath.cli import main"),
-        ("reference/training.py", "from losspath.figures import plot_surface"),
+        ("thesis/training.py", "from losspath.cli import main"),
+        ("thesis/training.py", "from losspath.figures import plot_surface"),
+        ("thesis/training.py", "from losspath.thesis.study import plan"),
+        ("thesis/study/run.py", "from losspath.thesis.cli import study"),
         ("files.py", "from losspath.parameters import Layout"),
         ("errors.py", "from losspath import files"),
         ("surface.py", "from losspath.methods.method import Method\nfrom losspath.cli import main"),
@@ -165,7 +168,7 @@ def test_every_stage_has_its_place_in_the_order():
 )
 def test_the_check_finds_a_backward_import(tmp_path, module, code):
     file = tmp_path / module
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("from losspath import __version__\nfrom losspath.errors import LosspathError\n")
     assert module == "errors.py" or backward_imports(tmp_path) == []
     file.write_text(code + "\n")
@@ -242,7 +245,18 @@ def test_using_a_name_loads_nothing_that_draws(name):
     loaded = loaded_by(f"import losspath; losspath.{name}")
     assert "torch" in loaded
     assert not loaded & (DRAWING | {"sklearn", "typer", "rich", "pooch"})
-    assert not {"losspath.figures", "losspath.cli", "losspath.reference"} & loaded
+    assert not {"losspath.figures", "losspath.cli", "losspath.thesis"} & loaded
+
+
+@pytest.mark.parametrize("command", [["--help"], ["surface", "--help"], ["--version"]])
+def test_help_loads_no_torch_and_no_plug_in(command):
+    loaded = loaded_by(
+        "from losspath.cli import main\n"
+        f"try:\n    main({command})\nexcept SystemExit as end:\n    assert end.code == 0"
+    )
+    assert {name.partition(".")[0] for name in loaded} & (DRAWING | HEAVY) <= {"typer", "rich"}
+    stages = {name.split(".")[1] for name in loaded if name.startswith("losspath.")}
+    assert stages == {"cli", "errors"}
 
 
 def test_recording_loads_no_later_stage():

@@ -67,6 +67,10 @@ class RunError(LosspathError):
     """A run of the command line cannot go on as asked."""
 
 
+class MissingExtraError(LosspathError, ImportError):
+    """Something needs an optional dependency that is not installed."""
+
+
 class LosspathWarning(UserWarning):
     """Something was done, but a reader of the result should know about it."""
 

@@ -83,8 +83,8 @@ def test_surface_of_all_methods(call, run):
 
 
 def test_the_surface_is_that_of_the_library(call, run):
-    from losspath.reference.datasets import load_dataset, sample_indices
-    from losspath.reference.networks import build_network
+    from losspath.thesis.datasets import load_dataset, sample_indices
+    from losspath.thesis.networks import build_network
 
     call("surface", run, "--method", "sampled", *SMALL)
     data = load_dataset("digits")

@@ -4,9 +4,9 @@ import shutil
 import pytest
 
 from losspath import Recorder
-from losspath.reference.config import TrainingConfig
-from losspath.reference.datasets import load_dataset
-from losspath.reference.training import train
+from losspath.thesis.config import TrainingConfig
+from losspath.thesis.datasets import load_dataset
+from losspath.thesis.training import train
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,7 @@ def test_nan_losses_are_kept_and_shown(tmp_path, capsys):
 
 
 def test_a_run_of_other_data(fails, run, tmp_path, monkeypatch):
-    import losspath.reference.datasets as datasets
+    import losspath.thesis.datasets as datasets
 
     original = datasets.load_dataset
 

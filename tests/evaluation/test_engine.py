@@ -17,7 +17,7 @@ from losspath.evaluation import choices, engine, rewrites, sites, tally, tape
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Affine, Rows
-from losspath.reference.networks import NETWORKS, build_network
+from losspath.thesis.networks import NETWORKS, build_network
 
 CHOICES = [
     Choice(batch_size=5, lanes=1, share=1, points=32),

@@ -26,7 +26,7 @@ from losspath import Recorder, Trajectory
 from losspath.errors import ArgumentError, ModelError, StoreError
 from losspath.recording import recorder as recorder_module
 from losspath.recording import session
-from losspath.reference.networks import build_network
+from losspath.thesis.networks import build_network
 
 
 def test_the_first_state_is_recorded_at_once(tmp_path):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from losspath.arguments import SURFACE, checked, count
 from losspath.errors import ArgumentError
+from losspath.extras import extra
 from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
@@ -95,7 +96,8 @@ def _common(one: Floats, other: Floats, count: int) -> Floats:
 
 
 def _similarity(one: Floats, other: Floats) -> float:
-    from skimage.metrics import structural_similarity
+    with extra("compare"):
+        from skimage.metrics import structural_similarity
 
     span = float(max(one.max(), other.max()) - min(one.min(), other.min()))
     if span == 0:

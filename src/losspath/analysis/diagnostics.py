@@ -38,6 +38,7 @@ from losspath.errors import ArgumentError, LosspathError, UnsupportedError
 from losspath.evaluation.data import Batch, Samples
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides, copy_model
+from losspath.extras import extra
 from losspath.parameters import flatten_parameters, load_parameters, named_modules
 
 Floats = npt.NDArray[np.float64]
@@ -60,6 +61,8 @@ def architecture(objective: Objective) -> str:
         batch = next(objective.batches(1))
         try:
             found = _followed(objective, model, batch)
+        except LosspathError:
+            raise
         except Exception as cause:
             # torchinfo wraps what the forward pass raises, which says more.
             told = cause.__cause__ or cause
@@ -71,7 +74,8 @@ def architecture(objective: Objective) -> str:
 
 def _followed(objective: Objective, model: nn.Module, batch: Batch) -> Any:
     """What torchinfo has to say of one forward pass."""
-    import torchinfo
+    with extra("diagnose"):
+        import torchinfo
 
     forward = model.forward
     # torchinfo knows no more than tensors and flat tables of them: it is given those, for their
@@ -178,8 +182,6 @@ def confusion(
         ArgumentError: as many labels as there are classes were expected, or `predict` gives
             something else than a class for each target.
     """
-    from sklearn.metrics import confusion_matrix
-
     answers: list[npt.NDArray[np.int64]] = []
     right: list[npt.NDArray[np.int64]] = []
     classes = 0
@@ -212,10 +214,9 @@ def confusion(
     names = tuple(labels) if labels is not None else tuple(map(str, range(classes)))
     if len(names) != classes:
         raise ArgumentError(f"expected {classes} labels, one for each class, got {len(names)}")
-    if not len(true):
-        return Confusion(np.zeros((classes, classes), np.int64), names)
-    counts = confusion_matrix(true, wrong, labels=np.arange(classes))
-    return Confusion(np.asarray(counts, np.int64), names)
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (true, wrong), 1)
+    return Confusion(counts, names)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.data import Batch
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.replica import Sides
+from losspath.extras import extra
 
 Floats = npt.NDArray[np.float64]
 
@@ -161,8 +162,9 @@ def _maps(
     scores: Callable[[torch.Tensor], Any], inputs: torch.Tensor, columns: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """What each method makes of the scores in these columns."""
-    from captum.attr import IntegratedGradients, Occlusion
-    from captum.attr import Saliency as Gradient
+    with extra("diagnose"):
+        from captum.attr import IntegratedGradients, Occlusion
+        from captum.attr import Saliency as Gradient
 
     window = _window(tuple(inputs.shape[1:]))
     return {

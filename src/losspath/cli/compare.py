@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +12,11 @@ import numpy as np
 from rich.table import Table
 
 from losspath.analysis.runs import RunCurves, Spread
-from losspath.analysis.steps import StepSizes
 from losspath.cli import jobs
 from losspath.cli.console import out, say, say_file
 from losspath.cli.runs import Run
-from losspath.errors import ArgumentError, RunError, StoreError
+from losspath.errors import ArgumentError
 from losspath.files import digest_of
-from losspath.reference.config import TrainingConfig
-from losspath.reference.training import training_config
 
 
 @dataclass(frozen=True)
@@ -40,10 +36,7 @@ class Group:
 
 def curves_of(run: Run) -> RunCurves:
     """What a run is compared by."""
-    seed = None
-    with suppress(RunError):  # recorded by a loop of one's own
-        seed = training_config(run.directory).seed
-    return RunCurves(jobs.compute_steps(run), run.history, seed)
+    return RunCurves(jobs.compute_steps(run), run.history, run.made.seed)
 
 
 def group_runs(runs: Sequence[Run], each: bool = False) -> dict[str, Group]:
@@ -55,43 +48,19 @@ def group_runs(runs: Sequence[Run], each: bool = False) -> dict[str, Group]:
     """
     groups: dict[object, Group] = {}
     for run in runs:
-        curves = curves_of(run)
+        curves, made = curves_of(run), run.made
         key: object = run.directory.resolve()
-        try:
-            config = training_config(run.directory)
-        except RunError:  # recorded by a loop of one's own
-            groups[key] = Group((run.directory.resolve().name,), run.directory, [curves])
-            continue
-        alike = (_without_seeds(config), int(curves.sizes.steps[-1]))
-        parts = config.parts
-        if each:
-            parts += (f"seed {config.seed}",)
-        elif alike not in groups or config.seed not in [r.seed for r in groups[alike].runs]:
-            key = alike  # a second run of one seed is no other seed
-        if key in groups:
-            groups[key] = dataclasses.replace(groups[key], parts=alike[0].parts)
+        parts, kind = made.parts, made.kind
+        if kind is not None:
+            alike = (kind, int(curves.sizes.steps[-1]))
+            if each:
+                parts += (f"seed {made.seed}",)
+            elif alike not in groups or made.seed not in [r.seed for r in groups[alike].runs]:
+                key = alike  # a second run of one seed is no other seed
+            if key in groups:
+                groups[key] = dataclasses.replace(groups[key], parts=kind.parts)
         groups.setdefault(key, Group(parts, run.directory)).runs.append(curves)
     return _named(list(groups.values()))
-
-
-def _without_seeds(config: TrainingConfig) -> TrainingConfig:
-    """What all seeds of a run share, also where each takes its rates from a run of its own seed."""
-    schedule = config.lr_schedule
-    kind, _, source = schedule.partition(":")
-    if kind == "steps":
-        with suppress(RunError, StoreError):
-            schedule = f"steps:{_source_name(Path(source))}"
-    return dataclasses.replace(config, seed=0, lr_schedule=schedule)
-
-
-def _source_name(source: Path) -> str:
-    """What all seeds of a run share that rates are taken from, or of its saved step sizes."""
-    if source.is_dir():
-        config = training_config(source)
-        return config.directory_name.replace(f"-seed{config.seed}", "")
-    provenance = StepSizes.load(source).provenance
-    name = str(provenance.get("run", source))
-    return name.replace(f"-seed{provenance.get('seed')}", "")
 
 
 def _named(groups: Sequence[Group]) -> dict[str, Group]:

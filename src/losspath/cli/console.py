@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,6 +63,16 @@ def silence() -> Iterator[None]:
 def say(text: str) -> None:
     """Prints one line, without markup."""
     out.print(text, markup=False)
+
+
+def describe_epoch(row: Mapping[str, float | int | None]) -> str:
+    """One row of a run's history as a line."""
+    parts = [f"epoch {row['epoch']:>3}"]
+    for name in ("training", "validation"):
+        loss, accuracy = row[f"{name}_loss"], row[f"{name}_accuracy"]
+        shown = "" if accuracy is None else f", accuracy {accuracy:.2%}"
+        parts.append(f"{name} loss {loss:.4f}{shown}")
+    return "; ".join(parts)
 
 
 def say_file(what: str, path: Path) -> None:

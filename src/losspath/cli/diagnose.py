@@ -24,12 +24,11 @@ from losspath.analysis.saliency import saliency
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.jobs import figure_file
 from losspath.cli.runs import Run
-from losspath.errors import ArgumentError, PathError, RunError, UnsupportedError
+from losspath.errors import ArgumentError, PathError, UnsupportedError
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
 from losspath.files import write_atomically
 from losspath.recording.trajectory import Trajectory
-from losspath.reference.training import training_config
 
 _SHOWN = 2000  # samples that those shown of each class are taken from
 _IMAGES = 6  # that saliency is shown for
@@ -60,7 +59,8 @@ class _Moment:
     def labels(self) -> tuple[str, ...] | None:
         if self.run.objective_source is not None:
             return None
-        return tuple(self.run.dataset.classes)
+        names = self.run.made.class_names
+        return None if names is None else tuple(names)
 
     @property
     def title(self) -> str:
@@ -260,13 +260,8 @@ def compute_dynamics(run: Run, states: int, samples: int | None) -> Dynamics:
 
 def draw_dynamics(run: Run, found: Dynamics, figure: Path | None, extension: str) -> None:
     """Draws how training moved, and says what to make of it."""
-    rate = None
-    with suppress(RunError):  # recorded by a loop of one's own
-        config = training_config(run.directory)
-        plain = config.optimizer == "sgd" and not config.momentum
-        rate = config.lr if plain and config.lr_schedule == "constant" else None
     name = f"dynamics-{found.provenance['key'][:8]}.{extension}"
     target = figure_file(run, figure, name)
-    drawn = figures.plot_dynamics(found, rate=rate, title=run.title)
+    drawn = figures.plot_dynamics(found, rate=run.made.rate, title=run.title)
     say_file("figure", figures.save_figure(drawn, target))
     say(str(read_dynamics(found)))

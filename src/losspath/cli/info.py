@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from losspath.cli.console import out, say
+from losspath.cli.console import describe_epoch, out, say
 from losspath.cli.runs import RESULTS
 from losspath.errors import StoreError
 from losspath.files import canonical_json
@@ -23,14 +23,12 @@ def describe(directory: Path) -> dict[str, Any]:
     Raises:
         StoreError: there is no run, or it is damaged.
     """
-    from losspath.reference.training import HISTORY, identity_in, read_history
+    from losspath.makers import made_by
 
     _check_one_run(directory)
     path = Trajectory(directory)
     losses = path.all_losses
-    history, training = [], identity_in(path.metadata)
-    if training and (directory / HISTORY).exists():
-        history = read_history(directory)
+    made = made_by(directory, path.metadata)
     files = [file for file in directory.rglob("*") if file.is_file()]
     return {
         "directory": str(directory),
@@ -50,9 +48,9 @@ def describe(directory: Path) -> dict[str, Any]:
         "first_loss": float(losses[0]) if len(losses) else None,
         "last_loss": float(losses[-1]) if len(losses) else None,
         "non_finite_losses": int(np.sum(~np.isfinite(losses))),
-        "training": training,
+        "training": made.config,
         "metadata": path.metadata,
-        "history": history,
+        "history": made.history(),
         "layers": [
             {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype}
             for entry in path.layout.parameters
@@ -80,8 +78,6 @@ def _check_one_run(directory: Path) -> None:
 
 def print_description(description: dict[str, Any]) -> None:
     """Prints a run for people."""
-    from losspath.cli.train import describe_epoch
-
     d = description
     every = "" if d["every"] == 1 else f", one every {d['every']} steps"
     say(f"{d['directory']}: {d['states']:,} states of {d['parameters']:,} parameters{every}")

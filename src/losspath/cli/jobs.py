@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from losspath.analysis.interpolation import (
 from losspath.analysis.steps import StepSizes, step_sizes
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
-from losspath.errors import ArgumentError, RunError
+from losspath.errors import ArgumentError
 from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
@@ -30,8 +29,6 @@ from losspath.files import digest_of, load_archive, save_archive
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import PrincipalPlane
 from losspath.methods import METHODS, Method, SampledPCA
-from losspath.reference.schedules import name_sizes
-from losspath.reference.training import training_config
 from losspath.surface import (
     Landscape,
     StateLosses,
@@ -132,7 +129,7 @@ def compute_surfaces(
         executor: whose workers evaluate the points; None for this process.
     """
     objective = run.training_objective(samples)
-    run.forget_dataset()
+    run.made.forget_data()
     check_same_network(run.path, objective)
     plane = run.plane()
     grid = Grid.around(plane.path.coordinates, resolution)
@@ -336,9 +333,7 @@ def compute_steps(run: Run) -> StepSizes:
             return result
     run.check_place(run.results)
     with busy("measuring the steps"):
-        result = step_sizes(run.path)
-    with suppress(RunError):  # recorded by a loop of one's own
-        result = name_sizes(result, training_config(run.directory))
+        result = run.made.named(step_sizes(run.path))
     result.save(file)
     say_file("step sizes", file)
     return result

@@ -17,42 +17,11 @@ class Extension(StrEnum):
     SVG = "svg"
 
 
-class Optimizer(StrEnum):
-    """Optimisers of the reference training."""
-
-    SGD = "sgd"
-    ADAM = "adam"
-
-
 class Alignment(StrEnum):
     """What runs are aligned by."""
 
     STEP = "step"
     EPOCH = "epoch"
-
-
-class StudyScale(StrEnum):
-    """How large a study is."""
-
-    FULL = "full"
-    QUICK = "quick"
-
-
-class RateForm(StrEnum):
-    """How learning rates are made of step sizes."""
-
-    RAW = "raw"
-    SCALED = "scaled"
-    SHUFFLED = "shuffled"
-    MEAN = "mean"
-
-
-class Device(StrEnum):
-    """Where to train."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a recorded run.")]

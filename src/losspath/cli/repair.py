@@ -10,18 +10,18 @@ from losspath.cli.results import damage_of
 from losspath.cli.runs import RESULTS
 from losspath.errors import BusyError, DamagedError, StoreError
 from losspath.evaluation.journal import sound_part
-from losspath.files import move_aside, only_writer, read_document, write_atomically
+from losspath.files import move_aside, only_writer, write_atomically
+from losspath.makers import made_by
+from losspath.recording import store
 from losspath.recording.migrate import migrate
 from losspath.recording.repair import repair_trajectory
-from losspath.reference.checkpoints import checkpoint_files, is_intact
-from losspath.reference.training import HISTORY, is_trained
 
 
 def repair_run(directory: Path) -> None:
     """Repairs the trajectory, and moves other damaged files aside; deletes nothing."""
     done = 0
     # Each line is said as it is done, as what comes after it may fail.
-    for lines in (repair_trajectory, _repair_training, _repair_results):
+    for lines in (repair_trajectory, _repair_makers, _repair_results):
         for line in lines(directory):
             say(f"{directory}: {line}")
             done += 1
@@ -35,22 +35,21 @@ def migrate_run(directory: Path) -> None:
         say(f"{directory}: {line}")
 
 
-def _repair_training(directory: Path) -> Iterator[str]:
-    for file in checkpoint_files(directory):
-        yield from _make_way(file, directory, "training goes on from an earlier state")
-    if (directory / HISTORY).exists() and is_trained(directory):  # or it is the caller's own
-        yield from _make_way(directory / HISTORY, directory, "`losspath train` writes it again")
+def _repair_makers(directory: Path) -> Iterator[str]:
+    """Files that the program which made the run keeps in it."""
+    made = made_by(directory, store.read_header(directory).metadata)
+    for broken in made.broken_files():
+        yield from _make_way(broken.file, broken.problem, directory, broken.then)
 
 
 def _repair_results(directory: Path) -> Iterator[str]:
     for file in sorted((directory / RESULTS).glob("*")):
-        yield from _make_way(file, directory, "it can be computed again")
+        yield from _make_way(file, damage_of(file), directory, "it can be computed again")
 
 
-def _make_way(file: Path, directory: Path, then: str) -> Iterator[str]:
+def _make_way(file: Path, problem: StoreError | None, directory: Path, then: str) -> Iterator[str]:
     """Moves a file aside if it is damaged, and says so; one that cannot be read now is left."""
     name = file.relative_to(directory)
-    problem = _damage(file)
     if isinstance(problem, DamagedError):
         if file.suffix == ".points":
             yield from _cut_journal(file, directory)
@@ -59,17 +58,6 @@ def _make_way(file: Path, directory: Path, then: str) -> Iterator[str]:
             yield f"moved the damaged {name} to {moved}; {then}"
     elif problem is not None:
         yield f"left {name} alone: {problem}"
-
-
-def _damage(file: Path) -> StoreError | None:
-    try:
-        if file.suffix == ".safetensors" and not is_intact(file):
-            return DamagedError(f"{file} is damaged")
-        if file.name == HISTORY:
-            read_document(file)
-    except StoreError as error:
-        return error
-    return damage_of(file)
 
 
 def _cut_journal(file: Path, directory: Path) -> Iterator[str]:

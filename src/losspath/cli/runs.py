@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from losspath.cli.console import busy, say
-from losspath.errors import ArgumentError, LosspathError, RunError, StoreError
+from losspath.errors import ArgumentError, LosspathError, StoreError
+from losspath.recording import store
 from losspath.recording.trajectory import StateSequence, Trajectory
 
 if TYPE_CHECKING:
     from losspath.analysis.runs import History
     from losspath.evaluation.objective import Objective
     from losspath.geometry.plane import PrincipalPlane
-    from losspath.reference.datasets import Dataset
+    from losspath.makers import MadeRun
 
 RESULTS = "results"
 FIGURES = "figures"
@@ -91,13 +92,19 @@ class Run:
         todo = "choose another directory (--out DIR)" if self.out else "give another by --out DIR"
         check_writable(place, todo)
 
+    @cached_property
+    def made(self) -> MadeRun:
+        """The run as the program that made it knows it."""
+        from losspath.makers import made_by
+
+        metadata = store.read_header(self.directory).metadata
+        return made_by(self.directory, metadata, self.data_dir)
+
     @property
     def title(self) -> str:
         """The run as figures name it."""
-        from losspath.reference.training import training_config
-
         try:
-            return training_config(self.directory).title
+            return self.made.title
         except LosspathError:
             return self.directory.resolve().name
 
@@ -105,38 +112,16 @@ class Run:
     def history(self) -> History | None:
         """Losses and accuracies by epoch; None for a run that kept none."""
         from losspath.analysis.runs import History
-        from losspath.reference.training import HISTORY, is_trained, read_history
 
-        # A loop of the caller's own may have a file of this name.
-        if not (self.directory / HISTORY).exists() or not is_trained(self.directory):
-            return None
-        return History.of(read_history(self.directory))
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The data that the run was trained on."""
-        from losspath.reference.datasets import load_dataset
-        from losspath.reference.training import training_config, training_identity
-
-        config = training_config(self.directory)
-        remembered = self.trajectory.metadata.get("data_dir")
-        dataset = load_dataset(config.data, self.data_dir or remembered)
-        if dataset.digest != training_identity(self.directory).get("data_digest"):
-            raise RunError(
-                f"the data named {config.data!r} are not those that {self.directory} was trained "
-                "on; look at --data-dir"
-            )
-        return dataset
-
-    def forget_dataset(self) -> None:
-        """Lets go of the data, once an objective has what it needs of them."""
-        self.__dict__.pop("dataset", None)
+        rows = self.made.history()
+        return History.of(rows) if rows else None
 
     def training_objective(self, samples: int | None) -> Objective:
-        """The loss on the first samples of the fixed permutation of the training set.
+        """The loss on training data.
 
         Args:
-            samples: how many; None for 10,000, as in the thesis, or all there are.
+            samples: how many samples; None for as many as the run's maker takes as a rule. All
+                there are where these are fewer.
 
         Raises:
             ArgumentError: a number of samples for an objective of one's own.
@@ -147,23 +132,17 @@ class Run:
                     "--samples does not go with --objective, whose function chooses its own data"
                 )
             return _load_objective(self.objective_source)
-        from losspath.reference.objectives import SAMPLES, training_objective
-        from losspath.reference.training import training_config
-
-        available = len(self.dataset.train_targets)
-        if samples is not None and available < samples:
-            say(f"the training set has {available:,} samples, fewer than {samples:,}: all are used")
-        config = training_config(self.directory)
-        return training_objective(config, self.dataset, SAMPLES if samples is None else samples)
+        objective = self.made.training_objective(samples)
+        there = len(objective)
+        if samples is not None and there < samples:
+            say(f"the training set has {there:,} samples, fewer than {samples:,}: all are used")
+        return objective
 
     def validation_objective(self) -> Objective:
-        """The loss on the whole validation set."""
+        """The loss on validation data."""
         if self.objective_source is not None:
             return _load_objective(self.objective_source)
-        from losspath.reference.objectives import validation_objective
-        from losspath.reference.training import training_config
-
-        return validation_objective(training_config(self.directory), self.dataset)
+        return self.made.validation_objective()
 
     def plane(self) -> PrincipalPlane:
         """The path's plane, computed once and kept with the results."""

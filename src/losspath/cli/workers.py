@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 
 from losspath.errors import ArgumentError, WorkerError
+from losspath.extras import extra
 
 _ANSWER_SECONDS = 10
 
@@ -20,7 +21,8 @@ def open_workers(processes: int | None, scheduler: str | None) -> Iterator[Execu
         scheduler: address of a scheduler, such as "tcp://host:8786".
 
     Raises:
-        ArgumentError: both were asked for, or Dask is not installed.
+        ArgumentError: both were asked for.
+        MissingExtraError: Dask is not installed.
         WorkerError: no scheduler answers, or it has no workers.
     """
     if processes is not None and scheduler is not None:
@@ -39,12 +41,8 @@ def open_workers(processes: int | None, scheduler: str | None) -> Iterator[Execu
 
 @contextmanager
 def _client(address: str) -> Iterator[Executor]:
-    try:
+    with extra("dask"):
         from distributed import Client
-    except ImportError:
-        raise ArgumentError(
-            "--scheduler needs Dask, which is not installed: pip install 'losspath[dask]'"
-        ) from None
     try:
         client = Client(  # type: ignore[no-untyped-call]
             address, timeout=_ANSWER_SECONDS, set_as_default=False

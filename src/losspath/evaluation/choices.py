@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-import platformdirs
 
 from losspath.errors import LosspathError
 from losspath.files import read_document, write_document
+from losspath.user_cache import user_cache
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def remembered(key: str, measure: Callable[[], Choice]) -> Choice:
     """
     if key in _known:
         return _known[key]
-    directory = Path(platformdirs.user_cache_dir("losspath"))
+    directory = user_cache()
     file = directory / f"choice-{key[:16]}.json"
     lock = filelock.FileLock(directory / f"choice-{key[:16]}.lock", timeout=_LOCK_SECONDS)
     with contextlib.ExitStack() as held:

@@ -1,1 +1,0 @@
-"""The reference networks, data sets and training: ordinary users of the public interface."""

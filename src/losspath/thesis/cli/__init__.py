@@ -1,0 +1,1 @@
+"""The commands `train`, `demo` and `study`: entry points of the group `losspath.commands`."""
