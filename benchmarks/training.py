@@ -21,6 +21,7 @@ from losspath.thesis import training
 from losspath.thesis.config import TrainingConfig
 from losspath.thesis.datasets import load_dataset
 from losspath.thesis.networks import build_network
+from losspath.thesis.records import read_history
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
             whole = seconds(
                 lambda number=number, run=run: training.train(config, dataset, run, number)
             )
-            history = training.read_history(run)
+            history = read_history(run)
             steps = history[-1]["seconds"] - history[-2]["seconds"]
             times["recorded"].append(steps)
             times["evaluated"].append(whole - steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from losspath.analysis import dynamics, interpolation, steps
+from losspath.analysis import barriers, dynamics, interpolation, steps
 from losspath.cli import jobs
 from losspath.errors import DamagedError, StoreError
 from losspath.evaluation import journal
@@ -15,6 +15,7 @@ from losspath.surface import value
 
 # Every kind of archive: how its files' names begin, what it is called in them, and its version.
 ARCHIVES: dict[str, tuple[str, int]] = {
+    "barriers": ("barriers", barriers.FORMAT_VERSION),
     "dynamics": ("dynamics", dynamics.FORMAT_VERSION),
     "interpolation": ("interpolation", interpolation.FORMAT_VERSION),
     "plane": ("plane", plane.FORMAT_VERSION),
