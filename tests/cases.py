@@ -30,6 +30,11 @@ METHODS = [
     AveragedND(),
     AveragedND(temperature="auto"),
     AveragedND(temperature=2.5, arc_length=True),
+    Sampled(distance="manhattan"),
+    Sampled(distance="mahalanobis"),
+    Averaged(temperature="auto", distance="manhattan"),
+    Averaged(temperature=0.3, arc_length=True, distance="mahalanobis"),
+    Averaged(temperature="auto", distance="mahalanobis"),
 ]
 LITERAL = [
     PCA(literal=True),
@@ -231,9 +236,9 @@ def reference_weights(method, point, plane):
     weights = np.zeros(count)
     if isinstance(method, PCA):
         return weights
-    near = 0
+    near, rule = 0, getattr(method, "distance", None)
     for i in range(count):
-        if math.dist(point, plane.path[i]) < math.dist(point, plane.path[near]):
+        if apart(rule, point, i, plane) < apart(rule, point, near, plane):
             near = i
     weights[near] = 1.0
     if isinstance(method, SampledPCA):
@@ -241,6 +246,21 @@ def reference_weights(method, point, plane):
         if is_inside(method.side, point, plane.path[near], plane) and d_p + d_c > 0:
             weights[near] = d_c / (d_c + d_p)
     return weights
+
+
+def apart(rule, point, index, plane):
+    """The distance from a point to a state by its definition."""
+    name = "euclidean" if rule is None else rule.name
+    away = point - plane.path[index]
+    if name == "manhattan":
+        return abs(away[0]) + abs(away[1])
+    if name == "mahalanobis":
+        mean = sum(plane.path) / len(plane.path)
+        covariance = sum(np.outer(p - mean, p - mean) for p in plane.path) / (len(plane.path) - 1)
+        return math.sqrt(away @ np.linalg.pinv(covariance, rcond=1e-12, hermitian=True) @ away)
+    if name == "euclidean-nd":  # in R^P, from the plane's point θ̄ + U g to the state, as vectors
+        return np.sqrt(np.sum((plane.basis @ away - plane.residuals[index]) ** 2))
+    return math.dist(point, plane.path[index])
 
 
 def is_inside(side, point, state, plane):
@@ -258,18 +278,11 @@ def is_inside(side, point, state, plane):
 
 def averaged_weights(method, point, plane):
     count = len(plane.path)
-    distances, squares = np.zeros(count), np.zeros(count)
-    for i in range(count):
-        # In R^P, from the plane's point θ̄ + U g to the state θ_i, as vectors.
-        state = plane.mean + plane.basis @ plane.path[i] + plane.residuals[i]
-        apart = plane.mean + plane.basis @ point - state
-        squares[i] = np.sum(plane.path[i] ** 2)
-        distances[i] = math.dist(point, plane.path[i])
-        if isinstance(method, AveragedND):
-            squares[i] = np.sum((state - plane.mean) ** 2)
-            distances[i] = np.sqrt(np.sum(apart**2))
+    distances = [apart(method.distance, point, i, plane) for i in range(count)]
     temperature = method.temperature
     if temperature == "auto":
+        mean = sum(plane.path) / count
+        squares = [apart(method.distance, mean, i, plane) ** 2 for i in range(count)]
         temperature = math.sqrt(sum(squares) / count / 2) * count ** (-1 / 6)
     raw = np.array([math.exp(-(d - min(distances)) / temperature) for d in distances])
     if method.arc_length:

@@ -14,7 +14,7 @@ from torch import nn
 
 import losspath
 from contract import Net, make_world, teaches
-from losspath import figures, methods
+from losspath import distances, figures, methods
 from losspath.errors import LosspathError
 
 # Values: `Reading` and the like are made by the package alone, and check nothing.
@@ -24,7 +24,7 @@ VALUES = {
     *("LosspathError", "LosspathWarning"),
 }
 # No function of the user's.
-BASES = {"Method", "Lift", "METHODS"}
+BASES = {"Method", "Lift", "METHODS", "Distance", "DISTANCES"}
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +62,16 @@ def calls(it):
             {"states": {"a": path, "b": path[0]}, "objective": objective, "points": 3}
             | {"quantity": "loss", "progress": None, "checkpoint": None},
         ),
-        "Averaged": (methods.Averaged, {"temperature": 1.0, "arc_length": True, "literal": False}),
-        "AveragedND": (methods.AveragedND, {"temperature": 1.0, "arc_length": True}),
+        "Averaged": (
+            methods.Averaged,
+            {"temperature": 1.0, "arc_length": True, "literal": False, "distance": "manhattan"},
+        ),
+        "AveragedND": (
+            methods.AveragedND,
+            {"temperature": 1.0, "arc_length": True, "distance": "manhattan"},
+        ),
+        "Euclidean": (distances.Euclidean, {}),
+        "EuclideanND": (distances.EuclideanND, {}),
         "Grid": (lp.Grid, {"x": it.grid.x, "y": it.grid.y}),
         "Grid.around": (
             lp.Grid.around,
@@ -75,6 +83,10 @@ def calls(it):
         "Dynamics.binned_cosines": (it.dynamics.binned_cosines, {"bins": 2}),
         "LocalProcesses": (lp.LocalProcesses, {"count": 1, "threads": 1}),
         "LossScale": (figures.LossScale.of, {"surfaces": [it.surface]}),
+        "Mahalanobis": (distances.Mahalanobis, {}),
+        "MahalanobisND": (distances.MahalanobisND, {}),
+        "Manhattan": (distances.Manhattan, {}),
+        "ManhattanND": (distances.ManhattanND, {"states": 5}),
         "Objective": (
             lp.Objective,
             {"model": it.model, "inputs": it.x, "targets": it.y, "loss_fn": F.cross_entropy}
@@ -119,7 +131,7 @@ def calls(it):
             },
         ),
         "Recorder.record": (recorded, {"loss": 1.0, "step": 3, "rate": 0.1}),
-        "Sampled": (methods.Sampled, {}),
+        "Sampled": (methods.Sampled, {"distance": "mahalanobis"}),
         "SampledPCA": (methods.SampledPCA, {"side": "hull", "literal": False}),
         "StepSizeLR": (lp.StepSizeLR, {"optimizer": optimizer, "rates": [1.0], "last_epoch": -1}),
         "StepSizes.averaged": (it.sizes.averaged, {"parts": 2}),
@@ -161,6 +173,7 @@ def calls(it):
             {**asked, "method": "pca", "executor": None, "checkpoint": None, **where},
         ),
         "confusion": (lp.confusion, {**at, "labels": ["a", "b"], "predict": None, "sides": None}),
+        "distance_named": (distances.distance_named, {"distance": {"name": "manhattan"}}),
         "distance_map": (
             lp.distance_map,
             {"plane": it.plane, "resolution": 3, "grid": None, "method": None},
@@ -227,7 +240,7 @@ def calls(it):
 NAMES = sorted(
     {
         name
-        for module in (losspath, figures, methods)
+        for module in (losspath, figures, methods, distances)
         for name in module.__all__
         if callable(getattr(module, name)) and name not in VALUES | BASES
     }

@@ -21,6 +21,7 @@ from cases import (
 )
 from losspath import Grid, fit_plane
 from losspath import methods as package
+from losspath.distances import Euclidean
 from losspath.errors import ArgumentError
 from losspath.methods import (
     PCA,
@@ -149,7 +150,8 @@ def test_a_path_without_an_inside_has_no_hull(path):
 @pytest.mark.parametrize("method", [Sampled(), SampledPCA()], ids=named)
 def test_of_states_equally_near_the_earliest_counts(method):
     shown = projection([[3.0, 4.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    np.testing.assert_array_equal(shown.nearest(np.array([[0.0, 0.0], [2.0, 0.0]])), [1, 1])
+    nearest = Euclidean().nearest(np.array([[0.0, 0.0], [2.0, 0.0]]), shown)
+    np.testing.assert_array_equal(nearest, [1, 1])
     weights = method.weights(np.array([[0.0, 0.0], [2.0, 0.0], [-1.0, 1.0]]), shown)
     np.testing.assert_array_equal(weights.argmax(axis=1), [1, 1, 2])
     assert (np.count_nonzero(weights, axis=1) == 1).all()

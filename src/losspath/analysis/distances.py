@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.arguments import GRID, RESOLUTION, checked, of_type, optional, range_of
+from losspath.distances import Euclidean
 from losspath.errors import ArgumentError
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import PrincipalPlane
@@ -71,7 +72,7 @@ def distance_map(
     path = plane.path
     grid = grid or Grid.around(path.coordinates, resolution)
     method = method or SampledPCA()
-    nearest = path.nearest(grid.points)
+    nearest = Euclidean().nearest(grid.points, path)
     share = 1.0 - method.state_weights(grid.points, nearest, path)
     distance = (share * path.residual_norms[nearest]).reshape(grid.shape)
     ratio = path.explained_variance_ratio

@@ -71,18 +71,6 @@ class Projection:
         center: Floats = (self.coordinates.min(axis=0) + self.coordinates.max(axis=0)) / 2
         return center
 
-    def distances(self, points: Floats) -> Floats:
-        """(G, T): Euclidean distances in the plane between points (G, 2) and the states."""
-        x = points[:, 0, None] - self.coordinates[None, :, 0]
-        y = points[:, 1, None] - self.coordinates[None, :, 1]
-        distances: Floats = np.hypot(x, y)
-        return distances
-
-    def nearest(self, points: Floats) -> npt.NDArray[np.intp]:
-        """(G,): the state nearest to each point in the plane; of equals the earliest."""
-        nearest: npt.NDArray[np.intp] = self.distances(points).argmin(axis=1)
-        return nearest
-
 
 def project_path(path: StateSequence, origin: Floats, basis: Floats) -> Projection:
     """Projects every state, in one pass over the path and in float64.

@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from losspath.arguments import flag, number
+from losspath.distances import DISTANCES, Distance, Euclidean, EuclideanND, distance_named
 from losspath.errors import ArgumentError
+from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
 from losspath.methods.method import Floats, Method
+from losspath.recording.trajectory import StateSequence
+
+_EUCLIDEAN, _EUCLIDEAN_ND = Euclidean(), EuclideanND()
 
 
 @dataclass(frozen=True)
 class Averaged(Method):
     """A softmax of distances in the plane: w_i ∝ exp(−d_i/τ), thesis eq. 6.5 and 6.6.
 
-    τ → 0 is `Sampled`, τ → ∞ is `PCA`. The weights depend on the unit that distances have, hence
-    on the scale of the path, and on how densely in time it was recorded; τ is a choice that the
-    picture depends on.
+    This is a Nadaraya-Watson blend [1, 2] of the states' residuals with an exponential kernel. With
+    the term in the plane it blends the planes through the single states, θ_i + U (g − p_i), each
+    parallel to the one that is drawn: the form of Shepard's interpolation with a local plane at
+    each place [3], whose slopes are all the same here.
+
+    τ → 0 is `Sampled` by the same distance, τ → ∞ is `PCA`. The weights depend on the unit that
+    distances have, hence on the scale of the path (but for Mahalanobis distances, which have no
+    unit), and on how densely in time it was recorded; τ is a choice that the picture depends on.
 
     Args:
-        temperature: τ, in the unit of the parameters' distances; 1.0 in the thesis. "auto" takes
-            Scott's rule for the bandwidth of a kernel in two dimensions, τ = σ·T^(−1/6), with the
-            root-mean-square deviation σ of the T states along an axis of the plane; it follows
-            the path's scale and spacing. (D. W. Scott, Multivariate Density Estimation, 1992.)
+        temperature: τ, in the distance's unit: for the Euclidean and the Manhattan distance that
+            of the parameters, for Mahalanobis' the standard deviation of the path. 1.0 in the
+            thesis. "auto" takes Scott's rule for the bandwidth of a kernel in two dimensions,
+            τ = σ·T^(−1/6) [4], with σ the root-mean-square distance of the T states from their
+            mean, over √2: for the Euclidean distance their root-mean-square deviation along an
+            axis of the plane. It follows the path's scale and spacing. By another distance about
+            as many states are blended, whatever its unit.
         arc_length: weight each state by the length of path that it stands for (half the way to
-            the state before and half to the next, in the plane), so that the density of recording
-            does not matter.
+            the state before and half to the next, in the plane and Euclidean), so that the density
+            of recording does not matter.
         literal: without the in-plane term, as eq. 6.6 is printed: the blend Σ w_i θ_i itself,
             which does not project onto the point that it is drawn at.
+        distance: d, a `losspath.distances.Distance` or its name; Euclidean in the plane by
+            default, as in the thesis.
+
+    References:
+        [1] E. A. Nadaraya, "On estimating regression", Theory of Probability and its Applications
+        9 (1964) 141-142.
+        [2] G. S. Watson, "Smooth regression analysis", Sankhyā A 26 (1964) 359-372.
+        [3] R. Franke and G. Nielson, "Smooth interpolation of large sets of scattered data",
+        International Journal for Numerical Methods in Engineering 15 (1980) 1691-1704.
+        [4] D. W. Scott, Multivariate Density Estimation, 1992.
     """
 
     name: ClassVar[str] = "averaged"
     temperature: float | Literal["auto"] = 1.0
     arc_length: bool = False
     literal: bool = False
+    distance: Distance | str | Mapping[str, Any] = _EUCLIDEAN
 
     def __post_init__(self) -> None:
         if not isinstance(self.temperature, str):
@@ -46,44 +71,52 @@ class Averaged(Method):
             raise ArgumentError(f'expected a temperature > 0 or "auto", got {self.temperature!r}')
         flag("arc_length", self.arc_length)
         flag("literal", self.literal)
+        object.__setattr__(self, "distance", distance_named(self.distance))
+
+    def bind(self, path: StateSequence, plane: Plane, projection: Projection) -> Averaged:
+        """The method with what its distance needs of the states."""
+        bound = distance_named(self.distance).bind(path, plane, projection)
+        return dataclasses.replace(self, distance=bound)
 
     def resolve(self, path: Projection) -> Averaged:
         """The method with its temperature as a number."""
         if self.temperature != "auto":
             return self
-        spread = float(np.sqrt(np.mean(self._squares(path)) / 2))
-        return dataclasses.replace(self, temperature=spread * len(path) ** (-1 / 6))
+        distance = distance_named(self.distance)
+        count = len(distance.states_of(path))
+        return dataclasses.replace(self, temperature=distance.spread(path) * count ** (-1 / 6))
 
     def weights(self, points: Floats, path: Projection) -> Floats:
         """(G, T): rows that sum to one."""
         temperature = self.resolve(path).temperature
         assert temperature != "auto"
-        exponents = self._distances(points, path)
-        # Distances to the nearest, so that the largest weight is exp(0) however far the point is.
-        exponents -= exponents.min(axis=1, keepdims=True)
-        weights = np.exp(exponents / -temperature)
+        distance = distance_named(self.distance)
+        lengths = np.zeros(len(path))
         if self.arc_length:
-            weights *= _arc_lengths(path.coordinates)
-        weights /= weights.sum(axis=1, keepdims=True)
+            states = distance.states_of(path)
+            lengths[states] = _arc_lengths(path.coordinates[states])
+        weights = np.empty((len(points), len(path)))
+        for some, distances, least in distance.in_blocks(points, path):
+            block = weights[some]
+            # From the nearest on, so that the largest weight is exp(0) however far the point is.
+            np.subtract(distances, least[:, None], out=block)
+            block /= -temperature
+            np.exp(block, out=block)
+            if self.arc_length:
+                block *= lengths
+            block /= block.sum(axis=1, keepdims=True)
         return weights
 
     def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:
         """(G, 2): the points, or in the literal variant where the blends project."""
         return weights @ path.coordinates if self.literal else points
 
-    def _distances(self, points: Floats, path: Projection) -> Floats:
-        return path.distances(points)
-
-    def _squares(self, path: Projection) -> Floats:
-        squares: Floats = np.sum((path.coordinates - path.coordinates.mean(axis=0)) ** 2, axis=1)
-        return squares
-
 
 @dataclass(frozen=True)
 class AveragedND(Averaged):
     """The same with distances in all of parameter space, thesis eq. 6.5.
 
-    d_i is the distance of state i from the plane's point θ̄ + U g, so
+    d_i is the distance of state i from the plane's point θ̄ + U g, so by Euclid
     d_i² = ‖g − p_i‖² + ‖r_i‖²: states far off the plane count less.
 
     Args:
@@ -91,17 +124,24 @@ class AveragedND(Averaged):
             parameter space.
         arc_length: as for `Averaged`.
         literal: as for `Averaged`.
+        distance: one in all dimensions, or its name with or without "-nd"; Euclidean by default,
+            as in the thesis.
     """
 
     name: ClassVar[str] = "averaged-nd"
+    distance: Distance | str | Mapping[str, Any] = _EUCLIDEAN_ND
 
-    def _distances(self, points: Floats, path: Projection) -> Floats:
-        distances: Floats = np.hypot(path.distances(points), path.residual_norms)
-        return distances
-
-    def _squares(self, path: Projection) -> Floats:
-        squares: Floats = super()._squares(path) + path.residual_norms**2
-        return squares
+    def __post_init__(self) -> None:
+        distance = self.distance
+        if isinstance(distance, str) and f"{distance}-nd" in DISTANCES:
+            object.__setattr__(self, "distance", f"{distance}-nd")
+        super().__post_init__()
+        found = distance_named(self.distance)
+        if found.in_plane:
+            raise ArgumentError(
+                f"expected a distance in all dimensions, got {found.name}, which is one in the "
+                "plane; give EuclideanND(), ManhattanND() or MahalanobisND(), or use averaged"
+            )
 
 
 def _arc_lengths(path: Floats) -> Floats:

@@ -10,7 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from losspath.distances import Distance
+from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
+from losspath.recording.trajectory import StateSequence
 
 Floats = npt.NDArray[np.float64]
 
@@ -99,22 +102,53 @@ class Method(ABC):
         """
         return points
 
+    def bind(self, path: StateSequence, plane: Plane, projection: Projection) -> Method:
+        """The method with what it needs of the states themselves, beyond the projection.
+
+        Most need nothing. What is returned has the same options.
+
+        Args:
+            path: T states of P numbers.
+            plane: of two axes.
+            projection: the path as the plane shows it.
+        """
+        return self
+
     def resolve(self, path: Projection) -> Method:
         """The method with options that depend on the path ("auto") replaced by their values."""
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Name and options, for provenance."""
-        return {"name": self.name, **dataclasses.asdict(self)}
+        """Name and options, for provenance. A distance is among them where it is not the usual."""
+        options: dict[str, Any] = {"name": self.name}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, Distance):
+                options[field.name] = dataclasses.asdict(value) if _is_value(value) else value
+            elif not _is_usual(value, field):
+                options[field.name] = value.to_json()
+        return options
 
     def describe(self) -> str:
         """The method and its options as a figure names them."""
         options = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is True:
+            if isinstance(value, Distance):
+                options += [] if _is_usual(value, field) else [f"{field.name} {value.describe()}"]
+            elif value is True:
                 options.append(field.name.replace("_", " "))
             elif value != field.default or field.name == "temperature":
                 shown = f"{value:.3g}" if isinstance(value, float) else str(value)
                 options.append(f"{field.name} {shown}")
         return self.name + (f" ({', '.join(options)})" if options else "")
+
+
+def _is_value(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _is_usual(distance: Distance, field: dataclasses.Field[Any]) -> bool:
+    """Whether a distance is an option's default, bound to states or not."""
+    usual = field.default
+    return isinstance(usual, Distance) and distance.to_json() == usual.to_json()

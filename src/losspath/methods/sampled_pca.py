@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.spatial import Delaunay, QhullError
 
 from losspath.arguments import flag, one_of
+from losspath.distances import Euclidean
 from losspath.geometry.projection import Projection
 from losspath.methods.method import Floats, Method, displacement, extremes
 
@@ -48,7 +49,7 @@ class SampledPCA(Method):
 
     def weights(self, points: Floats, path: Projection) -> Floats:
         """(G, T): at most one weight in each row, between 0 and 1; more in the literal variant."""
-        nearest = path.nearest(points)
+        nearest = Euclidean().nearest(points, path)
         share = self.state_weights(points, nearest, path)
         weights = np.zeros((len(points), len(path)))
         weights[np.arange(len(points)), nearest] = share
@@ -61,7 +62,7 @@ class SampledPCA(Method):
         """(G, 2): the points, or in the literal variant displaced by the plane's part in them."""
         if not self.literal:
             return points
-        share = self.state_weights(points, path.nearest(points), path)
+        share = self.state_weights(points, Euclidean().nearest(points, path), path)
         displaced: Floats = points + (1 - share)[:, None] * displacement(path)
         return displaced
 

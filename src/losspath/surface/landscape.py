@@ -108,7 +108,8 @@ class Landscape:
                 f"expected a plane of 2 components, got {self.plane.basis.shape[1]}; fit one of two"
             )
         self.projection = self.plane.projection(self.path)
-        self.method = method.resolve(self.projection)
+        bound = method.bind(self.path, self.plane, self.projection)
+        self.method = bound.resolve(self.projection)
         self._lifted = LiftedPlane(self.path, self.plane, self.projection, self.method)
 
     def __repr__(self) -> str:
