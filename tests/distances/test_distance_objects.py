@@ -256,6 +256,9 @@ def test_manhattan_in_all_dimensions_reads_no_more_states_than_asked_for():
     assert len(chosen) <= 9
     assert {0, 199} <= set(chosen.tolist())
     assert sorted(path.reads) == chosen.tolist()
+    path.reads.clear()
+    Averaged(distance=measured).weights(np.tile(points, (40, 1)), plane.path)  # in one go
+    assert sorted(path.reads) == chosen.tolist()
     assert np.isinf(np.delete(found, chosen, axis=1)).all()
     everything, shown = bound(ManhattanND(states=200), states, plane)
     expected = everything.distances(points, shown)

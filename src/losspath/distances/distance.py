@@ -92,6 +92,10 @@ class Distance(ABC):
         """Which states have a distance, ascending; all of them but where the path is thinned."""
         return np.arange(len(path))
 
+    def points_at_once(self, path: Projection) -> int:
+        """How many points `in_blocks` asks the distances of at a time."""
+        return max(1, _NUMBERS // len(path))
+
     def spread(self, path: Projection) -> float:
         """How far the states are spread: the root-mean-square distance from their mean, over √2.
 
@@ -115,7 +119,7 @@ class Distance(ABC):
         Raises:
             ArgumentError: they are no distances: another shape, not a number, or negative.
         """
-        size = max(1, _NUMBERS // len(path))
+        size = self.points_at_once(path)
         for start in range(0, len(points), size):
             some = points[start : start + size]
             distances = np.asarray(self.distances(some, path))

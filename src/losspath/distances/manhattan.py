@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
+from scipy.spatial.distance import cdist
 
 from losspath.arguments import count
 from losspath.distances.distance import Bound, Distance, Floats, Indices, OfStates
 from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
 from losspath.geometry.spacing import spread_states
+from losspath.recording.paths import States
 from losspath.recording.trajectory import StateSequence
 
 _STATES_BYTES = 64 << 20  # of states that are read together
-_PART_BYTES = 8 << 20  # of points and states over a part of the parameters
+_DISTANCE_BYTES = 64 << 20  # of distances of points for which the states are read once
+_PART_BYTES = 2 << 20  # of points and states over a part of the parameters
 
 
 @dataclass(frozen=True)
@@ -90,21 +92,23 @@ class _ManhattanTo(Bound):
     def states_of(self, path: Projection) -> Indices:
         return self.chosen
 
+    def points_at_once(self, path: Projection) -> int:
+        return max(1, _DISTANCE_BYTES // (8 * len(path)))
+
     def distances(self, points: Floats, path: Projection) -> Floats:
-        places = torch.from_numpy(np.ascontiguousarray(points))
-        origin, basis = torch.from_numpy(self.plane.origin), torch.from_numpy(self.plane.basis)
+        origin, basis = self.plane.origin, self.plane.basis
         distances = np.full((len(points), len(path)), np.inf)
         for chosen, rows in self._read():
-            sums = torch.zeros(len(points), len(rows), dtype=torch.float64, device="cpu")
+            sums = np.zeros((len(points), len(rows)))
             length = max(1, _PART_BYTES // (8 * (len(points) + len(rows))))
             for start in range(0, len(origin), length):
                 part = slice(start, start + length)
-                vectors = origin[part] + places @ basis[part].T
-                sums += torch.cdist(vectors, rows[:, part].double(), p=1.0)
-            distances[:, chosen] = sums.numpy()
+                vectors = origin[part] + points @ basis[part].T
+                sums += cdist(vectors, rows[:, part].astype(np.float64), "cityblock")
+            distances[:, chosen] = sums
         return distances
 
-    def _read(self) -> Iterator[tuple[Indices, torch.Tensor]]:
+    def _read(self) -> Iterator[tuple[Indices, States]]:
         """States, as many at a time as fit."""
         size = self.path.parameter_count
         together = max(1, _STATES_BYTES // (self.path.dtype.itemsize * size))
@@ -113,4 +117,4 @@ class _ManhattanTo(Bound):
             some = self.chosen[start : start + together]
             for row, index in enumerate(some.tolist()):
                 self.path.read(index, index + 1, buffer[row : row + 1])
-            yield some, torch.from_numpy(buffer[: len(some)])
+            yield some, buffer[: len(some)]
