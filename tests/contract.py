@@ -52,6 +52,7 @@ def make_world(home):
     it.file = it.home / "surface.npz"
     it.surface.save(it.file)
     it.line = losspath.interpolate(it.path, it.objective, alphas=[0, 1])
+    it.barriers = losspath.barriers([it.path, it.path[0]], it.objective, points=3)
     it.sizes = losspath.step_sizes(it.path)
     it.dynamics = losspath.measure_dynamics(it.path, it.objective, 2)
     it.history = losspath.measure_history(it.path, it.objective, 3)

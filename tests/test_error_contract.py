@@ -60,7 +60,7 @@ def calls(it):
         "barriers": (
             lp.barriers,
             {"states": {"a": path, "b": path[0]}, "objective": objective, "points": 3}
-            | {"quantity": "loss", "progress": None, "checkpoint": None},
+            | {"quantity": "loss", "checkpoint": None},
         ),
         "Averaged": (
             methods.Averaged,
@@ -81,6 +81,11 @@ def calls(it):
         "Interpolation.save": (it.line.save, {"path": it.home / "saved.npz"}),
         "Dynamics.load": (lp.Dynamics.load, {"path": it.file}),
         "Dynamics.binned_cosines": (it.dynamics.binned_cosines, {"bins": 2}),
+        "JointPath": (lp.JointPath, {"runs": {"a": path, "b": path}}),
+        "JointPath.place_of": (lp.JointPath([path, path]).place_of, {"index": 9}),
+        "JointPath.read": (lp.JointPath([path, path]).read, {"start": 5, "stop": 9, "out": None}),
+        "JointPath.side_key": (lp.JointPath([path, path]).side_key, {"index": 9}),
+        "JointPath.sides": (lp.JointPath([path, path]).sides, {"index": 9}),
         "LocalProcesses": (lp.LocalProcesses, {"count": 1, "threads": 1}),
         "LossScale": (figures.LossScale.of, {"surfaces": [it.surface]}),
         "Mahalanobis": (distances.Mahalanobis, {}),
@@ -196,6 +201,7 @@ def calls(it):
         "measure_history": (lp.measure_history, {**asked, "states": 2}),
         "method_named": (methods.method_named, {"method": "pca"}),
         "plot_activations": (lp.plot_activations, {"activations": it.activations, **drawn}),
+        "plot_barriers": (lp.plot_barriers, {"barriers": it.barriers, **drawn}),
         "plot_confusion": (lp.plot_confusion, {"confusion": it.confusion, **drawn}),
         "plot_distance_map": (lp.plot_distance_map, {"distance": it.distance, "axes": None}),
         "plot_dynamics": (lp.plot_dynamics, {"dynamics": it.dynamics, "rate": None}),

@@ -28,6 +28,7 @@ def results(it):
             plane,
             f"PrincipalPlane: {len(it.path)} states, {it.path.parameter_count} parameters, 2 ax",
         ),
+        (losspath.JointPath({"a": it.path, "b": it.path}), "JointPath: 2 runs (a, b), "),
         (losspath.Grid.around(plane.path.coordinates, 5), "Grid: 5 × 5 points, x "),
         (sizes, f"StepSizes: {len(it.path) - 1} sizes, {sizes.sizes.min():.4g} to "),
         (line, f"Interpolation: 13 positions, {len(line.names) - 1} layers, loss "),

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from losspath.geometry.plane import PrincipalPlane as PrincipalPlane
     from losspath.geometry.plane import fit_plane as fit_plane
     from losspath.geometry.projection import Projection as Projection
+    from losspath.recording.joint import JointPath as JointPath
     from losspath.recording.recorder import Recorder as Recorder
     from losspath.recording.trajectory import Trajectory as Trajectory
     from losspath.surface import Landscape as Landscape
@@ -81,6 +82,7 @@ _EXPORTS = {
     "Grid": "losspath.geometry.grid",
     "History": "losspath.analysis.runs",
     "Interpolation": "losspath.analysis.interpolation",
+    "JointPath": "losspath.recording.joint",
     "Landscape": "losspath.surface",
     "LocalProcesses": "losspath.evaluation.processes",
     "LosspathError": "losspath.errors",

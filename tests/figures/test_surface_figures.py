@@ -264,6 +264,62 @@ def test_nothing_overlaps_and_nothing_leaves_the_figure(names):
             assert not any(box.overlaps(panel) for panel in panels)
 
 
+def test_the_label_of_a_short_bar_is_within_the_figure():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = plot_surface(make_surface(own=[2.0] * 4))
+    FigureCanvasAgg(figure).draw()
+    (bar,) = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    box = bar.yaxis.label.get_window_extent()
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.y1
+    assert box.x1 <= figure.bbox.x1
+
+
+def make_joint(names, **changes):
+    """A surface of runs of 30 / n states each, of which the first, one between and the last."""
+    count = 30 // len(names)
+    starts = {name: count * number for number, name in enumerate(names)}
+    chosen = [start + place for start in starts.values() for place in (0, count // 2, count - 1)]
+    states = StateLosses(np.array(chosen), np.linspace(3.0, 1.0, len(chosen)))
+    return make_surface(**{"states": states, "starts": starts} | changes)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_runs_have_lines_of_their_own_with_their_names_and_none_between(count):
+    names = [f"run {number}" for number in range(count)]
+    surface = make_joint(names)
+    figure = plot_surface(surface)
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
+    for line, run in zip(lines, surface.runs.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), surface.path[run])
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in lines}) == count
+    entries = dict(
+        zip(
+            (text.get_text() for text in figure.legends[0].get_texts()),
+            figure.legends[0].legend_handles,
+            strict=True,
+        )
+    )
+    assert [entries[name].get_color() for name in names] == [line.get_color() for line in lines]
+    assert "path" not in entries
+    for number in range(count):  # between, start and end of each run
+        first = 30 // count * number
+        places = [first + 30 // count // 2, first, first + 30 // count - 1]
+        drawn = dots(figure.axes[0])[3 * number : 3 * number + 3]
+        for scatter, place in zip(drawn, places, strict=True):
+            np.testing.assert_array_equal(scatter.get_offsets(), surface.path[[place]])
+
+
+def test_a_distance_map_of_several_runs_has_the_ends_of_each():
+    surface = make_surface()
+    distance = DistanceMap(
+        surface.x, surface.y, surface.loss, surface.path, np.array([0.8, 0.1]), starts=(0, 10)
+    )
+    lines = plot_distance_map(distance).axes[0].lines
+    ends = {tuple(line.get_xydata()[0]) for line in lines if len(line.get_xdata()) == 1}
+    assert ends == {tuple(surface.path[index]) for index in (0, 9, 10, 29)}
+
+
 @pytest.mark.parametrize("extension", ["png", "pdf", "svg"])
 def test_equal_figures_give_equal_files(tmp_path, extension):
     one, other = (

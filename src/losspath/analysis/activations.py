@@ -16,7 +16,7 @@ from losspath.arguments import OBJECTIVE, WHOLE, checked, count, optional, range
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along, path_notes
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.recording.trajectory import StateSequence, as_run
 
 Floats = npt.NDArray[np.float64]
 
@@ -103,7 +103,7 @@ def activations(
             "expected at least one state, one sample and one bin, got "
             f"states={states}, samples={samples}, bins={bins}"
         )
-    path = as_path(path)
+    path = as_run(path)
     look = _Look(path, objective, modules, min(samples, len(objective)))
     chosen = even_states(len(path), states).tolist()
     finite = [i for i in chosen if np.isfinite(path_state(path, i)).all()]

@@ -22,6 +22,7 @@ from losspath.evaluation.points import Affine
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation
 from losspath.evaluation.recorded import PathObjective, along
 from losspath.files import digest_of, load_archive, save_archive
+from losspath.recording.joint import names_of
 from losspath.recording.trajectory import StateSequence, as_path
 
 Floats = npt.NDArray[np.float64]
@@ -94,7 +95,7 @@ class Barriers:
 
 @checked(
     objective=OBJECTIVE,
-    points=count(3),
+    points=count(3, 10_000),
     quantity=text,
     names=optional(lambda name, value: value),
     checkpoint=optional(file),
@@ -202,7 +203,7 @@ def barriers(
 
 
 def enumerate_names(states: Sequence[Any]) -> list[tuple[str, Any]]:
-    """Names for states in a list: of runs that of their directory, of vectors their number.
+    """Names for states in a list: see `losspath.recording.joint.names_of`.
 
     Raises:
         ArgumentError: it is no list.
@@ -212,13 +213,7 @@ def enumerate_names(states: Sequence[Any]) -> list[tuple[str, Any]]:
             "expected a list or a mapping of runs or vectors, got something else; give "
             "[run, run, ...] with run = losspath.Trajectory(directory)"
         )
-    found: list[tuple[str, Any]] = []
-    for number, state in enumerate(states):
-        directory = getattr(state, "directory", None)
-        name = directory.name if directory is not None else str(number + 1)
-        taken = {known for known, _ in found}
-        found.append((name if name not in taken else f"{name} ({number + 1})", state))
-    return found
+    return list(zip(names_of(states), states, strict=True))
 
 
 def _last_state(name: str, given: Any, objective: Objective) -> tuple[PathObjective, Floats]:

@@ -32,6 +32,7 @@ class DistanceMap:
         path: (T, 2) the states' coordinates.
         explained_variance_ratio: (2,) the share of the path's variance along x and y.
         labels: what the axes are called.
+        starts: the first state of each run that the path is of.
     """
 
     x: Floats
@@ -40,6 +41,7 @@ class DistanceMap:
     path: Floats
     explained_variance_ratio: Floats
     labels: tuple[str, ...] = ("PC 1", "PC 2")
+    starts: tuple[int, ...] = (0,)
 
     def __repr__(self) -> str:
         size = f"{len(self.x)} × {len(self.y)} points"
@@ -76,4 +78,4 @@ def distance_map(
     share = 1.0 - method.state_weights(grid.points, nearest, path)
     distance = (share * path.residual_norms[nearest]).reshape(grid.shape)
     ratio = path.explained_variance_ratio
-    return DistanceMap(grid.x, grid.y, distance, path.coordinates, ratio, plane.labels)
+    return DistanceMap(grid.x, grid.y, distance, path.coordinates, ratio, plane.labels, path.starts)

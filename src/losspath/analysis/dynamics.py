@@ -21,7 +21,7 @@ from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective, along, path_notes
 from losspath.files import digest_of, load_archive, save_archive
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.recording.trajectory import StateSequence, as_run
 from losspath.surface import path_fingerprint
 
 Floats = npt.NDArray[np.float64]
@@ -142,7 +142,7 @@ def measure_dynamics(
     """
     if states < 2:
         raise ArgumentError(f"expected at least 2 states, got {states}")
-    recorded = as_path(path)
+    recorded = as_run(path)
     bound = along(objective, recorded)
     cosines = step_cosines(recorded)
     count = len(recorded)
@@ -186,7 +186,7 @@ def dynamics_key(
     path: StateSequence | npt.ArrayLike, objective: Objective, states: int = 25
 ) -> str:
     """Identifies measured dynamics: a digest of everything that they depend on."""
-    recorded = as_path(path)
+    recorded = as_run(path)
     return _key_of(recorded, along(objective, recorded), states)
 
 

@@ -14,7 +14,7 @@ from losspath.arguments import OBJECTIVE, checked, count, range_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along, path_notes
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.recording.trajectory import StateSequence, as_run
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def measure_history(
     Raises:
         ModelError: the path is of another network than the objective's model.
     """
-    path = as_path(path)
+    path = as_run(path)
     on = along(objective, path)
     index = even_states(len(path), states)
     steps = np.asarray(getattr(path, "steps", np.arange(len(path))), float)

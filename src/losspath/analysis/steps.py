@@ -16,7 +16,7 @@ from losspath.errors import ArgumentError, PathError
 from losspath.evaluation.recorded import path_notes
 from losspath.files import load_archive, save_archive
 from losspath.geometry.pca import blocks
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.recording.trajectory import StateSequence, as_run
 
 Floats = npt.NDArray[np.float64]
 
@@ -151,7 +151,7 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
     Raises:
         PathError: fewer than two states.
     """
-    recorded = as_path(path)
+    recorded = as_run(path)
     count = len(recorded)
     if count < 2:
         raise PathError("a path of one state has no steps; record at least one")
@@ -192,7 +192,7 @@ def step_cosines(path: StateSequence | npt.ArrayLike) -> Floats:
     Raises:
         PathError: fewer than three states.
     """
-    recorded = as_path(path)
+    recorded = as_run(path)
     count = len(recorded)
     if count < 3:
         raise PathError("successive steps have a cosine from three states on; record more")

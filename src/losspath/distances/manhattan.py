@@ -74,7 +74,7 @@ class ManhattanND(OfStates):
         """The same with the states that it is measured to."""
         chosen = np.arange(len(path))
         if len(path) > self.states:  # states that lie on each other count as often as they are
-            chosen = spread_states(projection.coordinates, self.states)
+            chosen = spread_states(projection.coordinates, self.states, projection.starts)
         return _ManhattanTo(self, path, plane, chosen)
 
 

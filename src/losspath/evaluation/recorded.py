@@ -28,7 +28,7 @@ from losspath.parameters import (
     side_tensors,
     unwrapped,
 )
-from losspath.recording.trajectory import StateSequence
+from losspath.recording.trajectory import StateSequence, starts_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,7 +64,8 @@ class PathObjective:
         self._path = cast(Any, path)
         self.varies = False
         self._keys: list[str] = []
-        if not hasattr(self._path, "side_key") or objective.buffers == "model":
+        records = getattr(self._path, "records_sides", hasattr(self._path, "side_key"))
+        if not records or objective.buffers == "model":
             if objective.buffers == "recorded":  # an array has none
                 self.objective = self.objective.with_buffers("model")
             return
@@ -86,7 +87,9 @@ class PathObjective:
             note = f"recorded buffers that the model has no module for are left out: {strange[0]}"
             self.objective.notes = [*self.objective.notes, note]
             warnings.warn(note, LosspathWarning, stacklevel=5)
-        absent = [i for i in (0, len(self._path) - 1) if None in (self.sides_of(i) or {}).values()]
+        starts = list(starts_of(self._path).values())
+        ends = sorted({*starts, *(start - 1 for start in starts[1:]), len(self._path) - 1})
+        absent = [i for i in ends if None in (self.sides_of(i) or {}).values()]
         if not absent:
             return
         state, sides = self._path.read(absent[0], absent[0] + 1)[0], self.sides_of(absent[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.patheffects as effects
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -20,6 +19,7 @@ from losspath.analysis.distances import DistanceMap
 from losspath.arguments import AXES, TITLE, checked, count, of_type, optional, texts
 from losspath.errors import ArgumentError
 from losspath.figures.ground import EVALUATED, draw_ground
+from losspath.figures.paths import draw_path, draw_states, path_legend
 from losspath.figures.scale import LossScale
 from losspath.figures.style import (
     COLUMN,
@@ -56,6 +56,7 @@ def plot_surface(
 
     Filled contours show the loss, up to 1.5 times the initial loss; the dots on the path are
     states in the colour of *their own* loss, so that where a dot stands out, the ground is wrong.
+    Several runs have lines of their own colours; the legend has their names.
     Points without a finite loss are crossed. A surface that is not complete is drawn on triangles
     between the points that were evaluated, which are dotted.
 
@@ -258,23 +259,9 @@ def _draw_surface(axes: Axes, surface: Surface, scale: LossScale, labels: bool =
     if bad.any():
         row, column = np.nonzero(bad)
         axes.plot(surface.x[column], surface.y[row], "x", color="#555555", ms=3, mew=0.7)
-    clip = _draw_path(axes, surface.x, surface.y, surface.path)
-    index = surface.states.index
-    own = np.where(np.isfinite(surface.states.loss), surface.states.loss, np.nan)
-    style: dict[str, Any] = {
-        "norm": scale.norm,
-        "cmap": scale.cmap,
-        "edgecolors": "black",
-        "zorder": 5,
-        "clip_on": clip,
-        "plotnonfinite": True,
-    }
-    x, y = surface.path[index].T
-    axes.scatter(x[1:-1], y[1:-1], c=own[1:-1], s=12, linewidths=0.6, **style)
-    # A white rim, so that the ends are found on dark ground too.
-    style["path_effects"] = [effects.withStroke(linewidth=2.2, foreground="white")]
-    axes.scatter(x[:1], y[:1], c=own[:1], s=34, marker="s", linewidths=0.9, **style)
-    axes.scatter(x[-1:], y[-1:], c=own[-1:], s=80, marker="*", linewidths=0.8, **style)
+    starts = list(surface.starts.values())
+    clip = draw_path(axes, surface.x, surface.y, surface.path, starts)
+    draw_states(axes, surface, scale, clip)
     _label_plane(axes, surface, surface.labels)
 
 
@@ -284,18 +271,6 @@ def _check_grid(x: Floats, y: Floats) -> None:
             f"expected a surface with at least two lines along each axis to draw, got {len(x)} "
             f"along x and {len(y)} along y"
         )
-
-
-def _draw_path(axes: Axes, x: Floats, y: Floats, path: Floats) -> bool:
-    """Draws the path; returns whether it leaves the grid, so that it has to be clipped."""
-    low, high = path.min(axis=0), path.max(axis=0)
-    inside = x[0] <= low[0] and high[0] <= x[-1] and y[0] <= low[1] and high[1] <= y[-1]
-    # White on black: seen on every colour of the ground. A path that touches the border of its
-    # grid is drawn over it, or half of its ends would be missing.
-    (line,) = axes.plot(path[:, 0], path[:, 1], color="white", lw=0.8, zorder=4)
-    line.set_path_effects([effects.withStroke(linewidth=1.8, foreground="black")])
-    line.set_clip_on(not inside)
-    return not inside
 
 
 def _label_plane(axes: Axes, shown: Surface | DistanceMap, labels: Sequence[str]) -> None:
@@ -325,7 +300,11 @@ def _add_loss_bar(
     )
     label = f"loss ({loss})" if loss else "loss"
     if scale.clipped:
-        label += f"; grey: over {scale.high:.3g}, {scale.limit}"
+        # A letter is about half as wide as it is high; a bar at the side may be short.
+        letters = 0.95 * 72 * figure.get_figheight() / (SMALL / 2)
+        grey = f"grey: over {scale.high:.3g}, {scale.limit}"
+        is_long = location == "right" and len(label) + len(grey) > letters
+        label += f";{chr(10) if is_long else ' '}{grey}"
     _tidy_bar(bar, label, scale.logarithmic)
 
 
@@ -346,10 +325,11 @@ def _draw_distance(axes: Axes, distance: DistanceMap) -> Any:
     image = axes.pcolormesh(
         distance.x, distance.y, distance.distance, cmap="magma", shading="nearest", vmin=0.0
     )
-    clip = _draw_path(axes, distance.x, distance.y, distance.path)
+    clip = draw_path(axes, distance.x, distance.y, distance.path, distance.starts)
     ends: dict[str, Any] = {"color": "white", "mec": "black", "zorder": 5, "clip_on": clip}
-    axes.plot(*distance.path[0], "s", ms=5, **ends)
-    axes.plot(*distance.path[-1], "*", ms=9, **ends)
+    for run in np.split(distance.path, distance.starts[1:]):
+        axes.plot(*run[0], "s", ms=5, **ends)
+        axes.plot(*run[-1], "*", ms=9, **ends)
     _label_plane(axes, distance, distance.labels)
     return image
 
@@ -360,13 +340,10 @@ def _add_distance_bar(figure: Figure, axes: Axes, image: Any, location: str) -> 
 
 
 def _legend(surfaces: Sequence[Surface]) -> list[Line2D | Patch]:
-    black: dict[str, Any] = {"color": "white", "mec": "black", "lw": 0}
-    entries: list[Line2D | Patch] = [
-        Line2D([], [], color="black", lw=1.5, label="path"),
-        Line2D([], [], marker="s", ms=5, label="start", **black),
-        Line2D([], [], marker="*", ms=9, label="end", **black),
-    ]
+    names = max((list(surface.starts) for surface in surfaces), key=len, default=[""])
+    entries: list[Line2D | Patch] = [*path_legend(names)]
     if surfaces:
+        black: dict[str, Any] = {"color": "white", "mec": "black", "lw": 0}
         dots = "states, in the colour of their own loss"
         entries.append(Line2D([], [], marker="o", ms=3.5, label=dots, **black))
     if any((s.evaluated & ~np.isfinite(s.loss)).any() for s in surfaces):

@@ -106,7 +106,7 @@ def first_pass(path: StateSequence, components: int, seed: int) -> Moments:
     for first, rows in doubled(path):
         size = float(torch.linalg.vector_norm(rows))
         if not np.isfinite(size):
-            _refuse_non_finite(rows, first)
+            _refuse_non_finite(path, rows, first)
         magnitude += size**2
         # Differences from the first state keep the digits that a common offset would take.
         rows -= reference
@@ -126,10 +126,16 @@ def first_pass(path: StateSequence, components: int, seed: int) -> Moments:
     )
 
 
-def _refuse_non_finite(rows: torch.Tensor, first: int) -> None:
+def _refuse_non_finite(path: StateSequence, rows: torch.Tensor, first: int) -> None:
     sizes = torch.linalg.vector_norm(rows, dim=1)
     bad = torch.nonzero(~torch.isfinite(sizes)).reshape(-1)
     number = first + int(bad[0] if len(bad) else sizes.argmax())
+    if hasattr(path, "place_of"):  # several runs
+        name, place = path.place_of(number)
+        raise PathError(
+            f"state {place} of run {name!r} has parameters that are not finite or too large to "
+            f"square; give the states before it: run.window(stop={place})"
+        )
     raise PathError(
         f"state {number} of the path has parameters that are not finite or too large to square; "
         f"draw the states before it: path.window(stop={number}), or on the command line "

@@ -15,7 +15,8 @@ from losspath.errors import ArgumentError, LosspathWarning, PathError
 from losspath.files import load_archive, save_archive
 from losspath.geometry import pca
 from losspath.geometry.projection import Projection, project_path
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.recording.joint import Runs
+from losspath.recording.trajectory import StateSequence, as_path, starts_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,7 +78,7 @@ class Plane:
         projected: Floats = (given - self.origin) @ self.basis
         return projected
 
-    def projection(self, path: StateSequence | npt.ArrayLike) -> Projection:
+    def projection(self, path: StateSequence | npt.ArrayLike | Runs) -> Projection:
         """A path as the plane shows it; one pass over its states.
 
         Raises:
@@ -117,7 +118,7 @@ class PrincipalPlane(Plane):
         """What the plane was computed from, as JSON values."""
         return {"path_digest": self.path.path_digest}
 
-    def projection(self, path: StateSequence | npt.ArrayLike) -> Projection:
+    def projection(self, path: StateSequence | npt.ArrayLike | Runs) -> Projection:
         """A path as the plane shows it; that which it was fitted to is known already."""
         states = as_path(path)
         return self.path if states.digest == self.path.path_digest else super().projection(states)
@@ -133,6 +134,8 @@ class PrincipalPlane(Plane):
             "residual_norms": self.path.residual_norms,
             "numbers": np.array([self.path.total_variance, self.residual, self.gap]),
         }
+        if len(self.path.starts) > 1:
+            arrays["starts"] = np.array(self.path.starts)
         save_archive(Path(path), "plane", FORMAT_VERSION, arrays, {"path": self.path.path_digest})
 
     @classmethod
@@ -146,7 +149,11 @@ class PrincipalPlane(Plane):
         arrays, provenance = load_archive(Path(path), "plane", FORMAT_VERSION)
         total, residual, gap = arrays["numbers"].tolist()
         shown = Projection(
-            arrays["coordinates"], arrays["residual_norms"], total, provenance["path"]
+            arrays["coordinates"],
+            arrays["residual_norms"],
+            total,
+            provenance["path"],
+            tuple(arrays.get("starts", np.zeros(1, int)).tolist()),
         )
         labels = tuple(map(str, arrays["labels"]))
         return cls(arrays["origin"], arrays["basis"], labels, shown, residual, gap)
@@ -154,13 +161,13 @@ class PrincipalPlane(Plane):
 
 @checked(components=count(1), tolerance=number(above=0), seed=count(0))
 def fit_plane(
-    path: StateSequence | npt.ArrayLike,
+    path: StateSequence | npt.ArrayLike | Runs,
     components: int = 2,
     *,
     tolerance: float = 1e-6,
     seed: int = 0,
 ) -> PrincipalPlane:
-    """Fits the principal plane of a path.
+    """Fits the principal plane of a path, or one plane of several runs.
 
     Small paths are decomposed exactly. Others go through a block Krylov iteration over blocks of
     states [1], until every axis is an eigenvector of the path's covariance to `tolerance`
@@ -174,8 +181,11 @@ def fit_plane(
     A path on a line has no second component; the axis is then completed by the unit vector least
     along the first (the lowest index if several are), with a variance of exactly zero.
 
+    Several runs, ``fit_plane([run, run])``, have the components of all their states together, in
+    which each state counts equally: see `losspath.JointPath`.
+
     Args:
-        path: T states of P numbers; T ≥ 2, P ≥ components.
+        path: T states of P numbers; T ≥ 2, P ≥ components. Or several runs, in a list or by name.
         components: k, the number of axes.
         tolerance: the `PrincipalPlane.residual` to iterate to, 1e-6 by default: float32 arithmetic
             cannot be relied on for much less. What is reached is measured again in float64; more
@@ -243,6 +253,7 @@ def fit_plane(
             residual_norms=norms,
             total_variance=float(final.squares.sum()) / (len(states) - 1),
             path_digest=states.digest,
+            starts=tuple(starts_of(states).values()),
         ),
         residual=residual,
         gap=gap,

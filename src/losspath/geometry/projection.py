@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from losspath.arguments import as_floats, described, range_of
 from losspath.errors import ArgumentError
 from losspath.geometry import pca
-from losspath.recording.trajectory import StateSequence
+from losspath.recording.trajectory import StateSequence, starts_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,12 +29,14 @@ class Projection:
         residual_norms: (T,) ‖r_i‖, computed in float64 and never below zero.
         total_variance: the path's variance over all of parameter space, divided by T−1.
         path_digest: identifies the states.
+        starts: the first state of each run that the path is of.
     """
 
     coordinates: Floats
     residual_norms: Floats = field(repr=False)
     total_variance: float
     path_digest: str = field(repr=False)
+    starts: tuple[int, ...] = field(default=(0,), repr=False)
 
     def __post_init__(self) -> None:
         coordinates = as_floats("coordinates", "numbers (T, k)", self.coordinates)
@@ -71,6 +74,23 @@ class Projection:
         center: Floats = (self.coordinates.min(axis=0) + self.coordinates.max(axis=0)) / 2
         return center
 
+    @property
+    def step_lengths(self) -> Floats:
+        """(T−1,): how far it is in the plane from each state to the next of its run; else 0."""
+        return step_lengths(self.coordinates, self.starts)
+
+
+def step_lengths(coordinates: Floats, starts: Sequence[int] = (0,)) -> Floats:
+    """(T−1,): the distances from each state to the next, and 0 from one run to another.
+
+    Args:
+        coordinates: (T, k) of the states.
+        starts: the first state of each run.
+    """
+    lengths: Floats = np.linalg.norm(np.diff(coordinates, axis=0), axis=1)
+    lengths[[start - 1 for start in starts if start]] = 0.0
+    return lengths
+
 
 def project_path(path: StateSequence, origin: Floats, basis: Floats) -> Projection:
     """Projects every state, in one pass over the path and in float64.
@@ -96,4 +116,5 @@ def project_path(path: StateSequence, origin: Floats, basis: Floats) -> Projecti
         residual_norms=np.sqrt(np.maximum(squares - np.sum(coordinates**2, axis=1), 0.0)),
         total_variance=max(about_mean, 0.0) / max(count - 1, 1),
         path_digest=path.digest,
+        starts=tuple(starts_of(path).values()),
     )

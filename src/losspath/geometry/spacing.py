@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from losspath.arguments import checked, count
+from losspath.geometry.projection import step_lengths
 
 Floats = npt.NDArray[np.float64]
 
@@ -14,12 +17,24 @@ _DISTANCES = 1 << 22  # between states and places along the path, looked at toge
 
 
 @checked(count=_COUNT)
-def spread_states(path: Floats, count: int) -> npt.NDArray[np.int64]:
-    """Indices of at most `count` states, evenly by arc length, the first and last among them."""
-    lengths = np.linalg.norm(np.diff(path, axis=0), axis=1)
-    along = np.concatenate([[0.0], np.cumsum(lengths)])
-    wanted = np.linspace(0.0, along[-1], count)
+def spread_states(path: Floats, count: int, starts: Sequence[int] = (0,)) -> npt.NDArray[np.int64]:
+    """Indices of at most `count` states, evenly by arc length, the first and last among them.
+
+    Args:
+        path: (T, 2) their coordinates.
+        count: at most so many; of several runs both ends of each in any case.
+        starts: the first state of each run; from one to the next there is no length.
+    """
+    along = np.concatenate([[0.0], np.cumsum(step_lengths(path, starts))])
+    ends = ends_of(starts, len(path))
+    wanted = np.linspace(0.0, along[-1], max(2, count - len(ends) + 2))
     nearest: set[int] = set()
     for some in np.array_split(wanted, 1 + count * len(path) // _DISTANCES):
         nearest.update(np.abs(along[None, :] - some[:, None]).argmin(axis=1).tolist())
-    return np.array(sorted({0, *nearest, len(path) - 1}), np.int64)
+    return np.array(sorted({*nearest, *ends}), np.int64)
+
+
+def ends_of(starts: Sequence[int], count: int) -> list[int]:
+    """The first and the last state of each run."""
+    lasts = [start - 1 for start in (*starts[1:], count)]
+    return sorted({*starts, *lasts})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from losspath.arguments import flag, number
 from losspath.distances import DISTANCES, Distance, Euclidean, EuclideanND, distance_named
 from losspath.errors import ArgumentError
 from losspath.geometry.plane import Plane
-from losspath.geometry.projection import Projection
+from losspath.geometry.projection import Projection, step_lengths
 from losspath.methods.method import Floats, Method
 from losspath.recording.trajectory import StateSequence
 
@@ -94,7 +94,8 @@ class Averaged(Method):
         lengths = np.zeros(len(path))
         if self.arc_length:
             states = distance.states_of(path)
-            lengths[states] = _arc_lengths(path.coordinates[states])
+            starts = np.searchsorted(states, path.starts)
+            lengths[states] = _arc_lengths(path.coordinates[states], starts.tolist())
         weights = np.empty((len(points), len(path)))
         for some, distances, least in distance.in_blocks(points, path):
             block = weights[some]
@@ -144,9 +145,9 @@ class AveragedND(Averaged):
             )
 
 
-def _arc_lengths(path: Floats) -> Floats:
-    steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
-    lengths = np.zeros(len(path))
+def _arc_lengths(coordinates: Floats, starts: Sequence[int]) -> Floats:
+    steps = step_lengths(coordinates, starts)
+    lengths = np.zeros(len(coordinates))
     lengths[:-1] += steps / 2
     lengths[1:] += steps / 2
     # States that stand for no length at all still have to share the weight of a point.

@@ -11,8 +11,9 @@ from losspath.evaluation.objective import Objective
 from losspath.geometry.pca import doubled
 from losspath.geometry.plane import Plane, fit_plane
 from losspath.planes.named import named, whole_number
+from losspath.recording.joint import Runs
 from losspath.recording.paths import state_index
-from losspath.recording.trajectory import StateSequence, Trajectory, as_path
+from losspath.recording.trajectory import StateSequence, Trajectory, as_path, starts_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,23 +61,26 @@ def states_plane(
 
 
 @checked(windows=count(3))
-def windows_plane(path: StateSequence | npt.ArrayLike, windows: int = 10) -> Plane:
+def windows_plane(path: StateSequence | npt.ArrayLike | Runs, windows: int = 10) -> Plane:
     """The principal plane of the means of a path's windows, which follow each other.
 
     Noise of single steps is averaged out of it, as by stochastic weight averaging.
 
     Args:
         path: T states.
-        windows: into how many, of T / windows states each.
+        windows: into how many, of T / windows states each; of several runs, each into so many.
 
     Raises:
         PathError: fewer states than windows.
     """
     states = as_path(path)
-    if len(states) < windows:
-        raise PathError(f"expected at least {windows} states, one a window, got {len(states)}")
-    sums = np.zeros((windows, states.parameter_count))
-    number = np.arange(len(states)) * windows // len(states)
+    lengths = np.diff([*starts_of(states).values(), len(states)])
+    if min(lengths) < windows:
+        raise PathError(f"expected at least {windows} states, one a window, got {min(lengths)}")
+    number = np.concatenate(
+        [np.arange(length) * windows // length + windows * n for n, length in enumerate(lengths)]
+    )
+    sums = np.zeros((windows * len(lengths), states.parameter_count))
     for start, rows in doubled(states):
         for row, window in zip(rows.numpy(), number[start : start + len(rows)], strict=True):
             sums[window] += row

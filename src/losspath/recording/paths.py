@@ -91,15 +91,10 @@ class ArrayPath:
         return out
 
 
-def as_path(path: StateSequence | npt.ArrayLike) -> StateSequence:
-    """A path as given, or an array (T, P), a tensor, or a list of states as a path.
-
-    Raises:
-        PathError: an array of another shape, or something else.
-    """
-    if isinstance(path, type):
-        raise PathError(f"{_EXPECTED}, got the class {path.__name__}; open a run by Trajectory(…)")
-    return path if isinstance(path, StateSequence) else ArrayPath(path)
+def starts_of(path: StateSequence) -> dict[str, int]:
+    """By the name of each run that a path is of, its first state; ``{"": 0}`` of a single one."""
+    starts: dict[str, int] = getattr(path, "starts", {"": 0})
+    return starts
 
 
 def state_index(index: int, states: int) -> int:

@@ -17,6 +17,7 @@ from losspath.errors import ArgumentError, DamagedError, StoreError, wrap_os_err
 from losspath.files import digest_of
 from losspath.parameters import Layout, named_parameters
 from losspath.recording import slots, store
+from losspath.recording.joint import JointPath, as_path, as_run
 from losspath.recording.loading import check_not_lost, load_state
 from losspath.recording.locking import is_locked
 from losspath.recording.newest import KEPT_BYTES, read_run
@@ -24,14 +25,23 @@ from losspath.recording.paths import (
     ArrayPath,
     States,
     StateSequence,
-    as_path,
     check_range,
+    starts_of,
     state_index,
 )
 from losspath.recording.settings import MARK
 from losspath.recording.window import Window
 
-__all__ = ["ArrayPath", "StateSequence", "Trajectory", "Window", "as_path"]
+__all__ = [
+    "ArrayPath",
+    "JointPath",
+    "StateSequence",
+    "Trajectory",
+    "Window",
+    "as_path",
+    "as_run",
+    "starts_of",
+]
 
 
 class Trajectory:

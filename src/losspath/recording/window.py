@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,11 @@ class Window:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def directory(self) -> Path:
+        """Where the path was recorded."""
+        return self._path.directory
 
     @property
     def layout(self) -> Layout:

@@ -14,13 +14,14 @@ from losspath.evaluation.objective import Objective
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
 from losspath.methods import Method
+from losspath.recording.joint import Runs
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.landscape import Landscape
 from losspath.surface.value import StateLosses, Surface
 
 
 def compute_surface(
-    path: StateSequence | npt.ArrayLike,
+    path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
     method: str | Method = "averaged",
     resolution: int = 19,
@@ -38,7 +39,8 @@ def compute_surface(
     onto g; the method is the rule for the weights.
 
     Args:
-        path: the recorded path, or an array (T, P) of states.
+        path: the recorded path, or an array (T, P) of states; or several runs of one network, in a
+            list or by name, which then share one surface: see `losspath.JointPath`.
         objective: the loss.
         method: "pca", "sampled", "sampled-pca", "averaged" or "averaged-nd" for their default
             options, or one of the rules in `losspath.methods`.
@@ -80,7 +82,7 @@ def compute_surface(
 
 
 def refine_surface(
-    path: StateSequence | npt.ArrayLike,
+    path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
     method: str | Method = "averaged",
     resolution: int = 19,

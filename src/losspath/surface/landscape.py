@@ -33,11 +33,12 @@ from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, PrincipalPlane, fit_plane
 from losspath.methods import Method, method_named
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.recording.joint import Runs
+from losspath.recording.trajectory import StateSequence, as_path, starts_of
 from losspath.surface.lifted import LiftedPlane, as_points
 from losspath.surface.running import Found, evaluated
 from losspath.surface.sampling import GridSampler, PointSampler, Sampler
-from losspath.surface.states import losses_of, path_fingerprint, spread_states
+from losspath.surface.states import ends_of, losses_of, path_fingerprint, spread_states
 from losspath.surface.value import FORMAT_VERSION, StateLosses, Surface
 from losspath.surface.workers import Crew
 
@@ -66,7 +67,7 @@ class Landscape:
     is measured at these: see `losspath.surface.lifted.LiftedPlane`.
 
     Args:
-        path: the recorded path, or an array (T, P) of states.
+        path: the recorded path, or an array (T, P) of states, or several runs: see `JointPath`.
         objective: the loss.
         method: the rule that lifts points of the plane into parameter space: "pca", "sampled",
             "sampled-pca", "averaged" or "averaged-nd" for their default options, or one of the
@@ -93,7 +94,7 @@ class Landscape:
     @checked(objective=OBJECTIVE, plane=optional(PLANE))
     def __init__(
         self,
-        path: StateSequence | npt.ArrayLike,
+        path: StateSequence | npt.ArrayLike | Runs,
         objective: Objective,
         method: str | Method = "averaged",
         *,
@@ -239,6 +240,7 @@ class Landscape:
             explained_variance_ratio=self.projection.explained_variance_ratio,
             states=states,
             provenance=provenance,
+            starts=starts_of(self.path),
         )
 
     def _states(self, states: int | StateLosses, ends: bool = False) -> StateLosses:
@@ -251,8 +253,11 @@ class Landscape:
                     "those of another path; give their number"
                 )
             return states
-        chosen = spread_states(self.projection.coordinates, states)
-        return losses_of(self.path, self._bound, chosen[[0, -1]] if ends else chosen)
+        starts = tuple(starts_of(self.path).values())
+        chosen = spread_states(self.projection.coordinates, states, starts)
+        if ends:
+            chosen = np.array(ends_of(starts, len(self.path)))
+        return losses_of(self.path, self._bound, chosen)
 
     def key(self, grid: Grid) -> str:
         """A digest of everything that a surface's losses depend on.

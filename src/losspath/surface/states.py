@@ -11,6 +11,7 @@ from losspath.evaluation.engine import Engine
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Rows
 from losspath.evaluation.recorded import PathObjective, along
+from losspath.geometry.spacing import ends_of as ends_of
 from losspath.geometry.spacing import spread_states as spread_states
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.value import StateLosses

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, RegularGridInterpolator
 from scipy.spatial import QhullError
 
-from losspath.arguments import as_floats, checked, described, file, range_of
+from losspath.arguments import as_floats, checked, count, described, file, mapping, range_of
 from losspath.errors import ArgumentError
 from losspath.files import load_archive, save_archive
 
@@ -52,6 +53,7 @@ class Surface:
         explained_variance_ratio: (2,) the share of the path's variance along x and y.
         states: losses of some states of the path, the first and the last among them.
         provenance: what the surface was computed from and how, as JSON values.
+        starts: by the name of each run that the path is of, its first state; ``{"": 0}`` of one.
     """
 
     x: Floats
@@ -63,6 +65,7 @@ class Surface:
     explained_variance_ratio: Floats
     states: StateLosses
     provenance: dict[str, Any]
+    starts: Mapping[str, int] = field(default_factory=lambda: {"": 0})
 
     def __post_init__(self) -> None:
         form = (
@@ -83,17 +86,36 @@ class Surface:
             raise ArgumentError(f"expected path as coordinates (T, 2), got {described(self.path)}")
         if not isinstance(self.states, StateLosses):
             raise ArgumentError(f"expected states as StateLosses, got {described(self.states)}")
+        starts = [
+            count()(f"starts[{name!r}]", at) for name, at in mapping("starts", self.starts).items()
+        ]
+        if starts[:1] != [0] or np.any(np.diff([*starts, len(path)]) <= 0):
+            raise ArgumentError(
+                f"expected starts of runs that begin at 0 and increase up to {len(path)}, the "
+                f"number of states, got {starts}"
+            )
 
     def __repr__(self) -> str:
-        done, count = int(np.sum(self.evaluated)), np.size(self.evaluated)
+        done, total = int(np.sum(self.evaluated)), np.size(self.evaluated)
         points = f"{len(self.x)} × {len(self.y)} points"
-        points += "" if done == count else f" ({done:,} evaluated)"
+        points += "" if done == total else f" ({done:,} evaluated)"
         return f"Surface({self.description!r}): {points}, loss {range_of(self.loss)}"
 
     @property
     def initial_loss(self) -> float:
-        """The loss of the first state."""
-        return float(self.states.loss[0])
+        """The loss of the first state; of several runs, the largest of their first states'."""
+        first = np.isin(self.states.index, list(self.starts.values()))
+        losses = self.states.loss[first & np.isfinite(self.states.loss)]
+        if len(self.starts) == 1 or not len(losses):
+            return float(self.states.loss[0])
+        return float(losses.max())
+
+    @property
+    def runs(self) -> dict[str, slice]:
+        """By the name of each run, where its states are in `path`."""
+        starts = list(self.starts.values())
+        stops = [*starts[1:], len(self.path)]
+        return {name: slice(*pair) for name, *pair in zip(self.starts, starts, stops, strict=True)}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -180,6 +202,9 @@ class Surface:
         }
         if self.accuracy is not None:
             arrays["accuracy"] = self.accuracy
+        if len(self.starts) > 1:
+            arrays["run_names"] = np.array(list(self.starts))
+            arrays["run_starts"] = np.array(list(self.starts.values()))
         save_archive(Path(path), "surface", FORMAT_VERSION, arrays, self.provenance)
 
     @classmethod
@@ -194,4 +219,7 @@ class Surface:
         arrays, provenance = load_archive(Path(path), "surface", FORMAT_VERSION)
         states = StateLosses(arrays.pop("state_index"), arrays.pop("state_loss"))
         accuracy = arrays.pop("accuracy", None)
-        return cls(**arrays, accuracy=accuracy, states=states, provenance=provenance)
+        names = arrays.pop("run_names", np.array([""]))
+        first = arrays.pop("run_starts", np.zeros(1, np.int64))
+        starts = dict(zip(map(str, names), first.tolist(), strict=True))
+        return cls(**arrays, accuracy=accuracy, states=states, provenance=provenance, starts=starts)
