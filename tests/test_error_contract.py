@@ -87,11 +87,14 @@ def calls(it):
         "JointPath.side_key": (lp.JointPath([path, path]).side_key, {"index": 9}),
         "JointPath.sides": (lp.JointPath([path, path]).sides, {"index": 9}),
         "LocalProcesses": (lp.LocalProcesses, {"count": 1, "threads": 1}),
-        "LossScale": (figures.LossScale.of, {"surfaces": [it.surface]}),
         "Mahalanobis": (distances.Mahalanobis, {}),
         "MahalanobisND": (distances.MahalanobisND, {}),
         "Manhattan": (distances.Manhattan, {}),
         "ManhattanND": (distances.ManhattanND, {"states": 5}),
+        "HeightScale": (
+            figures.HeightScale.of,
+            {"surfaces": [it.surface], "height": "accuracy"},
+        ),
         "Objective": (
             lp.Objective,
             {"model": it.model, "inputs": it.x, "targets": it.y, "loss_fn": F.cross_entropy}
@@ -146,7 +149,7 @@ def calls(it):
             lp.Surface,
             {each.name: getattr(it.surface, each.name) for each in dataclasses.fields(lp.Surface)},
         ),
-        "Surface.at": (it.surface.at, {"points": [[0.0, 0.0]]}),
+        "Surface.at": (it.surface.at, {"points": [[0.0, 0.0]], "quantity": "loss"}),
         "Surface.load": (lp.Surface.load, {"path": it.file}),
         "Surface.save": (it.surface.save, {"path": it.home / "saved.npz"}),
         "Trajectory": (lp.Trajectory, {"directory": it.run}),
@@ -208,7 +211,10 @@ def calls(it):
         "plot_feature_maps": (lp.plot_feature_maps, {"maps": it.maps, "image": None}),
         "plot_filters": (lp.plot_filters, {"filters": it.filters, **drawn}),
         "plot_history": (lp.plot_history, {"history": it.history, "names": ("a", "b")}),
-        "plot_interpolation": (lp.plot_interpolation, {"interpolation": it.line, **drawn}),
+        "plot_interpolation": (
+            lp.plot_interpolation,
+            {"interpolation": it.line, "quantities": ["accuracy"], **drawn},
+        ),
         "plot_runs": (
             lp.plot_runs,
             {"runs": {"a": [it.runs]}, "by": "step", "bins": 3, "styles": None},
@@ -223,10 +229,19 @@ def calls(it):
             {"panels": {"p": {"a": [it.runs]}}, "bins": 3, "styles": None, "caption": None},
         ),
         "plot_step_sizes": (lp.plot_step_sizes, {"runs": it.sizes, "bins": 3, **drawn}),
-        "plot_surface": (lp.plot_surface, {"surface": it.surface, "axes": None, "scale": None}),
+        "plot_surface": (
+            lp.plot_surface,
+            {"surface": it.surface, "height": "accuracy", "axes": None, "scale": None},
+        ),
         "plot_surfaces": (
             lp.plot_surfaces,
-            {"surfaces": [it.surface], "distance": None, "titles": None, "columns": 3},
+            {
+                "surfaces": [it.surface],
+                "height": "loss",
+                "distance": None,
+                "titles": None,
+                "columns": 3,
+            },
         ),
         "read_dynamics": (lp.read_dynamics, {"dynamics": it.dynamics}),
         "refine_surface": (

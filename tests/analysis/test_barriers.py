@@ -134,7 +134,7 @@ def test_what_is_no_set_of_states_is_refused(runs):
     objective = Objective(model, X, Y, ce)
     with pytest.raises(ArgumentError, match="at least two states"):
         barriers([path], objective)
-    with pytest.raises(ArgumentError, match=r"loss, accuracy\), got 'perplexity'"):
+    with pytest.raises(ArgumentError, match="one of loss, accuracy, got 'perplexity'"):
         barriers([path, path[0]], objective, points=3, quantity="perplexity")
     with pytest.raises(ModelError, match=r"other: .*numbers"):
         barriers({"run": path, "other": np.zeros(7)}, objective)

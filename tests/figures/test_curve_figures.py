@@ -1,3 +1,5 @@
+import dataclasses
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -42,6 +44,19 @@ def test_interpolation_draws_loss_and_accuracy_of_every_part():
     words = texts(figure)
     assert {"whole model", "layer0", "layer1", "a run", "loss (mse_loss)", "accuracy"} <= set(words)
     assert "α (0: step 0, 1: step 1,234)" in words
+
+
+def test_any_quantity_has_a_panel():
+    curves = dataclasses.replace(make_interpolation(), metrics={"perplexity": np.ones((3, 13))})
+    figure = plot_interpolation(curves, quantities=["perplexity", "accuracy"])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["perplexity", "accuracy"]
+    drawn = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 13]
+    np.testing.assert_array_equal(drawn, curves.metrics["perplexity"])
+    assert not any("share of the whole drop" in text for text in texts(figure))
+    assert len(plot_interpolation(curves).axes) == 2  # loss and accuracy, as ever
+    for wrong in (["rank"], []):
+        with pytest.raises(ArgumentError, match=r"expected .*quantities"):
+            plot_interpolation(curves, quantities=wrong)
 
 
 def test_lines_are_told_apart_by_colour_and_dashes():

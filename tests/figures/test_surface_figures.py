@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from losspath import Surface, plot_distance_map, plot_surface, plot_surfaces
 from losspath.analysis.distances import DistanceMap
 from losspath.errors import ArgumentError, StoreError
-from losspath.figures import LossScale, save_figure
+from losspath.figures import HeightScale, save_figure
 from losspath.surface import StateLosses
 
 
@@ -100,7 +100,7 @@ def test_start_and_end_have_markers_of_their_own():
 
 def test_losses_are_clipped_at_half_again_the_initial_loss_and_the_bar_says_so():
     surface = make_surface(own=[2.0, 2.0, 2.0, 2.0])
-    scale = LossScale.of([surface])
+    scale = HeightScale.of([surface])
     assert (scale.low, scale.high, scale.clipped) == (1.0, 3.0, True)
     figure = plot_surface(surface)
     assert contours(figure.axes[0], filled=True).extend == "max"
@@ -113,23 +113,23 @@ def test_losses_are_clipped_at_half_again_the_initial_loss_and_the_bar_says_so()
     [(10.0, False), (float("nan"), False), (float("inf"), False), (-1.0, False), (0.5, False)],
 )
 def test_a_limit_that_would_hide_all_or_nothing_is_not_drawn(initial, clipped):
-    scale = LossScale.of([make_surface(own=[initial, 2.0, 2.0, 2.0])])
+    scale = HeightScale.of([make_surface(own=[initial, 2.0, 2.0, 2.0])])
     assert scale.clipped == clipped
     assert scale.high >= 6.0
 
 
 def test_the_scale_is_logarithmic_where_the_range_asks_for_it():
     wide = make_surface(lambda x, y: np.exp(2 * x), own=[99.0] * 4)
-    assert isinstance(LossScale.of([wide]).norm, LogNorm)
-    assert not isinstance(LossScale.of([make_surface()]).norm, LogNorm)
+    assert isinstance(HeightScale.of([wide]).norm, LogNorm)
+    assert not isinstance(HeightScale.of([make_surface()]).norm, LogNorm)
     negative = make_surface(lambda x, y: np.exp(2 * x) - 1, own=[99.0] * 4)
-    assert not isinstance(LossScale.of([negative]).norm, LogNorm)
+    assert not isinstance(HeightScale.of([negative]).norm, LogNorm)
     assert contours(plot_surface(wide).axes[0], filled=True).norm.vmin == pytest.approx(np.exp(-4))
 
 
 def test_levels_hold_every_loss_that_is_not_clipped():
     for surface in (make_surface(), make_surface(lambda x, y: np.exp(2 * x))):
-        levels = LossScale.of([surface]).levels
+        levels = HeightScale.of([surface]).levels
         assert levels[0] <= surface.loss.min()
         assert levels[-1] >= min(surface.loss.max(), 1.5 * surface.initial_loss)
         assert (np.diff(levels) > 0).all()
@@ -218,7 +218,7 @@ def test_any_number_of_surfaces_with_the_distance_map(count, tmp_path):
 def test_a_surface_can_be_drawn_into_axes_of_ones_own():
     mine = Figure()
     left, right = mine.subplots(1, 2)
-    scale = LossScale(0.0, 100.0, False, False)
+    scale = HeightScale(0.0, 100.0, False, False)
     assert plot_surface(make_surface(), axes=left, title="mine", scale=scale) is mine
     assert left.get_title() == "mine"
     assert contours(left, filled=True).norm.vmax == 100.0
@@ -273,6 +273,83 @@ def test_the_label_of_a_short_bar_is_within_the_figure():
     box = bar.yaxis.label.get_window_extent()
     assert 0 <= box.y0 < box.y1 <= figure.bbox.y1
     assert box.x1 <= figure.bbox.x1
+
+
+def make_measured(**changes):
+    """A surface with an accuracy and a quantity that falls and rises below zero."""
+    surface = make_surface()
+    x, y = np.meshgrid(surface.x, surface.y)
+    own = {"accuracy": np.array([0.1, 0.4, 0.6, 0.9]), "metrics": {"margin": np.arange(4.0)}}
+    states = dataclasses.replace(surface.states, **own)
+    return dataclasses.replace(
+        surface,
+        **{"accuracy": (x + 2) / 5, "metrics": {"margin": 10 * y}, "states": states} | changes,
+    )
+
+
+def test_an_accuracy_is_drawn_from_nothing_to_all_and_dark_where_it_is_high():
+    figure = plot_surface(make_measured(), height="accuracy")
+    ground = contours(figure.axes[0], filled=True)
+    assert (ground.norm.vmin, ground.norm.vmax, ground.extend) == (0.0, 1.0, "neither")
+    assert sum(ground.cmap(1.0)[:3]) < sum(ground.cmap(0.0)[:3])
+    assert [d.get_array().tolist() for d in dots(figure.axes[0])] == [[0.4, 0.6], [0.1], [0.9]]
+    words = texts(figure)
+    assert {"accuracy", "states, in the colour of their own accuracy"} <= set(words)
+    (bar,) = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    assert bar.yaxis.get_major_formatter()(0.5) == "50%"
+    assert not any("loss" in text for text in words)
+    # Contours of a share that grows evenly along x, at their level.
+    lines = contours(figure.axes[0], filled=False)
+    for level, path in zip(lines.levels, lines.get_paths(), strict=True):
+        np.testing.assert_allclose((path.vertices[:, 0] + 2) / 5, level, atol=1e-9)
+
+
+def test_another_quantity_is_drawn_from_its_smallest_to_its_largest():
+    surface = make_measured()
+    scale = HeightScale.of([surface], "margin")
+    assert (scale.low, scale.high, scale.logarithmic, scale.clipped) == (-10, 10, False, False)
+    figure = plot_surface(surface, height="margin")
+    assert "margin" in texts(figure)
+    # Read bilinearly, y is y: own values 0 … 3 against 10 y at the states.
+    off = np.abs(10 * surface.path[surface.states.index, 1] - np.arange(4.0))
+    said = f"median {np.median(off):.2g}, at most {off.max():.2g} off"
+    assert any(said in " ".join(text.split()) for text in texts(figure))
+
+
+def test_points_at_which_a_quantity_is_not_finite_are_crossed():
+    surface = make_measured()
+    surface.metrics["margin"][1, 2] = np.nan
+    figure = plot_surface(surface, height="margin")
+    (cross,) = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert cross.get_xydata().tolist() == [[surface.x[2], surface.y[1]]]
+    assert "margin not finite" in texts(figure)
+    assert not [line for line in plot_surface(surface).axes[0].lines if line.get_marker() == "x"]
+
+
+def test_states_whose_value_is_not_known_have_no_colour():
+    surface = make_measured(states=make_surface().states)
+    figure = plot_surface(surface, height="accuracy")
+    for scatter in dots(figure.axes[0]):
+        assert np.isnan(np.ma.filled(scatter.get_array(), np.nan)).all()
+    assert "states" in texts(figure)
+    assert not any("Ground against" in text for text in texts(figure))
+
+
+def test_surfaces_side_by_side_have_one_height(tmp_path):
+    figure = plot_surfaces([make_measured(), make_measured()], height="margin")
+    words = " ".join(" ".join(texts(figure)).split())
+    assert "own margin, median: averaged 2.2, averaged 2.2." in words
+    save_figure(figure, tmp_path / "f.png")
+
+
+def test_heights_that_are_not_there_and_scales_of_others_are_refused():
+    surface = make_measured()
+    with pytest.raises(ArgumentError, match="height as one of loss, accuracy, margin, got 'rank'"):
+        plot_surface(surface, height="rank")
+    with pytest.raises(ArgumentError, match="height as one of loss, got 'accuracy'"):
+        plot_surfaces([make_surface()], height="accuracy")
+    with pytest.raises(ArgumentError, match="scale of loss, got one of accuracy"):
+        plot_surface(surface, scale=HeightScale.of([surface], "accuracy"))
 
 
 def make_joint(names, **changes):

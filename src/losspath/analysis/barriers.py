@@ -19,7 +19,7 @@ from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Affine
-from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation
+from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, value_named
 from losspath.evaluation.recorded import PathObjective, along
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.joint import names_of
@@ -161,7 +161,7 @@ def barriers(
     def put(evaluation: Evaluation, *places: tuple[int, int, int]) -> None:
         nonlocal done
         for place in places:
-            values[place] = _value_of(evaluation, quantity)
+            values[place] = value_named(evaluation.values, quantity)
         done += 1
         if progress:
             progress(done, total)
@@ -177,7 +177,7 @@ def barriers(
 
         for i, vector in enumerate(vectors):
             found = known[i] if i in known else keep(i, engine.plain(vector))
-            values[i, i] = _value_of(found, quantity)
+            values[i, i] = value_named(found.values, quantity)
             at_first = [(i, j, 0) for j in range(len(vectors)) if j != i]
             put(found, *at_first, *((j, i, points - 1) for _, j, _ in at_first))
         for row, (i, j) in enumerate(pairs):
@@ -230,16 +230,3 @@ def _has_statistics(objective: Objective) -> list[bool]:
     return [
         getattr(module, "running_mean", None) is not None for module in objective.model.modules()
     ]
-
-
-def _value_of(evaluation: Evaluation, quantity: str) -> float:
-    if quantity == LOSS:
-        return evaluation.loss
-    found = evaluation.accuracy if quantity == ACCURACY else evaluation.metrics.get(quantity)
-    if found is None:
-        known = [LOSS, *([ACCURACY] if evaluation.accuracy is not None else [])]
-        raise ArgumentError(
-            f"expected a quantity that the objective has "
-            f"({', '.join([*known, *evaluation.metrics])}), got {quantity!r}"
-        )
-    return found

@@ -29,7 +29,7 @@ from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Affine
-from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, named_values
 from losspath.evaluation.recorded import PathObjective, along, path_notes
 from losspath.evaluation.replica import Sides
 from losspath.files import digest_of, load_archive, save_archive
@@ -51,6 +51,7 @@ class Interpolation:
         loss: (L+1, A) the loss with θ_a + α (θ_b − θ_a) for the named part and θ_b elsewhere.
         accuracy: (L+1, A), or None where the objective has none.
         provenance: where the numbers come from, as JSON values.
+        metrics: by name, (L+1, A) each of the objective's other quantities.
     """
 
     alpha: Floats
@@ -58,11 +59,17 @@ class Interpolation:
     loss: Floats = field(repr=False)
     accuracy: Floats | None = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+    metrics: Mapping[str, Floats] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         layers = sum(name != WHOLE_MODEL for name in self.names)
         size = f"{len(self.alpha)} positions, {layers} layers"
         return f"Interpolation: {size}, loss {range_of(self.loss)}"
+
+    @property
+    def values(self) -> dict[str, Floats]:
+        """By name, (L+1, A) everything that was measured: "loss", "accuracy" if known, metrics."""
+        return named_values(self.loss, self.accuracy, self.metrics)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -94,6 +101,9 @@ class Interpolation:
         arrays = {"alpha": self.alpha, "names": np.array(self.names), "loss": self.loss}
         if self.accuracy is not None:
             arrays["accuracy"] = self.accuracy
+        if self.metrics:
+            arrays["metric_names"] = np.array(list(self.metrics))
+            arrays["metrics"] = np.stack(list(self.metrics.values()))
         save_archive(Path(path), "interpolation", FORMAT_VERSION, arrays, self.provenance)
 
     @classmethod
@@ -111,6 +121,13 @@ class Interpolation:
             loss=arrays["loss"],
             accuracy=arrays.get("accuracy"),
             provenance=provenance,
+            metrics=dict(
+                zip(
+                    map(str, arrays.get("metric_names", ())),
+                    arrays.get("metrics", ()),
+                    strict=True,
+                )
+            ),
         )
 
 
@@ -192,8 +209,8 @@ def interpolate(
             for entry in entries:
                 chosen[entry.place] = True
             parts.append(_Part(name or "(root)", name, chosen))
-    loss = np.full((len(parts), len(positions)), np.nan)
-    accuracy = loss.copy()
+    unknown = np.full((len(parts), len(positions)), np.nan)
+    values: dict[str, Floats] = {LOSS: unknown.copy()}
     key = _key_of(recorded, bound, ends, positions, layers)
     count = 0
     with open_checkpoint(checkpoint, key, objective) as journal:
@@ -210,17 +227,19 @@ def interpolate(
                 for column, evaluation in finished:
                     if journal and offset + column not in done:
                         journal.add(offset + column, evaluation)
-                    loss[row, column] = evaluation.loss
-                    if evaluation.accuracy is not None:
-                        accuracy[row, column] = evaluation.accuracy
+                    for name, value in evaluation.values.items():
+                        if name not in values:
+                            values[name] = unknown.copy()
+                        values[name][row, column] = value
                     count += 1
                     if progress:
-                        progress(count, loss.size)
+                        progress(count, unknown.size)
     return Interpolation(
         alpha=positions,
         names=tuple(part.name for part in parts),
-        loss=loss,
-        accuracy=None if np.isnan(accuracy).all() else accuracy,
+        loss=values.pop(LOSS),
+        accuracy=values.pop(ACCURACY, None),
+        metrics=values,
         provenance={
             "losspath": losspath.__version__,
             "key": key,

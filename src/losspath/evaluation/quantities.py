@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from losspath.errors import ArgumentError, ObjectiveError
@@ -32,6 +34,11 @@ class Evaluation:
     loss: float
     accuracy: float | None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Everything that is known, by name: the loss, the accuracy, other quantities."""
+        return named_values(self.loss, self.accuracy, self.metrics)
 
     @classmethod
     def of(cls, counts: Iterable[Count], last: Mapping[str, Last] | None = None) -> Evaluation:
@@ -86,6 +93,38 @@ class Evaluation:
                 name: weighted(each.metrics[name] for each in evaluations) for name in sorted(names)
             },
         )
+
+
+T = TypeVar("T")
+
+
+def named_values(loss: T, accuracy: T | None, metrics: Mapping[str, T]) -> dict[str, T]:
+    """Loss, accuracy where it is known, and metrics, by name."""
+    known = {} if accuracy is None else {ACCURACY: accuracy}
+    return {LOSS: loss, **known, **metrics}
+
+
+def value_named(values: Mapping[str, T], name: str, what: str = "quantity") -> T:
+    """One of several values by its name.
+
+    Raises:
+        ArgumentError: there is none of that name; it says which there are.
+    """
+    if name not in values:
+        raise ArgumentError(
+            f"expected {what} as one of {', '.join(values)}, got {name!r}; what else is "
+            "measured is named by Objective(metrics={name: function})"
+        )
+    return values[name]
+
+
+def columns_of(evaluations: Sequence[Evaluation]) -> dict[str, npt.NDArray[np.float64]]:
+    """By name, (k,) a quantity of each evaluation; NaN where one lacks it."""
+    names = dict.fromkeys(name for each in evaluations for name in each.values)
+    return {
+        name: np.array([each.values.get(name, np.nan) for each in evaluations])
+        for name in (LOSS, *(name for name in names if name != LOSS))
+    }
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from losspath.figures.diagnostics import (
 )
 from losspath.figures.dynamics import plot_dynamics
 from losspath.figures.runs import plot_history, plot_runs, plot_step_panels
-from losspath.figures.scale import LossScale
+from losspath.figures.scale import HeightScale
 from losspath.figures.style import save_figure
 from losspath.figures.surfaces import plot_distance_map, plot_surface, plot_surfaces
 
 __all__ = [
-    "LossScale",
+    "HeightScale",
     "plot_activations",
     "plot_barriers",
     "plot_confusion",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from losspath.analysis.interpolation import WHOLE_MODEL, Interpolation
 from losspath.analysis.steps import StepSizes
-from losspath.arguments import TITLE, WHOLE, checked
+from losspath.arguments import TITLE, WHOLE, checked, optional, texts
 from losspath.errors import ArgumentError
 from losspath.figures.style import (
     COLUMN,
@@ -32,6 +32,7 @@ from losspath.figures.style import (
     new_figure,
     tidy,
 )
+from losspath.surface import ACCURACY, LOSS, value_named
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,43 +42,58 @@ _LEGEND_LAYERS = 12
 _LOGARITHMIC = 100.0
 
 
-@checked(title=TITLE)
-def plot_interpolation(interpolation: Interpolation, *, title: str | None = None) -> Figure:
-    """Draws loss, and accuracy if there is one, along the line between two states.
+@checked(quantities=optional(texts), title=TITLE)
+def plot_interpolation(
+    interpolation: Interpolation,
+    *,
+    quantities: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draws loss and accuracy, or other quantities, along the line between two states.
 
     The whole model is the thick black curve; each layer's curve moves that layer alone, with all
     the others where they are at α = 1.
 
     Args:
         interpolation: the curves.
+        quantities: a panel each, of ``interpolation.values``; by default loss, and accuracy if
+            there is one.
         title: over the figure.
 
     Returns:
         A figure as wide as a column.
+
+    Raises:
+        ArgumentError: no such quantity, or none at all.
     """
     check_type(interpolation, Interpolation, "an Interpolation")
-    accuracy = interpolation.accuracy
-    panels = 1 if accuracy is None else 2
+    values = interpolation.values
+    if quantities is None:
+        quantities = [name for name in (LOSS, ACCURACY) if name in values]
+    if not quantities:
+        raise ArgumentError("expected at least one of quantities to draw, got an empty list")
+    shown = {name: value_named(values, name, "quantities") for name in quantities}
+    panels = len(shown)
     layers = [name for name in interpolation.names if name != WHOLE_MODEL]
     figure = new_figure(COLUMN, 0.5 + 1.65 * panels)
     all_axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     loss = str(interpolation.provenance.get("loss", ""))
-    _draw_curves(all_axes[0], interpolation, interpolation.loss)
-    all_axes[0].set_ylabel(f"loss ({loss})" if loss else "loss")
-    finite = interpolation.loss[np.isfinite(interpolation.loss)]
-    if len(finite) and finite.min() > 0 and finite.max() > _LOGARITHMIC * finite.min():
-        all_axes[0].set_yscale("log")
-    if accuracy is not None:
-        _draw_curves(all_axes[1], interpolation, accuracy)
-        all_axes[1].set_ylabel("accuracy")
-        all_axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes, (name, curves) in zip(all_axes, shown.items(), strict=True):
+        _draw_curves(axes, interpolation, curves)
+        axes.set_ylabel(f"loss ({loss})" if loss and name == LOSS else name)
+        finite = curves[np.isfinite(curves)]
+        is_wide = len(finite) and 0 < _LOGARITHMIC * finite.min() < finite.max()
+        if name == LOSS and is_wide:
+            axes.set_yscale("log")
+        if name == ACCURACY:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     first, last = (_state_name(interpolation, end) for end in ("from", "to"))
     all_axes[-1].set_xlabel(f"α (0: {first}, 1: {last})")
     for axes in all_axes:
         tidy(axes)
     samples = interpolation.provenance.get("samples")
     add_title(figure, title)
-    shares = interpolation.shares
+    shares = interpolation.shares if LOSS in shown else dict.fromkeys(layers, np.nan)
     caption = "A layer's curve moves that layer alone; the others stay where they are at α = 1."
     if layers and not _is_by_depth(len(layers)) and np.isfinite(list(shares.values())).all():
         caption += " In brackets: the share of the whole drop in loss that is lost at its α = 0."

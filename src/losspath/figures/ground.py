@@ -1,4 +1,4 @@
-"""The ground of a surface's picture: filled contours of the loss, and a few lines on them."""
+"""The ground of a surface's picture: filled contours of its height, and a few lines on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.tri import Triangulation
 
-from losspath.figures.scale import LossScale
+from losspath.figures.scale import HeightScale
 from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
@@ -18,21 +18,22 @@ Floats = npt.NDArray[np.float64]
 EVALUATED = "#555555"  # colour of the points of a surface that is not complete
 
 
-def draw_ground(axes: Axes, surface: Surface, scale: LossScale, labels: bool = False) -> None:
-    """Draws the loss.
+def draw_ground(axes: Axes, surface: Surface, scale: HeightScale, labels: bool = False) -> None:
+    """Draws the loss, or whatever the scale is of.
 
     On the grid where all of it was evaluated, otherwise on triangles between the points that were.
 
     Args:
         axes: where to draw.
         surface: the surface.
-        scale: from loss to colour.
-        labels: whether every other contour line carries its loss.
+        scale: from height to colour.
+        labels: whether every other contour line carries its height.
     """
-    finite = np.isfinite(surface.loss) & surface.evaluated
+    heights = surface.values[scale.height]
+    finite = np.isfinite(heights) & surface.evaluated
     if surface.evaluated.all():
         fill, draw = axes.contourf, axes.contour
-        places: tuple[Any, ...] = (surface.x, surface.y, np.ma.masked_array(surface.loss, ~finite))
+        places: tuple[Any, ...] = (surface.x, surface.y, np.ma.masked_array(heights, ~finite))
     else:
         rows, columns = np.nonzero(surface.evaluated)
         axes.plot(surface.x[columns], surface.y[rows], ".", color=EVALUATED, ms=1.5, zorder=3)
@@ -40,7 +41,7 @@ def draw_ground(axes: Axes, surface: Surface, scale: LossScale, labels: bool = F
         if triangles is None:
             return
         fill, draw = axes.tricontourf, axes.tricontour  # type: ignore[assignment]
-        places = (triangles, np.where(finite, surface.loss, 0.0)[rows, columns])
+        places = (triangles, np.where(finite, heights, 0.0)[rows, columns])
     if not finite.any():
         return
     fill(
@@ -50,14 +51,15 @@ def draw_ground(axes: Axes, surface: Surface, scale: LossScale, labels: bool = F
         cmap=scale.cmap,
         extend="max" if scale.clipped else "neither",
     )
-    loss = surface.loss[finite]
+    heights = heights[finite]
     levels = _round_levels(scale)
-    levels = levels[(levels > loss.min()) & (levels < min(scale.high, loss.max()))]
+    levels = levels[(levels > heights.min()) & (levels < min(scale.high, heights.max()))]
     if len(levels) == 0:
         return
     lines = draw(*places, levels=levels, colors="white", linewidths=0.5, alpha=0.7)
     if labels:
-        shown = axes.clabel(lines, levels=levels[::2], fontsize=6, fmt="%.3g", inline_spacing=2)
+        form: Any = (lambda share: f"{share:.0%}") if scale.is_share else "%.3g"
+        shown = axes.clabel(lines, levels=levels[::2], fontsize=6, fmt=form, inline_spacing=2)
         for text in shown:
             text.set_clip_on(True)
 
@@ -75,7 +77,7 @@ def _triangles(x: Floats, y: Floats, finite: npt.NDArray[np.bool_]) -> Triangula
     return None if broken.all() else Triangulation(x, y, unit.triangles, mask=broken)
 
 
-def _round_levels(scale: LossScale) -> Floats:
+def _round_levels(scale: HeightScale) -> Floats:
     if scale.logarithmic:
         locator = LogLocator(subs=(1.0, 2.0, 5.0))
         levels = np.asarray(locator.tick_values(scale.low, scale.high), float)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from losspath.figures.scale import LossScale
+from losspath.figures.scale import HeightScale
 from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
@@ -56,17 +56,18 @@ def _rim(color: str) -> str:
     return "white" if color == "black" else "black"
 
 
-def draw_states(axes: Axes, surface: Surface, scale: LossScale, clip: bool) -> None:
-    """Draws states in the colour of their own loss, each run's start and end with other markers.
+def draw_states(axes: Axes, surface: Surface, scale: HeightScale, clip: bool) -> None:
+    """Draws states in the colour of their own value, each run's start and end with other markers.
 
     Args:
         axes: where.
         surface: the surface.
-        scale: from loss to colour.
+        scale: from height to colour.
         clip: whether to cut off what is outside the axes.
     """
     index = surface.states.index
-    own = np.where(np.isfinite(surface.states.loss), surface.states.loss, np.nan)
+    own = surface.states.values.get(scale.height, np.full(len(index), np.nan))
+    own = np.where(np.isfinite(own), own, np.nan)
     style: dict[str, Any] = {
         "norm": scale.norm,
         "cmap": scale.cmap,

@@ -1,4 +1,4 @@
-"""One scale from losses to colours, for one surface or for several that are compared."""
+"""One scale from heights to colours, for one surface or for several that are compared."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 from matplotlib.colors import Colormap, LogNorm, Normalize
 
 from losspath.analysis.comparison import CLIP
+from losspath.arguments import checked, text
 from losspath.figures.style import check_group
-from losspath.surface import Surface
+from losspath.surface import ACCURACY, LOSS, Surface, value_named
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,15 +23,16 @@ _LOGARITHMIC = 12.0
 
 
 @dataclass(frozen=True)
-class LossScale:
-    """From losses to colours.
+class HeightScale:
+    """From heights of surfaces to colours.
 
     Attributes:
-        low: the smallest loss that is drawn.
+        low: the smallest height that is drawn.
         high: the largest; larger ones are drawn as "over".
         logarithmic: whether colours follow the logarithm.
-        clipped: whether losses above `high` exist.
+        clipped: whether heights above `high` exist.
         limit: what `high` is when clipped, in words.
+        height: what is drawn: "loss", "accuracy" or another quantity.
     """
 
     low: float
@@ -38,31 +40,41 @@ class LossScale:
     logarithmic: bool
     clipped: bool
     limit: str = ""
+    height: str = LOSS
 
     @classmethod
-    def of(cls, surfaces: Sequence[Surface]) -> LossScale:
-        """The scale that shows these surfaces, and the states' own losses on them.
+    @checked(height=text)
+    def of(cls, surfaces: Sequence[Surface], height: str = LOSS) -> HeightScale:
+        """The scale that shows these surfaces, and the states' own values on them.
 
-        From the smallest finite loss to the largest, but to no more than 1.5 times the initial
-        loss where that is positive and some of the ground is below it; logarithmic where the
-        range is wider than a factor of 12.
+        Of losses from the smallest finite one to the largest, but to no more than 1.5 times the
+        initial loss where that is positive and some of the ground is below it; logarithmic where
+        the range is wider than a factor of 12. Of accuracies from 0 to 1. Of other quantities, of
+        which it is not known what is good, from the smallest to the largest, evenly.
+
+        Args:
+            surfaces: at least one.
+            height: "loss", "accuracy" or another quantity that all of them have.
+
+        Raises:
+            ArgumentError: no surface, or one that lacks the quantity.
         """
         check_group(surfaces, Surface, "a Surface", "at least one surface")
-        parts = [part.reshape(-1) for s in surfaces for part in (s.loss, s.states.loss)]
+        parts = [value_named(s.values, height, "height").reshape(-1) for s in surfaces]
+        parts += [s.states.values[height] for s in surfaces if height in s.states.values]
         values = np.concatenate(parts)
         finite = values[np.isfinite(values)]
-        if len(finite) == 0:
-            return cls(0.0, 1.0, False, False)
+        if len(finite) == 0 or height == ACCURACY:
+            return cls(0.0, 1.0, False, False, height=height)
         low, high = float(finite.min()), float(finite.max())
+        if height != LOSS:
+            return cls(*_with_margin(low, high), False, False, height=height)
         limit = CLIP * surfaces[0].initial_loss
         ground = min(_least(surface.loss) for surface in surfaces)
         clipped = bool(limit > 0 and ground < limit < high)
         if clipped:
             high = limit
-        if not high - low > 1e-9 * max(abs(high), abs(low)):
-            # Constant to rounding: contours of noise would mean nothing.
-            margin = max(abs(low), 1e-12) * 0.05
-            low, high = low - margin, high + margin
+        low, high = _with_margin(low, high)
         logarithmic = low > 0 and high / low > _LOGARITHMIC
         words = f"{CLIP:g} × the initial loss" if clipped else ""
         return cls(low, high, logarithmic, clipped, words)
@@ -84,8 +96,25 @@ class LossScale:
 
     @property
     def cmap(self) -> Colormap:
-        """Viridis; over the scale and not finite are a grey and a white that viridis has not."""
-        return mpl.colormaps["viridis"].with_extremes(over="#d9d9d9", bad="white")
+        """Viridis, dark for small losses and for large accuracies.
+
+        Over the scale and not finite are a grey and a white that viridis has not.
+        """
+        name = "viridis_r" if self.height == ACCURACY else "viridis"
+        return mpl.colormaps[name].with_extremes(over="#d9d9d9", bad="white")
+
+    @property
+    def is_share(self) -> bool:
+        """Whether heights are written as percentages."""
+        return self.height == ACCURACY
+
+
+def _with_margin(low: float, high: float) -> tuple[float, float]:
+    if high - low > 1e-9 * max(abs(high), abs(low)):
+        return low, high
+    # Constant to rounding: contours of noise would mean nothing.
+    margin = max(abs(low), 1e-12) * 0.05
+    return low - margin, high + margin
 
 
 def _least(losses: Floats) -> float:

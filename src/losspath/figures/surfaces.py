@@ -1,4 +1,4 @@
-"""Pictures of loss surfaces."""
+"""Pictures of surfaces."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from losspath.analysis.distances import DistanceMap
-from losspath.arguments import AXES, TITLE, checked, count, of_type, optional, texts
+from losspath.arguments import AXES, TITLE, checked, count, of_type, optional, text, texts
 from losspath.errors import ArgumentError
 from losspath.figures.ground import EVALUATED, draw_ground
 from losspath.figures.paths import draw_path, draw_states, path_legend
-from losspath.figures.scale import LossScale
+from losspath.figures.scale import HeightScale
 from losspath.figures.style import (
     COLUMN,
     PAGE,
@@ -34,47 +40,56 @@ from losspath.figures.style import (
     new_figure,
     tidy,
 )
-from losspath.surface import Surface
+from losspath.surface import ACCURACY, LOSS, Surface
 
 Floats = npt.NDArray[np.float64]
 
-_SCALE = of_type("losspath.figures.scale:LossScale", "make one by LossScale.of(surfaces)")
+_SCALE = of_type("losspath.figures.scale:HeightScale", "make one by HeightScale.of(surfaces)")
 _NOTHING = "#f2f2f2"  # where there is nothing to draw
 # A plane whose sides differ by more than this is not drawn to one scale: it would be a strip.
 _STRIP = 2.5
 
 
-@checked(axes=optional(AXES), title=TITLE, scale=optional(_SCALE))
+@checked(axes=optional(AXES), title=TITLE, scale=optional(_SCALE), height=text)
 def plot_surface(
     surface: Surface,
     *,
+    height: str = LOSS,
     axes: Axes | None = None,
     title: str | None = None,
-    scale: LossScale | None = None,
+    scale: HeightScale | None = None,
 ) -> Figure:
-    """Draws a loss surface with the path on it.
+    """Draws a loss surface, or the surface of another quantity, with the path on it.
 
     Filled contours show the loss, up to 1.5 times the initial loss; the dots on the path are
     states in the colour of *their own* loss, so that where a dot stands out, the ground is wrong.
+    Other heights have scales of their own: see `HeightScale.of`.
     Several runs have lines of their own colours; the legend has their names.
     Points without a finite loss are crossed. A surface that is not complete is drawn on triangles
     between the points that were evaluated, which are dotted.
 
     Args:
         surface: the surface.
+        height: "loss", "accuracy" or another of ``surface.values``.
         axes: axes to draw into, without colour bar, legend and caption; a new figure if None.
         title: over the figure; by default the surface's run, if it has one, and method.
-        scale: from loss to colour; by default the surface's own. Give the same to surfaces that
-            are compared: `LossScale.of` takes several.
+        scale: from height to colour; by default the surface's own. Give the same to surfaces that
+            are compared: `HeightScale.of` takes several.
 
     Returns:
         The figure, `axes`'s own if given.
 
     Raises:
-        ArgumentError: the surface has fewer than two lines along an axis.
+        ArgumentError: the surface has fewer than two lines along an axis, or no such height, or
+            the scale is of another one.
     """
     check_type(surface, Surface, "a Surface")
-    scale = scale or LossScale.of([surface])
+    scale = scale or HeightScale.of([surface], height)
+    if scale.height != height:
+        raise ArgumentError(
+            f"expected a scale of {height}, got one of {scale.height}; make it by "
+            f"HeightScale.of(surfaces, {height!r}), or give height={scale.height!r}"
+        )
     shown = title if title is not None else _title(surface)
     if axes is not None:
         _draw_surface(axes, surface, scale)
@@ -85,20 +100,21 @@ def plot_surface(
     figure = new_figure(COLUMN, 0.75 + 2.35 * _height(surface.x, surface.y), equal)
     axes = figure.add_subplot()
     _draw_surface(axes, surface, scale, labels=True)
-    _add_loss_bar(figure, [axes], scale, str(surface.provenance.get("loss", "")))
+    _add_bar(figure, [axes], scale, str(surface.provenance.get("loss", "")))
     add_title(figure, shown)
-    caption = describe_surface(surface) + ("" if equal else " " + _UNEQUAL)
-    add_footer(figure, caption, _legend([surface]))
+    caption = describe_surface(surface, height) + ("" if equal else " " + _UNEQUAL)
+    add_footer(figure, caption, _legend([surface], height))
     return figure
 
 
 _UNEQUAL = "The axes are not to one scale."
 
 
-@checked(title=TITLE, titles=optional(texts), columns=count(1))
+@checked(title=TITLE, titles=optional(texts), columns=count(1), height=text)
 def plot_surfaces(
     surfaces: Sequence[Surface],
     *,
+    height: str = LOSS,
     distance: DistanceMap | None = None,
     title: str | None = None,
     titles: Sequence[str] | None = None,
@@ -110,6 +126,7 @@ def plot_surfaces(
 
     Args:
         surfaces: at least one.
+        height: "loss", "accuracy" or another quantity that all of them have.
         distance: also draw this map, on a scale of its own.
         title: over the figure.
         titles: over each surface; by default its method.
@@ -119,7 +136,7 @@ def plot_surfaces(
         A figure as wide as a page.
 
     Raises:
-        ArgumentError: no surface, or one with fewer than two lines along an axis.
+        ArgumentError: no surface, or one with fewer than two lines along an axis or no such height.
     """
     check_group(surfaces, Surface, "a Surface", "at least one surface")
     if distance is not None:
@@ -128,7 +145,7 @@ def plot_surfaces(
         raise ArgumentError(
             f"expected a title for each of {len(surfaces)} surfaces, got {len(titles)} titles"
         )
-    scale = LossScale.of(surfaces)
+    scale = HeightScale.of(surfaces, height)
     count = len(surfaces) + (distance is not None)
     columns = min(count, columns)
     rows = -(-count // columns)
@@ -137,8 +154,8 @@ def plot_surfaces(
         _check_grid(surface.x, surface.y)
     same = all(np.array_equal(s.x, x) and np.array_equal(s.y, y) for s in surfaces)
     equal = same and _is_equal(x, y)
-    height = 0.3 + 5.85 / columns * (_height(x, y) if same else 0.85)
-    figure = new_figure(PAGE, 1.1 + height * rows, equal)
+    inches = 0.3 + 5.85 / columns * (_height(x, y) if same else 0.85)
+    figure = new_figure(PAGE, 1.1 + inches * rows, equal)
     grid = figure.subplots(rows, columns, sharex=same, sharey=same, squeeze=False)
     panels = grid.reshape(-1)
     names = titles or [surface.description for surface in surfaces]
@@ -149,7 +166,7 @@ def plot_surfaces(
         axes.set_title(name, fontsize=TEXT)
     used = list(panels[: len(surfaces)])
     loss = str(surfaces[0].provenance.get("loss", ""))
-    _add_loss_bar(figure, used, scale, loss, location="bottom")
+    _add_bar(figure, used, scale, loss, location="bottom")
     if distance is not None:
         axes = panels[len(surfaces)]
         image = _draw_distance(axes, distance)
@@ -164,8 +181,8 @@ def plot_surfaces(
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_label_text(axis.get_label_text().replace(" of variance", ""))
     add_title(figure, title)
-    caption = _common(surfaces, titles) + ("" if equal else " " + _UNEQUAL)
-    add_footer(figure, caption, _legend(surfaces), columns=6)
+    caption = _common(surfaces, height, titles) + ("" if equal else " " + _UNEQUAL)
+    add_footer(figure, caption, _legend(surfaces, height), columns=6)
     return figure
 
 
@@ -196,28 +213,37 @@ def plot_distance_map(
     _add_distance_bar(figure, axes, _draw_distance(axes, distance), location="right")
     add_title(figure, shown)
     rows, columns = distance.distance.shape
-    add_footer(figure, f"{columns} × {rows} points.", _legend([]), columns=3)
+    add_footer(figure, f"{columns} × {rows} points.", _legend([], LOSS), columns=3)
     return figure
 
 
-def describe_surface(surface: Surface) -> str:
+def describe_surface(surface: Surface, height: str = LOSS) -> str:
     """The caption of a surface: how it was made, and how far it fits the states on it."""
     rows, columns = surface.loss.shape
     parts = [f"{columns} × {rows} points"]
     samples = surface.provenance.get("samples")
     parts += [f"{samples:,} samples"] if samples else []
     parts += [f"{int(surface.evaluated.sum()):,} evaluated"] if not surface.evaluated.all() else []
-    text = ", ".join(parts) + "."
-    errors = surface.state_errors
+    words = ", ".join(parts) + "."
+    errors = _errors(surface, height)
     if np.isfinite(errors).any():
-        text += (
-            f" Ground against the states' own loss: median {np.nanmedian(errors):.0%}, "
-            f"at most {np.nanmax(errors):.0%} off."
-        )
-    return text + describe_origin(surface.provenance)
+        middle, most = (_off(of(errors), height) for of in (np.nanmedian, np.nanmax))
+        words += f" Ground against the states' own {height}: median {middle}, at most {most} off."
+    return words + describe_origin(surface.provenance)
 
 
-def _common(surfaces: Sequence[Surface], titles: Sequence[str] | None = None) -> str:
+def _errors(surface: Surface, height: str) -> Floats:
+    """How far the ground is from the states' own values: of losses as a share of them."""
+    return surface.state_errors if height == LOSS else surface.state_differences(height)
+
+
+def _off(error: float, height: str) -> str:
+    if height == ACCURACY:
+        return f"{100 * error:.0f} percentage points"
+    return f"{error:.0%}" if height == LOSS else f"{error:.2g}"
+
+
+def _common(surfaces: Sequence[Surface], height: str, titles: Sequence[str] | None = None) -> str:
     first = surfaces[0]
     rows, columns = first.loss.shape
     samples = first.provenance.get("samples")
@@ -225,15 +251,15 @@ def _common(surfaces: Sequence[Surface], titles: Sequence[str] | None = None) ->
     made += " On the axes, the share of the path's variance."
     medians = []
     for number, surface in enumerate(surfaces):
-        errors = surface.state_errors
+        errors = _errors(surface, height)
         if np.isfinite(errors).any():
             name = surface.provenance.get("method", {}).get("name", "surface")
             name = titles[number].replace("\n", " ") if titles else name
-            medians.append(f"{name} {np.nanmedian(errors):.0%}")
+            medians.append(f"{name} {_off(np.nanmedian(errors), height)}")
     origin = describe_origin(first.provenance)
     if not medians:
         return made + origin
-    return f"{made} Ground against the states' own loss, median: {', '.join(medians)}.{origin}"
+    return f"{made} Ground against the states' own {height}, median: {', '.join(medians)}.{origin}"
 
 
 def _title(surface: Surface) -> str:
@@ -251,11 +277,11 @@ def _height(x: Floats, y: Floats) -> float:
     return float(np.ptp(y) / np.ptp(x)) if _is_equal(x, y) else 1.0
 
 
-def _draw_surface(axes: Axes, surface: Surface, scale: LossScale, labels: bool = False) -> None:
+def _draw_surface(axes: Axes, surface: Surface, scale: HeightScale, labels: bool = False) -> None:
     _check_grid(surface.x, surface.y)
     axes.set_facecolor(_NOTHING)
     draw_ground(axes, surface, scale, labels)
-    bad = surface.evaluated & ~np.isfinite(surface.loss)
+    bad = surface.evaluated & ~np.isfinite(surface.values[scale.height])
     if bad.any():
         row, column = np.nonzero(bad)
         axes.plot(surface.x[column], surface.y[row], "x", color="#555555", ms=3, mew=0.7)
@@ -286,8 +312,8 @@ def _label_plane(axes: Axes, shown: Surface | DistanceMap, labels: Sequence[str]
     tidy(axes)
 
 
-def _add_loss_bar(
-    figure: Figure, axes: list[Axes], scale: LossScale, loss: str, location: str = "right"
+def _add_bar(
+    figure: Figure, axes: list[Axes], scale: HeightScale, loss: str, location: str = "right"
 ) -> None:
     mappable = ScalarMappable(scale.norm, scale.cmap)
     bar = figure.colorbar(
@@ -298,13 +324,15 @@ def _add_loss_bar(
         aspect=30 if location == "right" else 60,
         pad=0.02,
     )
-    label = f"loss ({loss})" if loss else "loss"
+    label = f"{scale.height} ({loss})" if loss and scale.height == LOSS else scale.height
     if scale.clipped:
         # A letter is about half as wide as it is high; a bar at the side may be short.
         letters = 0.95 * 72 * figure.get_figheight() / (SMALL / 2)
         grey = f"grey: over {scale.high:.3g}, {scale.limit}"
         is_long = location == "right" and len(label) + len(grey) > letters
         label += f";{chr(10) if is_long else ' '}{grey}"
+    if scale.is_share:
+        bar.formatter = PercentFormatter(1.0)
     _tidy_bar(bar, label, scale.logarithmic)
 
 
@@ -339,15 +367,17 @@ def _add_distance_bar(figure: Figure, axes: Axes, image: Any, location: str) -> 
     _tidy_bar(bar, "distance in parameter space", logarithmic=False)
 
 
-def _legend(surfaces: Sequence[Surface]) -> list[Line2D | Patch]:
+def _legend(surfaces: Sequence[Surface], height: str) -> list[Line2D | Patch]:
     names = max((list(surface.starts) for surface in surfaces), key=len, default=[""])
     entries: list[Line2D | Patch] = [*path_legend(names)]
     if surfaces:
         black: dict[str, Any] = {"color": "white", "mec": "black", "lw": 0}
-        dots = "states, in the colour of their own loss"
+        known = any(height in surface.states.values for surface in surfaces)
+        dots = f"states, in the colour of their own {height}" if known else "states"
         entries.append(Line2D([], [], marker="o", ms=3.5, label=dots, **black))
-    if any((s.evaluated & ~np.isfinite(s.loss)).any() for s in surfaces):
-        cross = Line2D([], [], marker="x", color="#555555", lw=0, ms=3, label="loss not finite")
+    if any((s.evaluated & ~np.isfinite(s.values[height])).any() for s in surfaces):
+        label = f"{height} not finite"
+        cross = Line2D([], [], marker="x", color="#555555", lw=0, ms=3, label=label)
         entries.append(cross)
     if not all(s.evaluated.all() for s in surfaces):
         dot = Line2D([], [], marker=".", color=EVALUATED, lw=0, ms=3, label="evaluated")

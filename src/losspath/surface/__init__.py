@@ -1,5 +1,8 @@
 """Loss surfaces around a path: computed coarse first, and one value with all that is needed."""
 
+from losspath.evaluation.quantities import ACCURACY as ACCURACY
+from losspath.evaluation.quantities import LOSS as LOSS
+from losspath.evaluation.quantities import value_named as value_named
 from losspath.surface.compute import compute_surface as compute_surface
 from losspath.surface.compute import refine_surface as refine_surface
 from losspath.surface.landscape import Landscape as Landscape

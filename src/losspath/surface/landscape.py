@@ -27,7 +27,7 @@ from losspath.arguments import (
 from losspath.errors import ArgumentError
 from losspath.evaluation.journal import Journal, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation
 from losspath.evaluation.recorded import along, path_notes
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
@@ -229,18 +229,19 @@ class Landscape:
         self, sampler: GridSampler, states: StateLosses, provenance: dict[str, Any]
     ) -> Surface:
         grid = sampler.grid
-        losses, accuracies = (values.reshape(grid.shape).copy() for values in sampler.numbers)
+        values = {name: each.reshape(grid.shape).copy() for name, each in sampler.values.items()}
         return Surface(
             x=grid.x,
             y=grid.y,
-            loss=losses,
-            accuracy=None if np.isnan(accuracies).all() else accuracies,
+            loss=values.pop(LOSS),
+            accuracy=values.pop(ACCURACY, None),
             evaluated=sampler.evaluated.reshape(grid.shape).copy(),
             path=self.projection.coordinates,
             explained_variance_ratio=self.projection.explained_variance_ratio,
             states=states,
             provenance=provenance,
             starts=starts_of(self.path),
+            metrics=values,
         )
 
     def _states(self, states: int | StateLosses, ends: bool = False) -> StateLosses:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.quantities import LOSS, Evaluation
 from losspath.geometry.grid import Grid
 
 Floats = npt.NDArray[np.float64]
@@ -67,7 +67,7 @@ class GridSampler(Sampler):
     Attributes:
         grid: the grid.
         evaluated: (m·n,) which points are known.
-        numbers: (2, m·n) loss and accuracy of each, NaN where it is not known.
+        values: (m·n,) by name each quantity that was found, NaN where it is not known.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -76,7 +76,7 @@ class GridSampler(Sampler):
         self._asked = 0
         count = len(grid.points)
         self.evaluated = np.zeros(count, bool)
-        self.numbers = np.full((2, count), np.nan)
+        self.values: dict[str, Floats] = {LOSS: np.full(count, np.nan)}
 
     @property
     def total(self) -> int:
@@ -97,8 +97,10 @@ class GridSampler(Sampler):
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Takes the result at a point."""
-        accuracy = np.nan if evaluation.accuracy is None else evaluation.accuracy
-        self.numbers[:, number] = evaluation.loss, accuracy
+        for name, value in evaluation.values.items():
+            if name not in self.values:
+                self.values[name] = np.full(self.total, np.nan)
+            self.values[name][number] = value
         self.evaluated[number] = True
 
     @property

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Rows
+from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
 from losspath.evaluation.recorded import PathObjective, along
 from losspath.geometry.spacing import ends_of as ends_of
 from losspath.geometry.spacing import spread_states as spread_states
@@ -42,7 +43,7 @@ def probes_of(path: StateSequence) -> npt.NDArray[Any]:
 def evaluate_states(
     path: StateSequence, objective: Objective, index: npt.NDArray[np.int64]
 ) -> StateLosses:
-    """The losses of states themselves, each with its own recorded buffers."""
+    """What is measured at states themselves, each with its own recorded buffers."""
     return losses_of(path, along(objective, path), index)
 
 
@@ -51,11 +52,12 @@ def losses_of(
 ) -> StateLosses:
     """The losses of states, by an objective that is bound to the path."""
     engine = Engine(bound.objective)
-    losses: list[float] = []
+    found: list[Evaluation] = []
     for start in range(0, len(index), engine.group_size):
         group = index[start : start + engine.group_size].tolist()
         states = np.concatenate([path.read(i, i + 1) for i in group])
         sides = [bound.sides_of(i) for i in group] if bound.varies else None
         for finished in engine.evaluate(Rows(states), measure=False, sides=sides):
-            losses += [evaluation.loss for _, evaluation in finished]
-    return StateLosses(index, np.array(losses))
+            found += [evaluation for _, evaluation in finished]
+    values = columns_of(found)
+    return StateLosses(index, values.pop(LOSS), values.pop(ACCURACY, None), values)

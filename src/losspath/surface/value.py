@@ -13,8 +13,18 @@ import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, RegularGridInterpolator
 from scipy.spatial import QhullError
 
-from losspath.arguments import as_floats, checked, count, described, file, mapping, range_of
+from losspath.arguments import (
+    as_floats,
+    checked,
+    count,
+    described,
+    file,
+    mapping,
+    range_of,
+    text,
+)
 from losspath.errors import ArgumentError
+from losspath.evaluation.quantities import LOSS, named_values, value_named
 from losspath.files import load_archive, save_archive
 
 Floats = npt.NDArray[np.float64]
@@ -29,10 +39,19 @@ class StateLosses:
     Attributes:
         index: (k,) which states of the path.
         loss: (k,) their losses.
+        accuracy: (k,), or None where it is not known.
+        metrics: by name, (k,) each of the objective's other quantities.
     """
 
     index: npt.NDArray[np.int64]
     loss: Floats
+    accuracy: Floats | None = None
+    metrics: Mapping[str, Floats] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, Floats]:
+        """Everything that is known, by name: the loss, the accuracy, other quantities."""
+        return named_values(self.loss, self.accuracy, self.metrics)
 
     def __repr__(self) -> str:
         return f"StateLosses: {len(self.index):,} states, loss {range_of(self.loss)}"
@@ -54,6 +73,7 @@ class Surface:
         states: losses of some states of the path, the first and the last among them.
         provenance: what the surface was computed from and how, as JSON values.
         starts: by the name of each run that the path is of, its first state; ``{"": 0}`` of one.
+        metrics: by name, (m, n) each of the objective's other quantities.
     """
 
     x: Floats
@@ -66,16 +86,15 @@ class Surface:
     states: StateLosses
     provenance: dict[str, Any]
     starts: Mapping[str, int] = field(default_factory=lambda: {"": 0})
+    metrics: Mapping[str, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         form = (
             as_floats("y", "numbers (m,)", self.y).size,
             as_floats("x", "numbers (n,)", self.x).size,
         )
-        for name in ("loss", "evaluated", "accuracy"):
-            values = getattr(self, name)
-            if name == "accuracy" and values is None:
-                continue
+        mapping("metrics", self.metrics)
+        for name, values in {"evaluated": self.evaluated, **self.values}.items():
             if as_floats(name, "numbers (m, n)", values).shape != form:
                 raise ArgumentError(
                     f"expected {name} of shape {form}, as there are {form[1]} coordinates x and "
@@ -100,6 +119,11 @@ class Surface:
         points = f"{len(self.x)} × {len(self.y)} points"
         points += "" if done == total else f" ({done:,} evaluated)"
         return f"Surface({self.description!r}): {points}, loss {range_of(self.loss)}"
+
+    @property
+    def values(self) -> dict[str, Floats]:
+        """By name, (m, n) everything that was measured: "loss", "accuracy" if known, metrics."""
+        return named_values(self.loss, self.accuracy, self.metrics)
 
     @property
     def initial_loss(self) -> float:
@@ -127,21 +151,25 @@ class Surface:
         """The method and its options, as figures name them."""
         return str(self.provenance.get("description", "surface"))
 
-    def at(self, points: npt.ArrayLike) -> Floats:
-        """Reads the surface between its points: bilinearly where the whole grid was evaluated.
+    @checked(quantity=text)
+    def at(self, points: npt.ArrayLike, quantity: str = LOSS) -> Floats:
+        """Reads what was measured between the surface's points.
 
+        Bilinearly where the whole grid was evaluated.
         A surface that is not complete is read on triangles between the points there are
         (Delaunay).
 
         Args:
             points: (k, 2) coordinates in the plane.
+            quantity: what to read, one of `values`.
 
         Returns:
-            (k,) losses; NaN outside the grid and beside a point that has no finite loss.
+            (k,) values; NaN outside the grid and beside a point that has no finite one.
 
         Raises:
-            ArgumentError: points of another shape, or a grid of a single line.
+            ArgumentError: points of another shape, no such quantity, or a grid of a single line.
         """
+        heights = value_named(self.values, quantity)
         places = as_floats("points", "numbers (k, 2)", points)
         if places.ndim != 2 or places.shape[1] != 2:
             raise ArgumentError(
@@ -151,7 +179,7 @@ class Surface:
         if min(self.loss.shape) < 2:
             raise ArgumentError(f"expected a grid of 2 × 2 points or more, got {self.loss.shape}")
         if self.evaluated.all():
-            known = np.where(np.isfinite(self.loss), self.loss, np.nan)
+            known = np.where(np.isfinite(heights), heights, np.nan)
             read = RegularGridInterpolator((self.y, self.x), known, bounds_error=False)
             losses: Floats = read(places[:, ::-1])
             return losses
@@ -162,7 +190,7 @@ class Surface:
         )
         x, y = np.meshgrid(self.x, self.y)
         there = (np.stack([x, y], axis=-1)[self.evaluated] - corner) / extent
-        values = np.where(np.isfinite(self.loss), self.loss, np.nan)[self.evaluated]
+        values = np.where(np.isfinite(heights), heights, np.nan)[self.evaluated]
         if len(there) < 3 or np.linalg.matrix_rank(there - there[0]) < 2:
             return np.full(len(places), np.nan)
         try:
@@ -178,10 +206,15 @@ class Surface:
         How far the picture can be trusted on the path: the ground is read bilinearly, so the
         spacing of the grid has its share in it.
         """
-        own = np.where(np.isfinite(self.states.loss), self.states.loss, np.nan)
-        ground = self.at(self.path[self.states.index])
-        errors: Floats = np.abs(ground - own) / np.maximum(np.abs(own), np.finfo(float).tiny)
-        return errors
+        smallest = np.finfo(float).tiny
+        return self.state_differences(LOSS) / np.maximum(np.abs(self.states.loss), smallest)
+
+    def state_differences(self, quantity: str) -> Floats:
+        """(k,): |ground − own value| at each of `states`; NaN where either is unknown."""
+        own = self.states.values.get(quantity, np.full(len(self.states.index), np.nan))
+        ground = self.at(self.path[self.states.index], quantity)
+        differences: Floats = np.abs(ground - np.where(np.isfinite(own), own, np.nan))
+        return differences
 
     @checked(path=file)
     def save(self, path: str | PathLike[str]) -> None:
@@ -200,8 +233,12 @@ class Surface:
             "state_index": self.states.index,
             "state_loss": self.states.loss,
         }
-        if self.accuracy is not None:
-            arrays["accuracy"] = self.accuracy
+        for prefix, of in (("", self), ("state_", self.states)):
+            if of.accuracy is not None:
+                arrays[f"{prefix}accuracy"] = of.accuracy
+            if of.metrics:  # under no names of their own, as these may be any text
+                arrays[f"{prefix}metric_names"] = np.array(list(of.metrics))
+                arrays[f"{prefix}metrics"] = np.stack(list(of.metrics.values()))
         if len(self.starts) > 1:
             arrays["run_names"] = np.array(list(self.starts))
             arrays["run_starts"] = np.array(list(self.starts.values()))
@@ -217,9 +254,24 @@ class Surface:
             DamagedError: its bytes are not what was written.
         """
         arrays, provenance = load_archive(Path(path), "surface", FORMAT_VERSION)
-        states = StateLosses(arrays.pop("state_index"), arrays.pop("state_loss"))
-        accuracy = arrays.pop("accuracy", None)
+        index, loss = arrays.pop("state_index"), arrays.pop("state_loss")
+        accuracy, metrics = _popped(arrays, "")
+        states = StateLosses(index, loss, *_popped(arrays, "state_"))
         names = arrays.pop("run_names", np.array([""]))
         first = arrays.pop("run_starts", np.zeros(1, np.int64))
         starts = dict(zip(map(str, names), first.tolist(), strict=True))
-        return cls(**arrays, accuracy=accuracy, states=states, provenance=provenance, starts=starts)
+        return cls(
+            **arrays,
+            accuracy=accuracy,
+            states=states,
+            provenance=provenance,
+            starts=starts,
+            metrics=metrics,
+        )
+
+
+def _popped(arrays: dict[str, Any], prefix: str) -> tuple[Floats | None, dict[str, Floats]]:
+    """Accuracy and metrics, as files have them; those of before have no metrics."""
+    names = map(str, arrays.pop(f"{prefix}metric_names", ()))
+    metrics = dict(zip(names, arrays.pop(f"{prefix}metrics", ()), strict=True))
+    return arrays.pop(f"{prefix}accuracy", None), metrics
