@@ -15,7 +15,7 @@ import losspath.errors
 
 SOURCE = Path(losspath.__file__).parent
 
-BASE = {"errors", "files", "parameters", "arguments", "extras", "user_cache"}
+BASE = {"errors", "files", "parameters", "arguments", "extras", "user_cache", "objects"}
 COMPUTING = BASE | {"recording", "geometry", "methods", "evaluation", "surface", "analysis"}
 # What each stage may import. Every stage comes after all that it may import.
 MAY_IMPORT = {
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "parameters": {"errors"},
     "user_cache": set(),
+    "objects": {"parameters"},
     "recording": BASE,
     "geometry": BASE | {"recording"},
     "distances": BASE | {"recording", "geometry"},
@@ -263,7 +264,7 @@ def test_help_loads_no_torch_and_no_plug_in(command):
 def test_recording_loads_no_later_stage():
     loaded = loaded_by("import losspath; losspath.Recorder, losspath.Trajectory")
     stages = {name.split(".")[1] for name in loaded if name.startswith("losspath.")}
-    assert stages == {"arguments", "errors", "files", "parameters", "recording"}
+    assert stages == {"arguments", "errors", "files", "objects", "parameters", "recording"}
 
 
 def test_figures_never_load_pyplot():

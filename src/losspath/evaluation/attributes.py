@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from operator import is_
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from losspath.parameters import is_torchs, version_of
-
-# How deep containers and plain objects are followed: a cache in a list in a dict.
-_DEPTH = 3
-# Of longer containers the length alone is looked at.
-_LONG = 1000
+from losspath.objects import LONG, Slots, leaves_in, walk
+from losspath.parameters import version_of
 
 # Tensors of so many numbers are put back after every use, larger ones where torch counted a change.
 SMALL = 4096
@@ -26,57 +20,26 @@ SMALL = 4096
 # Of tensors and arrays that are remembered by their numbers.
 _MOST_BYTES = 64 << 20
 
-_FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, functools.partial)
+# Tables that can be put back.
+_CHANGEABLE = (dict, list, set, deque, Slots)
 
 Attributes = list[tuple[Any, Any]]
 
 
 def remembered(model: torch.nn.Module) -> Attributes:
-    """What each attribute of each module refers to, in lists, dicts, sets and plain objects too."""
-    seen: set[int] = set()
-    return [each for module in model.modules() for each in _of_module(module, seen)]
+    """What each attribute of each module refers to, in lists, dicts, sets and objects too."""
+    return _tables_in([vars(module) for module in model.modules()])
 
 
-def _of_module(module: torch.nn.Module, seen: set[int]) -> Attributes:
-    found = _containers(module.__dict__, _DEPTH, seen)
-    return [(container, _copied(container)) for container in found]
+def _tables_in(roots: Iterable[Any]) -> Attributes:
+    tables = [held.table for held in walk(roots) if isinstance(held.table, _CHANGEABLE)]
+    return [(table, _copied(table)) for table in tables]
 
 
-def _copied(container: Any) -> Any:
-    if isinstance(container, dict):
-        return dict(container)
-    return set(container) if isinstance(container, set) else list(container)
-
-
-def _containers(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
-    if is_torchs(type(value)) or isinstance(value, (torch.nn.Module, torch.Tensor, type)):
-        return
-    own = value if isinstance(value, (dict, list, set, deque)) else None
-    if own is None and not isinstance(value, tuple):
-        own = dict_of(value)  # an object of the caller's: a cache, a queue
-        if own is None:
-            return
-    if own is not None:
-        if id(own) in seen:
-            return
-        seen.add(id(own))
-        yield own
-    if depth and len(within := value if own is None else own) <= _LONG:
-        for item in list(within.values() if isinstance(within, dict) else within):
-            yield from _containers(item, depth - 1, seen)
-
-
-def dict_of(value: Any) -> dict[str, Any] | None:
-    """The attributes of an object of the caller's; None for functions, methods, classes and alike.
-
-    What can be called is an object too, where its class says how.
-    """
-    if isinstance(value, (torch.nn.Module, torch.Tensor, type, ModuleType)):
-        return None
-    if callable(value) and isinstance(value, _FUNCTIONS):
-        return None
-    own = getattr(value, "__dict__", None)
-    return own if isinstance(own, dict) else None
+def _copied(table: Any) -> Any:
+    if isinstance(table, (dict, Slots)):
+        return dict(table)
+    return set(table) if isinstance(table, set) else list(table)
 
 
 def put_back(attributes: Attributes) -> None:
@@ -86,7 +49,7 @@ def put_back(attributes: Attributes) -> None:
         if not (own or before) or _is_same(own, before):
             continue
         own.clear()
-        if isinstance(own, (dict, set)):
+        if isinstance(own, (dict, set, Slots)):
             own.update(before)
         else:
             own.extend(before)
@@ -95,15 +58,15 @@ def put_back(attributes: Attributes) -> None:
 def _is_same(own: Any, before: Any) -> bool:
     if len(own) != len(before):
         return False
-    if isinstance(own, dict):
-        if len(own) > _LONG:
+    if isinstance(own, (dict, Slots)):
+        if len(own) > LONG:
             return True
         if all(map(is_, own, before)) and all(map(is_, own.values(), before.values())):
             return True  # nearly always
         return all(own.get(name, own) is value for name, value in before.items())
     if isinstance(own, set):
-        return len(own) > _LONG or bool(own == before)
-    return len(own) > _LONG or all(map(is_, own, before))
+        return len(own) > LONG or bool(own == before)
+    return len(own) > LONG or all(map(is_, own, before))
 
 
 def numbers_of(model: torch.nn.Module) -> Callable[[], None]:
@@ -115,19 +78,17 @@ def numbers_of(model: torch.nn.Module) -> Callable[[], None]:
     tensors: list[tuple[torch.Tensor, torch.Tensor]] = []
     arrays: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    room, seen = _MOST_BYTES, set(registered)
-    for _, before in remembered(model):
-        for value in before.values() if isinstance(before, dict) else before:
-            if id(value) in seen or not isinstance(value, (torch.Tensor, np.ndarray)):
-                continue
-            seen.add(id(value))
-            room -= value.nbytes
-            if room < 0:
-                return lambda: _write_back(tensors, arrays)
-            if isinstance(value, np.ndarray):
-                arrays.append((value, value.copy()))
-            elif value.layout == torch.strided and not value.is_meta:
-                tensors.append((value, value.detach().clone()))
+    room = _MOST_BYTES
+    for value in leaves_in([vars(module) for module in model.modules()]):
+        if id(value) in registered or isinstance(value, torch.nn.Module):
+            continue
+        room -= value.nbytes
+        if room < 0:
+            break
+        if isinstance(value, np.ndarray):
+            arrays.append((value, value.copy()))
+        elif value.layout == torch.strided and not value.is_meta:
+            tensors.append((value, value.detach().clone()))
     return lambda: _write_back(tensors, arrays)
 
 
@@ -158,19 +119,11 @@ class Kept:
     """
 
     def __init__(self, modules: Iterable[torch.nn.Module], objects: Iterable[Any] = ()) -> None:
-        self._attributes: Attributes = []
-        tensors: list[torch.Tensor] = []
-        seen: set[int] = set()
-        for module in modules:
-            self._attributes += _of_module(module, seen)
-            tensors += module.buffers(recurse=False)
-        for value in objects:
-            held = value.__dict__ if isinstance(value, torch.nn.Module) else value
-            found = [(each, _copied(each)) for each in _containers(held, _DEPTH, seen)]
-            self._attributes += found
-            for _, before in found:
-                inside = before.values() if isinstance(before, dict) else before
-                tensors += [each for each in inside if isinstance(each, torch.Tensor)]
+        modules, objects = list(modules), list(objects)
+        tensors = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+        tables = [vars(each) if isinstance(each, torch.nn.Module) else each for each in objects]
+        tensors += [each for each in leaves_in(tables) if isinstance(each, torch.Tensor)]
+        self._attributes = _tables_in([*map(vars, modules), *tables])
         self._buffers = [(each, each.detach().clone(), version_of(each)) for each in tensors]
 
     def put_back(self) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from losspath.errors import ObjectiveError
-from losspath.evaluation.attributes import dict_of
 from losspath.evaluation.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch, map_tensors, tensors_in
 from losspath.evaluation.quantities import LOSS, Count
-from losspath.parameters import Entry, is_torchs, named_modules
+from losspath.objects import own_attributes, walk
+from losspath.parameters import Entry, named_modules
 
 if TYPE_CHECKING:
     from losspath.evaluation.evaluator import Evaluator
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 _TRIED = 64
 _ROUNDING = 1e-6
 
-# How deep plain objects are followed, as in what is put back.
-_DEPTH = 3
-
 # The attributes of a module or an object, and the name of one.
-Place = tuple[dict[str, Any], str]
+Place = tuple[Any, str]
 
 
 def check_caches(
@@ -65,26 +62,14 @@ def _held_by(module: torch.nn.Module) -> dict[str, Place]:
     Those of plain objects too, by their paths.
     """
     places: dict[str, Place] = {}
-    _find_held(vars(module), "", _DEPTH, {id(vars(module))}, places)
+    for held in walk([own_attributes(module)]):
+        if held.path and held.is_container:
+            continue  # what is in it is in the attribute that holds it
+        table = held.table if held.path else vars(module)
+        for name, value in held.items:
+            if any(not isinstance(tensor, torch.nn.Parameter) for tensor in tensors_in(value)):
+                places[".".join(map(str, (*held.path, name)))] = table, name
     return places
-
-
-def _find_held(
-    own: dict[str, Any], path: str, depth: int, seen: set[int], places: dict[str, Place]
-) -> None:
-    for attribute, value in own.items():
-        if not path and attribute in ("_parameters", "_buffers", "_modules"):
-            continue
-        if any(not isinstance(tensor, torch.nn.Parameter) for tensor in tensors_in(value)):
-            places[path + attribute] = own, attribute
-        is_many = isinstance(value, (list, tuple, dict)) and len(value) <= _TRIED
-        items = (value.values() if isinstance(value, dict) else value) if is_many else (value,)
-        left = depth - 1 - is_many
-        for held in items if left >= 0 else ():
-            within = None if is_torchs(type(held)) else dict_of(held)
-            if within is not None and id(within) not in seen:
-                seen.add(id(within))
-                _find_held(within, f"{path}{attribute}.", left, seen, places)
 
 
 def _check_say(

@@ -21,7 +21,7 @@ from losspath.evaluation.counting import (
     spread,
 )
 from losspath.evaluation.data import Batch, Samples, map_tensors, rows_of, tensors_in
-from losspath.evaluation.evaluator import Evaluator, loss_learns
+from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.owner import check_against_owner
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count
 from losspath.evaluation.recalibration import not_estimated
@@ -73,7 +73,7 @@ def _check(objective: Objective) -> None:
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout))
     evaluator, vector = _settled(objective, batch, own)
     objective.notes += _notes_of(objective, evaluator)
-    if loss_learns(objective):
+    if evaluator.loss_learns():
         objective.notes.append("the loss has parameters of its own, which are those of now")
     if not objective.checked:
         return

@@ -18,10 +18,9 @@ from losspath.evaluation.counting import failed
 from losspath.evaluation.data import Batch, Part, Samples
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.quantities import Count, Evaluation
-from losspath.evaluation.reached import modules_reached
+from losspath.evaluation.reached import modules_among, objects_reached, shared_objects
 from losspath.evaluation.recalibration import recalibrate
 from losspath.evaluation.replica import Replica, Sides
-from losspath.evaluation.shared import shared_objects
 from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import unwrapped
 
@@ -45,6 +44,7 @@ class Evaluator:
     Attributes:
         replica: the copy.
         shared: objects that the copy shares with the model, as the loss reads them too.
+        loss_modules: modules that the loss and the metrics use; those of the model are no part.
         may_fuse: whether the caller lets torch take fused kernels of attention.
 
     Raises:
@@ -63,7 +63,11 @@ class Evaluator:
             torch.no_grad(),
         ):
             objective.check_unchanged()
-            self.shared = shared_objects(unwrapped(objective.model), functions_of(objective))
+            # Once for each evaluator, as the caller may change what the loss reaches between two.
+            reached = objects_reached(functions_of(objective))
+            self.shared = shared_objects(unwrapped(objective.model), reached)
+            own = {*objective.model.modules(), *unwrapped(objective.model).modules()}
+            self.loss_modules = [each for each in modules_among(reached) if each not in own]
             self.replica = Replica(
                 objective.model,
                 objective.layout,
@@ -83,7 +87,6 @@ class Evaluator:
             yield
             return
         model, grads = self.objective.model, self.objective.needs_gradients
-        of_loss = loss_modules(self.objective)  # before the model has the copy's modules
         with (
             LENT,
             torch.inference_mode(False),
@@ -93,7 +96,7 @@ class Evaluator:
             torch.set_grad_enabled(grads),
         ):
             self._depth += 1
-            self._loss = Kept(of_loss, self.shared)
+            self._loss = Kept(self.loss_modules, self.shared)
             try:
                 yield
             finally:
@@ -149,6 +152,15 @@ class Evaluator:
         self.replica.restore()
         self.restore_loss()
 
+    def loss_learns(self) -> bool:
+        """Whether modules of the loss have parameters that are trained and not the model's."""
+        own = {id(parameter) for parameter in self.objective.model.parameters()}
+        return any(
+            parameter.requires_grad and id(parameter) not in own
+            for module in self.loss_modules
+            for parameter in module.parameters(recurse=False)
+        )
+
     def restore_loss(self) -> None:
         """Puts back what the loss has changed of its own modules."""
         self._loss.put_back()
@@ -187,20 +199,3 @@ class Evaluator:
 def functions_of(objective: Objective) -> list[Callable[..., Any]]:
     """The loss and the metrics."""
     return [objective.loss_fn, *(metric.function for metric in objective.metrics.values())]
-
-
-def loss_modules(objective: Objective) -> list[torch.nn.Module]:
-    """The modules that the loss and the metrics use; those of the model are no part."""
-    found = modules_reached(functions_of(objective))
-    own = {*objective.model.modules(), *unwrapped(objective.model).modules()} if found else set()
-    return [module for module in found if module not in own]
-
-
-def loss_learns(objective: Objective) -> bool:
-    """Whether modules of the loss have parameters that are trained and not the model's."""
-    own = {id(parameter) for parameter in objective.model.parameters()}
-    return any(
-        parameter.requires_grad and id(parameter) not in own
-        for module in loss_modules(objective)
-        for parameter in module.parameters(recurse=False)
-    )

@@ -13,7 +13,7 @@ from losspath.errors import ObjectiveError
 from losspath.evaluation.attributes import Kept
 from losspath.evaluation.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch
-from losspath.evaluation.evaluator import Evaluator, loss_modules
+from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.links import afterwards, linked
 from losspath.evaluation.quantities import Count
@@ -108,7 +108,7 @@ def _owners_count(
     objective: Objective, evaluator: Evaluator, used: torch.nn.Module, batch: Batch
 ) -> Count:
     # A loss that reads the owner's model sees what is evaluated, merged weights too.
-    kept = Kept(loss_modules(objective), evaluator.shared)
+    kept = Kept(evaluator.loss_modules, evaluator.shared)
     with (
         random_fork(used),
         linked(objective.model, used),

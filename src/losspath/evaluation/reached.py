@@ -1,96 +1,78 @@
-"""What a loss function reaches: modules and other objects, wherever it has them from."""
+"""What a loss reaches, wherever it has it from, and what of that a model holds too."""
 
 from __future__ import annotations
 
 import functools
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import MethodType
 from typing import Any
 
 import torch
 
+from losspath.objects import DEPTH, has_attributes, own_attributes, values_of, walk
 from losspath.parameters import is_torchs
 
-# How deep functions, objects and containers are followed: a teacher in a list of a loss object
-# that a function closes over.
-_DEPTH = 5
-# Longer containers are data.
-_LONG = 1000
-
-_PLAIN = (str, bytes, int, float, complex, type(None), torch.Tensor, type, ModuleType, CodeType)
+# A teacher in a list of a loss object that a partial has among its arguments.
+_DEPTH = DEPTH + 2
+_PARTS = (torch.nn.Module, torch.nn.Parameter)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
-def modules_reached(functions: Iterable[Callable[..., Any]]) -> list[torch.nn.Module]:
-    """Modules that functions are, hold, close over, have as defaults or name as globals.
+def objects_reached(functions: Iterable[Callable[..., Any]]) -> list[Any]:
+    """Modules, containers and other objects that functions are, hold, close over or name.
 
     Args:
         functions: functions, methods, partials, modules or objects that can be called.
 
     Returns:
-        Each once, with those that it is made of.
+        Each once; nothing of what is within modules.
     """
+    return list({id(h.value): h.value for h in walk(functions, _DEPTH, functions=True)}.values())
+
+
+def modules_among(objects: Iterable[Any]) -> list[torch.nn.Module]:
+    """The modules among objects, each once, with those that they are made of."""
     found: dict[torch.nn.Module, None] = {}
-    for value in objects_reached(functions):
-        if isinstance(value, torch.nn.Module):
+    for value in objects:
+        if issubclass(type(value), torch.nn.Module):
             found.update(dict.fromkeys(value.modules()))
     return list(found)
 
 
-def objects_reached(functions: Iterable[Callable[..., Any]]) -> list[Any]:
-    """Modules, containers and other objects that functions reach, each once; not within modules.
+def shared_objects(model: torch.nn.Module, reached: Iterable[Any]) -> list[Any]:
+    """What must not be copied with a model, as somebody else reads or fills it too.
+
+    Containers and objects that modules hold and that the loss reaches as well, such as a list of
+    auxiliary losses, but for those that hold modules or parameters; and the objects whose methods
+    are hooks of the model.
 
     Args:
-        functions: functions, methods, partials, modules or objects that can be called.
+        model: the model.
+        reached: what the loss and the metrics reach.
+
+    Returns:
+        Each once; none of them is a module of the model.
     """
-    seen: set[int] = set()
-    return [value for each in functions for value in _walked(each, _DEPTH, seen)]
-
-
-def _walked(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
-    if isinstance(value, _PLAIN) or id(value) in seen:
-        return
-    seen.add(id(value))
-    yield value
-    if depth and not isinstance(value, torch.nn.Module):
-        for held in _held(value):
-            yield from _walked(held, depth - 1, seen)
-
-
-def _held(value: Any) -> list[Any]:
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, MethodType):
-        return [value.__self__, value.__func__]
-    if isinstance(value, FunctionType):
-        return _of_function(value)
-    if isinstance(value, (list, tuple, set, frozenset, deque, dict)):
-        items = value.values() if isinstance(value, dict) else value
-        return list(items) if len(value) <= _LONG else []
-    if is_torchs(type(value)):
-        return []
-    own = getattr(value, "__dict__", None)
-    held = list(own.values()) if isinstance(own, dict) and len(own) <= _LONG else []
-    return [*held, vars(type(value)).get("__call__")]
-
-
-def _of_function(function: FunctionType) -> list[Any]:
-    if is_torchs(function):
-        return []
-    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for cell in function.__closure__ or ():
-        try:
-            held.append(cell.cell_contents)
-        except ValueError:  # not set yet
+    modules = {id(module) for module in model.modules()}
+    found = {id(owner): owner for owner in _owners_of_hooks(model) if id(owner) not in modules}
+    of_loss = {id(value) for value in reached}
+    for held in walk(map(own_attributes, model.modules())):
+        if not held.path or held.table is None or id(held.value) not in of_loss:
             continue
-    globals_of = function.__globals__
-    held += [globals_of[name] for name in _names_of(function.__code__) if name in globals_of]
-    return [*held, getattr(function, "__wrapped__", None)]
+        is_fixed = held.is_container and isinstance(held.table, (tuple, frozenset))
+        if not is_fixed and not any(issubclass(type(v), _PARTS) for v in values_of(held.table)):
+            found[id(held.value)] = held.value
+    return list(found.values())
 
 
-def _names_of(code: CodeType) -> set[str]:
-    names = set(code.co_names)
-    for value in code.co_consts:
-        if isinstance(value, CodeType):
-            names |= _names_of(value)
-    return names
+def _owners_of_hooks(model: torch.nn.Module) -> Iterator[Any]:
+    """Objects whose methods are called at each forward pass."""
+    for module in model.modules():
+        for name in _HOOKS:
+            for hook in list(vars(module).get(name, {}).values()):
+                while isinstance(hook, functools.partial):
+                    hook = hook.func
+                owner = hook.__self__ if isinstance(hook, MethodType) else hook
+                is_module = isinstance(owner, torch.nn.Module)
+                if (is_module or has_attributes(owner)) and not is_torchs(type(owner)):
+                    yield owner

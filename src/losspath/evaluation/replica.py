@@ -16,6 +16,7 @@ from losspath.arguments import described
 from losspath.errors import ArgumentError, ModelError
 from losspath.evaluation.attributes import SMALL, numbers_of, put_back, remembered
 from losspath.evaluation.links import afterwards, is_plain, linked
+from losspath.objects import leaves_in
 from losspath.parameters import (
     Layout,
     SideTensor,
@@ -50,7 +51,8 @@ def copy_model(model: torch.nn.Module, shared: Iterable[Any] = ()) -> torch.nn.M
     model = unwrapped(model)
     memo: dict[int, Any] = {id(each): each for each in shared}
     storages: dict[int, torch.UntypedStorage] = {}
-    originals = list(_tensors_of(model))  # held, so that no id is used twice
+    leaves = leaves_in([vars(module) for module in model.modules()])
+    originals = [each for each in leaves if isinstance(each, torch.Tensor)]
     for tensor in originals:
         if id(tensor) not in memo and is_plain(tensor):
             memo[id(tensor)] = _copy_tensor(tensor, storages)
@@ -60,22 +62,6 @@ def copy_model(model: torch.nn.Module, shared: Iterable[Any] = ()) -> torch.nn.M
         if id(held) in own:
             raise ModelError(f"{name or 'the model'} is not copied by its own __deepcopy__")
     return copied
-
-
-def _tensors_of(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    seen: set[int] = set()
-
-    def within(value: Any, depth: int) -> Iterator[torch.Tensor]:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple, dict)) and depth and id(value) not in seen:
-            seen.add(id(value))
-            for item in value.values() if isinstance(value, dict) else value:
-                yield from within(item, depth - 1)
-
-    for module in model.modules():
-        for value in list(module.__dict__.values()):
-            yield from within(value, 3)
 
 
 def _copy_tensor(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage]) -> torch.Tensor:
@@ -129,7 +115,7 @@ class Replica:
         base: side tensors to begin with, in place of the model's own.
         widens: make float32 of half precisions.
         deletes: take the attribute away for a buffer that is not there, in place of None.
-        shared: objects that the copy has as they are: see `losspath.evaluation.shared`.
+        shared: objects that the copy has as they are: see `losspath.evaluation.reached`.
 
     Attributes:
         model: the copy.

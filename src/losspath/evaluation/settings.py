@@ -7,48 +7,31 @@ for nothing, so that a script that is run again has the settings that it had.
 
 from __future__ import annotations
 
-import dis
-import enum
 import functools
-import re
-import sys
 import weakref
-from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
-    MethodType,
-    ModuleType,
-    SimpleNamespace,
-)
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from losspath.evaluation.attributes import SMALL
+from losspath.evaluation.code import is_users, is_users_module, read_code, spelled
 from losspath.evaluation.data import digest_of_tensors
 from losspath.files import digest_of
-from losspath.parameters import is_torchs, named_modules, wrapped_in
+from losspath.objects import LONG, TABLES, attributes_in, is_librarys, own_attributes, parts_of
+from losspath.parameters import named_modules, wrapped_in
 
 # How deep functions, objects and containers are followed.
 _DEPTH = 5
-# Longer containers are data; and no more values than this are looked at.
-_LONG, _MOST = 1000, 20_000
+# No more values than this are looked at.
+_MOST = 20_000
 # Keys of dicts from here on are ids.
 _ID = 2**31
 
-_PLAIN = (
-    *(bool, int, float, complex, bytes, type(None), type(Ellipsis), range),
-    *(np.generic, torch.dtype, torch.device, torch.layout),
-)
-# Objects of the standard library that hold settings.
-_TABLES = (Namespace, SimpleNamespace)
-_ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
 # What code reads attributes by that are not named in it.
 _READS_ANY = frozenset({"vars", "__dict__", "getattr", "attrgetter", "asdict", "astuple"})
 # Methods that are not called by name, and have no say in what a call returns.
@@ -59,7 +42,6 @@ _NOT_CALLED = frozenset(
         *("getstate", "setstate", "reduce", "reduce_ex", "copy", "deepcopy"),
     )
 )
-_OF_ALL_MODULES = frozenset(vars(torch.nn.Module()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
@@ -197,7 +179,7 @@ class _Walk:
         if self._left < 0:
             return
         with suppress(Exception):
-            text = _text(value)
+            text = spelled(value)
             if text is not None:
                 counts = isinstance(value, int) and not isinstance(value, bool)
                 self._found.append(_Found(where, text, attribute if counts else ""))
@@ -211,13 +193,8 @@ class _Walk:
                     self._of_holder(where, value, depth - 1)
 
     def _of_holder(self, where: str, value: Any, depth: int) -> None:
-        if isinstance(value, functools.partial):
-            self.visit(f"{where}()", value.func, depth)
-            self.visit(f"{where}(*)", value.args, depth)
-            self.visit(f"{where}(**)", value.keywords, depth)
-        elif isinstance(value, MethodType):
-            self.visit(f"{where}()", value.__func__, depth)
-            self.visit(f"{where}.self", value.__self__, depth)
+        if isinstance(value, (functools.partial, MethodType)):
+            self._of_parts(where, value, depth)
         elif isinstance(value, FunctionType):
             self._of_function(where, value, depth)
         elif isinstance(value, (list, tuple, deque, dict)):
@@ -226,8 +203,8 @@ class _Walk:
             self._of_class(where, value, depth)
         elif isinstance(value, BuiltinFunctionType):
             self._found.append(_Found(where, _name_of(value)))
-        elif isinstance(value, _TABLES) or not _is_torch_or_standard(type(value)):
-            self._of_attributes(where, _attributes(value), depth, type(value))
+        elif not is_librarys(type(value)):
+            self._of_attributes(where, attributes_in(value), depth, type(value))
             self._of_class(where, type(value), depth)
 
     def _of_modules(self, where: str, value: torch.nn.Module) -> None:
@@ -238,8 +215,7 @@ class _Walk:
                 self._of_module(f"{where}.{name}" if name else where, module)
 
     def _of_module(self, where: str, module: torch.nn.Module) -> None:
-        own = {n: v for n, v in vars(module).items() if n not in _OF_ALL_MODULES}
-        self._of_attributes(where, own, _DEPTH, type(module))
+        self._of_attributes(where, own_attributes(module), _DEPTH, type(module))
         self._of_class(where, type(module), _DEPTH)
         for hooks in _HOOKS:
             for number, hook in enumerate(vars(module).get(hooks, {}).values()):
@@ -262,7 +238,7 @@ class _Walk:
         """What classes of the caller's have for all of their objects, and their methods."""
         self._found.append(_Found(f"{where} class", kind.__qualname__))
         for base in kind.__mro__:
-            for name, value in vars(base).items() if _is_users(base) else ():
+            for name, value in vars(base).items() if is_users(base) else ():
                 is_special = name.startswith("__") and name.endswith("__")
                 if is_special and (name in _NOT_CALLED or not isinstance(value, FunctionType)):
                     continue
@@ -271,22 +247,19 @@ class _Walk:
                     self.visit(place, _inside(value), depth)
 
     def _of_function(self, where: str, function: FunctionType, depth: int) -> None:
-        if not _is_users(function):
+        if not is_users(function):
             self._found.append(_Found(where, _name_of(function)))
             return
-        code = _read(function.__code__)
+        code = read_code(function.__code__)
         self.loads |= code.loads | (code.globals & _READS_ANY)
         self._stores |= code.stores
         self._found.append(_Found(f"{where} code", code.digest))
-        for number, value in enumerate(function.__defaults__ or ()):
-            self.visit(f"{where}({number})", value, depth)
-        for name, value in (function.__kwdefaults__ or {}).items():
-            self.visit(f"{where}({name})", value, depth)
-        closed: tuple[Any, ...] = function.__closure__ or ()
-        for name, cell in zip(function.__code__.co_freevars, closed, strict=True):
-            with suppress(ValueError):  # not set yet
-                self.visit(f"{where}<{name}>", cell.cell_contents, depth)
+        self._of_parts(where, function, depth)
         self._of_globals(where, function.__globals__, code.globals, depth)
+
+    def _of_parts(self, where: str, function: Any, depth: int) -> None:
+        for sign, part in parts_of(function).items():
+            self.visit(f"{where}{sign}", part, depth)
 
     def _of_globals(
         self, where: str, table: dict[str, Any], names: Iterable[str], depth: int
@@ -296,16 +269,16 @@ class _Walk:
             if not isinstance(value, ModuleType):
                 if name in table and not name.startswith("__"):
                     self.visit(f"{where}@{name}", value, depth)
-            elif depth and _is_users_module(value.__name__):
+            elif depth and is_users_module(value.__name__):
                 self._of_globals(f"{where}@{name}", vars(value), self.loads, depth - 1)
 
     def _of_container(self, where: str, value: Any, depth: int) -> None:
-        if len(value) > _LONG:
+        if len(value) > LONG:
             return
         keys = value if isinstance(value, dict) else range(len(value))
         if any(isinstance(key, int) and key >= _ID for key in keys):
             return
-        names = [_text(key) or type(key).__qualname__ for key in keys]
+        names = [spelled(key) or type(key).__qualname__ for key in keys]
         self._found.append(_Found(f"{where}[]", " ".join(names)))
         items = value.values() if isinstance(value, dict) else value
         for name, item in zip(names, items, strict=True):
@@ -325,37 +298,10 @@ class _Walk:
             self._found.append(_Found(where, digest_of_tensors(value.detach()), attribute))
 
 
-def _text(value: Any) -> str | None:
-    """The spelling of a plain value, the same in every process; None for what is none."""
-    if isinstance(value, enum.Enum):
-        return str(value)
-    if isinstance(value, str):
-        return None if _ADDRESS.search(value) else repr(value)
-    if isinstance(value, _PLAIN):
-        return repr(value)
-    if isinstance(value, (tuple, list, set, frozenset)) and len(value) <= _LONG:
-        parts = [part for part in map(_text, value) if part is not None]
-        if len(parts) == len(value):
-            is_set = isinstance(value, (set, frozenset))
-            return f"({', '.join(sorted(parts) if is_set else parts)})"
-    return None
-
-
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor has numbers in memory."""
     kinds = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
     return type(tensor) in kinds and tensor.layout == torch.strided and not tensor.is_meta
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    own = getattr(value, "__dict__", None)
-    found = dict(own) if isinstance(own, dict) and len(own) <= _LONG else {}
-    for base in type(value).__mro__:
-        slots = vars(base).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if not name.startswith("__") and hasattr(value, name):
-                found[name] = getattr(value, name)
-    return found
 
 
 def _inside(value: Any) -> Any:
@@ -370,76 +316,7 @@ def _name_of(function: Any) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-# -- code -----------------------------------------------------------------------------------------
-
-
-class _Code(NamedTuple):
-    """What a piece of code does.
-
-    Attributes:
-        digest: identifies it.
-        globals: names of globals that it reads.
-        loads: names of attributes, and of what it may read by names as text.
-        stores: names of attributes that it sets.
-    """
-
-    digest: str
-    globals: frozenset[str]
-    loads: frozenset[str]
-    stores: frozenset[str]
-
-
-@functools.lru_cache(4096)
-def _read(code: CodeType) -> _Code:
-    """Reads code, and code within it; lines, comments and docstrings do not count."""
-    names_of_globals, loads, stores, constants = set(), set(), set(), []
-    for each in dis.get_instructions(code):
-        if each.opname == "STORE_ATTR":
-            stores.add(each.argval)
-        elif each.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            names_of_globals.add(each.argval)
-        elif each.opcode in dis.hasname:
-            loads.add(each.argval)
-        elif each.opcode in dis.hasconst:
-            constants.append(each.argval)
-    texts = []
-    for value in constants:
-        if isinstance(value, CodeType):
-            inner = _read(value)
-            names_of_globals |= inner.globals
-            loads |= inner.loads
-            stores |= inner.stores
-            texts.append(inner.digest)
-        else:
-            texts.append(_text(value) or type(value).__qualname__)
-            # Attributes are also read by their names, as by getattr(self, "rate").
-            values = value if isinstance(value, tuple) else (value,)
-            loads |= {one for one in values if isinstance(one, str)}
-    names = [*code.co_names, *code.co_freevars, *code.co_cellvars]
-    digest = digest_of(code.co_code.hex(), names, texts)
-    return _Code(digest, *map(frozenset, (names_of_globals, loads, stores)))
-
-
-def _is_users(definition: Callable[..., Any]) -> bool:
-    """Whether a function or class is the caller's own, and not a library's."""
-    return definition.__module__ is not None and _is_users_module(definition.__module__)
-
-
-@functools.lru_cache(4096)
-def _is_users_module(name: str) -> bool:
-    root = name.partition(".")[0]
-    if root in ("torch", "numpy", "losspath") or root in sys.stdlib_module_names:
-        return False
-    file = getattr(sys.modules.get(name), "__file__", None) or ""
-    return "site-packages" not in file and "dist-packages" not in file
-
-
-def _is_torch_or_standard(kind: type) -> bool:
-    root = (kind.__module__ or "").partition(".")[0]
-    return is_torchs(kind) or root in ("numpy", *sys.stdlib_module_names)
-
-
 def _is_opaque(kind: type) -> bool:
     """Whether code that is not read reads attributes of a class's objects."""
-    bases = [base for base in kind.__mro__ if base not in (object, torch.nn.Module, *_TABLES)]
-    return any(not _is_users(base) and base.__module__ not in ("typing", "abc") for base in bases)
+    bases = [base for base in kind.__mro__ if base not in (object, torch.nn.Module, *TABLES)]
+    return any(not is_users(base) and base.__module__ not in ("typing", "abc") for base in bases)

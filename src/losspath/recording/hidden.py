@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from losspath.errors import LosspathWarning
+from losspath.objects import DEPTH, leaves_in, own_attributes
 from losspath.parameters import named_modules
-
-_DEPTH = 3
-# Longer containers are data.
-_LONG = 1000
-_KNOWN = ("_parameters", "_buffers", "_modules")
 
 
 def warn_of_hidden(model: torch.nn.Module, stacklevel: int) -> None:
-    """Warns of trainable parameters and modules in lists and the like, which are no module's.
+    """Warns of trainable parameters and modules in lists, objects and the like.
 
     Args:
         model: the model.
@@ -28,9 +22,7 @@ def warn_of_hidden(model: torch.nn.Module, stacklevel: int) -> None:
     parameters = {id(parameter) for parameter in model.parameters()}
     modules = set(model.modules())
     for name, module in named_modules(model):
-        for attribute, value in vars(module).items():
-            if attribute in _KNOWN:
-                continue
+        for attribute, value in own_attributes(module).items():
             what = _hidden_in(value, parameters, modules)
             if what:
                 warnings.warn(
@@ -46,23 +38,14 @@ def warn_of_hidden(model: torch.nn.Module, stacklevel: int) -> None:
 
 
 def _hidden_in(value: Any, parameters: set[int], modules: set[torch.nn.Module]) -> str:
-    for held in _held_in(value, _DEPTH):
+    for held in leaves_in([value], DEPTH - 1):
         if isinstance(held, torch.nn.Parameter):
             if held.requires_grad and id(held) not in parameters:
                 return "a parameter"
-        elif modules.isdisjoint(held.modules()) and any(  # else a parent, or registered elsewhere
-            p.requires_grad and id(p) not in parameters for p in held.parameters()
+        elif (
+            isinstance(held, torch.nn.Module)
+            and modules.isdisjoint(held.modules())  # else a parent, or registered elsewhere
+            and any(p.requires_grad and id(p) not in parameters for p in held.parameters())
         ):
             return f"a module with parameters ({type(held).__name__})"
     return ""
-
-
-def _held_in(value: Any, depth: int) -> Iterator[torch.nn.Module | torch.nn.Parameter]:
-    if isinstance(value, (torch.nn.Module, torch.nn.Parameter)):
-        yield value
-        return
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
-    if isinstance(value, (list, tuple, dict)) and depth and len(value) <= _LONG:
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _held_in(item, depth - 1)

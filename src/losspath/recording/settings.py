@@ -9,25 +9,23 @@ be called.
 from __future__ import annotations
 
 import math
-import sys
 import weakref
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from operator import itemgetter
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 
+from losspath.objects import own_attributes, walk
 from losspath.parameters import is_torchs, named_modules, version_of
 
 MARK = "."
 
 # A whole number that changed at so many records in a row counts something.
 _COUNTS = 4
-# How deep objects, dicts and lists are followed; longer ones are data.
-_DEPTH, _LONG = 3, 100
+# Longer objects, dicts and lists are data.
+_LONG = 100
 # New places are looked for at the 2nd, 4th, 8th, … record, and at each of so many.
 _LOOK_EVERY = 1024
 _FIRST_LOOKS = frozenset(2**power for power in range(1, 10))
@@ -38,16 +36,10 @@ _HUGE = 2**1000
 # A tensor that was replaced so often by an equal one is compared when new places are looked for.
 _REPLACED = 3
 
-_OF_ALL_MODULES = frozenset(vars(torch.nn.Module()))
 # What layers of torch's have as a float or a whole number; their other whole numbers are sizes.
 _STRENGTHS = frozenset(
     {"alpha", "beta", "lambd", "max_val", "min_val", "negative_slope", "p", "threshold", "value"}
 )
-_NO_HOLDERS = (
-    *(torch.nn.Module, torch.Tensor, type, ModuleType),
-    *(FunctionType, BuiltinFunctionType, MethodType),
-)
-
 Settings = tuple[tuple[str, Any], ...]
 
 
@@ -162,14 +154,14 @@ class SettingsReader:
     def _look(self) -> None:
         """Finds all places anew: objects may have been replaced, and attributes have come."""
         places: dict[str, _Place] = {}
-        seen: set[int] = set()
+        seen: dict[int, Any] = {}
         for name, module in named_modules(self._model):
             prefix = f"{MARK}{name}{MARK if name else ''}"
-            own = {k: v for k, v in list(vars(module).items()) if k not in _OF_ALL_MODULES}
+            own = own_attributes(module)
             if is_torchs(type(module)):
                 found = _strengths(prefix, vars(module), own)
             else:
-                found = self._within(prefix, vars(module), own, type(module), _DEPTH, seen)
+                found = self._within(prefix, module, own, seen)
             for place in found:
                 places.setdefault(place.name, place)
         for place in places.values():
@@ -187,23 +179,31 @@ class SettingsReader:
         self._values = None
 
     def _within(
-        self, prefix: str, table: Any, own: Any, kind: type, depth: int, seen: set[int]
+        self, prefix: str, module: torch.nn.Module, own: dict[str, Any], seen: dict[int, Any]
     ) -> list[_Place]:
-        """Places in a table, and in what it holds."""
+        """Places in a module of the user's own, and in what it holds."""
+
+        def enters(path: tuple[Any, ...], value: Any) -> bool:
+            kind, name = type(value), path[-1]
+            is_private = isinstance(name, str) and name.startswith("_")
+            is_settings = issubclass(kind, (dict, list, tuple)) or not is_private
+            return is_settings or _is_kin(kind, type(module))
+
         found: list[_Place] = []
-        for key, value in list(own.items()) if isinstance(own, dict) else list(enumerate(own)):
-            name = f"{prefix}{key}"
-            is_private = str(key).startswith("_")
-            with suppress(Exception):  # what cannot be looked into
-                if isinstance(value, float) or (isinstance(value, int) and not is_private):
-                    found.append(_Place(name, table, key, depth == _DEPTH))
-                elif isinstance(value, torch.Tensor):
-                    self._watch(name, table, key)
-                elif depth and (held := _table_of(value)) is not None:
-                    is_others = is_private and held is not value and not _is_kin(type(value), kind)
-                    if id(held) not in seen and not is_others:
-                        seen.add(id(held))
-                        found += self._within(f"{name}{MARK}", held, held, kind, depth - 1, seen)
+        longest = max(_LONG, len(own))
+        for held in walk([own], longest=longest, enters=enters, seen=seen):
+            table = held.table if held.path else vars(module)
+            for key, value in held.items:
+                with suppress(Exception):  # a key that cannot be spelled
+                    name = prefix + MARK.join(map(str, (*held.path, key)))
+                    if isinstance(value, torch.Tensor):
+                        self._watch(name, table, key)
+                    elif isinstance(table, (tuple, set, frozenset)):
+                        continue  # there is no number to be set
+                    elif isinstance(value, float) or (
+                        isinstance(value, int) and not str(key).startswith("_")
+                    ):
+                        found.append(_Place(name, table, key, is_told=not held.path))
         return found
 
     def _watch(self, name: str, table: Any, key: Any) -> None:
@@ -277,20 +277,6 @@ def _strengths(prefix: str, table: dict[str, Any], own: dict[str, Any]) -> list[
         if isinstance(value, float)
         or (isinstance(value, int) and not isinstance(value, bool) and key in _STRENGTHS)
     ]
-
-
-def _table_of(value: Any) -> Any:
-    """What an object, dict or list of settings holds them in; None for anything else."""
-    table = value
-    if not isinstance(value, (dict, list)):
-        kind = type(value)
-        root = kind.__module__.partition(".")[0]
-        if isinstance(value, _NO_HOLDERS) or is_torchs(kind):
-            return None
-        if root in sys.stdlib_module_names and not isinstance(value, (Namespace, SimpleNamespace)):
-            return None
-        table = getattr(value, "__dict__", None)
-    return table if isinstance(table, (dict, list)) and len(table) <= _LONG else None
 
 
 def _is_kin(one: type, other: type) -> bool:
