@@ -16,7 +16,9 @@ from losspath.errors import LosspathWarning
 from losspath.evaluation import choices, engine, rewrites, sites, tally, tape
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
+from losspath.evaluation.measuring import Trials
 from losspath.evaluation.points import Affine, Rows
+from losspath.evaluation.verifying import Verifier
 from losspath.thesis.networks import NETWORKS, build_network
 
 CHOICES = [
@@ -185,7 +187,7 @@ def test_a_last_batch_of_one_sample_may_have_another_form(chosen, count):
 
 def test_a_refusal_is_kept_where_the_computation_goes_on_from(chosen, monkeypatch):
     kept = []
-    monkeypatch.setattr(Engine, "_check", lambda *arguments: "1 against 2")
+    monkeypatch.setattr(Verifier, "check", lambda *arguments: ("1 against 2", True))
     case = sample_case("mlp")
     fast = Engine(objective_of(case), keep=lambda key, choice: kept.append(choice))
     with pytest.warns(LosspathWarning, match="differs from the plain loop"):
@@ -398,7 +400,7 @@ def test_measuring_finds_a_choice_that_works(cache):
 
 
 def test_the_plain_loop_is_chosen_where_it_is_quicker(cache, monkeypatch):
-    monkeypatch.setattr(Engine, "_plain_seconds", lambda self, points: 1e-9)
+    monkeypatch.setattr(Trials, "_plain_seconds", lambda self, points: 1e-9)
     case = sample_case("conv", count=120)
     objective = objective_of(case)
     points = plane_around(flat(case.model))
@@ -443,11 +445,11 @@ def test_where_memory_runs_out_less_is_done_at_a_time(monkeypatch, form):
     given = Choice(batch_size=20, lanes=1, share=2, points=4, stack=4)
     monkeypatch.setattr(choices, "remembered", lambda key, measure: given)
     fast = Engine(objective)
-    monkeypatch.setattr(fast, "_checked", lambda points, choice: (choice, None))
+    monkeypatch.setattr(Verifier, "checked", lambda self, points, choice: (choice, None, True))
     expected = [objective(vector).loss for vector in points.vectors()]
     objective.data.batch_size = 10  # of the plain loop
     for samples in (40, 20):
-        fast._plan(samples, points.changing(objective.layout), True)
+        fast._fast.plan(samples, points.changing(objective.layout))
     Heavy.limit = 10
     found = [each.loss for each in evaluate(fast, points)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -68,17 +68,22 @@ class Evaluator:
             self.shared = shared_objects(unwrapped(objective.model), reached)
             own = {*objective.model.modules(), *unwrapped(objective.model).modules()}
             self.loss_modules = [each for each in modules_among(reached) if each not in own]
-            self.replica = Replica(
-                objective.model,
-                objective.layout,
-                objective.base_sides,
-                objective.widens,
-                objective.deletes,
-                self.shared,
-            )
+            self.replica = self.make_replica()
         self.may_fuse = torch.backends.mha.get_fastpath_enabled()
         self._loss = Kept([])
         self._depth = 0
+
+    def make_replica(self) -> Replica:
+        """Another copy of the model, as vectors are evaluated on."""
+        objective = self.objective
+        return Replica(
+            objective.model,
+            objective.layout,
+            objective.base_sides,
+            objective.widens,
+            objective.deletes,
+            self.shared,
+        )
 
     @contextmanager
     def lent(self) -> Iterator[None]:

@@ -1,0 +1,122 @@
+"""Which way of evaluating many points is the quickest, by trial."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from losspath.evaluation.choices import Choice
+from losspath.evaluation.evaluator import Evaluator
+from losspath.evaluation.fast import FastEvaluator, wait_for
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.points import Points, Rows
+
+# Of points in a group: fewer share too little, more keep results waiting.
+GROUP_POINTS = (8, 128)
+_GROUP_SECONDS = 4.0  # between results, about
+
+_TRIAL_POINTS = (4, 28)
+_TRIAL_BATCHES = 2
+_TYPICAL_GROUP = 48
+# What measuring may take: so many seconds, and a share of what is to be done.
+_MEASURED_SECONDS, _MEASURED_SHARE = 2.0, 0.02
+# What is good for most networks is left only for what is quicker by more than the noise.
+_CLEARLY = 0.95
+
+
+def usual_choice(objective: Objective, points: Points) -> Choice:
+    """What is good for most networks."""
+    if objective.device.type != "cpu":
+        share = 8 if isinstance(points, Rows) else 1
+        return Choice(1000, lanes=1, share=share, points=GROUP_POINTS[1], stack=16)
+    return Choice(
+        batch_size=min(100, objective.batch_size),
+        lanes=torch.get_num_threads(),
+        share=4 if isinstance(points, Rows) else 1,
+        points=GROUP_POINTS[1],
+    )
+
+
+class Trials:
+    """Measures how long points take by each choice.
+
+    Args:
+        evaluator: the plain loop.
+        fast: what is measured.
+    """
+
+    def __init__(self, evaluator: Evaluator, fast: FastEvaluator) -> None:
+        self._objective = evaluator.objective
+        self._evaluator, self._fast = evaluator, fast
+
+    def quickest(self, points: Points, total: int) -> Choice:
+        """The quickest of some choices on a few points and samples."""
+        best, separate = usual_choice(self._objective, points), isinstance(points, Rows)
+        fields: dict[str, tuple[int, ...]] = {"batch_size": (50, 200)}
+        if self._objective.device.type != "cpu":
+            fields = {"stack": (1, 64), "batch_size": (250, 5000)}
+        if separate:
+            fields["share"] = (8, 1)
+        if best.lanes > 1:
+            fields["lanes"] = (1,)
+        if any(len(entry.shape) == 4 for entry in self._objective.layout.parameters):
+            fields["channels_last"] = (True,)
+        began, best_time = time.perf_counter(), self._trial(points, best)
+        changes: list[dict[str, Any]] = [
+            {name: value} for name, values in fields.items() for value in values
+        ]
+        for change in [*changes, {"plain": True}]:
+            other = replace(best, **change)
+            times = {best: best_time, other: float("inf")}
+            # Twice by turns: a machine that others use as well is slow for seconds at a time.
+            for choice in (other, best, other):
+                spent = time.perf_counter() - began
+                if spent > _MEASURED_SECONDS + _MEASURED_SHARE * best_time * total:
+                    break  # a slow network: what there is must do
+                times[choice] = min(times[choice], self._trial(points, choice))
+            best_time = times[best]
+            if times[other] < _CLEARLY * best_time:
+                best, best_time = other, times[other]
+        return replace(best, points=int(np.clip(_GROUP_SECONDS / best_time, *GROUP_POINTS)))
+
+    def _trial(self, points: Points, choice: Choice) -> float:
+        """Seconds a point, in a group of the usual size; infinite where it cannot be done."""
+        try:
+            return self._plain_seconds(points) if choice.plain else self._seconds(points, choice)
+        except torch.cuda.OutOfMemoryError:
+            pass
+        except Exception:
+            if choice.stack == 1:
+                raise
+        torch.cuda.empty_cache()
+        return float("inf")
+
+    def _seconds(self, points: Points, choice: Choice) -> float:
+        counts, took = sorted({min(len(points), count) for count in _TRIAL_POINTS}), []
+        samples = range(
+            min(len(self._objective), _TRIAL_BATCHES * choice.lanes * choice.batch_size)
+        )
+        self._fast.evaluate(points.part(0, 1), choice, samples)  # warm
+        for count in counts:
+            times: list[float] = []
+            self._fast.evaluate(points.part(0, count), choice, samples, times.append)
+            took.append(float(np.median(times)))
+        # What is done once for all points of a group is told from what each of them costs.
+        each, once = took[-1] / counts[-1], 0.0
+        if len(counts) > 1:
+            each = max(took[1] - took[0], 0.0) / (counts[1] - counts[0])
+            once = max(took[0] - each * counts[0], 0.0)
+        batches = len(self._objective) / (choice.lanes * choice.batch_size)
+        return (each + once / _TYPICAL_GROUP) * batches
+
+    def _plain_seconds(self, points: Points) -> float:
+        samples = min(len(self._objective), _TRIAL_BATCHES * self._objective.batch_size)
+        (vector,) = points.part(0, 1).vectors()
+        began = time.perf_counter()
+        self._evaluator.evaluate(vector, samples)
+        wait_for(self._objective.device)
+        return (time.perf_counter() - began) * len(self._objective) / samples
