@@ -1,0 +1,49 @@
+"""Names, and the flat vector that a model's parameters become, and back.
+
+A row is the trainable parameters in ``named_parameters()`` order, under canonical names; the
+`Layout` is the table of what lies where. What else a model's outputs depend on, its buffers and
+frozen parameters, are `side_tensors`.
+"""
+
+from losspath.parameters.layout import Entry, Layout, Taken, dtype_name, layer_of
+from losspath.parameters.memory import positions_in
+from losspath.parameters.names import (
+    is_torchs,
+    named_buffers,
+    named_modules,
+    named_parameters,
+    unwrapped,
+    version_of,
+    wrapped_in,
+)
+from losspath.parameters.sides import SideTensor, side_tensors
+from losspath.parameters.vectors import (
+    flat,
+    flatten_parameters,
+    in_order,
+    load_parameters,
+    unflatten,
+)
+
+__all__ = [
+    "Entry",
+    "Layout",
+    "SideTensor",
+    "Taken",
+    "dtype_name",
+    "flat",
+    "flatten_parameters",
+    "in_order",
+    "is_torchs",
+    "layer_of",
+    "load_parameters",
+    "named_buffers",
+    "named_modules",
+    "named_parameters",
+    "positions_in",
+    "side_tensors",
+    "unflatten",
+    "unwrapped",
+    "version_of",
+    "wrapped_in",
+]

@@ -1,0 +1,89 @@
+"""Canonical names of modules, parameters and buffers.
+
+What wraps a module (`torch.compile`, DDP, DataParallel, FSDP, `AveragedModel`) adds nothing to
+them, and a tensor that a module tree holds twice has its first name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+# Modules that hold another and compute what it computes, with the attribute that they hold it in.
+_WRAPPERS = {
+    "AveragedModel": "module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "OffloadWrapper": "_checkpoint_wrapped_module",
+    "OptimizedModule": "_orig_mod",
+}
+
+
+def wrapped_in(module: torch.nn.Module) -> str | None:
+    """The attribute that a wrapper holds its module in; None for any other module."""
+    for kind in type(module).__mro__:
+        if kind.__module__.startswith("torch.") and kind.__name__ in _WRAPPERS:
+            return _WRAPPERS[kind.__name__]
+    return None
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside all wrappers."""
+    while (attribute := wrapped_in(model)) is not None:
+        model = getattr(model, attribute)
+    return model
+
+
+def is_torchs(definition: Any) -> bool:
+    """Whether a class or a function is torch's own."""
+    return (definition.__module__ or "").partition(".")[0] == "torch"
+
+
+def version_of(tensor: torch.Tensor) -> int | None:
+    """How often torch saw a tensor changed in place; None for those that do not count it."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def named_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Every module once, wrappers too, under its first canonical name; parents come first."""
+    yield from _walk(model, "", set())
+
+
+def _walk(
+    module: torch.nn.Module, name: str, seen: set[torch.nn.Module]
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    if module in seen:
+        return
+    seen.add(module)
+    yield name, module
+    wrapped = wrapped_in(module)
+    for child_name, child in module.named_children():
+        yield from _walk(child, name if child_name == wrapped else _join(name, child_name), seen)
+
+
+def _join(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
+
+
+def named_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter once, under its first canonical name, in ``named_parameters()`` order."""
+    yield from _named(model, "named_parameters")
+
+
+def named_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every buffer once, under its first canonical name, in ``named_buffers()`` order."""
+    yield from _named(model, "named_buffers")
+
+
+def _named(model: torch.nn.Module, what: str) -> Iterator[tuple[str, torch.Tensor]]:
+    seen: dict[int, torch.Tensor] = {}  # held, so that nothing else can come to have the same id
+    for module_name, module in named_modules(model):
+        # The base class's, as one of the user's own may take no `recurse`, or leave some out.
+        for name, tensor in getattr(torch.nn.Module, what)(module, recurse=False):
+            if id(tensor) not in seen:
+                seen[id(tensor)] = tensor
+                yield _join(module_name, name), tensor
