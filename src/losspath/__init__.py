@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from losspath.analysis.diagnostics import Confusion as Confusion
     from losspath.analysis.diagnostics import architecture as architecture
     from losspath.analysis.diagnostics import confusion as confusion
-    from losspath.analysis.diagnostics import feature_maps as feature_maps
-    from losspath.analysis.diagnostics import filters as filters
     from losspath.analysis.distances import DistanceMap as DistanceMap
     from losspath.analysis.distances import distance_map as distance_map
     from losspath.analysis.dynamics import Dynamics as Dynamics
     from losspath.analysis.dynamics import measure_dynamics as measure_dynamics
+    from losspath.analysis.filters import feature_maps as feature_maps
+    from losspath.analysis.filters import filters as filters
     from losspath.analysis.interpolation import Interpolation as Interpolation
     from losspath.analysis.interpolation import interpolate as interpolate
     from losspath.analysis.rates import StepSizeLR as StepSizeLR
@@ -107,8 +107,8 @@ _EXPORTS = {
     "compute_surface": "losspath.surface",
     "confusion": "losspath.analysis.diagnostics",
     "distance_map": "losspath.analysis.distances",
-    "feature_maps": "losspath.analysis.diagnostics",
-    "filters": "losspath.analysis.diagnostics",
+    "feature_maps": "losspath.analysis.filters",
+    "filters": "losspath.analysis.filters",
     "fit_plane": "losspath.geometry.plane",
     "interpolate": "losspath.analysis.interpolation",
     "learning_rates": "losspath.analysis.rates",

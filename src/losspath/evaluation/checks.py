@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from losspath.evaluation.counting import (
     mean_of,
     spread,
 )
-from losspath.evaluation.data import Batch, Samples, map_tensors, rows_of, tensors_in
+from losspath.evaluation.data import Batch, Samples, tensors_in
 from losspath.evaluation.evaluator import Evaluator
+from losspath.evaluation.means import WHOLE, check_means, taken
 from losspath.evaluation.owner import check_against_owner
-from losspath.evaluation.quantities import ACCURACY, LOSS, Count
+from losspath.evaluation.quantities import LOSS, Count
 from losspath.evaluation.recalibration import not_estimated
 from losspath.evaluation.replica import overrides_train
 from losspath.parameters import flatten_parameters, unwrapped
@@ -36,12 +37,6 @@ if TYPE_CHECKING:
 # parameter tensor; None for numbers that have nothing to do with the model's.
 _FAR = (0.1, 0.5, 0.02, None)
 _CHECKED_SAMPLES = 32
-_HALF_ROUNDING = 1e-2
-
-_WHOLE = (
-    "what is of a whole batch (contrastive, ranking, a shared graph) goes through "
-    "Objective.of_batches(model, [batch, ...], loss)"
-)
 
 
 def check_objective(objective: Objective) -> None:
@@ -93,7 +88,7 @@ def _check(objective: Objective) -> None:
             f"the model and the loss work on {batch.size} samples, but not on others, or not "
             f"again: {type(cause).__name__}: {reason[0] if reason else ''}; look for what is kept "
             "of an earlier batch (a hidden state), for sizes that are written down, or for "
-            f"squeeze() without a dimension; {_WHOLE}"
+            f"squeeze() without a dimension; {WHOLE}"
         ) from cause
 
 
@@ -126,10 +121,10 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
             moves = _moves(whole, elsewhere)
             if np.isfinite(moves[LOSS]):
                 objective.moves = moves[LOSS]
-            _check_means(objective, evaluator, batch, vector, whole, moves)
+            check_means(objective, evaluator, batch, vector, whole, moves)
             # Where all samples have much the same loss, it does not show how they are weighted.
             if np.isfinite(elsewhere[LOSS][0]):
-                _check_means(objective, evaluator, batch, varied, elsewhere, moves)
+                check_means(objective, evaluator, batch, varied, elsewhere, moves)
     check_against_owner(objective, few, [vector, 1.4 * far_from(objective, own, 0.2)])
     if is_fixed:
         _tell_fixed(objective)
@@ -334,7 +329,7 @@ def _check_carried(
             evaluator.restore()
 
     if is_samples:  # as many others, as what is kept may have their number
-        turned = _taken(few, torch.arange(few.size - 1, -1, -1, device="cpu"))
+        turned = taken(few, torch.arange(few.size - 1, -1, -1, device="cpu"))
         alone, later = after(few, few), after(turned, few)
     else:
         batch = objective.data.load(parts[1])
@@ -350,50 +345,6 @@ def _check_carried(
                 "give whole sequences as one batch; check=False takes each batch with what is "
                 "kept now"
             )
-
-
-def _check_means(
-    objective: Objective,
-    evaluator: Evaluator,
-    batch: Batch,
-    vector: torch.Tensor,
-    whole: Count,
-    moves: dict[str, float],
-) -> None:
-    """Losses must be means over samples, and outputs must not depend on their neighbours."""
-    if batch.size < 2:
-        return
-    evaluator.write(vector)
-    third = max(1 if batch.size < 4 else 2, batch.size // 3)
-    parts = [_taken(batch, slice(0, third)), _taken(batch, slice(third, None))]
-    sums = [counted(evaluator, part) for part in parts]
-    outputs = evaluator.outputs(copied(batch))
-    is_rows = isinstance(outputs, torch.Tensor) and outputs.shape[:1] == (batch.size,)
-    if is_rows and objective.takes_one_tensor and not objective.reads_pass:
-        _check_loss(evaluator, outputs, batch, moves)
-    _check_mean(objective, whole, sums, "batch", outputs, batch, moves)
-
-
-def _check_loss(
-    evaluator: Evaluator, outputs: torch.Tensor, batch: Batch, moves: dict[str, float]
-) -> None:
-    """One by one: a mean with weights of its own hides in large parts."""
-    count = min(batch.size, 64) // 2 * 2
-    few = spread(batch.size, count, batch.targets)
-
-    def count_some(some: torch.Tensor) -> Count:
-        try:
-            return evaluator.objective.count_outputs(outputs[some], _taken(batch, some))
-        finally:
-            evaluator.restore()
-
-    for size in (1, 2):  # a squeeze() may leave nothing of one
-        try:
-            parts = [count_some(some) for some in torch.split(few, size)]
-        except Exception:
-            continue
-        _check_mean(evaluator.objective, count_some(few), parts, "loss", outputs, batch, moves)
-        return
 
 
 def _reads_pass(
@@ -412,79 +363,6 @@ def _reads_pass(
     finally:
         evaluator.restore()
     return not all(is_close(again[name][0], whole[name][0], ROUNDING / 100) for name in whole)
-
-
-def _taken(batch: Batch, chosen: Any) -> Batch:
-    args, kwargs, targets = map_tensors(
-        (batch.args, batch.kwargs, batch.targets), lambda tensor: rows_of(tensor, chosen)
-    )
-    size = len(range(batch.size)[chosen]) if isinstance(chosen, slice) else len(chosen)
-    return Batch(args, kwargs, targets, size)
-
-
-def _check_mean(
-    objective: Objective,
-    whole: Count,
-    parts: list[Count],
-    what: str,
-    outputs: Any,
-    batch: Batch,
-    moves: dict[str, float],
-) -> None:
-    is_half = not objective.widens or torch.is_autocast_enabled(objective.device.type)
-    tolerance = _HALF_ROUNDING if is_half else ROUNDING
-    for name in whole:
-        if name == ACCURACY:
-            continue
-        mean = mean_of([whole[name]])
-        again = mean_of([part[name] for part in parts])
-        if is_close(mean, again, tolerance, None if is_half else moves.get(name)):
-            continue
-        subject = "loss_fn" if name == LOSS else f"metric {name}"
-        if what == "loss":
-            raise ObjectiveError(
-                f"expected {subject} to return a mean over samples, but it gives {mean:.6g} for a "
-                f"batch and {again:.6g} as the mean over its parts; use a mean, or return "
-                f"(sum, weight); {_WHOLE}{_hint(objective, outputs, batch.targets)}"
-            )
-        raise ObjectiveError(
-            f"the outputs for a sample depend on what else is in its batch ({mean:.6g} against "
-            f"{again:.6g} in two parts), so the loss depends on the batch size; look for batch "
-            "statistics that are used in evaluation mode, or for a mean over something else than "
-            "samples, as over tokens that are not ignored: return (sum, weight) for that"
-            f"; {_WHOLE}{_hint(objective, outputs, batch.targets)}"
-        )
-
-
-def _hint(objective: Objective, outputs: Any, targets: Any) -> str:
-    """What to write for a loss of torch's that divides by something else than samples."""
-    loss_fn = objective.loss_fn
-    if getattr(loss_fn, "reduction", None) == "mean" and isinstance(targets, torch.Tensor):
-        if isinstance(getattr(loss_fn, "weight", None), torch.Tensor):
-            return (
-                "; with class weights w that is lambda outputs, targets: (cross_entropy(outputs, "
-                "targets, weight=w, reduction='sum'), w[targets].sum())"
-            )
-        ignored = getattr(loss_fn, "ignore_index", None)
-        if ignored is not None and bool((targets == ignored).any()):
-            return (
-                "; with targets to ignore that is lambda outputs, targets: (cross_entropy(outputs, "
-                f"targets, ignore_index={ignored}, reduction='sum'), "
-                f"(targets != {ignored}).sum())"
-            )
-    return _broadcast(outputs, targets)
-
-
-def _broadcast(outputs: Any, targets: Any) -> str:
-    """A hint where outputs (N, 1) and targets (N,) make a table of N × N differences."""
-    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
-        return ""
-    if outputs.shape == targets.shape or targets.numel() != outputs.numel():
-        return ""
-    return (
-        f"; outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} "
-        "are broadcast against each other: give both one shape, as by outputs.squeeze(1)"
-    )
 
 
 def _outputs_differ(one: list[torch.Tensor], other: list[torch.Tensor], tolerance: float) -> bool:

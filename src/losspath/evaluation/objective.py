@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -26,36 +25,26 @@ from losspath.arguments import (
 )
 from losspath.errors import ArgumentError, ModelError, UnsupportedError
 from losspath.evaluation.checks import check_objective
+from losspath.evaluation.counter import BatchCounter, as_single, check_callable, positional
 from losspath.evaluation.data import (
     Batch,
     Batches,
     Data,
-    Part,
     Samples,
     as_tensors,
-    bytes_of,
     map_tensors,
     narrowed,
 )
-from losspath.evaluation.evaluator import LENT, Evaluator, functions_of
+from losspath.evaluation.evaluator import LENT, Evaluator
+from losspath.evaluation.fingerprint import fingerprint
 from losspath.evaluation.pairs import check_results
 from losspath.evaluation.quantities import (
-    ACCURACY,
-    LOSS,
-    UNKNOWN,
-    Count,
     Evaluation,
-    Sum,
-    check_single,
-    count_correct,
     metrics_of,
-    summed,
 )
 from losspath.evaluation.replica import Sides, merged_modules
-from losspath.evaluation.settings import lasting, settings_of_loss, settings_of_model
 from losspath.evaluation.staging import stage_batches
 from losspath.evaluation.undisturbed import random_fork
-from losspath.files import digest_of
 from losspath.parameters import Layout, in_order, named_parameters
 
 LossFunction = Callable[[Any, Any], Any]
@@ -71,11 +60,8 @@ _CHECKED = checked(
     stage=flag,
 )
 
-# Enough to tell one function from another: the samples have a digest of their own.
-_FINGERPRINT_SAMPLES = 1000
 
-
-class Objective:
+class Objective(BatchCounter):
     """The mean loss of a model over fixed data, as a function of the parameters.
 
     Always evaluates in evaluation mode (dropout off, running statistics of normalisation layers)
@@ -139,16 +125,16 @@ class Objective:
                 "of the targets; for a DataLoader or batches of any other form use "
                 "Objective.of_batches(model, batches, loss) with loss(model, batch)"
             )
-        _check_callable("loss_fn", "outputs and targets", loss_fn)
+        check_callable("loss_fn", "outputs and targets", loss_fn)
         assert loss_fn is not None
         self._begin(model, loss_fn, buffers, metrics, name, check)
-        self._takes_targets = targets is not None or _positional(loss_fn) != 1
+        self._takes_targets = targets is not None or positional(loss_fn) != 1
         if not self.layout.is_wide:
             # NumPy makes float64 of everything; a model of single precision would refuse it. What
             # single precision cannot tell apart stays, until the model refuses it.
             inputs, targets = narrowed(inputs), narrowed(targets)
         if self._is_half:
-            inputs = map_tensors(inputs, _as_single)
+            inputs = map_tensors(inputs, as_single)
         self.data: Data = Samples(as_tensors(inputs), as_tensors(targets), batch_size, self.device)
         check_objective(self)
 
@@ -191,14 +177,13 @@ class Objective:
             ObjectiveError: no batches, two passes that differ, or a loss that is the sum over its
                 batch; and as `Objective`.
         """
-        _check_callable("loss", "model and batch", loss)
+        check_callable("loss", "model and batch", loss)
         made = cls.__new__(cls)
         made._begin(model, loss, buffers, metrics, name, check)
-        made._takes_targets = False
         made._by_batches = True
         staged = stage_batches(batches, batch_size, random_fork(model), stage)
         if made._is_half:
-            staged = [map_tensors(batch, _as_single) for batch in staged]
+            staged = [map_tensors(batch, as_single) for batch in staged]
         made.data = Batches(staged, made.device)
         check_objective(made)
         if check:
@@ -219,10 +204,9 @@ class Objective:
                 f"expected model as a torch.nn.Module, got {described(model)}; give the network "
                 "itself"
             )
+        super().__init__(loss_fn, metrics_of(metrics))
         self.model = model
-        self.loss_fn = loss_fn
         self.buffers = buffers
-        self.metrics = metrics_of(metrics)
         self.name = name or str(getattr(loss_fn, "__name__", type(loss_fn).__name__))
         self.checked = check
         self.layout = Layout.of(model, dtype="float64", allow_complex=True)
@@ -242,7 +226,6 @@ class Objective:
             )
         self._names = tuple(name for name, _ in named_parameters(model))
         self._merged = merged_modules(model)
-        self._by_batches = False
 
     @property
     def batch_size(self) -> int:
@@ -330,48 +313,8 @@ class Objective:
     def fingerprint(
         self, parameters: npt.NDArray[Any], sides: Iterable[Sides | None] | None = None
     ) -> list[object]:
-        """What tells this objective from another at these parameters, as JSON values.
-
-        Samples, layout and name do not say what the model computes between them, nor what a loss
-        function of one's own does; its values do.
-
-        Args:
-            parameters: (P,) or (k, P) parameter vectors to evaluate.
-            sides: side tensors of each.
-        """
-        vectors = np.atleast_2d(parameters)
-        tables = list(sides) if sides is not None else [None] * len(vectors)
-        evaluator = Evaluator(self)
-        parts = self._probed_parts()
-        functions = functions_of(self)
-        settings = [settings_of_loss(function) for function in functions]
-        values = [
-            evaluator.evaluate(vector, sides=table, parts=parts)
-            for vector, table in zip(vectors, tables, strict=True)
-        ]
-        return [
-            self.samples_digest,
-            self.name,
-            self.batch_size,
-            self.layout.to_json(),
-            self.buffers or "model",
-            self.base_key,
-            digest_of(*(bytes_of(buffer) for buffer in self.model.buffers())),
-            [[value.loss, value.accuracy, dict(value.metrics)] for value in values],
-            *(
-                setting
-                for function, before in zip(functions, settings, strict=True)
-                for setting in lasting(before, settings_of_loss(function))
-            ),
-            *settings_of_model(self.model),
-        ]
-
-    def _probed_parts(self) -> list[Part]:
-        """Parts spread over the data, of so many samples that functions can be told apart."""
-        parts = self.data.parts()
-        count = max(1, -(-_FINGERPRINT_SAMPLES * len(parts) // max(len(self), 1)))
-        chosen = np.linspace(0, len(parts) - 1, min(count, len(parts))).round().astype(int)
-        return [parts[number] for number in dict.fromkeys(chosen.tolist())]
+        """See `losspath.evaluation.fingerprint.fingerprint`."""
+        return fingerprint(self, parameters, sides)
 
     # -- evaluating -----------------------------------------------------------------------------
 
@@ -400,20 +343,19 @@ class Objective:
             sides: by name; None for the model's own.
             key: identifies them.
         """
-        other = copy.copy(self)
-        other.base_sides, other.base_key = sides, key
-        return other
+        return self._with(base_sides=sides, base_key=key)
 
     def with_buffers(self, buffers: Buffers) -> Objective:
         """The same with another origin of buffers."""
-        other = copy.copy(self)
-        other.buffers = buffers
-        return other
+        return self._with(buffers=buffers)
 
     def with_layout(self, layout: Layout) -> Objective:
         """The same over other parameters of the model, by name."""
+        return self._with(layout=layout)
+
+    def _with(self, **attributes: Any) -> Objective:
         other = copy.copy(self)
-        other.layout = layout
+        vars(other).update(attributes)
         return other
 
     @contextmanager
@@ -455,115 +397,3 @@ class Objective:
                 "targets, loss_fn); the given one has batches or several inputs"
             )
         return self.data
-
-    # -- counting -------------------------------------------------------------------------------
-
-    def evaluation_of(self, counts: Iterable[Count]) -> Evaluation:
-        """The evaluation of data that were counted in parts."""
-        last = {name: metric.last for name, metric in self.metrics.items() if metric.last}
-        return Evaluation.of(counts, last)
-
-    def count_batch(self, model: torch.nn.Module, batch: Batch) -> Count:
-        """Runs a batch through a model and sums what is measured."""
-        if not self._by_batches:
-            return self.count_outputs(model(*batch.args, **batch.kwargs), batch)
-        (given,) = batch.args
-        # The loss may write into its batch.
-        others = [map_tensors(given, torch.Tensor.clone) for _ in self.metrics]
-        counts = self._named_sums(self.loss_fn(model, given), batch.size)
-        for (name, metric), other in zip(self.metrics.items(), others, strict=True):
-            counts[name] = summed(metric.function(model, other), batch.size, f"metric {name}")
-        return counts
-
-    def _named_sums(self, result: Any, size: int) -> Count:
-        if not isinstance(result, Mapping):
-            return {LOSS: summed(result, size, "loss")}
-        if LOSS not in result:
-            raise ArgumentError(
-                f'expected a loss that returns a dict to name one value "loss", got '
-                f"{', '.join(map(str, result))}"
-            )
-        return {str(name): summed(value, size, str(name)) for name, value in result.items()}
-
-    def count_outputs(self, outputs: Any, batch: Batch) -> Count:
-        """Sums what is measured of a model's outputs."""
-        outputs, targets, size = _as_single(outputs), batch.targets, batch.size
-        # The loss and metrics may write into what they are given: what is counted of it comes
-        # first, and each has a copy of its own.
-        correct = UNKNOWN if ACCURACY in self.metrics else count_correct(outputs, targets)
-        given = [(outputs, targets), *(_copied((outputs, targets)) for _ in self.metrics)]
-        counts = {LOSS: summed(self._loss_of(*given[0]), size)}
-        if ACCURACY not in self.metrics:
-            counts[ACCURACY] = self._correct(correct, size, counts[LOSS][1])
-        for (name, metric), own in zip(self.metrics.items(), given[1:], strict=True):
-            counts[name] = summed(metric.function(*own), size, f"metric {name}")
-        return counts
-
-    def _correct(self, correct: Sum, size: int, weight: float) -> Sum:
-        right, asked = correct
-        # A loss over a smaller number of targets leaves some out; which, it alone knows.
-        leaves_out = weight.is_integer() and 1 < weight < asked and weight != size
-        return UNKNOWN if leaves_out else (right, asked)
-
-    def pass_batch(self, model: torch.nn.Module, batch: Batch) -> None:
-        """Runs a batch through a model for what the pass does to it."""
-        if self._by_batches:
-            self.loss_fn(model, batch.args[0])
-        else:
-            model(*batch.args, **batch.kwargs)
-
-    def loss_with_graph(self, model: torch.nn.Module, batch: Batch) -> tuple[Any, float]:
-        """The sum of a batch's losses, with torch's graph, and its weight.
-
-        Raises:
-            ObjectiveError: it is no number.
-        """
-        if self._by_batches:
-            result = self.loss_fn(model, batch.args[0])
-            result = result[LOSS] if isinstance(result, Mapping) else result
-        else:
-            outputs = _as_single(model(*batch.args, **batch.kwargs))
-            result = self._loss_of(outputs, batch.targets)
-        check_single(result)
-        if isinstance(result, (tuple, list)):
-            total, weight = result
-            return total, float(weight)
-        return result * batch.size, float(batch.size)
-
-    def _loss_of(self, outputs: Any, targets: Any) -> Any:
-        return self.loss_fn(outputs, targets) if self._takes_targets else self.loss_fn(outputs)
-
-
-def _check_callable(name: str, of: str, value: object) -> None:
-    make = ""
-    if isinstance(value, type):
-        make = f"; make one, as by {value.__name__}()"
-    elif isinstance(value, torch.Tensor):
-        make = "; give the function itself, and not what it returned"
-    if not callable(value) or make:
-        raise ArgumentError(f"expected {name} as a function of {of}, got {described(value)}{make}")
-
-
-def _copied(value: Any) -> Any:
-    try:
-        return map_tensors(value, torch.Tensor.clone)
-    except Exception:  # outputs of a class that cannot be made of its fields
-        return value
-
-
-def _as_single(outputs: Any) -> Any:
-    if isinstance(outputs, torch.Tensor) and outputs.dtype in (torch.float16, torch.bfloat16):
-        return outputs.float()
-    return outputs
-
-
-def _positional(function: Callable[..., Any]) -> int | None:
-    """How many positional arguments a function takes at most; None if that is not known."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
-        return None
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(each.kind in kinds for each in parameters)
