@@ -15,6 +15,7 @@ from torch import nn
 import losspath.objects
 from losspath import LosspathWarning, Objective, Recorder, Trajectory
 from losspath.evaluation.attributes import Kept, put_back, remembered
+from losspath.evaluation.caches import _held_by
 from losspath.evaluation.reached import objects_reached
 from losspath.evaluation.replica import copy_model
 from losspath.objects import Slots, leaves_in, walk
@@ -300,6 +301,15 @@ def test_what_a_model_and_a_loss_share_is_not_copied(store):
     assert any(each is shared for each in objects_reached([loss]))
     with Objective(model, X, Y, loss).evaluating(np.zeros(23)) as made:
         assert made.store[0] is shared
+
+
+def test_tensors_that_hooks_hold_are_found():
+    model = network()
+    hook = Called(torch.ones(3))
+    model[0].register_forward_hook(hook)
+    (place,) = _held_by(model[0]).values()
+    assert place == (vars(hook), "value")
+    assert _held_by(model[2]) == {}
 
 
 class Annealed(nn.Module):

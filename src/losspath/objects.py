@@ -166,10 +166,17 @@ def is_librarys(kind: type) -> bool:
 # -- attributes -----------------------------------------------------------------------------------
 
 
-def own_attributes(module: torch.nn.Module) -> dict[str, Any]:
-    """The attributes of a neural module that not every module has."""
+def own_attributes(module: torch.nn.Module, hooks: bool = False) -> dict[str, Any]:
+    """The attributes of a neural module that not every module has.
+
+    Args:
+        module: the module.
+        hooks: also the tables of its hooks, where there are any.
+    """
     return {
-        name: value for name, value in list(vars(module).items()) if name not in _OF_ALL_MODULES
+        name: value
+        for name, value in list(vars(module).items())
+        if name not in _OF_ALL_MODULES or (hooks and name.endswith("_hooks") and value)
     }
 
 

@@ -1,6 +1,7 @@
 """Buffers and frozen parameters: recorded with every state, written again only when they change."""
 
 import contextlib
+import re
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from losspath import Recorder, Trajectory
 from losspath.errors import ArgumentError, LosspathWarning, ModelError
 from losspath.parameters import Layout, side_tensors
-from losspath.recording import session, sides, watch
+from losspath.recording import chain, session, sides, watch
 
 
 class Model(nn.Module):
@@ -214,7 +215,7 @@ def test_frozen_parameters_are_written_once_and_again_when_they_are_changed(tmp_
 def test_large_frozen_parameters_are_looked_at_by_a_sample(tmp_path, monkeypatch, strided):
     monkeypatch.setattr(watch, "_WHOLE_BYTES", 100)
     monkeypatch.setattr(watch, "_SAMPLE", 16)
-    monkeypatch.setattr(session, "_LARGE_BYTES", 1000)
+    monkeypatch.setattr(chain, "_LARGE_BYTES", 1000)
     model = Model(small=torch.arange(10.0))
     weight = torch.randn(40, 20)
     model.frozen = nn.Parameter(weight.t() if strided else weight, requires_grad=False)
@@ -307,7 +308,7 @@ def test_many_large_buffers_wait_for_their_turn(tmp_path, monkeypatch, buffer_by
     from losspath.recording import recorder as recorder_module
 
     monkeypatch.setattr(recorder_module, "_PREFERRED_BYTES", buffer_bytes)
-    monkeypatch.setattr(session, "_LARGE_BYTES", 64)
+    monkeypatch.setattr(chain, "_LARGE_BYTES", 64)
     model = Model(**{f"b{i}": torch.full((i + 1, 7), float(i)) for i in range(20)})
 
     def change(model):
@@ -496,7 +497,9 @@ def test_blobs_are_found_without_any_record_of_them(tmp_path):
         model.count += 1
 
     walk(tmp_path / "run", model, [count] * 3)
-    blobs = list(sides.find_blobs(tmp_path / "run" / "sides.bin"))
+    raw = (tmp_path / "run" / "sides.bin").read_bytes()
+    begins = [found.start() for found in re.finditer(re.escape(sides.MAGIC), raw)]
+    blobs = [sides.parse_head(raw[at : at + sides.HEAD_BYTES], at) for at in begins]
     assert [blob.what for blob in blobs] == [sides.FORM, *[sides.DATA] * 4]
     assert [blob.step for blob in blobs] == [0, 0, 1, 2, 3]
 
@@ -602,6 +605,26 @@ def test_the_newest_state_is_told_again_where_a_frozen_parameter_had_changed(tmp
     assert sums(tmp_path / "run", "bank0") == [0, 1]
     recorder.close()
     assert sums(tmp_path / "run", "bank0") == [0, 1]
+
+
+@pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.parametrize("changes", [False, True])
+def test_at_the_end_side_tensors_are_looked_at_once(tmp_path, every, changes, monkeypatch):
+    looks, compare = [], watch.Plan.compare
+    monkeypatch.setattr(
+        watch.Plan, "compare", lambda *given, **named: looks.append(0) or compare(*given, **named)
+    )
+    model = frozen_model(40)
+    recorder = Recorder(tmp_path / "run", model, every=every)
+    step(model)
+    model.bank0.data[-7919] = float(changes)
+    recorder.record(0.0)
+    looks.clear()
+    with told("bank0") if changes else contextlib.nullcontext():
+        recorder.close()
+    assert len(looks) == 1
+    # A state that has a row stays as it was recorded.
+    assert sums(tmp_path / "run", "bank0") == [0, changes and every > 1]
 
 
 def test_a_change_that_was_found_stays_in_the_newest_states_until_a_row_has_it(tmp_path):

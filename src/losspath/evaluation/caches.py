@@ -62,7 +62,7 @@ def _held_by(module: torch.nn.Module) -> dict[str, Place]:
     Those of plain objects too, by their paths.
     """
     places: dict[str, Place] = {}
-    for held in walk([own_attributes(module)]):
+    for held in walk([own_attributes(module, hooks=True)]):
         if held.path and held.is_container:
             continue  # what is in it is in the attribute that holds it
         table = held.table if held.path else vars(module)

@@ -56,7 +56,7 @@ def shared_objects(model: torch.nn.Module, reached: Iterable[Any]) -> list[Any]:
     modules = {id(module) for module in model.modules()}
     found = {id(owner): owner for owner in _owners_of_hooks(model) if id(owner) not in modules}
     of_loss = {id(value) for value in reached}
-    for held in walk(map(own_attributes, model.modules())):
+    for held in walk([own_attributes(module, hooks=True) for module in model.modules()]):
         if not held.path or held.table is None or id(held.value) not in of_loss:
             continue
         is_fixed = held.is_container and isinstance(held.table, (tuple, frozenset))

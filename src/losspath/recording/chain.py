@@ -17,10 +17,14 @@ import torch
 
 from losspath.recording.settings import Settings
 from losspath.recording.sides import Described
-from losspath.recording.watch import Known
+from losspath.recording.watch import Change, Known
 
 BUFFERS = 3  # go round: one being filled, one waiting, one being written
 _POLL_SECONDS = 0.0005
+
+# Side tensors from this size on go into a blob of their own. Those of a state that has a row are
+# handed over before its entry.
+_LARGE_BYTES = 1 << 20
 
 # What an entry is.
 BASE, INITIAL, RECORD, AGAIN, CLOSING = range(5)
@@ -262,6 +266,42 @@ class Chain:
         for blob in (item,) if isinstance(item, SideBlob) else blobs:
             segment.side_bytes += blob.nbytes
         segment.items.append(item)
+
+    def blobs(
+        self, step: int, changes: list[Change], gone: tuple[str, ...], hand_over: bool
+    ) -> tuple[SideBlob, ...]:
+        """Blobs of what changed; large ones are handed over before their entry, if at all.
+
+        So few wait at a time. They are written wherever they are, and of a state that another takes
+        the place of in vain.
+        """
+        blobs: list[SideBlob] = []
+        small: list[Change] = []
+        for change in changes:
+            is_large = len(change.content) >= _LARGE_BYTES
+            part = [change] if is_large else [*small, change]
+            if is_large or sum(len(each.content) for each in part) >= _LARGE_BYTES:
+                segment, end = self.with_room(0) if hand_over else (None, 0)
+                blobs.append(_blob(step, part, (), end))
+                if segment is not None:
+                    self.append(segment, blobs[-1])
+                part = []
+            if not is_large:
+                small = part
+        if small or gone:
+            blobs.append(_blob(step, small, gone, 0))
+        return tuple(blobs)
+
+
+def _blob(step: int, changes: list[Change], gone: tuple[str, ...], end: int) -> SideBlob:
+    return SideBlob(
+        step,
+        tuple(change.described for change in changes),
+        tuple(change.digest for change in changes),
+        tuple(change.content for change in changes),
+        gone,
+        end,
+    )
 
 
 def poll(reached: Callable[[], bool]) -> None:

@@ -22,7 +22,7 @@ def warn_of_hidden(model: torch.nn.Module, stacklevel: int) -> None:
     parameters = {id(parameter) for parameter in model.parameters()}
     modules = set(model.modules())
     for name, module in named_modules(model):
-        for attribute, value in own_attributes(module).items():
+        for attribute, value in own_attributes(module, hooks=True).items():
             what = _hidden_in(value, parameters, modules)
             if what:
                 warnings.warn(

@@ -16,15 +16,14 @@ from losspath.recording import chain, store
 from losspath.recording.chain import Entry, Piece, Segment, SideBlob
 from losspath.recording.locking import RunLock, keep, let_go
 from losspath.recording.settings import SettingsReader, changed
+from losspath.recording.sides import key_of
 from losspath.recording.state import StateReader
 from losspath.recording.turns import Turns
-from losspath.recording.watch import Change, Known, SideWatch
+from losspath.recording.watch import Comparison, Known, SideWatch
 from losspath.recording.writing import Writer
 
-# Side tensors from this size on go into a blob of their own. Those of a state that has a row are
-# handed over before its entry. Those of a newest state stay in the entry, and are written if it is
-# still the newest at the next commit, as long as they are no larger together than this.
-_LARGE_BYTES = 1 << 20
+# Large side tensors of a newest state stay in its entry, and are written if it is still the newest
+# at the next commit, as long as they are no larger together than this.
 _HELD_BYTES = 16 << 20
 # A newest state that is too large to be copied at every step is kept this often (seconds).
 _KEEP_SECONDS = 1.0
@@ -137,6 +136,7 @@ class Session:
         loss: float,
         values: dict[str, float],
         tensors: list[torch.Tensor],
+        looked: Comparison | None = None,
     ) -> None:
         in_row = kind == chain.INITIAL or (
             kind == chain.RECORD and step // self._every != last.row_step // self._every
@@ -148,11 +148,13 @@ class Session:
         is_kept = in_row or kind == chain.AGAIN or now - last.kept_time >= _KEEP_SECONDS
         are_sides_kept = True
         if self._state.sides or known.digests:
-            known, changes, gone = self._watch.compare(self._state.sides, last.known)
+            looked = looked or self._watch.compare(self._state.sides, last.known)
+            known, changes, gone = looked
             held = sum(len(change.content) for change in changes)
             are_sides_kept = is_kept or held <= _HELD_BYTES
             if are_sides_kept and (changes or gone):
-                blobs = self._blobs(step, changes, tuple(gone), in_row or held > _HELD_BYTES)
+                hand_over = in_row or held > _HELD_BYTES
+                blobs = self.chain.blobs(step, changes, tuple(gone), hand_over)
         is_kept = is_kept or not self.chain.in_pieces
         has_state = is_kept and are_sides_kept
         row = last.rows if in_row else -1
@@ -221,33 +223,6 @@ class Session:
                 done += count
                 offset += count
         return hasher.intdigest()
-
-    # -- side tensors ---------------------------------------------------------------------------
-
-    def _blobs(
-        self, step: int, changes: list[Change], gone: tuple[str, ...], hand_over: bool
-    ) -> tuple[SideBlob, ...]:
-        """Blobs of what changed; large ones are handed over before their entry, if at all.
-
-        So few wait at a time. They are written wherever they are, and of a state that another takes
-        the place of in vain.
-        """
-        blobs: list[SideBlob] = []
-        small: list[Change] = []
-        for change in changes:
-            is_large = len(change.content) >= _LARGE_BYTES
-            part = [change] if is_large else [*small, change]
-            if is_large or sum(len(each.content) for each in part) >= _LARGE_BYTES:
-                segment, end = self.chain.with_room(0) if hand_over else (None, 0)
-                blobs.append(_blob(step, part, (), end))
-                if segment is not None:
-                    self.chain.append(segment, blobs[-1])
-                part = []
-            if not is_large:
-                small = part
-        if small or gone:
-            blobs.append(_blob(step, small, gone, 0))
-        return tuple(blobs)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -384,51 +359,27 @@ class Session:
         keep(self)
 
     def _keep_last(self) -> bool:
-        """Keeps the last state where it is not, if the model is still in it."""
-        last = self.chain.last()
-        if last.kind == chain.CLOSING:
-            return True
-        if last.has_state:
-            self._look_entirely(last)
-            return True
-        try:
-            tensors = self._state.tensors()
-        except ModelError:
-            return False
-        if self._state.digest(self._dtype) != last.digest:
-            return False
-        if self._watch.compare(self._state.sides, last.known)[0].key != last.key:
-            return False
-        if self._watch.by_turns:
-            self._watch.compare(self._state.sides, last.known, entirely=True)
-        self._append(last, chain.AGAIN, last.step, float("nan"), {}, tensors)
-        return True
+        """Keeps the last state where it is not, if the model is still in it.
 
-    def _look_entirely(self, last: Entry) -> None:
-        """Looks for uncounted changes of large side tensors, and tells the newest state again.
-
-        A state that has a row stays as it was recorded; of it a warning tells.
+        All bytes of side tensors are looked at, once. Of changes of large ones that nothing told of
+        before, as torch did not count them, the newest state is told again with them; one that has
+        a row stays as it was recorded, and a warning tells of it.
         """
-        if not self._watch.by_turns:
-            return
+        last = self.chain.last()
+        if last.kind == chain.CLOSING or (last.has_state and not self._watch.by_turns):
+            return True
         try:
             tensors = self._state.tensors()
         except ModelError:
-            return
-        is_same = self._watch.compare(self._state.sides, last.known)[0].key == last.key
-        key = self._watch.compare(self._state.sides, last.known, entirely=True)[0].key
-        if key == last.key or not is_same or last.row_step == last.step:
-            return
-        if self._state.digest(self._dtype) == last.digest:
-            self._append(last, chain.AGAIN, last.step, float("nan"), {}, tensors)
-
-
-def _blob(step: int, changes: list[Change], gone: tuple[str, ...], end: int) -> SideBlob:
-    return SideBlob(
-        step,
-        tuple(change.described for change in changes),
-        tuple(change.digest for change in changes),
-        tuple(change.content for change in changes),
-        gone,
-        end,
-    )
+            return last.has_state
+        if not last.has_state and self._state.digest(self._dtype) != last.digest:
+            return False
+        looked = self._watch.compare(self._state.sides, last.known, entirely=True)
+        late = {name: last.known.digests[name] for name in self._watch.late}
+        if key_of({**looked[0].digests, **late}.values()) != last.key:
+            return last.has_state  # they were changed since, and this was counted
+        if last.has_state and (not late or last.row_step == last.step):
+            return True
+        if not last.has_state or self._state.digest(self._dtype) == last.digest:
+            self._append(last, chain.AGAIN, last.step, float("nan"), {}, tensors, looked)
+        return True

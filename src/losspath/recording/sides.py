@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,21 +132,54 @@ def parse_head(raw: bytes | memoryview, offset: int) -> Blob | None:
     return Blob(what, offset, step, length, digest, form)
 
 
-def find_blobs(path: Path) -> Iterator[Blob]:
-    """Every blob of a file whose head and payload are right, found without any slot."""
-    if not path.exists() or path.stat().st_size < HEAD_BYTES:
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-        at = raw.find(MAGIC)
-        while at >= 0:
-            found, end = parse_head(raw[at : at + HEAD_BYTES], at), at + 1
-            if found is not None:
-                payload = raw[at + HEAD_BYTES : at + HEAD_BYTES + found.length]
-                whole = len(payload) == found.length
-                if whole and xxhash.xxh3_64_intdigest(payload) == found.digest:
-                    yield found
-                    end = at + HEAD_BYTES + found.length
-            at = raw.find(MAGIC, end)
+class SideWriter:
+    """Appends blobs to the file of side tensors.
+
+    Args:
+        write: writes bytes at a place of it.
+        size: how many bytes it has.
+    """
+
+    def __init__(self, write: Callable[[bytes, int], object], size: int) -> None:
+        self._write = write
+        self._end = size + len(padding(size))
+        self._forms: dict[bytes, int] = {}
+
+    def append(
+        self, step: int, form: bytes, digests: Sequence[int], contents: Sequence[bytes]
+    ) -> tuple[int, int, int, int]:
+        """Appends tensors, and their form if it is not there.
+
+        Args:
+            step: the first state that has them.
+            form: what `form_payload` gives.
+            digests: of the tensors.
+            contents: their bytes.
+
+        Returns:
+            Where the blob begins, the digest and length of its payload, and where its form begins.
+        """
+        if form not in self._forms:
+            digest = xxhash.xxh3_64_intdigest(form)
+            self._forms[form] = self._append([head(FORM, step, len(form), digest, 0), form])
+        at = self._forms[form]
+        parts = [np.array(digests, "<u8").tobytes(), *contents]
+        hasher = xxhash.xxh3_64()
+        for part in parts:
+            hasher.update(part)
+        length, digest = sum(map(len, parts)), hasher.intdigest()
+        offset = self._append([head(DATA, step, length, digest, at), *parts])
+        return offset, digest, length, at
+
+    def _append(self, parts: list[bytes]) -> int:
+        offset = at = self._end
+        parts.append(padding(sum(map(len, parts))))
+        small = sum(map(len, parts)) < 1 << 20
+        for part in [b"".join(parts)] if small else parts:
+            self._write(part, at)
+            at += len(part)
+        self._end = at
+        return offset
 
 
 class SideLog:

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 
 from losspath.arguments import MODEL, WHOLE, checked, file, flag, optional
-from losspath.errors import ArgumentError, DamagedError, StoreError, wrap_os_errors
+from losspath.errors import ArgumentError, StoreError
 from losspath.files import digest_of
 from losspath.parameters import Layout, named_parameters
 from losspath.recording import slots, store
 from losspath.recording.joint import JointPath, as_path, as_run
 from losspath.recording.loading import check_not_lost, load_state
 from losspath.recording.locking import is_locked
-from losspath.recording.newest import KEPT_BYTES, read_run
+from losspath.recording.newest import read_run
 from losspath.recording.paths import (
     ArrayPath,
     States,
@@ -29,6 +29,7 @@ from losspath.recording.paths import (
     starts_of,
     state_index,
 )
+from losspath.recording.rows import RowReader
 from losspath.recording.settings import MARK
 from losspath.recording.window import Window
 
@@ -73,14 +74,9 @@ class Trajectory:
         self._contents, self._newest, self._is_behind = found
         if not len(self):
             raise StoreError(f"{self.directory} holds no recorded state yet")
-        self._checked = np.zeros(len(self), bool)
+        self._rows = RowReader(self.directory, self._header, self._contents, self._newest)
         if not self.closed and self._newest is None and self._contents.rows[-1] < 0:
-            self._check_newest()
-
-    def _check_newest(self) -> None:
-        if self._header.row_bytes <= KEPT_BYTES:
-            row = np.empty((1, self._header.row_size), self._header.row_dtype)
-            self._read_checked(row, len(self) - 1)
+            self._rows.check_newest()
 
     def __len__(self) -> int:
         return len(self._contents.steps)
@@ -304,63 +300,10 @@ class Trajectory:
             rows = out
         else:
             rows = np.empty((stop - start, self._header.row_size), self._header.row_dtype)
-        self._read_checked(rows, start)
+        self._rows.read(rows, start)
         if rows is not out:
             out[:] = rows[:, :count]
         return out
-
-    def _read_checked(self, rows: States, start: int) -> None:
-        """Fills whole rows from state `start` on."""
-        stop = start + len(rows)
-        self._fill(rows, start)
-        unchecked = np.flatnonzero(~self._checked[start:stop])
-        digests = self._contents.digests
-        for position in unchecked.tolist():
-            if store.row_digest(rows[position]) != digests[start + position]:
-                raise self._damage(f"state {start + position} has other bytes than were recorded")
-        self._checked[start:stop] = True
-
-    def _fill(self, rows: States, start: int) -> None:
-        numbers = self._contents.rows[start : start + len(rows)]
-        # Rows that follow each other on disk are read at once.
-        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(numbers) != 1) + 1):
-            if len(part) == 0:
-                continue
-            first = int(numbers[part[0]])
-            if first >= 0:
-                self._read_into(rows[part[0] : part[-1] + 1], store.STATES, first)
-            elif self._newest is not None:
-                rows[part[0]] = self._newest[0]
-            else:
-                self._read_into(rows[part[0] : part[0] + 1], store.NEWEST, -1 - first)
-
-    def _read_into(self, rows: States, name: str, first: int) -> None:
-        path = self.directory / name
-        view = rows.reshape(-1).view(np.uint8).data
-        with wrap_os_errors(f"read {path}"), path.open("rb", buffering=0) as file:
-            file.seek(first * self._header.row_bytes)
-            while view:
-                count = file.readinto(view)
-                if not count:
-                    raise self._damage(f"{name} is cut: a state that was recorded is missing")
-                view = view[count:]
-
-    def _damage(self, what: str) -> DamagedError:
-        """What to raise where bytes are not those recorded; other states may be there by now."""
-        try:
-            now = store.read_contents(self.directory, store.read_header(self.directory)).digests
-        except StoreError:
-            now = self._contents.digests
-        if not np.array_equal(now[: len(self)], self._contents.digests):
-            return DamagedError(
-                f"{self.directory} has changed since this trajectory was opened (recorded anew, "
-                f"gone on from an earlier state, or repaired): {what}; open it again by "
-                "Trajectory(directory)"
-            )
-        return DamagedError(
-            f"{self.directory} is damaged: {what}; `losspath repair {self.directory}` keeps every "
-            "other state"
-        )
 
     @checked(start=WHOLE, stop=optional(WHOLE), stride=WHOLE)
     def window(self, start: int = 0, stop: int | None = None, stride: int = 1) -> Window:

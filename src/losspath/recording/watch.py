@@ -68,6 +68,10 @@ class Known:
         return cls(digests, key_of(digests.values()))
 
 
+Comparison = tuple[Known, list[Change], list[str]]
+"""What is known now, what changed since, and the names that are gone."""
+
+
 class _Item(NamedTuple):
     described: Described
     tensor: torch.Tensor
@@ -143,9 +147,7 @@ class Plan:
     def __len__(self) -> int:
         return len(self._items)
 
-    def compare(
-        self, known: Known, entirely: bool = False
-    ) -> tuple[Known, list[Change], list[str]]:
+    def compare(self, known: Known, entirely: bool = False) -> Comparison:
         """What is known now, what changed since, and the names that are gone.
 
         Args:
@@ -210,7 +212,7 @@ class Plan:
         prints: tuple[bytes, ...],
         versions: tuple[int | None, ...],
         stale: set[str],
-    ) -> tuple[Known, list[Change], list[str]]:
+    ) -> Comparison:
         changes: list[Change] = []
         digests: dict[str, int] = {}
         items: dict[str, _Print] = {}
@@ -266,9 +268,14 @@ class SideWatch:
         """Whether there are tensors that are not looked at whole each time."""
         return self._plan.by_turns
 
+    @property
+    def late(self) -> list[str]:
+        """The names of those whose change was seen at the last look and may be older."""
+        return self._plan.late
+
     def compare(
         self, sides: Sequence[SideTensor], known: Known, entirely: bool = False
-    ) -> tuple[Known, list[Change], list[str]]:
+    ) -> Comparison:
         """What is known now, what changed since, and the names that are gone.
 
         Args:

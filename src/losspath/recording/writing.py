@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import xxhash
 
 from losspath.errors import StoreError
@@ -17,14 +17,10 @@ from losspath.recording import chain, sides, slots, store
 from losspath.recording.disk import Files
 from losspath.recording.opening import Opened
 from losspath.recording.progress import Progress
+from losspath.recording.syncing import Syncing
 
 # The time between two looks at what is there to be written.
 LOOK_SECONDS = 0.25
-
-# Rows are synced, and their pages given back, in portions of this size. A page cache that grows
-# with the recording costs a training step more than the recording itself (see the design page).
-SYNC_BYTES = 8 << 20
-_COPIED_BYTES = 1 << 20
 
 _FILES = store.DATA_FILES
 _FILES_OF_ROWS = tuple(name for name in _FILES if name != store.NEWEST)
@@ -77,15 +73,14 @@ class Writer:
             names=dict(opened.names or {}),
             place=opened.place,
         )
-        self._forms: dict[bytes, int] = {}
-        self._unsynced: dict[str, tuple[int, int]] = {}  # which bytes of a file
-        self._doubtful: set[str] = set()  # files whose syncing failed
         self._sizes: dict[str, int] = {}  # of the files, when they were let go
         self._is_begun = self._is_over = False
         # A state whose row was lost is told again as the newest, whatever `every` is.
         again = first.base.row_step >= 0 and not first.base.has_state
         self._files = Files(directory, _FILES if every > 1 or again else _FILES_OF_ROWS)
-        self._sides_end = -(-self._files.size(store.SIDES) // 8) * 8
+        self._syncing = Syncing(self._files)
+        write = functools.partial(self._syncing.write, store.SIDES)
+        self._sides = sides.SideWriter(write, self._files.size(store.SIDES))
 
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name="losspath-writer", daemon=True)
@@ -212,7 +207,7 @@ class Writer:
 
     def _look(self) -> None:
         """Writes full segments, and all of the last one where it is due."""
-        self._mend_unsynced()
+        self._syncing.mend(self._check_rows)
         now = self._now.copy()
         if now.slots:
             self._append_slots(now)
@@ -271,38 +266,12 @@ class Writer:
     def _write_rows(self, buffer: chain.Buffer, begin: int, end: int, row: int) -> None:
         if end > begin:
             raw = buffer.bytes(begin, end - begin)
-            self._write(store.STATES, raw, row * self._row_size * self._width)
+            self._syncing.write(store.STATES, raw, row * self._row_size * self._width)
 
-    def _write(self, name: str, raw: bytes | memoryview, offset: int) -> None:
-        begin, end = self._unsynced.get(name, (offset, offset))
-        self._unsynced[name] = begin, end = min(begin, offset), max(end, offset + len(raw))
-        self._files.write(name, raw, offset)
-        if end - begin >= SYNC_BYTES:
-            self._sync(name)
-
-    def _sync(self, name: str) -> None:
-        if name in self._unsynced:
-            self._doubtful.add(name)
-            self._files.sync(name)
-            self._doubtful.discard(name)
-            del self._unsynced[name]
-
-    def _mend_unsynced(self) -> None:
-        """Writes once more what a system that failed to sync may have given up.
-
-        Raises:
-            StoreError: a row has not the bytes any more that were written.
-        """
-        for name in list(self._doubtful):
-            begin, end = self._unsynced[name]
-            for at in range(begin, end, _COPIED_BYTES):
-                raw = self._files.read(name, min(_COPIED_BYTES, end - at), at)
-                self._files.write(name, raw, at)
-            if name == store.STATES:
-                self._check_rows(begin)
-            self._doubtful.discard(name)
-
-    def _check_rows(self, begin: int) -> None:
+    def _check_rows(self, name: str, begin: int) -> None:
+        """Raises where a row has not the bytes any more that were written."""
+        if name != store.STATES:
+            return
         size = self._row_size * self._width
         for kind, _, step, row, digest, *_ in self._now.pending:
             if kind == slots.RECORD and row >= 0 and row * size >= begin:
@@ -314,42 +283,18 @@ class Writer:
         raw = buffer.bytes(piece.begin, piece.end - piece.begin)
         if piece.row >= 0:
             at = piece.row * self._row_size + piece.offset
-            self._write(store.STATES, raw, at * self._width)
+            self._syncing.write(store.STATES, raw, at * self._width)
             return
         if piece.offset == 0 and now.newest is not None and now.oldest is not None:
             self._commit(now)  # its place is about to be written again
         at = (1 - now.place) * self._row_size + piece.offset
-        self._write(store.NEWEST, raw, at * self._width)
+        self._syncing.write(store.NEWEST, raw, at * self._width)
 
     def _write_blob(self, blob: chain.SideBlob) -> None:
-        if blob.slot is not None:
-            return
-        payload = sides.form_payload(blob.tensors, blob.gone)
-        form = self._forms.get(payload)
-        if form is None:
-            digest = xxhash.xxh3_64_intdigest(payload)
-            head = sides.head(sides.FORM, blob.step, len(payload), digest, 0)
-            form = self._append_sides([head, payload])
-            self._forms[payload] = form
-        parts = [np.array(blob.digests, "<u8").tobytes(), *blob.contents]
-        hasher = xxhash.xxh3_64()
-        for part in parts:
-            hasher.update(part)
-        length = sum(map(len, parts))
-        head = sides.head(sides.DATA, blob.step, length, hasher.intdigest(), form)
-        offset = self._append_sides([head, *parts])
-        blob.slot = (offset, hasher.intdigest(), length, form)
-        blob.contents = ()
-
-    def _append_sides(self, parts: list[bytes]) -> int:
-        offset = at = self._sides_end
-        parts.append(sides.padding(sum(map(len, parts))))
-        small = sum(map(len, parts)) < 1 << 20
-        for part in [b"".join(parts)] if small else parts:
-            self._write(store.SIDES, part, at)
-            at += len(part)
-        self._sides_end = at
-        return offset
+        if blob.slot is None:
+            form = sides.form_payload(blob.tensors, blob.gone)
+            blob.slot = self._sides.append(blob.step, form, blob.digests, blob.contents)
+            blob.contents = ()
 
     # -- entries --------------------------------------------------------------------------------
 
@@ -400,7 +345,7 @@ class Writer:
         entry, row, at = now.newest
         place = 1 - now.place
         if row is not None:
-            self._write(store.NEWEST, row, place * len(row))
+            self._syncing.write(store.NEWEST, row, place * len(row))
         rows = self._side_slots(entry, slots.OF_NEWEST)
         rows.append((slots.NEWEST, 0, entry.step, place, entry.digest or 0, entry.key, 0))
         now.pending[at:at] = rows
@@ -413,11 +358,9 @@ class Writer:
         self._write_newest(now)
         if now.saw_closing:
             end = now.rows * self._row_size * self._width
-            self._files.cut(store.STATES, end)
-            self._unsynced.setdefault(store.STATES, (end, end))
+            self._syncing.cut(store.STATES, end)
             now.pending.append((slots.CLOSE, 1, now.step, now.records, now.rows, 0, 0))
-        for name in list(self._unsynced):
-            self._sync(name)
+        self._syncing.sync()
         now.slots = slots.sealed(now.pending, now.serial, self._generation).tobytes()
         self._now = now.copy()
         self._append_slots(now)
