@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import losspath
@@ -44,10 +45,15 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
     assert len(losspath.Trajectory("runs/mine")) == 11
 
 
-def test_the_example_runs(tmp_path):
-    example = ROOT / "examples" / "own_model.py"
+@pytest.mark.parametrize("program", [["own_model.py"], ["distances.py", "1"]], ids=" ".join)
+def test_the_examples_run(program, tmp_path):
+    example = ROOT / "examples" / program[0]
     done = subprocess.run(
-        [sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, example, *program[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / done.stdout.strip()).stat().st_size > 10_000
+    assert (tmp_path / done.stdout.splitlines()[-1]).stat().st_size > 10_000

@@ -4,6 +4,7 @@ import doctest
 import itertools
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import losspath.distances
-from cases import PROBLEMS, CountedPath, descent, line, loop, named, projection
+from cases import PROBLEMS, CountedPath, assert_same, descent, line, loop, named, projection
 from losspath import Grid, Landscape, compute_surface, fit_plane
 from losspath.distances import (
     DISTANCES,
@@ -467,3 +468,27 @@ def test_examples(name):
     assert found.attempted > 1
     assert found.failed == 0
     assert losspath.distances.Distance.__doc__.count(">>>") > 5
+
+
+@pytest.mark.parametrize("distance", ["manhattan", "mahalanobis"])
+def test_by_workers_and_after_a_stop_the_surface_is_the_same(distance, tmp_path):
+    problem, method = PROBLEMS[0], AveragedND("auto", distance=distance)
+    whole = compute_surface(problem.path, problem.objective(), method, 7)
+    with ThreadPoolExecutor(2) as pool:
+        other = compute_surface(problem.path, problem.objective(), method, 7, executor=pool)
+    np.testing.assert_allclose(other.loss, whole.loss, rtol=1e-12)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done, total):
+        if done > total // 2:
+            raise StoppedError
+
+    file = tmp_path / "points"
+    with pytest.raises(StoppedError):
+        compute_surface(
+            problem.path, problem.objective(), method, 7, checkpoint=file, progress=stop
+        )
+    again = compute_surface(problem.path, problem.objective(), method, 7, checkpoint=file)
+    assert_same(again, whole)
