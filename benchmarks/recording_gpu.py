@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from losspath.reference.networks import build_network
+from losspath.thesis.networks import build_network
 
 import losspath
 

@@ -10,10 +10,10 @@ losses of states all along the path.
 import sys
 
 import numpy as np
-from losspath.reference.config import TrainingConfig
-from losspath.reference.datasets import load_dataset
-from losspath.reference.objectives import training_objective
-from losspath.reference.training import train
+from losspath.thesis.config import TrainingConfig
+from losspath.thesis.datasets import load_dataset
+from losspath.thesis.objectives import training_objective
+from losspath.thesis.training import train
 
 import losspath
 from losspath.methods import Averaged, AveragedND, Sampled

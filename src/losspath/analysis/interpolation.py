@@ -196,19 +196,8 @@ def interpolate(
     first, second = (_state(recorded, index) for index in (start, end))
     ends = start % len(recorded), end % len(recorded)
     positions = default_alphas() if alphas is None else np.asarray(alphas, np.float64)
-    if positions.ndim != 1 or len(positions) < 2 or not np.isfinite(positions).all():
-        raise ArgumentError(
-            "expected alphas as a list of at least two finite numbers, got "
-            f"{np.array2string(positions.reshape(-1), 1000, threshold=5)} of shape "
-            f"{positions.shape}"
-        )
-    parts = [_Part(WHOLE_MODEL, None, np.ones(len(first), bool))]
-    if layers:
-        for name, entries in objective.layout.layers.items():
-            chosen = np.zeros(len(first), bool)
-            for entry in entries:
-                chosen[entry.place] = True
-            parts.append(_Part(name or "(root)", name, chosen))
+    _check_positions(positions)
+    parts = _parts_of(objective, len(first), layers)
     unknown = np.full((len(parts), len(positions)), np.nan)
     values: dict[str, Floats] = {LOSS: unknown.copy()}
     key = _key_of(recorded, bound, ends, positions, layers)
@@ -251,6 +240,26 @@ def interpolate(
             **path_notes(recorded),
         },
     )
+
+
+def _check_positions(positions: Floats) -> None:
+    if positions.ndim != 1 or len(positions) < 2 or not np.isfinite(positions).all():
+        raise ArgumentError(
+            "expected alphas as a list of at least two finite numbers, got "
+            f"{np.array2string(positions.reshape(-1), 1000, threshold=5)} of shape "
+            f"{positions.shape}"
+        )
+
+
+def _parts_of(objective: Objective, size: int, layers: bool) -> list[_Part]:
+    """What goes from one state to the other: the whole model, and each layer alone."""
+    parts = [_Part(WHOLE_MODEL, None, np.ones(size, bool))]
+    for name, entries in objective.layout.layers.items() if layers else ():
+        chosen = np.zeros(size, bool)
+        for entry in entries:
+            chosen[entry.place] = True
+        parts.append(_Part(name or "(root)", name, chosen))
+    return parts
 
 
 def _state(path: StateSequence, index: int) -> Floats:

@@ -33,16 +33,8 @@ from losspath.recording.rows import RowReader
 from losspath.recording.settings import MARK
 from losspath.recording.window import Window
 
-__all__ = [
-    "ArrayPath",
-    "JointPath",
-    "StateSequence",
-    "Trajectory",
-    "Window",
-    "as_path",
-    "as_run",
-    "starts_of",
-]
+__all__ = ["ArrayPath", "JointPath", "StateSequence", "Trajectory", "Window"]
+__all__ += ["as_path", "as_run", "starts_of"]
 
 
 class Trajectory:
