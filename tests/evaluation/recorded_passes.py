@@ -74,7 +74,7 @@ def planned(tape, model, inputs):
     """The same through a plan in which all parameters change, twice, as points share its parts."""
     parameters = dict(named_parameters(model))
     rewrite(tape.graph)
-    plan = make_plan(tape, set(parameters), with_sites=False)
+    plan = make_plan(tape, set(parameters), with_first_layers=False)
     with torch.no_grad():
         fixed = [parameters[name] for name in plan.shared_parameters]
         carried = plan.shared(inputs, *fixed, *plan.shared_constants)

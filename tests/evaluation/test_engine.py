@@ -13,7 +13,7 @@ from torch.overrides import has_torch_function
 
 from losspath import Objective
 from losspath.errors import LosspathWarning
-from losspath.evaluation import choices, engine, rewrites, sites, tally, tape
+from losspath.evaluation import accumulator, choices, engine, first_layers, rewrites, tape
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.measuring import Trials
@@ -137,7 +137,7 @@ def test_other_shapes_of_models_and_losses(choice, form):
 
 
 def test_outputs_too_large_to_keep_are_counted_batch_by_batch(choice, monkeypatch):
-    monkeypatch.setattr(tally, "_OUTPUT_BYTES", 0)
+    monkeypatch.setattr(accumulator, "_OUTPUT_BYTES", 0)
     case = sample_case("conv")
     assert_equal_to_the_plain_loop(objective_of(case), plane_around(flat(case.model)))
 
@@ -239,16 +239,16 @@ def test_layers_before_the_one_that_changes_are_computed_once_a_batch(chosen):
 def test_the_first_layer_is_not_computed_at_every_point(monkeypatch, chosen):
     case = sample_case("conv")
     calls = []
-    original = sites.Prepared.results
+    original = first_layers.Prepared.results
 
     def counted(prepared, weights, bias, count):
-        calls.append((prepared.site.weight, count))
+        calls.append((prepared.layer.weight, count))
         return original(prepared, weights, bias, count)
 
     objective, points = objective_of(case), plane_around(flat(case.model), count=4)
     fast = Engine(objective)
     evaluate(fast, points)
-    monkeypatch.setattr(sites.Prepared, "results", counted)
+    monkeypatch.setattr(first_layers.Prepared, "results", counted)
     evaluate(fast, points)
     assert calls == [("0.weight", 3)] * 4  # origin and two directions, for each of four batches
     rows = Rows(np.concatenate([points.vectors()] * 2)[:7])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from losspath.evaluation.accumulator import OutputAccumulator
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.group import Group
@@ -17,7 +18,6 @@ from losspath.evaluation.plan import Plan, make_plan
 from losspath.evaluation.points import Affine, Points, Rows
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.rewrites import rewrite
-from losspath.evaluation.tally import Tally
 from losspath.evaluation.tape import Tape, record
 
 
@@ -74,7 +74,7 @@ class FastEvaluator:
         blocks, plans = self._blocks_and_plans(points, choice, samples)
         device = self.objective.device
         group = Group(self.objective.layout, points, choice, device)
-        tally = Tally(
+        accumulator = OutputAccumulator(
             lambda number, outputs, part: self._evaluator.count(
                 group.vectors[number], outputs, part
             ),
@@ -89,7 +89,7 @@ class FastEvaluator:
                     began = time.perf_counter()
                     inputs = self.objective.inputs_of(block.start, block.stop)
                     for number, outputs in group.outputs(plans[len(block)], inputs):
-                        tally.add(number, block.start, block.stop, outputs)
+                        accumulator.add(number, block.start, block.stop, outputs)
                     if watch is not None:
                         wait_for(device)
                         watch(time.perf_counter() - began)
@@ -97,7 +97,7 @@ class FastEvaluator:
         lanes = min(choice.lanes, len(blocks))
         self._lanes.run(work, lanes)
         with torch.inference_mode():
-            return tally.evaluations()
+            return accumulator.evaluations()
 
     def _blocks_and_plans(
         self, points: Points, choice: Choice, samples: range
@@ -106,31 +106,31 @@ class FastEvaluator:
         changing = points.changing(self.objective.layout)
         # Fewer points than the vectors that they are combined of are done sooner one by one.
         flat = isinstance(points, Affine) and len(points) > len(points.directions)
-        sites = flat or (isinstance(points, Rows) and choice.share > 1)
+        first_layers = flat or (isinstance(points, Rows) and choice.share > 1)
         size = min(choice.batch_size, len(samples))
         blocks = [
             range(start, min(start + size, samples.stop))
             for start in range(samples.start, samples.stop, size)
         ]
         lengths = {len(block) for block in blocks}
-        return blocks, {length: self.plan(length, changing, sites) for length in lengths}
+        return blocks, {length: self.plan(length, changing, first_layers) for length in lengths}
 
-    def plan(self, samples: int, changing: frozenset[str], sites: bool = True) -> Plan:
+    def plan(self, samples: int, changing: frozenset[str], first_layers: bool = True) -> Plan:
         """How a batch of so many samples is computed.
 
         Args:
             samples: the length of the batch.
             changing: names of the parameters that differ between points.
-            sites: whether layers that see the same input at every point are treated apart.
+            first_layers: whether layers that see the same input at every point are treated apart.
 
         Raises:
             UnsupportedError: the forward pass cannot be recorded.
         """
-        key = (samples, changing, sites)
+        key = (samples, changing, first_layers)
         if key not in self._plans:
             if samples not in self._tapes:
                 self._tapes[samples] = self._recorded(samples)
-            self._plans[key] = make_plan(self._tapes[samples], changing, sites)
+            self._plans[key] = make_plan(self._tapes[samples], changing, first_layers)
         return self._plans[key]
 
     def _recorded(self, samples: int) -> Tape:

@@ -13,9 +13,9 @@ import torch
 
 from losspath.errors import UnsupportedError
 from losspath.evaluation.choices import Choice
+from losspath.evaluation.first_layers import FirstLayer, Prepared
 from losspath.evaluation.plan import Plan
 from losspath.evaluation.points import Affine, Points
-from losspath.evaluation.sites import Prepared, Site
 from losspath.parameters import Layout, unflatten
 
 Tensors = dict[str, torch.Tensor]
@@ -71,12 +71,12 @@ class Group:
         """The outputs for a batch at every point; each is valid until the next is asked for."""
         fixed = [self._named[0][name] for name in plan.shared_parameters]
         values = plan.shared(inputs, *fixed, *plan.shared_constants)
-        seen, carried = values[: len(plan.sites)], values[len(plan.sites) :]
+        seen, carried = values[: len(plan.first_layers)], values[len(plan.first_layers) :]
         if self._stack > 1:
-            yield from self._stacked(plan, carried, self._results(plan.sites, seen))
+            yield from self._stacked(plan, carried, self._results(plan.first_layers, seen))
             return
         arguments = self._arguments_of(plan)
-        for number, results in self._results(plan.sites, seen):
+        for number, results in self._results(plan.first_layers, seen):
             yield number, plan.point(*carried, *results, *arguments[number])
 
     def _stacked(
@@ -86,7 +86,7 @@ class Group:
         results: Iterator[tuple[int, Sequence[torch.Tensor]]],
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """The outputs of several points by one call."""
-        given = len(plan.sites), len(plan.point_parameters), len(plan.point_constants)
+        given = len(plan.first_layers), len(plan.point_parameters), len(plan.point_constants)
         along = (*[None] * len(carried), *[0] * (given[0] + given[1]), *[None] * given[2])
         call = torch.vmap(plan.point, in_dims=along)
         for start in range(0, len(self._named), self._stack):
@@ -123,14 +123,14 @@ class Group:
             return self._arguments[id(plan)]
 
     def _results(
-        self, sites: tuple[Site, ...], seen: tuple[torch.Tensor, ...]
+        self, first_layers: tuple[FirstLayer, ...], seen: tuple[torch.Tensor, ...]
     ) -> Iterator[tuple[int, Sequence[torch.Tensor]]]:
         """For each point the results of the layers that see the same input at all of them."""
         prepared = [
-            site.prepare(value, self._several[0][site.weight])
-            for site, value in zip(sites, seen, strict=True)
+            layer.prepare(value, self._several[0][layer.weight])
+            for layer, value in zip(first_layers, seen, strict=True)
         ]
-        if self._coefficients is not None and sites:
+        if self._coefficients is not None and first_layers:
             parts = [
                 [part.contiguous() for part in self._of_several(each, 0, len(self._several))]
                 for each in prepared
@@ -144,25 +144,25 @@ class Group:
                 yield start + offset, [results[offset] for results in together]
 
     def _of_several(self, prepared: Prepared, start: int, count: int) -> Sequence[torch.Tensor]:
-        site = prepared.site
-        if site.can_share:
-            return prepared.results(*self._wide_weights(site, start, count), count)
+        layer = prepared.layer
+        if layer.can_share:
+            return prepared.results(*self._wide_weights(layer, start, count), count)
         return [
-            prepared.results(named[site.weight], named[site.bias] if site.bias else None, 1)[0]
+            prepared.results(named[layer.weight], named[layer.bias] if layer.bias else None, 1)[0]
             for named in self._several[start : start + count]
         ]
 
     def _wide_weights(
-        self, site: Site, start: int, count: int
+        self, layer: FirstLayer, start: int, count: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        key = (site.weight, start)
+        key = (layer.weight, start)
         with self._lock:
             if key not in self._wide:
                 several = self._several[start : start + count]
-                weight = torch.cat([named[site.weight] for named in several])
+                weight = torch.cat([named[layer.weight] for named in several])
                 bias = None
-                if site.bias is not None:
-                    bias = torch.cat([named[site.bias] for named in several])
+                if layer.bias is not None:
+                    bias = torch.cat([named[layer.bias] for named in several])
                 self._wide[key] = (weight, bias)
             return self._wide[key]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from losspath.evaluation.first_layers import CONVOLUTIONS, FirstLayer
 from losspath.evaluation.rewrites import max_of_slices
-from losspath.evaluation.sites import CONVOLUTIONS, Site
 from losspath.evaluation.tape import Tape
 
 
@@ -23,10 +23,10 @@ class Plan:
         shared: what is the same at every point: (inputs, *parameters, *constants) → values.
         shared_parameters: names of the parameters that it takes; they are the same at every point.
         shared_constants: the constants that it takes.
-        sites: layers that see the same input at every point; their inputs are the first of the
-            shared values.
-        point: what is left: (*shared values after the sites', *results of sites, *parameters,
-            *constants) → outputs.
+        first_layers: layers that see the same input at every point; their inputs are the first of
+            the shared values.
+        point: what is left: (*shared values after those inputs, *results of first layers,
+            *parameters, *constants) → outputs.
         point_parameters: names of the parameters that it takes.
         point_constants: the constants that it takes.
         calls: how many calls are made once a batch, and how many at every point.
@@ -36,7 +36,7 @@ class Plan:
     shared: Callable[..., tuple[Any, ...]]
     shared_parameters: tuple[str, ...]
     shared_constants: tuple[torch.Tensor, ...]
-    sites: tuple[Site, ...]
+    first_layers: tuple[FirstLayer, ...]
     point: Callable[..., Any]
     point_parameters: tuple[str, ...]
     point_constants: tuple[torch.Tensor, ...]
@@ -46,46 +46,48 @@ class Plan:
     def describe(self) -> list[str]:
         """What is shared, one line each."""
         lines = [f"  {self.calls[0]} calls once a batch, {self.calls[1]} at every point"]
-        sites = ", ".join(site.weight for site in self.sites)
-        return lines + ([f"  same input at every point: {sites}"] if sites else [])
+        first_layers = ", ".join(layer.weight for layer in self.first_layers)
+        return lines + ([f"  same input at every point: {first_layers}"] if first_layers else [])
 
 
-def make_plan(tape: Tape, changing: Collection[str], with_sites: bool = True) -> Plan:
+def make_plan(tape: Tape, changing: Collection[str], with_first_layers: bool = True) -> Plan:
     """Splits a recorded forward pass.
 
     Args:
         tape: the pass.
         changing: names of the parameters that differ between points.
-        with_sites: treat layers that see the same input at every point apart.
+        with_first_layers: treat layers that see the same input at every point apart.
     """
     fixed = _fixed_nodes(tape, changing)
     nodes = [node for node in tape.graph.nodes if node.op == "call_function"]
-    sites = {
-        node: site
+    first_layers = {
+        node: layer
         for node in nodes
-        if with_sites and node not in fixed and (site := _site(node, fixed, tape, changing))
+        if with_first_layers
+        and node not in fixed
+        and (layer := _first_layer(node, fixed, tape, changing))
     }
-    pooled = _windowed(sites)
+    pooled = _windowed(first_layers)
     output = next(node for node in tape.graph.nodes if node.op == "output")
-    left = [node for node in nodes if node not in fixed and node not in sites]
+    left = [node for node in nodes if node not in fixed and node not in first_layers]
     needed: dict[fx.Node, None] = {}
     for node in (*left, output):
         needed.update(dict.fromkeys(node.all_input_nodes))
     held = {**tape.parameters, **tape.constants}
     carried = [n for n in needed if n in fixed and n not in held]
-    inputs = [node.args[0] for node in sites]
+    inputs = [node.args[0] for node in first_layers]
     shared = _Part(tape)
     shared.copy([node for node in nodes if node in fixed])
     shared.end(tuple(inputs + carried), first=[tape.input])
     point = _Part(tape)
-    point.know([*carried, *sites])
+    point.know([*carried, *first_layers])
     point.copy(left, pooled)
-    point.end(output.args[0], first=[*carried, *sites])
+    point.end(output.args[0], first=[*carried, *first_layers])
     return Plan(
         shared=shared.function,
         shared_parameters=shared.parameters,
         shared_constants=shared.constants,
-        sites=tuple(sites.values()),
+        first_layers=tuple(first_layers.values()),
         point=point.function,
         point_parameters=point.parameters,
         point_constants=point.constants,
@@ -106,7 +108,9 @@ def _fixed_nodes(tape: Tape, changing: Collection[str]) -> set[fx.Node]:
     return fixed
 
 
-def _site(node: fx.Node, fixed: set[fx.Node], tape: Tape, changing: Collection[str]) -> Site | None:
+def _first_layer(
+    node: fx.Node, fixed: set[fx.Node], tape: Tape, changing: Collection[str]
+) -> FirstLayer | None:
     function: Any = node.target
     convolution = function in CONVOLUTIONS
     if not (convolution or node.target in (F.linear, F.embedding)):
@@ -129,7 +133,7 @@ def _site(node: fx.Node, fixed: set[fx.Node], tape: Tape, changing: Collection[s
         return None
     if bias is not None and bias not in tape.parameters:
         return None
-    return Site(
+    return FirstLayer(
         function=function,
         weight=tape.parameters[weight],
         bias=None if bias is None else tape.parameters[bias],
@@ -138,16 +142,16 @@ def _site(node: fx.Node, fixed: set[fx.Node], tape: Tape, changing: Collection[s
     )
 
 
-def _windowed(sites: dict[fx.Node, Site]) -> set[fx.Node]:
-    """Gives sites the window of the pooling that alone sees their results; the poolings."""
+def _windowed(first_layers: dict[fx.Node, FirstLayer]) -> set[fx.Node]:
+    """Gives first layers the window of the pooling that alone sees their results; the poolings."""
     pooled: set[fx.Node] = set()
-    for node, site in list(sites.items()):
+    for node, layer in list(first_layers.items()):
         users = list(node.users)
         if len(users) == 1 and users[0].target is max_of_slices:
             window: Any = users[0].args[1]
-            windowed = site.with_window(window)
+            windowed = layer.with_window(window)
             if windowed is not None:
-                sites[node] = windowed
+                first_layers[node] = windowed
                 pooled.add(users[0])
     return pooled
 

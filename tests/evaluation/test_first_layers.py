@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation import sites
+from losspath.evaluation import first_layers
+from losspath.evaluation.first_layers import FirstLayer
 from losspath.evaluation.rewrites import max_of_slices
-from losspath.evaluation.sites import Site
 
 COUNT = 3
 
 
-def site_of(function, rest=(), options=None, bias="bias"):
-    return Site(function, "weight", bias, tuple(rest), dict(options or {}))
+def layer_of(function, rest=(), options=None, bias="bias"):
+    return FirstLayer(function, "weight", bias, tuple(rest), dict(options or {}))
 
 
 def weights_of(*shape, count=COUNT, bias=True):
@@ -25,8 +25,8 @@ def weights_of(*shape, count=COUNT, bias=True):
     return weights, biases
 
 
-def results_of(site, inputs, weights, biases):
-    prepared = site.prepare(inputs, weights[0])
+def results_of(layer, inputs, weights, biases):
+    prepared = layer.prepare(inputs, weights[0])
     bias = None if biases is None else torch.cat(biases)
     return prepared.results(torch.cat(weights), bias, len(weights))
 
@@ -51,16 +51,16 @@ def test_convolutions_of_every_geometry(as_patches, convolution, window, bias):
     rest, kernel, channels, outputs = convolution
     inputs = torch.randn(4, channels, 17, 14)
     weights, biases = weights_of(outputs, channels, *kernel, bias=bias)
-    site = site_of(torch.conv2d, rest, bias="bias" if bias else None)
+    layer = layer_of(torch.conv2d, rest, bias="bias" if bias else None)
     if window is not None:
-        site = site.with_window(window)
-    limit, sites._PATCH_BYTES = sites._PATCH_BYTES, (1 << 30) if as_patches else 0
+        layer = layer.with_window(window)
+    limit, first_layers._PATCH_BYTES = first_layers._PATCH_BYTES, (1 << 30) if as_patches else 0
     try:
-        prepared = site.prepare(inputs, weights[0])
+        prepared = layer.prepare(inputs, weights[0])
         assert (prepared.patches is not None) == as_patches
-        found = results_of(site, inputs, weights, biases)
+        found = results_of(layer, inputs, weights, biases)
     finally:
-        sites._PATCH_BYTES = limit
+        first_layers._PATCH_BYTES = limit
     for number, result in enumerate(found):
         expected = torch.conv2d(inputs, weights[number], biases and biases[number], *rest)
         if window is not None:
@@ -73,8 +73,8 @@ def test_convolutions_of_every_geometry(as_patches, convolution, window, bias):
 def test_padding_by_name(padding):
     inputs = torch.randn(2, 1, 9, 9)
     weights, biases = weights_of(2, 1, 3, 3)
-    site = site_of(torch.conv2d, (1, padding)).with_window((2, 2))
-    for number, result in enumerate(results_of(site, inputs, weights, biases)):
+    layer = layer_of(torch.conv2d, (1, padding)).with_window((2, 2))
+    for number, result in enumerate(results_of(layer, inputs, weights, biases)):
         expected = torch.conv2d(inputs, weights[number], biases[number], 1, padding)
         torch.testing.assert_close(result.amax(0), max_of_slices(expected, (2, 2)))
 
@@ -82,26 +82,26 @@ def test_padding_by_name(padding):
 def test_other_layers():
     weights, biases = weights_of(4, 6)
     inputs = torch.randn(5, 2, 6)
-    for number, result in enumerate(results_of(site_of(F.linear), inputs, weights, biases)):
+    for number, result in enumerate(results_of(layer_of(F.linear), inputs, weights, biases)):
         torch.testing.assert_close(result, F.linear(inputs, weights[number], biases[number]))
     weights, biases = weights_of(4, 2, 3)
     inputs = torch.randn(5, 2, 8)
-    for number, result in enumerate(results_of(site_of(torch.conv1d), inputs, weights, biases)):
+    for number, result in enumerate(results_of(layer_of(torch.conv1d), inputs, weights, biases)):
         torch.testing.assert_close(result, torch.conv1d(inputs, weights[number], biases[number]))
 
 
 def test_layers_that_cannot_share_a_call():
-    assert not site_of(F.embedding, bias=None).can_share
-    assert not site_of(torch.conv2d, (1, 0, 1, 2)).can_share
-    assert site_of(torch.conv2d, (1, 0, 1, 1)).can_share
+    assert not layer_of(F.embedding, bias=None).can_share
+    assert not layer_of(torch.conv2d, (1, 0, 1, 2)).can_share
+    assert layer_of(torch.conv2d, (1, 0, 1, 1)).can_share
 
 
 def test_layers_without_windows():
-    assert site_of(F.linear).with_window((2, 2)) is None
-    assert site_of(torch.conv1d).with_window((2, 2)) is None
-    assert site_of(torch.conv2d, (1, 0, 1, 2)).with_window((2, 2)) is None
+    assert layer_of(F.linear).with_window((2, 2)) is None
+    assert layer_of(torch.conv1d).with_window((2, 2)) is None
+    assert layer_of(torch.conv2d, (1, 0, 1, 2)).with_window((2, 2)) is None
 
 
 def test_a_single_image_is_refused():
     with pytest.raises(UnsupportedError, match=r"\(1, 9, 9\)"):
-        site_of(torch.conv2d).prepare(torch.randn(1, 9, 9), torch.randn(2, 1, 3, 3))
+        layer_of(torch.conv2d).prepare(torch.randn(1, 9, 9), torch.randn(2, 1, 3, 3))

@@ -18,7 +18,7 @@ _PATCH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class Site:
+class FirstLayer:
     """A layer that sees the same input at every point: linear in its own, changing parameters.
 
     Attributes:
@@ -40,8 +40,8 @@ class Site:
     options: dict[str, Any]
     window: tuple[int, int] | None = None
 
-    def with_window(self, window: tuple[int, int]) -> Site | None:
-        """The site with results by position of the window; None for layers that have none."""
+    def with_window(self, window: tuple[int, int]) -> FirstLayer | None:
+        """The layer with results by position of the window; None for layers that have none."""
         simple = self.function is torch.conv2d and self.can_share and not self.options
         return replace(self, window=window) if simple else None
 
@@ -72,17 +72,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A site with the input of one batch.
+    """A layer with the input of one batch.
 
     Attributes:
-        site: the site.
+        layer: which layer.
         inputs: its input.
         geometry: how its patches lie; None where it has none.
         patches: (N, C·kh·kw + 1, positions): every position's patch and a one, so that a
             convolution with its bias is one product; None where they would be too large.
     """
 
-    site: Site
+    layer: FirstLayer
     inputs: torch.Tensor
     geometry: _Geometry | None = None
     patches: torch.Tensor | None = None
@@ -98,21 +98,21 @@ class Prepared:
             bias: their biases in the same way.
             count: the number of points.
         """
-        site, geometry = self.site, self.geometry
+        layer, geometry = self.layer, self.geometry
         if self.patches is not None and geometry is not None:
             flat = weights.reshape(len(weights), -1)
             last = flat.new_zeros(len(flat), 1) if bias is None else bias[:, None]
             product = torch.cat([flat, last], dim=1) @ self.patches
             shape = (len(product), len(flat), *geometry.places)
             wide = product.view(shape).movedim(2, 0)
-            wide = wide if site.window else wide[0]
-        elif site.function is F.embedding:
-            wide = site.function(self.inputs, weights, *site.rest, **site.options)
+            wide = wide if layer.window else wide[0]
+        elif layer.function is F.embedding:
+            wide = layer.function(self.inputs, weights, *layer.rest, **layer.options)
         else:
-            wide = site.function(self.inputs, weights, bias, *site.rest, **site.options)
-            if site.window:
-                wide = _by_position(wide, site.window)
-        axis = (1 if site.window is None else 2) if site.function in CONVOLUTIONS else -1
+            wide = layer.function(self.inputs, weights, bias, *layer.rest, **layer.options)
+            if layer.window:
+                wide = _by_position(wide, layer.window)
+        axis = (1 if layer.window is None else 2) if layer.function in CONVOLUTIONS else -1
         return wide.chunk(count, dim=axis)
 
 
@@ -129,13 +129,13 @@ class _Geometry:
     channels: int
 
     @classmethod
-    def of(cls, site: Site, inputs: torch.Tensor, weight: torch.Tensor) -> _Geometry | None:
-        values = [*site.rest, *(1, 0, 1)[len(site.rest) :]][:3]
+    def of(cls, layer: FirstLayer, inputs: torch.Tensor, weight: torch.Tensor) -> _Geometry | None:
+        values = [*layer.rest, *(1, 0, 1)[len(layer.rest) :]][:3]
         if any(isinstance(value, str) for value in values):  # padding="same"
             return None
         stride, padding, dilation = (pair(value) for value in values)
         kernel = (int(weight.shape[2]), int(weight.shape[3]))
-        window = site.window or (1, 1)
+        window = layer.window or (1, 1)
         size = (int(inputs.shape[2]), int(inputs.shape[3]))
         reach = [size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1 for i in (0, 1)]
         pooled = [(reach[i] // stride[i] + 1) // window[i] for i in (0, 1)]

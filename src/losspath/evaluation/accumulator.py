@@ -17,7 +17,7 @@ Counter = Callable[[int, Any, range], Count]
 _OUTPUT_BYTES = 64 << 20
 
 
-class Tally:
+class OutputAccumulator:
     """Losses and accuracies of points, from outputs that come batch by batch, in any order.
 
     Args:
