@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from losspath.thesis.networks import build_network
 
 import losspath
+from losspath.thesis.networks import build_network
 
 STEPS, BATCH = 30, 64
 

@@ -10,13 +10,13 @@ losses of states all along the path.
 import sys
 
 import numpy as np
+
+import losspath
+from losspath.methods import Averaged, AveragedND, Sampled
 from losspath.thesis.config import TrainingConfig
 from losspath.thesis.datasets import load_dataset
 from losspath.thesis.objectives import training_objective
 from losspath.thesis.training import train
-
-import losspath
-from losspath.methods import Averaged, AveragedND, Sampled
 
 epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
 resolution = 25 if epochs >= 10 else 5
