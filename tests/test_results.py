@@ -117,7 +117,7 @@ class Mine:
 
 
 def test_results_of_somebody_elses(store, monkeypatch):
-    monkeypatch.setattr(losspath.results, "_KINDS", dict(losspath.results._KINDS))
+    monkeypatch.setattr(losspath.results, "KINDS", dict(losspath.results.KINDS))
     register("mine", f"{__name__}:Mine", key="of")
     made = Mine(np.arange(3.0), {"of": "this"})
     store.get(Mine, "this", lambda checkpoint: made)

@@ -95,6 +95,11 @@ class MadeRun:
         return None
 
     @property
+    def data(self) -> str | None:
+        """What it was trained on, so that runs of different data are told apart; None: unknown."""
+        return None
+
+    @property
     def rate(self) -> float | None:
         """The learning rate of plain gradient descent; None where it is another, or changes."""
         return None

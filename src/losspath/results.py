@@ -24,12 +24,17 @@ from typing import Any, Protocol, Self, TypeVar
 from losspath.arguments import checked, file, function, text
 from losspath.errors import ArgumentError, DamagedError, StoreError
 from losspath.evaluation import journal
+from losspath.files import load_archive
 
 CHECKPOINT = ".points"
 
 
 class Result(Protocol):
-    """What can be kept: a value that says what it depends on, and saves and loads itself."""
+    """What can be kept: a value that says what it depends on, and saves and loads itself.
+
+    A class that has an attribute ``archive``, the kind and version that `files.save_archive` was
+    given, is checked by these without being made.
+    """
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -60,12 +65,17 @@ class Kind:
     type: str
     key: str = "key"
 
-    def load(self, path: Path) -> Any:
-        """Loads a result of this kind."""
-        return pkgutil.resolve_name(self.type).load(path)
+    def check(self, path: Path) -> None:
+        """Raises a `StoreError` where a file is not what was saved, or of another version."""
+        found: Any = pkgutil.resolve_name(self.type)
+        archive = getattr(found, "archive", None)
+        if archive is None:
+            found.load(path)
+        else:
+            load_archive(path, *archive)
 
 
-_KINDS: dict[str, Kind] = {}
+KINDS: dict[str, Kind] = {}
 
 
 @checked(name=text, type=text, key=text)
@@ -82,9 +92,9 @@ def register(name: str, type: str, key: str = "key") -> None:
     """
     if not name.isidentifier():
         raise ArgumentError(f"expected a name of letters, digits and underscores, got {name!r}")
-    if _KINDS.get(name, kind := Kind(name, type, key)) != kind:
-        raise ArgumentError(f"expected a name that is free, got {name!r}, of {_KINDS[name].type}")
-    _KINDS[name] = kind
+    if KINDS.get(name, kind := Kind(name, type, key)) != kind:
+        raise ArgumentError(f"expected a name that is free, got {name!r}, of {KINDS[name].type}")
+    KINDS[name] = kind
 
 
 register("barriers", "losspath.analysis.barriers:Barriers")
@@ -202,7 +212,7 @@ class ResultStore:
 
 
 def _kind_of(type: type[Result]) -> Kind:
-    for kind in _KINDS.values():
+    for kind in KINDS.values():
         is_called_so = kind.type.rpartition(":")[2] == type.__qualname__
         if is_called_so and pkgutil.resolve_name(kind.type) is type:
             return kind
@@ -222,12 +232,12 @@ def damage_of(file: Path) -> StoreError | None:
         A `DamagedError` where bytes are surely not what was written; another `StoreError` where the
         file cannot be read now, or by this version; None where it is sound.
     """
-    kind = _KINDS.get(file.name.partition("-")[0])
+    kind = KINDS.get(file.name.partition("-")[0])
     try:
         if file.suffix == CHECKPOINT and not journal.is_readable(file):
             return DamagedError(f"{file} is damaged")
         if file.suffix == ".npz" and kind is not None:
-            kind.load(file)
+            kind.check(file)
     except StoreError as error:
         return error
     return None

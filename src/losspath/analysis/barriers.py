@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,7 @@ class Barriers:
         provenance: where the numbers come from, as JSON values.
     """
 
+    archive: ClassVar[tuple[str, int]] = ("barriers", FORMAT_VERSION)
     names: tuple[str, ...]
     alpha: Floats = field(repr=False)
     values: Floats = field(repr=False)
@@ -72,7 +73,7 @@ class Barriers:
             "quantity": self.quantity,
             "is_better_high": self.is_better_high,
         }
-        save_archive(Path(path), "barriers", FORMAT_VERSION, arrays, told)
+        save_archive(Path(path), *self.archive, arrays, told)
 
     @classmethod
     @checked(path=file)
@@ -82,7 +83,7 @@ class Barriers:
         Raises:
             StoreError: there is no such file, or it is damaged.
         """
-        arrays, told = load_archive(Path(path), "barriers", FORMAT_VERSION)
+        arrays, told = load_archive(Path(path), *cls.archive)
         return cls(
             tuple(map(str, arrays["names"])),
             arrays["alpha"],
@@ -144,17 +145,11 @@ def barriers(
         [3] K. Jordan, H. Sedghi, O. Saukh, R. Entezari and B. Neyshabur, "REPAIR: renormalizing
         permuted activations for interpolation repair", ICLR 2023.
     """
-    named = dict(states) if isinstance(states, Mapping) else dict(enumerate_names(states))
-    if len(named) < 2:
-        raise ArgumentError(f"expected at least two states, got {len(named)}; give more runs")
-    if objective.buffers is None and any(_has_statistics(objective)):
-        objective = objective.with_buffers("recalibrated")
-    ends = [_last_state(name, given, objective) for name, given in named.items()]
-    used = ends[0][0].objective
-    vectors = np.stack([vector for _, vector in ends])
+    ends = _ends_of(states, objective)
+    used, vectors = ends.objective, ends.vectors
     alpha = np.linspace(0.0, 1.0, points)
     values = np.full((len(vectors), len(vectors), points), np.nan)
-    key = digest_of(FORMAT_VERSION, vectors, alpha, used.fingerprint(vectors))
+    key = _key_of(ends, alpha)
     pairs = list(combinations(range(len(vectors)), 2))
     total, done = len(vectors) + len(pairs) * (points - 2), 0
 
@@ -198,8 +193,55 @@ def barriers(
                         put(evaluation, (i, j, column), (j, i, points - 1 - column))
     better = quantity == ACCURACY if is_better_high is None else is_better_high
     provenance = {"losspath": losspath.__version__, "key": key, **used.provenance}
-    provenance["has_buffers"] = ends[0][0].describes_buffers
-    return Barriers(tuple(map(str, named)), alpha, values, quantity, better, provenance)
+    provenance["has_buffers"] = ends.has_buffers
+    return Barriers(ends.names, alpha, values, quantity, better, provenance)
+
+
+@checked(objective=OBJECTIVE, points=count(3, 10_000))
+def barriers_key(
+    states: Mapping[str, Any] | Sequence[Any], objective: Objective, *, points: int = 25
+) -> str:
+    """Identifies barriers: a digest of everything that their values depend on.
+
+    Args:
+        states: as of `barriers`.
+        objective: the loss.
+        points: positions on a line.
+    """
+    return _key_of(_ends_of(states, objective), np.linspace(0.0, 1.0, points))
+
+
+class _Ends(NamedTuple):
+    """The states that lines go between.
+
+    Attributes:
+        names: of the n states.
+        vectors: (n, P) their parameters.
+        objective: the loss over these.
+        has_buffers: what is said of their buffers.
+    """
+
+    names: tuple[str, ...]
+    vectors: Floats
+    objective: Objective
+    has_buffers: Any
+
+
+def _ends_of(states: Mapping[str, Any] | Sequence[Any], objective: Objective) -> _Ends:
+    named = dict(states) if isinstance(states, Mapping) else dict(enumerate_names(states))
+    if len(named) < 2:
+        raise ArgumentError(f"expected at least two states, got {len(named)}; give more runs")
+    if objective.buffers is None and any(_has_statistics(objective)):
+        objective = objective.with_buffers("recalibrated")
+    ends = [_last_state(name, given, objective) for name, given in named.items()]
+    bound = ends[0][0]
+    vectors = np.stack([vector for _, vector in ends])
+    return _Ends(tuple(map(str, named)), vectors, bound.objective, bound.describes_buffers)
+
+
+def _key_of(ends: _Ends, alpha: Floats) -> str:
+    fingerprint = ends.objective.fingerprint(ends.vectors)
+    return digest_of(FORMAT_VERSION, ends.vectors, alpha, fingerprint)
 
 
 def enumerate_names(states: Sequence[Any]) -> list[tuple[str, Any]]:

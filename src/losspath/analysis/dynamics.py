@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ class Dynamics:
         provenance: where the numbers come from, as JSON values.
     """
 
+    archive: ClassVar[tuple[str, int]] = ("dynamics", FORMAT_VERSION)
     index: npt.NDArray[np.int64]
     steps: npt.NDArray[np.int64]
     loss: Floats
@@ -83,7 +84,7 @@ class Dynamics:
         """Saves everything as ``.npz``."""
         names = ("index", "steps", "loss", "gradient_norm", "sharpness", "cosines", "path_steps")
         arrays = {name: getattr(self, name) for name in names}
-        save_archive(Path(path), "dynamics", FORMAT_VERSION, arrays, self.provenance)
+        save_archive(Path(path), *self.archive, arrays, self.provenance)
 
     @classmethod
     @checked(path=file)
@@ -93,7 +94,7 @@ class Dynamics:
         Raises:
             StoreError: there is no such file, or it is damaged.
         """
-        arrays, provenance = load_archive(Path(path), "dynamics", FORMAT_VERSION)
+        arrays, provenance = load_archive(Path(path), *cls.archive)
         return cls(**arrays, provenance=provenance)
 
 

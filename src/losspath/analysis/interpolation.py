@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,7 @@ class Interpolation:
         metrics: by name, (L+1, A) each of the objective's other quantities.
     """
 
+    archive: ClassVar[tuple[str, int]] = ("interpolation", FORMAT_VERSION)
     alpha: Floats
     names: tuple[str, ...]
     loss: Floats = field(repr=False)
@@ -104,7 +105,7 @@ class Interpolation:
         if self.metrics:
             arrays["metric_names"] = np.array(list(self.metrics))
             arrays["metrics"] = np.stack(list(self.metrics.values()))
-        save_archive(Path(path), "interpolation", FORMAT_VERSION, arrays, self.provenance)
+        save_archive(Path(path), *self.archive, arrays, self.provenance)
 
     @classmethod
     @checked(path=file)
@@ -114,7 +115,7 @@ class Interpolation:
         Raises:
             StoreError: there is no such file, or it is damaged.
         """
-        arrays, provenance = load_archive(Path(path), "interpolation", FORMAT_VERSION)
+        arrays, provenance = load_archive(Path(path), *cls.archive)
         return cls(
             alpha=arrays["alpha"],
             names=tuple(str(name) for name in arrays["names"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ class StepSizes:
             that are not known, as states between were lost.
     """
 
+    archive: ClassVar[tuple[str, int]] = ("step sizes", FORMAT_VERSION)
     sizes: Floats
     steps: npt.NDArray[np.int64] = field(repr=False)
     losses: Floats = field(repr=False)
@@ -112,7 +113,7 @@ class StepSizes:
     def save(self, path: str | PathLike[str]) -> None:
         """Saves the sizes as ``.npz``."""
         arrays = {"sizes": self.sizes, "steps": self.steps, "losses": self.losses}
-        save_archive(Path(path), "step sizes", FORMAT_VERSION, arrays, self.provenance)
+        save_archive(Path(path), *self.archive, arrays, self.provenance)
 
     @classmethod
     @checked(path=file)
@@ -122,7 +123,7 @@ class StepSizes:
         Raises:
             StoreError: there is no such file, or it is damaged.
         """
-        arrays, provenance = load_archive(Path(path), "step sizes", FORMAT_VERSION)
+        arrays, provenance = load_archive(Path(path), *cls.archive)
         return cls(**arrays, provenance=provenance)
 
 

@@ -71,18 +71,40 @@ def info(
 
 @app.command(
     epilog="Examples: losspath surface runs/lenet5 --method all; "
-    "losspath surface runs/lenet5 --method averaged --temperature auto --resolution 31"
+    "losspath surface runs/lenet5 --method averaged --temperature auto --resolution 31; "
+    "losspath surface runs/sgd runs/adam --plane states:first,last,runs/adam@last"
 )
 def surface(
-    run: RunArgument,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="One run, or several of one network in one plane."),
+    ],
     method: Annotated[
         str,
         typer.Option(help="pca, sampled, sampled-pca, averaged, averaged-nd or all."),
     ] = "averaged",
+    plane: Annotated[
+        str,
+        typer.Option(
+            help="pca, random[:filter|layer|model][:SEED], hessian, states:A,B,C (a state is a "
+            "number, first or last; RUN@ before it takes another run's) or windows[:COUNT]."
+        ),
+    ] = "pca",
+    height: Annotated[
+        str, typer.Option(help="What is drawn: loss, accuracy or a metric of the objective.")
+    ] = "loss",
     resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
     samples: Annotated[
         int | None,
         typer.Option(help="Training samples that the loss is over.", show_default="10000"),
+    ] = None,
+    distance: Annotated[
+        str | None,
+        typer.Option(
+            help="Of sampled, averaged and averaged-nd: euclidean, manhattan or mahalanobis; with "
+            "-nd at its end in all dimensions.",
+            show_default="euclidean",
+        ),
     ] = None,
     temperature: Annotated[
         str | None,
@@ -119,7 +141,7 @@ def surface(
         typer.Option(metavar="ADDRESS", help="Evaluate on a Dask cluster: tcp://HOST:PORT."),
     ] = None,
 ) -> None:
-    """Compute and draw the loss surface around a run's path."""
+    """Compute and draw the loss surface around a run's path, or around those of several runs."""
     from losspath.cli import jobs
     from losspath.cli.runs import Run
     from losspath.cli.workers import open_workers
@@ -129,19 +151,54 @@ def surface(
         "arc_length": arc_length,
         "side": side,
         "literal": literal,
+        "distance": distance,
     }
     jobs.check_figure(figure)
     jobs.check_resolution(resolution)
     methods = jobs.make_methods(method, options)
-    recorded = Run(run, data_dir, objective, states, out)
-    preview = jobs.previewer(recorded, methods, figure, format_.value)
+    first, *others = dict.fromkeys(runs)
+    recorded = Run(first, data_dir, objective, states, out, tuple(others))
+    preview = jobs.previewer(recorded, methods, height, figure, format_.value)
     with open_workers(processes, scheduler) as executor:
-        surfaces, plane = jobs.compute_surfaces(
-            recorded, methods, resolution, samples, preview, executor
+        surfaces, made = jobs.compute_surfaces(
+            recorded, methods, resolution, samples, plane, preview, executor
         )
     if explain:
         jobs.explain(surfaces)
-    jobs.draw_surfaces(recorded, surfaces, plane, figure, format_.value)
+    jobs.draw_surfaces(recorded, surfaces, made, height, figure, format_.value)
+
+
+@app.command("barriers", epilog="Example: losspath barriers runs/seed-0 runs/seed-1 runs/seed-2")
+def barriers(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Runs of one network.")],
+    points: Annotated[int, typer.Option(help="Positions on a line, at least 3.")] = 25,
+    quantity: Annotated[
+        str, typer.Option(help="loss, accuracy or a metric of the objective.")
+    ] = "loss",
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Training samples that the loss is over.", show_default="10000"),
+    ] = None,
+    states: States = None,
+    data_dir: DataDir = None,
+    objective: ObjectiveSource = None,
+    out: OutDir = None,
+    figure: Figure = None,
+    format_: Format = Extension.PNG,
+) -> None:
+    """Measure how far the loss rises on straight lines between the last states of runs.
+
+    Running statistics are estimated anew at every point. Hidden units are not aligned: networks
+    that differ by a permutation of them have a barrier all the same.
+    """
+    from losspath.cli import barriers, jobs
+    from losspath.cli.runs import Run
+
+    jobs.check_figure(figure)
+    first, *others = dict.fromkeys(runs)
+    recorded = Run(first, data_dir, objective, states, out, tuple(others))
+    found = barriers.compute_barriers(recorded, points, samples, quantity)
+    barriers.draw_barriers(recorded, found, figure, format_.value)
 
 
 def _temperature(text: str | None) -> float | str | None:

@@ -22,7 +22,7 @@ from losspath.analysis.readings import read_dynamics
 from losspath.analysis.runs import measure_history
 from losspath.analysis.saliency import saliency
 from losspath.cli.console import busy, progress_bar, say, say_file
-from losspath.cli.jobs import figure_file
+from losspath.cli.jobs import computed_once, figure_file
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError, PathError, UnsupportedError
 from losspath.evaluation.objective import Objective
@@ -240,22 +240,14 @@ def compute_dynamics(run: Run, states: int, samples: int | None) -> Dynamics:
         samples = _SAMPLES
     objective = run.training_objective(samples)
     key = dynamics_key(run.path, objective, states)
-    file = run.results / f"dynamics-{key[:12]}.npz"
-    if file.exists():
-        found = Dynamics.load(file)
-        if found.provenance["key"] == key:
-            say_file("dynamics (already computed)", file)
-            return found
-    run.check_place(run.results)
-    checkpoint = file.with_suffix(".states")
-    with progress_bar("dynamics") as progress:
-        found = measure_dynamics(
-            run.path, objective, states, checkpoint=checkpoint, progress=progress
-        )
-    found.save(file)
-    checkpoint.unlink(missing_ok=True)
-    say_file("dynamics", file)
-    return found
+
+    def compute(checkpoint: Path) -> Dynamics:
+        with progress_bar("dynamics") as progress:
+            return measure_dynamics(
+                run.path, objective, states, checkpoint=checkpoint, progress=progress
+            )
+
+    return computed_once(run, Dynamics, key, compute, "dynamics")
 
 
 def draw_dynamics(run: Run, found: Dynamics, figure: Path | None, extension: str) -> None:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from losspath.analysis.distances import distance_map
+from losspath.analysis.distances import DistanceMap, distance_map
 from losspath.analysis.interpolation import (
     Interpolation,
     default_alphas,
@@ -25,11 +25,13 @@ from losspath.errors import ArgumentError
 from losspath.evaluation.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
-from losspath.files import digest_of, load_archive, save_archive
+from losspath.files import digest_of
 from losspath.geometry.grid import Grid
-from losspath.geometry.plane import PrincipalPlane
+from losspath.geometry.plane import Plane, PrincipalPlane
 from losspath.methods import METHODS, Method, SampledPCA
+from losspath.results import Result
 from losspath.surface import (
+    LOSS,
     Landscape,
     StateLosses,
     Surface,
@@ -39,7 +41,7 @@ from losspath.surface import (
     spread_states,
 )
 
-STATES_VERSION = 1
+R = TypeVar("R", bound=Result)
 
 
 def make_methods(name: str, options: dict[str, Any]) -> list[Method]:
@@ -110,61 +112,83 @@ def check_resolution(resolution: int) -> None:
         raise ArgumentError(f"expected --resolution of at least 3, got {resolution}")
 
 
+def computed_once(
+    run: Run, kind: type[R], key: str, compute: Callable[[Path], R], called: str, label: str = ""
+) -> R:
+    """A result of a run, from its store or computed and kept; says which, and where it is.
+
+    Args:
+        run: the run.
+        kind: the result's class.
+        key: everything that it depends on.
+        compute: called with the file of a checkpoint.
+        called: the result in words.
+        label: a word in the file's name.
+    """
+    file = run.store.file(kind, key, label)
+    there = run.store.find(kind, key, label) is not None
+    if not there:
+        run.check_place(run.results)
+    found = run.store.get(kind, key, compute, label)
+    say_file(f"{called} (already computed)" if there else called, file)
+    return found
+
+
 def compute_surfaces(
     run: Run,
     methods: Sequence[Method],
     resolution: int,
     samples: int | None,
+    plane: str = "pca",
     preview: Callable[[Surface], object] | None = None,
     executor: Executor | None = None,
-) -> tuple[list[Surface], PrincipalPlane]:
+) -> tuple[list[Surface], Plane]:
     """The surfaces of a run by several methods, each computed once and kept.
 
     Args:
-        run: the run.
+        run: the run, or several in one plane.
         methods: the methods.
         resolution: grid lines an axis.
         samples: how many training samples.
+        plane: the plane's name: see `losspath.planes.plane_named`.
         preview: called now and then with a surface that is not complete yet.
         executor: whose workers evaluate the points; None for this process.
     """
     objective = run.training_objective(samples)
     run.made.forget_data()
     check_same_network(run.path, objective)
-    plane = run.plane()
-    grid = Grid.around(plane.path.coordinates, resolution)
+    made = run.plane(plane, objective)
+    # What workers compute rounds otherwise, so it has a checkpoint of its own.
+    where = "" if executor is None else "workers"
     states: StateLosses | None = None
     surfaces = []
     for method in methods:
-        landscape = Landscape(run.path, objective, method, plane=plane)
-        key = landscape.key(grid)
-        file = run.results / f"surface-{method.name}-{key[:12]}.npz"
-        # What workers compute rounds otherwise, so it has a checkpoint of its own.
-        checkpoint = file.with_suffix(".points" if executor is None else ".workers.points")
-        if file.exists():
-            surface = Surface.load(file)
-            if surface.provenance["key"] == key:
-                surfaces.append(surface)
-                forget_checkpoint(checkpoint)
-                say_file(f"{surface.description} (already computed)", file)
-                continue
-        run.check_place(run.results)
-        with progress_bar(method.name) as progress:
-            steps = landscape.refine(
-                grid=grid,
-                states=states or _ENDS,
-                executor=executor,
-                checkpoint=checkpoint,
-                progress=progress,
-            )
-            surface = _last(steps, run, preview)
-        states = states or _state_losses(run, objective, plane)
-        surface = dataclasses.replace(surface, states=states)
-        surface.save(file)
+        landscape = Landscape(run.path, objective, method, plane=made)
+        grid = Grid.around(landscape.projection.coordinates, resolution)
+        key, label = landscape.key(grid), method.name
+        file = run.store.file(Surface, key, label)
+        checkpoint = run.store.checkpoint(Surface, key, label, where)
+        surface = run.store.find(Surface, key, label)
+        if surface is not None:
+            say_file(f"{surface.description} (already computed)", file)
+        else:
+            run.check_place(run.results)
+            with progress_bar(method.name) as progress:
+                steps = landscape.refine(
+                    grid=grid,
+                    states=states or _ENDS,
+                    executor=executor,
+                    checkpoint=checkpoint,
+                    progress=progress,
+                )
+                surface = _last(steps, run, preview)
+            states = states or _state_losses(run, objective, landscape)
+            surface = dataclasses.replace(surface, states=states)
+            run.store.save(surface, key, label)
+            say_file(surface.description, file)
         forget_checkpoint(checkpoint)
-        say_file(surface.description, file)
         surfaces.append(surface)
-    return surfaces, plane
+    return surfaces, made
 
 
 # The first surface does not wait for more than the losses of the path's two ends.
@@ -196,36 +220,39 @@ def explain(surfaces: Sequence[Surface]) -> None:
             say(f"{surface.description}: {note}" if number == 0 else f"  {note}")
 
 
-def _state_losses(run: Run, objective: Objective, plane: PrincipalPlane) -> StateLosses:
+def _state_losses(run: Run, objective: Objective, landscape: Landscape) -> StateLosses:
+    projection = landscape.projection
     key = digest_of(
         run.path.digest,
-        plane.path.coordinates,
+        projection.coordinates,
         path_fingerprint(run.path, along(objective, run.path)),
     )
-    file = run.results / f"states-{key[:12]}.npz"
-    if file.exists():
-        arrays, provenance = load_archive(file, "state losses", STATES_VERSION)
-        if provenance["key"] == key:
-            return StateLosses(arrays["index"], arrays["loss"])
-    with busy("losses of states on the path"):
-        states = evaluate_states(run.path, objective, spread_states(plane.path.coordinates, 25))
-    arrays = {"index": states.index, "loss": states.loss}
-    save_archive(file, "state losses", STATES_VERSION, arrays, {"key": key})
-    return states
+
+    def compute(_: Path) -> StateLosses:
+        index = spread_states(projection.coordinates, 25, projection.starts)
+        with busy("losses of states on the path"):
+            states = evaluate_states(run.path, objective, index)
+        return dataclasses.replace(states, provenance={"key": key})
+
+    return run.store.get(StateLosses, key, compute)
 
 
-def draw_surface(run: Run, surface: Surface, figure: Path | None, extension: str) -> Path:
+def draw_surface(
+    run: Run, surface: Surface, height: str, figure: Path | None, extension: str
+) -> Path:
     """Draws one surface, complete or not, and returns where."""
     from losspath.figures import plot_surface, save_figure
 
     name = f"surface-{surface.provenance['method']['name']}-{_short(surface)}"
+    name += "" if height == LOSS else f"-{height}"
     target = figure_file(run, figure, f"{name}.{extension}")
-    drawn = plot_surface(surface, title=f"{run.title}: {surface.description}")
+    title = f"{run.title}: {surface.description}"
+    drawn = plot_surface(surface, height=height, title=title)
     return save_figure(drawn, target)
 
 
 def previewer(
-    run: Run, methods: Sequence[Method], figure: Path | None, extension: str
+    run: Run, methods: Sequence[Method], height: str, figure: Path | None, extension: str
 ) -> Callable[[Surface], None] | None:
     """Draws surfaces that are not complete where the complete ones will be; None for nowhere."""
     if figure is not None and len(methods) > 1:
@@ -233,7 +260,7 @@ def previewer(
     told: set[str] = set()
 
     def preview(surface: Surface) -> None:
-        target = draw_surface(run, surface, figure, extension)
+        target = draw_surface(run, surface, height, figure, extension)
         if surface.description not in told:
             told.add(surface.description)
             count = f"{surface.evaluated.sum():,} of {surface.evaluated.size:,} points"
@@ -245,7 +272,8 @@ def previewer(
 def draw_surfaces(
     run: Run,
     surfaces: Sequence[Surface],
-    plane: PrincipalPlane,
+    plane: Plane,
+    height: str,
     figure: Path | None,
     extension: str,
 ) -> None:
@@ -254,16 +282,22 @@ def draw_surfaces(
 
     if len(surfaces) == 1 or figure is None:
         for surface in surfaces:
-            say_file("figure", draw_surface(run, surface, figure, extension))
+            say_file("figure", draw_surface(run, surface, height, figure, extension))
     if len(surfaces) > 1:
-        grid = Grid(surfaces[0].x, surfaces[0].y)
-        made = {s.provenance["method"]["name"]: s.provenance["method"] for s in surfaces}
-        rule = SampledPCA(side=made[SampledPCA.name]["side"])
-        distance = distance_map(plane, grid=grid, method=rule)
         key = digest_of([surface.provenance["key"] for surface in surfaces])[:8]
-        target = figure_file(run, figure, f"surfaces-{key}.{extension}")
-        drawn = plot_surfaces(surfaces, distance=distance, title=run.title)
+        name = f"surfaces-{key}" + ("" if height == LOSS else f"-{height}")
+        target = figure_file(run, figure, f"{name}.{extension}")
+        distance = _distance(surfaces, plane)
+        drawn = plot_surfaces(surfaces, height=height, distance=distance, title=run.title)
         say_file("figure", save_figure(drawn, target))
+
+
+def _distance(surfaces: Sequence[Surface], plane: Plane) -> DistanceMap | None:
+    if not isinstance(plane, PrincipalPlane):
+        return None
+    made = {s.provenance["method"]["name"]: s.provenance["method"] for s in surfaces}
+    rule = SampledPCA(side=made[SampledPCA.name]["side"])
+    return distance_map(plane, grid=Grid(surfaces[0].x, surfaces[0].y), method=rule)
 
 
 def _short(surface: Surface) -> str:
@@ -278,32 +312,23 @@ def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interp
     alphas = default_alphas(points)
     check_same_network(run.path, objective)
     key = interpolation_key(run.path, objective, (start, end), alphas)
-    file = run.results / f"interpolation-{key[:12]}.npz"
-    if file.exists():
-        result = Interpolation.load(file)
-        if result.provenance["key"] == key:
-            forget_checkpoint(file.with_suffix(".points"))
-            say_file("interpolation (already computed)", file)
-            return result
-    run.check_place(run.results)
-    checkpoint = file.with_suffix(".points")
-    with progress_bar("interpolation") as progress:
-        result = interpolate(
-            run.path,
-            objective,
-            start,
-            end,
-            alphas=alphas,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
-    steps = np.asarray(getattr(run.path, "steps", np.arange(count)))
-    ends = {"from_step": int(steps[start]), "to_step": int(steps[end]), "run": run.title}
-    result = dataclasses.replace(result, provenance={**result.provenance, **ends})
-    result.save(file)
-    forget_checkpoint(checkpoint)
-    say_file("interpolation", file)
-    return result
+
+    def compute(checkpoint: Path) -> Interpolation:
+        with progress_bar("interpolation") as progress:
+            result = interpolate(
+                run.path,
+                objective,
+                start,
+                end,
+                alphas=alphas,
+                checkpoint=checkpoint,
+                progress=progress,
+            )
+        steps = np.asarray(getattr(run.path, "steps", np.arange(count)))
+        ends = {"from_step": int(steps[start]), "to_step": int(steps[end]), "run": run.title}
+        return dataclasses.replace(result, provenance={**result.provenance, **ends})
+
+    return computed_once(run, Interpolation, key, compute, "interpolation")
 
 
 def draw_interpolation(
@@ -325,18 +350,12 @@ def draw_interpolation(
 
 def compute_steps(run: Run) -> StepSizes:
     """The step sizes of a run, computed once and kept."""
-    file = run.results / f"steps-{run.path.digest[:12]}.npz"
-    if file.exists():
-        result = StepSizes.load(file)
-        if result.provenance["path_digest"] == run.path.digest:
-            say_file("step sizes (already computed)", file)
-            return result
-    run.check_place(run.results)
-    with busy("measuring the steps"):
-        result = run.made.named(step_sizes(run.path))
-    result.save(file)
-    say_file("step sizes", file)
-    return result
+
+    def compute(_: Path) -> StepSizes:
+        with busy("measuring the steps"):
+            return run.made.named(step_sizes(run.path))
+
+    return computed_once(run, StepSizes, run.path.digest, compute, "step sizes")
 
 
 def draw_steps(

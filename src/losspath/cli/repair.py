@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from losspath.cli.console import say
-from losspath.cli.results import damage_of
 from losspath.cli.runs import RESULTS
 from losspath.errors import BusyError, DamagedError, StoreError
 from losspath.evaluation.journal import sound_part
@@ -15,6 +14,7 @@ from losspath.makers import made_by
 from losspath.recording import store
 from losspath.recording.migrate import migrate
 from losspath.recording.repair import repair_trajectory
+from losspath.results import damage_of
 
 
 def repair_run(directory: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 from losspath.cli.console import busy, say
 from losspath.errors import ArgumentError, LosspathError, StoreError
 from losspath.recording import store
-from losspath.recording.trajectory import StateSequence, Trajectory
+from losspath.recording.trajectory import JointPath, StateSequence, Trajectory
 
 if TYPE_CHECKING:
     from losspath.analysis.runs import History
     from losspath.evaluation.objective import Objective
-    from losspath.geometry.plane import PrincipalPlane
+    from losspath.geometry.plane import Plane
     from losspath.makers import MadeRun
+    from losspath.results import ResultStore
 
 RESULTS = "results"
 FIGURES = "figures"
+_LONG = 60  # letters of a title
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Run:
         objective_source: FILE.py:FUNCTION that returns an `Objective`, for runs of one's own.
         states: which states to take, as START:STOP:STEP.
         out: where results go; None for under the run.
+        others: more runs, of the same network and data, that go into its plane.
     """
 
     directory: Path
@@ -44,6 +47,7 @@ class Run:
     objective_source: str | None = None
     states: str | None = None
     out: Path | None = None
+    others: tuple[Path, ...] = ()
 
     @cached_property
     def trajectory(self) -> Trajectory:
@@ -55,7 +59,21 @@ class Run:
 
     @cached_property
     def path(self) -> StateSequence:
-        """The states that were asked for."""
+        """The states that were asked for, of one run or of all."""
+        runs = [self, *(replace(self, directory=place, others=()) for place in self.others)]
+        paths = [run._window() for run in runs]
+        if len(paths) == 1:
+            return paths[0]
+        for other in runs[1:]:
+            if self.made.data != other.made.data:
+                raise ArgumentError(
+                    f"expected runs of the same data, as a surface has one objective, got "
+                    f"{self.made.data} in {self.directory} and {other.made.data} in "
+                    f"{other.directory}"
+                )
+        return JointPath(paths)
+
+    def _window(self) -> StateSequence:
         if self.states is None:
             return self.trajectory
         try:
@@ -74,6 +92,13 @@ class Run:
     def results(self) -> Path:
         """Where results go."""
         return (self.out or self.directory) / RESULTS
+
+    @property
+    def store(self) -> ResultStore:
+        """Results under their keys."""
+        from losspath.results import ResultStore
+
+        return ResultStore(self.results)
 
     @property
     def figures(self) -> Path:
@@ -102,7 +127,11 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The run as figures name it."""
+        """The run as figures name it, or the runs."""
+        if self.others:
+            assert isinstance(self.path, JointPath)
+            names = ", ".join(self.path.runs)
+            return names if len(names) < _LONG else f"{len(self.path.runs)} runs"
         try:
             return self.made.title
         except LosspathError:
@@ -144,20 +173,22 @@ class Run:
             return _load_objective(self.objective_source)
         return self.made.validation_objective()
 
-    def plane(self) -> PrincipalPlane:
-        """The path's plane, computed once and kept with the results."""
+    def plane(self, name: str, objective: Objective) -> Plane:
+        """A plane by its name; the path's principal one is computed once and kept."""
         from losspath.geometry.plane import PrincipalPlane, fit_plane
+        from losspath.planes import plane_named
 
-        file = self.results / f"plane-{self.path.digest[:12]}.npz"
-        if file.exists():
-            plane = PrincipalPlane.load(file)
-            if plane.path.path_digest == self.path.digest:
-                return plane
+        if name != "pca":
+            with busy(f"making the plane {name}"):
+                return plane_named(name, self.path, objective)
+        found = self.store.find(PrincipalPlane, self.path.digest)
+        if found is not None:
+            return found
         self.check_place(self.results)
         say(f"fitting the plane of {len(self.path):,} states")
         with busy("fitting the plane"):
             plane = fit_plane(self.path)
-        plane.save(file)
+        self.store.save(plane, self.path.digest)
         return plane
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +105,7 @@ class PrincipalPlane(Plane):
         gap: (λ_k − λ_{k+1}) / λ_k; near zero, the plane is not determined by the path.
     """
 
+    archive: ClassVar[tuple[str, int]] = ("plane", FORMAT_VERSION)
     path: Projection
     residual: float
     gap: float
@@ -124,7 +126,7 @@ class PrincipalPlane(Plane):
         return self.path if states.digest == self.path.path_digest else super().projection(states)
 
     @checked(path=file)
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Saves the plane as ``.npz``."""
         arrays = {
             "origin": self.origin,
@@ -136,17 +138,17 @@ class PrincipalPlane(Plane):
         }
         if len(self.path.starts) > 1:
             arrays["starts"] = np.array(self.path.starts)
-        save_archive(Path(path), "plane", FORMAT_VERSION, arrays, {"path": self.path.path_digest})
+        save_archive(Path(path), *self.archive, arrays, {"path": self.path.path_digest})
 
     @classmethod
     @checked(path=file)
-    def load(cls, path: str | Path) -> PrincipalPlane:
+    def load(cls, path: str | PathLike[str]) -> PrincipalPlane:
         """Loads what `save` wrote.
 
         Raises:
             StoreError: there is no such file, or it is damaged.
         """
-        arrays, provenance = load_archive(Path(path), "plane", FORMAT_VERSION)
+        arrays, provenance = load_archive(Path(path), *cls.archive)
         total, residual, gap = arrays["numbers"].tolist()
         shown = Projection(
             arrays["coordinates"],

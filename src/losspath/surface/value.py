@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from losspath.files import load_archive, save_archive
 Floats = npt.NDArray[np.float64]
 
 FORMAT_VERSION = 1
+STATES_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ class StateLosses:
         loss: (k,) their losses.
         accuracy: (k,), or None where it is not known.
         metrics: by name, (k,) each of the objective's other quantities.
+        provenance: what they depend on, as JSON values, where they are kept by themselves.
     """
 
+    archive: ClassVar[tuple[str, int]] = ("state losses", STATES_VERSION)
     index: npt.NDArray[np.int64]
     loss: Floats
     accuracy: Floats | None = None
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def values(self) -> dict[str, Floats]:
@@ -55,6 +59,23 @@ class StateLosses:
 
     def __repr__(self) -> str:
         return f"StateLosses: {len(self.index):,} states, loss {range_of(self.loss)}"
+
+    @checked(path=file)
+    def save(self, path: str | PathLike[str]) -> None:
+        """Saves them as ``.npz``."""
+        arrays = {"index": self.index, "loss": self.loss, **_packed(self, "")}
+        save_archive(Path(path), *self.archive, arrays, self.provenance)
+
+    @classmethod
+    @checked(path=file)
+    def load(cls, path: str | PathLike[str]) -> StateLosses:
+        """Loads what `save` wrote.
+
+        Raises:
+            StoreError: there is no such file, or it is damaged.
+        """
+        arrays, provenance = load_archive(Path(path), *cls.archive)
+        return cls(arrays["index"], arrays["loss"], *_popped(arrays, ""), provenance)
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,7 @@ class Surface:
         metrics: by name, (m, n) each of the objective's other quantities.
     """
 
+    archive: ClassVar[tuple[str, int]] = ("surface", FORMAT_VERSION)
     x: Floats
     y: Floats
     loss: Floats
@@ -233,16 +255,11 @@ class Surface:
             "state_index": self.states.index,
             "state_loss": self.states.loss,
         }
-        for prefix, of in (("", self), ("state_", self.states)):
-            if of.accuracy is not None:
-                arrays[f"{prefix}accuracy"] = of.accuracy
-            if of.metrics:  # under no names of their own, as these may be any text
-                arrays[f"{prefix}metric_names"] = np.array(list(of.metrics))
-                arrays[f"{prefix}metrics"] = np.stack(list(of.metrics.values()))
+        arrays |= _packed(self, "") | _packed(self.states, "state_")
         if len(self.starts) > 1:
             arrays["run_names"] = np.array(list(self.starts))
             arrays["run_starts"] = np.array(list(self.starts.values()))
-        save_archive(Path(path), "surface", FORMAT_VERSION, arrays, self.provenance)
+        save_archive(Path(path), *self.archive, arrays, self.provenance)
 
     @classmethod
     @checked(path=file)
@@ -253,7 +270,7 @@ class Surface:
             StoreError: there is no such file, it is something else, or of another version.
             DamagedError: its bytes are not what was written.
         """
-        arrays, provenance = load_archive(Path(path), "surface", FORMAT_VERSION)
+        arrays, provenance = load_archive(Path(path), *cls.archive)
         index, loss = arrays.pop("state_index"), arrays.pop("state_loss")
         accuracy, metrics = _popped(arrays, "")
         states = StateLosses(index, loss, *_popped(arrays, "state_"))
@@ -268,6 +285,17 @@ class Surface:
             starts=starts,
             metrics=metrics,
         )
+
+
+def _packed(of: Surface | StateLosses, prefix: str) -> dict[str, npt.NDArray[Any]]:
+    """Accuracy and metrics, as arrays of a file."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    if of.accuracy is not None:
+        arrays[f"{prefix}accuracy"] = of.accuracy
+    if of.metrics:  # under no names of their own, as these may be any text
+        arrays[f"{prefix}metric_names"] = np.array(list(of.metrics))
+        arrays[f"{prefix}metrics"] = np.stack(list(of.metrics.values()))
+    return arrays
 
 
 def _popped(arrays: dict[str, Any], prefix: str) -> tuple[Floats | None, dict[str, Floats]]:

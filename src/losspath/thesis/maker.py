@@ -74,6 +74,11 @@ class TrainedRun(MadeRun):
         return self._config.seed
 
     @property
+    def data(self) -> str:
+        """The data set's name and the beginning of its content's digest."""
+        return f"{self._config.data} ({str(self._identity.get('data_digest'))[:8]})"
+
+    @property
     def kind(self) -> Kind:
         """The configuration without its seed."""
         config = _without_seeds(self._config)

@@ -1,0 +1,157 @@
+"""Several runs in one plane, other planes, heights and distances, as a user gives them."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import losspath
+from losspath import Barriers, Surface, Trajectory
+from losspath.cli import main
+
+OBJECTIVE = """
+import torch, losspath
+import torch.nn.functional as F
+
+def objective():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    x, y = torch.randn(20, 3), torch.randint(2, (20,))
+    return losspath.Objective(
+        model, x, y, F.cross_entropy, metrics={"margin": lambda o, t: (o[:, 0] - o[:, 1]).mean()}
+    )
+"""
+FAST = ("--resolution", "3")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Runs of a small network by two optimisers, and one of another network."""
+    place = tmp_path_factory.mktemp("runs")
+    (place / "mine.py").write_text(OBJECTIVE)
+    for name, kind in (("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+        x, y = torch.randn(20, 3), torch.randint(2, (20,))
+        optimizer = kind(model.parameters(), 0.1)
+        with losspath.Recorder(place / name, model) as recorder:
+            for _ in range(10):
+                loss = F.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.record(loss)
+    with losspath.Recorder(place / "other", torch.nn.Linear(2, 1)) as recorder:
+        recorder.record(1.0)
+    return place
+
+
+@pytest.fixture
+def objective(place):
+    names = {}
+    exec((place / "mine.py").read_text(), names)
+    return names["objective"]()
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return end.value.code
+
+
+def with_objective(command, place, *arguments):
+    return call(command, *arguments, "--objective", f"{place / 'mine.py'}:objective")
+
+
+def only(out, pattern):
+    (found,) = out.glob(pattern)
+    return found
+
+
+def test_two_runs_in_one_plane(place, objective, tmp_path, capsys):
+    runs = (place / "sgd", place / "adam")
+    assert with_objective("surface", place, *runs, *FAST, "--out", tmp_path) == 0
+    surface = Surface.load(only(tmp_path, "results/surface-averaged-*.npz"))
+    assert list(surface.starts) == ["sgd", "adam"]
+    paths = [Trajectory(run) for run in runs]
+    plane = losspath.fit_plane(paths)
+    np.testing.assert_allclose(surface.path, plane.path.coordinates, atol=1e-9)
+    vector = np.asarray(paths[1][10])
+    own = dict(zip(surface.states.index.tolist(), surface.states.loss, strict=True))
+    assert own[21] == pytest.approx(objective(vector).loss, rel=1e-5)
+    assert only(tmp_path, "figures/surface-averaged-*.png").stat().st_size > 10_000
+    capsys.readouterr()
+    assert with_objective("surface", place, *runs, *FAST, "--out", tmp_path) == 0
+    assert "already computed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("plane", "label"),
+    [
+        ("random:layer:1", "random direction 1 (layer)"),
+        ("hessian", "eigenvector 1"),
+        ("states:first,4,last", "from first to 4"),
+        ("windows:4", "PC 1 of 4 window means"),
+    ],
+)
+def test_planes(place, tmp_path, plane, label):
+    arguments = (place / "sgd", *FAST, "--plane", plane, "--method", "all", "--out", tmp_path)
+    assert with_objective("surface", place, *arguments) == 0
+    surface = Surface.load(only(tmp_path, "results/surface-pca-*.npz"))
+    assert surface.labels[0].startswith(label)
+    assert np.isfinite(surface.loss).all()
+    assert len(list(tmp_path.glob("figures/surface*.png"))) == 6
+
+
+def test_heights_and_distances(place, objective, tmp_path, capsys):
+    arguments = (place / "sgd", *FAST, "--method", "sampled", "--distance", "manhattan")
+    arguments += ("--out", tmp_path, "--height", "margin")
+    assert with_objective("surface", place, *arguments) == 0
+    surface = Surface.load(only(tmp_path, "results/surface-sampled-*.npz"))
+    assert surface.description == "sampled (distance manhattan)"
+    last = np.asarray(Trajectory(place / "sgd")[10])
+    assert surface.states.values["margin"][-1] == pytest.approx(
+        objective(last).metrics["margin"], rel=1e-4
+    )
+    assert only(tmp_path, "figures/surface-sampled-*-margin.png").stat().st_size > 10_000
+    assert with_objective("surface", place, place / "sgd", *FAST, "--height", "depth") == 1
+    assert "expected" in capsys.readouterr().err
+
+
+def test_barriers(place, objective, tmp_path, capsys):
+    runs = (place / "sgd", place / "adam")
+    arguments = (*runs, "--points", "5", "--out", tmp_path)
+    assert with_objective("barriers", place, *arguments) == 0
+    file = only(tmp_path, "results/barriers-loss-*.npz")
+    found = Barriers.load(file)
+    ends = [np.asarray(Trajectory(run)[10], np.float64) for run in runs]
+    line = [objective((1 - a) * ends[0] + a * ends[1]).loss for a in np.linspace(0, 1, 5)]
+    np.testing.assert_allclose(found.values[0, 1], line, rtol=1e-5)
+    excess = max(line - np.interp(np.linspace(0, 1, 5), [0, 1], [line[0], line[-1]]))
+    assert f"sgd to adam: loss barrier {excess:.4g}"[:30] in capsys.readouterr().out
+    assert only(tmp_path, "figures/barriers-loss-*.png").stat().st_size > 10_000
+    assert with_objective("barriers", place, *arguments) == 0
+    assert "barriers (already computed)" in capsys.readouterr().out
+    assert with_objective("barriers", place, *arguments, "--quantity", "accuracy") == 0
+    assert Barriers.load(only(tmp_path, "results/barriers-accuracy-*.npz")).is_better_high
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("surface", "sgd", "other"), "parameter"),
+        (("surface", "sgd", "--plane", "tsne"), "expected a plane as one of pca"),
+        (("surface", "sgd", "--method", "pca", "--distance", "manhattan"), "--distance is not an"),
+        (("surface", "sgd", "--distance", "hamming"), "expected distance among euclidean"),
+        (("barriers", "sgd"), "expected two runs or more"),
+        (("barriers", "sgd", "sgd"), "expected two runs or more"),
+        (("barriers", "sgd", "adam", "--points", "2"), "points"),
+        (("barriers", "sgd", "adam", "--quantity", "depth"), "expected quantity as one of loss, accuracy, margin"),
+    ],
+)
+def test_what_is_refused(place, tmp_path, capsys, arguments, message):
+    command, *given = arguments
+    given = [place / each if (place / each).is_dir() else each for each in given]
+    assert with_objective(command, place, *given, "--out", tmp_path) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert message in told
