@@ -146,7 +146,10 @@ def test_barriers(place, objective, tmp_path, capsys):
         (("barriers", "sgd"), "expected two runs or more"),
         (("barriers", "sgd", "sgd"), "expected two runs or more"),
         (("barriers", "sgd", "adam", "--points", "2"), "points"),
-        (("barriers", "sgd", "adam", "--quantity", "depth"), "expected quantity as one of loss, accuracy, margin"),
+        (
+            ("barriers", "sgd", "adam", "--quantity", "depth"),
+            "expected quantity as one of loss, accuracy, margin",
+        ),
     ],
 )
 def test_what_is_refused(place, tmp_path, capsys, arguments, message):

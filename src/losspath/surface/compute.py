@@ -9,6 +9,7 @@ from os import PathLike
 
 import numpy.typing as npt
 
+from losspath.arguments import OBJECTIVE, checked
 from losspath.evaluation.journal import Progress
 from losspath.evaluation.objective import Objective
 from losspath.geometry.grid import Grid
@@ -20,6 +21,7 @@ from losspath.surface.landscape import Landscape
 from losspath.surface.value import StateLosses, Surface
 
 
+@checked(objective=OBJECTIVE)
 def compute_surface(
     path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
