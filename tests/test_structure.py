@@ -15,12 +15,22 @@ import losspath.errors
 
 SOURCE = Path(losspath.__file__).parent
 
-BASE = {"errors", "files", "parameters", "arguments", "extras", "user_cache", "objects"}
+BASE = {
+    "errors",
+    "files",
+    "parameters",
+    "arguments",
+    "discovery",
+    "extras",
+    "user_cache",
+    "objects",
+}
 COMPUTING = BASE | {"recording", "geometry", "methods", "evaluation", "surface", "analysis"}
 # What each stage may import. Every stage comes after all that it may import.
 MAY_IMPORT = {
     "errors": set(),
     "arguments": {"errors"},
+    "discovery": set(),
     "extras": {"errors"},
     "files": {"errors"},
     "parameters": {"errors"},

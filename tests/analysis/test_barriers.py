@@ -41,6 +41,20 @@ def test_a_double_well_has_its_known_barrier():
     np.testing.assert_allclose(found.values[0, 1], found.values[1, 0][::-1])
 
 
+def test_rounding_makes_no_barrier():
+    names = ("one", "other")
+    for seed in range(50):
+        ends = np.random.default_rng(seed).standard_normal(2)
+        alpha = np.linspace(0, 1, 13)
+        line = ends[0] + alpha * (ends[1] - ends[0]) + np.sin(alpha * np.pi) / 3
+        same = np.broadcast_to(ends[:, None], (2, 13))
+        values = np.stack([np.stack([same[0], line]), np.stack([line[::-1], same[1]])])
+        found = Barriers(names, alpha, values, "loss", False, {})
+        np.testing.assert_array_equal(np.diag(found.barrier), 0.0)
+        np.testing.assert_array_equal(found.barrier, found.barrier.T)
+        assert found.barrier[0, 1] == pytest.approx(1 / 3)
+
+
 def make():
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
 

@@ -54,14 +54,16 @@ class Barriers:
     @property
     def excess(self) -> Floats:
         """(n, n, A): how far each value is worse than the line between its two ends' values."""
-        ends = self.values[..., :1] * (1 - self.alpha) + self.values[..., -1:] * self.alpha
+        first, last = self.values[..., :1], self.values[..., -1:]
+        ends = first + self.alpha * (last - first)  # exact where both are the same
         excess: Floats = (ends - self.values) if self.is_better_high else (self.values - ends)
         return excess
 
     @property
     def barrier(self) -> Floats:
         """(n, n): the largest excess on each line; 0 on the diagonal, NaN where a value is."""
-        barrier: Floats = np.max(self.excess, axis=2)
+        found = np.max(self.excess, axis=2)
+        barrier: Floats = np.maximum(found, found.T)  # which differ by rounding
         return barrier
 
     @checked(path=file)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from losspath.arguments import described
+from losspath.discovery import classes_in
 from losspath.distances.distance import Distance
 from losspath.distances.euclidean import Euclidean, EuclideanND
 from losspath.distances.mahalanobis import Mahalanobis, MahalanobisND
@@ -32,10 +33,10 @@ __all__ = [
     "distance_named",
 ]
 
-DISTANCES: dict[str, type[Distance]] = {
-    kind.name: kind
-    for kind in (Euclidean, Manhattan, Mahalanobis, EuclideanND, ManhattanND, MahalanobisND)
-}
+_KINDS: tuple[type[Distance], ...] = (Euclidean, Manhattan, Mahalanobis)
+_KINDS += (EuclideanND, ManhattanND, MahalanobisND)
+_KINDS += tuple(classes_in(__name__, __path__, Distance))  # type: ignore[type-abstract]
+DISTANCES: dict[str, type[Distance]] = {kind.name: kind for kind in _KINDS}
 """By name; those in all dimensions end with "-nd"."""
 
 

@@ -7,6 +7,7 @@ residuals r_i off the plane. The methods differ in the weights w alone.
 from __future__ import annotations
 
 from losspath.arguments import one_of
+from losspath.discovery import classes_in
 from losspath.errors import ArgumentError
 from losspath.methods.averaged import Averaged, AveragedND
 from losspath.methods.method import Lift, Method
@@ -26,9 +27,10 @@ __all__ = [
     "method_named",
 ]
 
-METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (PCA, Sampled, SampledPCA, Averaged, AveragedND)
-}
+# Those of the thesis in its order, and whatever else has a file here.
+_KINDS: tuple[type[Method], ...] = (PCA, Sampled, SampledPCA, Averaged, AveragedND)
+_KINDS += tuple(classes_in(__name__, __path__, Method))  # type: ignore[type-abstract]
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}
 
 
 def method_named(method: str | Method) -> Method:

@@ -9,8 +9,7 @@
 
 from __future__ import annotations
 
-import pkgutil
-
+from losspath.discovery import modules_in
 from losspath.planes.curvature import hessian_plane
 from losspath.planes.named import PLANES, NamedPlane, named, plane_named
 from losspath.planes.random import random_plane
@@ -28,5 +27,4 @@ __all__ = [
 ]
 
 # A plane is one file: those that are here are known by name without being listed anywhere.
-for _module in pkgutil.iter_modules(__path__):
-    pkgutil.resolve_name(f"{__name__}.{_module.name}")
+list(modules_in(__name__, __path__))
