@@ -24,6 +24,7 @@ BASE = {
     "extras",
     "user_cache",
     "objects",
+    "threads",
 }
 COMPUTING = BASE | {"recording", "geometry", "methods", "evaluation", "surface", "analysis"}
 # What each stage may import. Every stage comes after all that it may import.
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "extras": {"errors"},
     "files": {"errors"},
     "parameters": {"errors"},
+    "threads": set(),
     "user_cache": set(),
     "objects": {"parameters"},
     "recording": BASE,
@@ -268,7 +270,7 @@ def test_help_loads_no_torch_and_no_plug_in(command):
     )
     assert {name.partition(".")[0] for name in loaded} & (DRAWING | HEAVY) <= {"typer", "rich"}
     stages = {name.split(".")[1] for name in loaded if name.startswith("losspath.")}
-    assert stages == {"cli", "errors"}
+    assert stages == {"cli", "errors", "threads"}
 
 
 def test_recording_loads_no_later_stage():

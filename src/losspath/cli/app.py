@@ -21,6 +21,7 @@ from losspath.cli.options import (
     States,
 )
 from losspath.cli.plugins import Commands
+from losspath.threads import VARIABLE, use_threads
 
 app = typer.Typer(
     name="losspath",
@@ -49,8 +50,19 @@ def _main(
             "--version", callback=_say_version, is_eager=True, help="Say the version and exit."
         ),
     ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            envvar=VARIABLE,
+            min=1,
+            metavar="N",
+            help="Compute with so many threads.",
+            show_default="the cores that are available",
+        ),
+    ] = None,
 ) -> None:
     """Loads nothing: help must be quick."""
+    use_threads(threads)
 
 
 @app.command(epilog="Example: losspath info runs/lenet5 --json")
@@ -142,12 +154,12 @@ def surface(
     ] = None,
 ) -> None:
     """Compute and draw the loss surface around a run's path, or around those of several runs."""
-    from losspath.cli import jobs
+    from losspath.cli import jobs, values
     from losspath.cli.runs import Run
     from losspath.cli.workers import open_workers
 
     options = {
-        "temperature": _temperature(temperature),
+        "temperature": values.temperature(temperature),
         "arc_length": arc_length,
         "side": side,
         "literal": literal,
@@ -201,17 +213,6 @@ def barriers(
     barriers.draw_barriers(recorded, found, figure, format_.value)
 
 
-def _temperature(text: str | None) -> float | str | None:
-    from losspath.errors import ArgumentError
-
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise ArgumentError(f'expected --temperature as a number or "auto", got {text!r}') from None
-
-
 @app.command(epilog="Example: losspath interpolate runs/lenet5 --from 0 --to last")
 def interpolate(
     run: RunArgument,
@@ -233,31 +234,15 @@ def interpolate(
     Prints the share of the drop in loss that is lost if one layer alone is put back to the first
     state. A negative share means that putting it back made the loss lower.
     """
-    from losspath.cli import jobs
+    from losspath.cli import jobs, values
     from losspath.cli.runs import Run
 
     jobs.check_figure(figure)
     recorded = Run(run, data_dir, objective, None, out)
     count = len(recorded.path)
-    ends = _state(from_, count), _state(to, count)
+    ends = values.state(from_, count), values.state(to, count)
     result = jobs.compute_interpolation(recorded, *ends, points)
     jobs.draw_interpolation(recorded, result, figure, format_.value)
-
-
-def _state(text: str, count: int) -> int:
-    from losspath.errors import ArgumentError
-
-    names = {"first": 0, "last": count - 1}
-    try:
-        index = names[text] if text in names else int(text)
-    except ValueError:
-        index = count
-    if not -count <= index < count:
-        raise ArgumentError(
-            f"expected a state as a number from 0 to {count - 1} (negative: from the end), "
-            f'"first" or "last", got {text!r}'
-        )
-    return index % count
 
 
 @app.command(epilog="Example: losspath steps runs/sgd runs/adam --figure steps.pdf")

@@ -18,6 +18,7 @@ import torch
 
 from losspath.arguments import checked, count, optional
 from losspath.errors import WorkerError
+from losspath.threads import available_cores
 
 
 class LocalProcesses(Executor):
@@ -30,7 +31,8 @@ class LocalProcesses(Executor):
 
     Args:
         count: how many processes.
-        threads: torch's threads in each; by default an even share of the processor's cores.
+        threads: torch's threads in each; by default an even share of the cores that
+            this process may use.
 
     Raises:
         ArgumentError: fewer than one process or thread.
@@ -43,7 +45,7 @@ class LocalProcesses(Executor):
     @checked(count=count(1), threads=optional(count(1)))
     def __init__(self, count: int, threads: int | None = None) -> None:
         self.count = count
-        self.threads = threads or max(1, (os.cpu_count() or 1) // count)
+        self.threads = threads or max(1, available_cores() // count)
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -24,6 +24,7 @@ from rich.progress import Progress
 from losspath.errors import DataError, wrap_os_errors
 from losspath.extras import extra
 from losspath.thesis.arrays import SIDE, fixed_permutation
+from losspath.threads import available_cores
 
 with extra("thesis"):
     from PIL import Image, UnidentifiedImageError
@@ -291,7 +292,7 @@ def _run_blocks(work: Callable[[int], int], count: int, size: int, progress: boo
             for done in map(work, starts):
                 bar.advance(task, done)
             return
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, available_cores())) as pool:
             try:
                 for done in pool.map(work, starts):
                     bar.advance(task, done)
