@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from losspath import Objective, Recorder, Trajectory, measure_dynamics
+from losspath.errors import StoreError
 from recording.old_format import row_of, write_run
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
@@ -136,11 +137,12 @@ def test_frozen_parameters_have_the_numbers_of_their_state(tmp_path):
 def test_a_model_in_which_nothing_requires_a_gradient_has_all(tmp_path):
     model, _ = record(tmp_path / "run", "all")
     path, objective = Trajectory(tmp_path / "run"), Objective(model, X, Y, F.cross_entropy)
-    some = measure_dynamics(path, objective, 2, checkpoint=tmp_path / "states")
+    some = measure_dynamics(path, objective, 2, checkpoint=tmp_path / "some.points")
     model.requires_grad_(False)
-    every = measure_dynamics(
-        path, Objective(model, X, Y, F.cross_entropy), 2, checkpoint=tmp_path / "states"
-    )
+    objective = Objective(model, X, Y, F.cross_entropy)
+    with pytest.raises(StoreError, match="of another computation"):
+        measure_dynamics(path, objective, 2, checkpoint=tmp_path / "some.points")
+    every = measure_dynamics(path, objective, 2)
     assert every.provenance["trained_parameters"] == 29
     assert (every.gradient_norm > some.gradient_norm).all()
 

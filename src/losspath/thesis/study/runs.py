@@ -236,7 +236,8 @@ class SurfaceOf:
     @property
     def file_name(self) -> str:
         """Named after method and options."""
-        options = dataclasses.asdict(self.method)
+        options = self.method.to_json()
+        del options["name"]
         key = digest_of(self.method.name, options, self.resolution, self.samples, self.stride)
         return f"surface-{self.method.name}-{key[:10]}.npz"
 
