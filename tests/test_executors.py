@@ -157,13 +157,13 @@ def test_what_cannot_be_sent_is_refused(slow):
 def submitted(monkeypatch):
     """How often each task was handed to a worker that was thought to have the job."""
     counts = collections.Counter()
-    original = workers.Crew._submit
+    original = workers.WorkerPool._submit
 
     def submit(self, task, job=None):
         counts[tuple(task.numbers.tolist())] += job is None
         original(self, task, job)
 
-    monkeypatch.setattr(workers.Crew, "_submit", submit)
+    monkeypatch.setattr(workers.WorkerPool, "_submit", submit)
     return counts
 
 
@@ -276,13 +276,13 @@ def test_models_that_cannot_be_recorded_keep_all_workers_at_work(tmp_path, monke
     path, objective = make(tmp_path / "run", Branching(), 4)
     monkeypatch.setattr(engine, "_SMALL", 0)
     most = []
-    original = workers.Crew._submit
+    original = workers.WorkerPool._submit
 
     def submit(self, task, job=None):
         original(self, task, job)
         most.append(len(self._pending))
 
-    monkeypatch.setattr(workers.Crew, "_submit", submit)
+    monkeypatch.setattr(workers.WorkerPool, "_submit", submit)
     monkeypatch.setattr(workers, "_SEPARATE_POINTS", 8)
     with ThreadPoolExecutor(2) as pool:
         surface = compute_surface(path, objective, "averaged", RESOLUTION, executor=pool)
@@ -326,7 +326,7 @@ def test_numbers_of_processes_and_threads(arguments):
 
 
 def test_threads_are_shared_out(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("losspath.evaluation.processes.available_cores", lambda: 8)
     assert [LocalProcesses(count).threads for count in (1, 3, 8, 20)] == [8, 2, 1, 1]
     with LocalProcesses(1, threads=3) as processes:
         assert processes.submit(torch.get_num_threads).result() == 3

@@ -101,9 +101,9 @@ register("barriers", "losspath.analysis.barriers:Barriers")
 register("dynamics", "losspath.analysis.dynamics:Dynamics")
 register("interpolation", "losspath.analysis.interpolation:Interpolation")
 register("plane", "losspath.geometry.plane:PrincipalPlane", "path_digest")
-register("states", "losspath.surface.value:StateLosses")
+register("states", "losspath.surface.surface:StateLosses")
 register("steps", "losspath.analysis.steps:StepSizes", "path_digest")
-register("surface", "losspath.surface.value:Surface")
+register("surface", "losspath.surface.surface:Surface")
 
 
 class ResultStore:

@@ -16,7 +16,7 @@ from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
 
-# Of several runs. Seen on every colour of the ground with a rim of black or, where black, of white;
+# Of several runs. Seen on contours of every colour, with a rim of black or, where black, of white;
 # told apart by the colour-blind (M. Okabe and K. Ito, 2008).
 _COLORS = ("white", "#D55E00", "#56B4E9", "#CC79A7", "black", "#E69F00")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
@@ -82,7 +82,7 @@ def draw_states(axes: Axes, surface: Surface, scale: HeightScale, clip: bool) ->
         (x, y), shown = surface.path[index[of_run]].T, own[of_run]
         dots: dict[str, Any] = {**style, "edgecolors": "black", "linewidths": 0.6}
         axes.scatter(x[1:-1], y[1:-1], c=shown[1:-1], s=12, **dots)
-        # A rim, so that the ends are found on ground of any colour.
+        # A rim, so that the ends are found on contours of any colour.
         edge, rim = "black", "white"
         if len(surface.runs) > 1:
             edge = _COLORS[number % len(_COLORS)]

@@ -48,7 +48,7 @@ class HeightScale:
         """The scale that shows these surfaces, and the states' own values on them.
 
         Of losses from the smallest finite one to the largest, but to no more than 1.5 times the
-        initial loss where that is positive and some of the ground is below it; logarithmic where
+        initial loss where that is positive and some of the surface is below it; logarithmic where
         the range is wider than a factor of 12. Of accuracies from 0 to 1. Of other quantities, of
         which it is not known what is good, from the smallest to the largest, evenly.
 
@@ -70,8 +70,8 @@ class HeightScale:
         if height != LOSS:
             return cls(*_with_margin(low, high), False, False, height=height)
         limit = CLIP * surfaces[0].initial_loss
-        ground = min(_least(surface.loss) for surface in surfaces)
-        clipped = bool(limit > 0 and ground < limit < high)
+        lowest = min(_least(surface.loss) for surface in surfaces)
+        clipped = bool(limit > 0 and lowest < limit < high)
         if clipped:
             high = limit
         low, high = _with_margin(low, high)

@@ -24,7 +24,7 @@ from matplotlib.ticker import (
 from losspath.analysis.distances import DistanceMap
 from losspath.arguments import AXES, TITLE, checked, count, of_type, optional, text, texts
 from losspath.errors import ArgumentError
-from losspath.figures.ground import EVALUATED, draw_ground
+from losspath.figures.contours import EVALUATED, draw_contours
 from losspath.figures.paths import draw_path, draw_states, path_legend
 from losspath.figures.scale import HeightScale
 from losspath.figures.style import (
@@ -62,7 +62,7 @@ def plot_surface(
     """Draws a loss surface, or the surface of another quantity, with the path on it.
 
     Filled contours show the loss, up to 1.5 times the initial loss; the dots on the path are
-    states in the colour of *their own* loss, so that where a dot stands out, the ground is wrong.
+    states in the colour of *their own* loss, so that where a dot stands out the surface is wrong.
     Other heights have scales of their own: see `HeightScale.of`.
     Several runs have lines of their own colours; the legend has their names.
     Points without a finite loss are crossed. A surface that is not complete is drawn on triangles
@@ -228,12 +228,12 @@ def describe_surface(surface: Surface, height: str = LOSS) -> str:
     errors = _errors(surface, height)
     if np.isfinite(errors).any():
         middle, most = (_off(of(errors), height) for of in (np.nanmedian, np.nanmax))
-        words += f" Ground against the states' own {height}: median {middle}, at most {most} off."
+        words += f" Surface against the states' own {height}: median {middle}, at most {most} off."
     return words + describe_origin(surface.provenance)
 
 
 def _errors(surface: Surface, height: str) -> Floats:
-    """How far the ground is from the states' own values: of losses as a share of them."""
+    """How far the surface is from the states' own values: of losses as a share of them."""
     return surface.state_errors if height == LOSS else surface.state_differences(height)
 
 
@@ -259,7 +259,7 @@ def _common(surfaces: Sequence[Surface], height: str, titles: Sequence[str] | No
     origin = describe_origin(first.provenance)
     if not medians:
         return made + origin
-    return f"{made} Ground against the states' own {height}, median: {', '.join(medians)}.{origin}"
+    return f"{made} Surface against the states' own {height}, median: {', '.join(medians)}.{origin}"
 
 
 def _title(surface: Surface) -> str:
@@ -280,7 +280,7 @@ def _height(x: Floats, y: Floats) -> float:
 def _draw_surface(axes: Axes, surface: Surface, scale: HeightScale, labels: bool = False) -> None:
     _check_grid(surface.x, surface.y)
     axes.set_facecolor(_NOTHING)
-    draw_ground(axes, surface, scale, labels)
+    draw_contours(axes, surface, scale, labels)
     bad = surface.evaluated & ~np.isfinite(surface.values[scale.height])
     if bad.any():
         row, column = np.nonzero(bad)

@@ -17,7 +17,7 @@ class PCA(Method):
     """The loss on the principal plane: w = 0, thesis eq. 6.1.
 
     What is drawn is the plane through the mean of the states; the states themselves lie off it by
-    their residuals, so their losses differ from the ground they are drawn on.
+    their residuals, so their losses differ from the surface they are drawn on.
 
     Args:
         literal: what the thesis's program drew: the plane through the average of the four extreme

@@ -11,5 +11,5 @@ from losspath.surface.states import evaluate_states as evaluate_states
 from losspath.surface.states import path_fingerprint as path_fingerprint
 from losspath.surface.states import probes_of as probes_of
 from losspath.surface.states import spread_states as spread_states
-from losspath.surface.value import StateLosses as StateLosses
-from losspath.surface.value import Surface as Surface
+from losspath.surface.surface import StateLosses as StateLosses
+from losspath.surface.surface import Surface as Surface

@@ -18,7 +18,7 @@ from losspath.methods import Method
 from losspath.recording.joint import Runs
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.landscape import Landscape
-from losspath.surface.value import StateLosses, Surface
+from losspath.surface.surface import StateLosses, Surface
 
 
 @checked(objective=OBJECTIVE)

@@ -39,8 +39,8 @@ from losspath.surface.lifted import LiftedPlane, as_points
 from losspath.surface.running import Found, evaluated
 from losspath.surface.sampling import GridSampler, PointSampler, Sampler
 from losspath.surface.states import ends_of, losses_of, path_fingerprint, spread_states
-from losspath.surface.value import FORMAT_VERSION, StateLosses, Surface
-from losspath.surface.workers import Crew
+from losspath.surface.surface import FORMAT_VERSION, StateLosses, Surface
+from losspath.surface.workers import WorkerPool
 
 Floats = npt.NDArray[np.float64]
 
@@ -216,11 +216,11 @@ class Landscape:
             yield from evaluated(self._lifted, self._bound, sampler, journal, notes)
             return
         known = journal.choices if journal else {}
-        crew = Crew(executor, self._lifted, self._bound, sampler, key, known)
+        pool = WorkerPool(executor, self._lifted, self._bound, sampler, key, known)
         done = dict(journal.done) if journal else {}
-        for found in crew.evaluate(done):
-            notes[:] = ["by workers", *crew.notes]
-            for name, choice in crew.choices.items():
+        for found in pool.evaluate(done):
+            notes[:] = ["by workers", *pool.notes]
+            for name, choice in pool.choices.items():
                 if journal:
                     journal.keep_choice(name, choice)
             yield [(number, evaluation) for number, evaluation in found if number not in done]

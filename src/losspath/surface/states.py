@@ -15,7 +15,7 @@ from losspath.evaluation.recorded import PathObjective, along
 from losspath.geometry.spacing import ends_of as ends_of
 from losspath.geometry.spacing import spread_states as spread_states
 from losspath.recording.trajectory import StateSequence
-from losspath.surface.value import StateLosses
+from losspath.surface.surface import StateLosses
 
 Floats = npt.NDArray[np.float64]
 

@@ -170,7 +170,7 @@ def work(key: str, job: Job | None, task: Task, given: dict[str, Choice]) -> Out
         return _current.evaluate(task, given)
 
 
-class Crew:
+class WorkerPool:
     """An executor's workers at one surface.
 
     Args:

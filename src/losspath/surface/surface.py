@@ -223,19 +223,19 @@ class Surface:
 
     @property
     def state_errors(self) -> Floats:
-        """(k,): |ground − own loss| / |own loss| at each of `states`; NaN where either is unknown.
+        """(k,): |surface − own loss| / |own loss| at each of `states`; NaN where either is unknown.
 
-        How far the picture can be trusted on the path: the ground is read bilinearly, so the
+        How far the picture can be trusted on the path: the surface is read bilinearly, so the
         spacing of the grid has its share in it.
         """
         smallest = np.finfo(float).tiny
         return self.state_differences(LOSS) / np.maximum(np.abs(self.states.loss), smallest)
 
     def state_differences(self, quantity: str) -> Floats:
-        """(k,): |ground − own value| at each of `states`; NaN where either is unknown."""
+        """(k,): |surface − own value| at each of `states`; NaN where either is unknown."""
         own = self.states.values.get(quantity, np.full(len(self.states.index), np.nan))
-        ground = self.at(self.path[self.states.index], quantity)
-        differences: Floats = np.abs(ground - np.where(np.isfinite(own), own, np.nan))
+        drawn = self.at(self.path[self.states.index], quantity)
+        differences: Floats = np.abs(drawn - np.where(np.isfinite(own), own, np.nan))
         return differences
 
     @checked(path=file)

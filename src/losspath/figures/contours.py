@@ -1,4 +1,4 @@
-"""The ground of a surface's picture: filled contours of its height, and a few lines on them."""
+"""Filled contours of a surface's height, and a few lines on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 EVALUATED = "#555555"  # colour of the points of a surface that is not complete
 
 
-def draw_ground(axes: Axes, surface: Surface, scale: HeightScale, labels: bool = False) -> None:
+def draw_contours(axes: Axes, surface: Surface, scale: HeightScale, labels: bool = False) -> None:
     """Draws the loss, or whatever the scale is of.
 
     On the grid where all of it was evaluated, otherwise on triangles between the points that were.
