@@ -31,7 +31,7 @@ COMPUTING = BASE | {"recording", "geometry", "methods", "evaluation", "surface",
 MAY_IMPORT = {
     "errors": set(),
     "arguments": {"errors"},
-    "discovery": set(),
+    "discovery": {"errors"},
     "extras": {"errors"},
     "files": {"errors"},
     "parameters": {"errors"},
@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"recording"},  # states have their own buffers
     "results": BASE | {"evaluation"},
     "planes": BASE | {"recording", "geometry", "evaluation"},
-    "surface": BASE | {"recording", "geometry", "methods", "evaluation"},
+    "surface": BASE | {"recording", "geometry", "distances", "methods", "evaluation"},
     "analysis": BASE | {"recording", "geometry", "distances", "methods", "evaluation", "surface"},
     "figures": BASE | {"geometry", "surface", "analysis"},
     "makers": BASE | {"evaluation", "analysis"},

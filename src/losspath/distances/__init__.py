@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from losspath.arguments import described
-from losspath.discovery import classes_in
+from losspath.discovery import classes_by_name
 from losspath.distances.distance import Distance
 from losspath.distances.euclidean import Euclidean, EuclideanND
 from losspath.distances.mahalanobis import Mahalanobis, MahalanobisND
@@ -33,10 +33,15 @@ __all__ = [
     "distance_named",
 ]
 
-_KINDS: tuple[type[Distance], ...] = (Euclidean, Manhattan, Mahalanobis)
-_KINDS += (EuclideanND, ManhattanND, MahalanobisND)
-_KINDS += tuple(classes_in(__name__, __path__, Distance))  # type: ignore[type-abstract]
-DISTANCES: dict[str, type[Distance]] = {kind.name: kind for kind in _KINDS}
+OWN: tuple[type[Distance], ...] = (
+    *(Euclidean, Manhattan, Mahalanobis),
+    *(EuclideanND, ManhattanND, MahalanobisND),
+)
+"""The package's own, whose code counts as known: other distances are keyed by their code."""
+
+DISTANCES: dict[str, type[Distance]] = classes_by_name(
+    *(__name__, __path__, Distance, OWN),  # type: ignore[type-abstract]
+)
 """By name; those in all dimensions end with "-nd"."""
 
 

@@ -8,7 +8,7 @@ import functools
 import re
 import sys
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,3 +100,46 @@ def spelled(value: Any) -> str | None:
             is_set = isinstance(value, (set, frozenset))
             return f"({', '.join(sorted(parts) if is_set else parts)})"
     return None
+
+
+def code_beside(kind: type) -> str:
+    """Identifies what a class does: the functions of its module, and the constants that they read.
+
+    Args:
+        kind: such as the class of a method of somebody's own, whose results follow its changes.
+    """
+    module = sys.modules.get(kind.__module__)
+    beside = {**(vars(module) if module else {}), kind.__name__: kind}
+    own = {name: value for name, value in beside.items() if _is_of(value, kind.__module__)}
+    codes = {
+        f"{name}.{part}": read_code(function.__code__)
+        for name, value in own.items()
+        for part, function in _functions_in(value)
+    }
+    read = set().union(*(code.globals for code in codes.values()))
+    constants = {name: spelled(beside[name]) for name in read & beside.keys()}
+    constants |= {
+        f"{name}.{part}": spelled(value)
+        for name, owner in own.items()
+        if isinstance(owner, type)
+        for part, value in vars(owner).items()
+        if not part.startswith("__")
+    }
+    return digest_of(
+        sorted((name, code.digest) for name, code in codes.items()),
+        sorted((name, text) for name, text in constants.items() if text is not None),
+    )
+
+
+def _is_of(value: Any, module: str) -> bool:
+    is_code = isinstance(value, (type, FunctionType))
+    return is_code and getattr(value, "__module__", None) == module
+
+
+def _functions_in(value: Any) -> list[tuple[str, FunctionType]]:
+    parts = vars(value) if isinstance(value, type) else {"": value}
+    found = [
+        (name, getattr(part, "fget", None) or getattr(part, "__func__", part))
+        for name, part in parts.items()
+    ]
+    return [(name, part) for name, part in found if isinstance(part, FunctionType)]

@@ -55,7 +55,7 @@ class Plane:
         if not off < _ORTHONORMAL:
             raise ArgumentError(
                 f"expected an orthonormal basis, got one whose products are off by {off:.1e}; use "
-                "numpy.linalg.qr(directions)[0]"
+                "numpy.linalg.qr(directions)[0], which may turn directions around"
             )
         labels = texts("labels", self.labels)
         if len(labels) != basis.shape[1]:

@@ -7,7 +7,7 @@ residuals r_i off the plane. The methods differ in the weights w alone.
 from __future__ import annotations
 
 from losspath.arguments import one_of
-from losspath.discovery import classes_in
+from losspath.discovery import classes_by_name
 from losspath.errors import ArgumentError
 from losspath.methods.averaged import Averaged, AveragedND
 from losspath.methods.method import Lift, Method
@@ -27,10 +27,13 @@ __all__ = [
     "method_named",
 ]
 
-# Those of the thesis in its order, and whatever else has a file here.
-_KINDS: tuple[type[Method], ...] = (PCA, Sampled, SampledPCA, Averaged, AveragedND)
-_KINDS += tuple(classes_in(__name__, __path__, Method))  # type: ignore[type-abstract]
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}
+OWN: tuple[type[Method], ...] = (PCA, Sampled, SampledPCA, Averaged, AveragedND)
+"""The package's own, whose code counts as known: other methods are keyed by their code."""
+
+METHODS: dict[str, type[Method]] = classes_by_name(
+    *(__name__, __path__, Method, OWN),  # type: ignore[type-abstract]
+)
+"""By name: the package's own, and whatever else has a file here."""
 
 
 def method_named(method: str | Method) -> Method:

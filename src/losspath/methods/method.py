@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from losspath.arguments import described
 from losspath.distances import Distance
+from losspath.errors import ArgumentError
 from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
 from losspath.recording.trajectory import StateSequence
@@ -92,7 +94,13 @@ class Method(ABC):
             points: (G, 2) coordinates in the plane.
             path: the path as the plane shows it.
         """
-        weights = self.weights(points[:1] if self.is_flat else points, path)
+        some = points[:1] if self.is_flat else points
+        weights = np.asarray(self.weights(some, path))
+        if weights.shape != (len(some), len(path)):
+            raise ArgumentError(
+                f"expected the method {self.name} to give weights ({len(some)}, {len(path)}), one "
+                f"for each point and state, got {described(weights)}"
+            )
         return Lift.of_points(self.places(points, weights, path), weights)
 
     def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:

@@ -40,7 +40,10 @@ def named(form: str) -> Callable[[Make], Make]:
     """
 
     def register(make: Make) -> Make:
-        PLANES[form.partition(":")[0].partition("[")[0]] = NamedPlane(form, make)
+        name = form.partition(":")[0].partition("[")[0]
+        if name in PLANES:
+            raise ArgumentError(f"expected a name of its own for a plane, got {name!r} once more")
+        PLANES[name] = NamedPlane(form, make)
         return make
 
     return register

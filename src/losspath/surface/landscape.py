@@ -24,7 +24,9 @@ from losspath.arguments import (
     function,
     optional,
 )
+from losspath.distances import OWN as OWN_DISTANCES
 from losspath.errors import ArgumentError
+from losspath.evaluation.code import code_beside
 from losspath.evaluation.journal import Journal, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation
@@ -32,6 +34,7 @@ from losspath.evaluation.recorded import along, path_notes
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, PrincipalPlane, fit_plane
+from losspath.methods import OWN as OWN_METHODS
 from losspath.methods import Method, method_named
 from losspath.recording.joint import Runs
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
@@ -277,6 +280,7 @@ class Landscape:
             self.method.to_json(),
             grid.x,
             grid.y,
+            *_codes(self.method),
         )
 
     def _provenance(self, key: str) -> dict[str, Any]:
@@ -295,3 +299,10 @@ class Landscape:
             "has_buffers": self._bound.describes_buffers,
             **path_notes(self.path),
         }
+
+
+def _codes(method: Method) -> list[str]:
+    """The code of a method and its distance where they are not the package's own."""
+    distance = getattr(method, "distance", None)
+    rules = [(method, OWN_METHODS), (getattr(distance, "option", distance), OWN_DISTANCES)]
+    return [code_beside(type(rule)) for rule, own in rules if rule and type(rule) not in own]
