@@ -44,7 +44,7 @@ def blend(
         For each point in order, its parameters (P,) in float64.
     """
     places = np.asarray(places, np.float64)
-    sums = torch.from_numpy(np.asarray(weights, np.float64))
+    sums = torch.from_numpy(np.require(weights, np.float64, "W"))  # a row for all is copied
     basis = torch.from_numpy(plane.basis)
     origin = torch.from_numpy(plane.origin)
     deviations = _weighted_sums(path, sums, origin)
