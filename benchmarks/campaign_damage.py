@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pkgutil
 import random
 import shutil
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ def harmed(name: str, raw: bytes, changed: bytes, steps: list[int], every: int) 
 
 
 def campaign_of_results(share: float, moments: random.Random, place: Path) -> Tally:
-    from losspath.cli.results import ARCHIVES, damage_of
+    from losspath.results import KINDS, damage_of
 
     tally, run = Tally("damaged results and checkpoints"), place / "whole"
     if not run.exists():
@@ -115,9 +116,10 @@ def campaign_of_results(share: float, moments: random.Random, place: Path) -> Ta
 
     def content(file: Path) -> object:
         if file.suffix == ".npz":
-            arrays, provenance = load_archive(file, *ARCHIVES[file.name.partition("-")[0]])
+            kind = pkgutil.resolve_name(KINDS[file.name.partition("-")[0]].type)
+            arrays, provenance = load_archive(file, *kind.archive)
             return {n: (a.dtype, a.shape, a.tobytes()) for n, a in arrays.items()}, provenance
-        if file.suffix in (".json", ".states"):
+        if file.suffix == ".json":
             return read_document(file)
         if file.suffix == ".points":
             from losspath.evaluation.journal import sound_part
@@ -160,9 +162,7 @@ def write_checkpoints_of_results(results: Path) -> None:
     """Journals as a computation that was stopped leaves them."""
     from losspath.evaluation.journal import Journal
     from losspath.evaluation.quantities import Evaluation
-    from losspath.files import write_document
 
     with Journal(results / "surface-0.points", "0") as journal:
         for number in range(40):
             journal.add(number, Evaluation(number / 7, None))
-    write_document(results / "dynamics-0.states", {"rows": {str(n): [n / 7] for n in range(9)}})
