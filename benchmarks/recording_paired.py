@@ -99,7 +99,7 @@ def train(network: str, steps: int, batch: int) -> None:
     try:
         from losspath.thesis.networks import build_network
     except ModuleNotFoundError:  # the other version is one that has them elsewhere
-        from losspath.thesis.networks import build_network
+        from losspath.reference.networks import build_network
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
