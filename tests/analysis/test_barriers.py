@@ -110,6 +110,59 @@ def test_runs_of_other_seeds_with_statistics_estimated_anew(runs, quantity):
     assert kept.provenance["buffers"] == "model"
 
 
+class Backbone(nn.Module):
+    """A layer that is never trained, with a buffer that training writes, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Linear(6, 8).requires_grad_(False)
+        self.register_buffer("scale", torch.ones(8))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        if self.training:
+            self.scale = self.scale * 0.9
+        return self.head(torch.tanh(self.frozen(x)) * self.scale)
+
+
+@pytest.mark.parametrize("buffers", [None, "model"])
+def test_each_run_has_its_own_frozen_parameters_and_buffers(tmp_path, buffers):
+    paths, models = [], []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = Backbone()
+        optimizer = torch.optim.SGD(model.head.parameters(), 0.3)
+        with Recorder(tmp_path / f"seed{seed}", model) as recorder:
+            for _ in range(3 + seed):
+                loss = ce(model(X), Y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.record(loss)
+        paths.append(Trajectory(tmp_path / f"seed{seed}"))
+        models.append(model.eval())
+    own = Backbone().eval()
+    vector = np.asarray(paths[0][0])
+    found = barriers([*paths, vector], Objective(own, X, Y, ce, buffers=buffers), points=5)
+
+    def expected(i, j, alpha):
+        blend = copy.deepcopy(own)
+        one, other = (models[k].state_dict() for k in (i, j))
+        names = one if buffers is None else ("head.weight", "head.bias")
+        blended = {name: one[name].lerp(other[name], alpha) for name in names}
+        blend.load_state_dict(blended, strict=False)
+        with torch.no_grad():
+            return float(ce(blend(X), Y))
+
+    for i, j in ((0, 0), (1, 1), (0, 1), (1, 0)):
+        values = [expected(i, j, alpha) for alpha in found.alpha.tolist()]
+        np.testing.assert_allclose(found.values[i, j], values, rtol=1e-5)
+    with torch.no_grad():  # a vector has what the model has
+        own.head.weight.copy_(torch.as_tensor(vector[:16]).view(2, 8))
+        own.head.bias.copy_(torch.as_tensor(vector[16:]))
+        assert found.values[2, 2, 0] == pytest.approx(float(ce(own(X), Y)), rel=1e-5)
+
+
 def test_they_are_saved_and_gone_on_with(runs, tmp_path):
     paths = [path for path, _ in runs]
 

@@ -21,9 +21,10 @@ from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Affine
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, value_named
 from losspath.evaluation.recorded import PathObjective, along
+from losspath.evaluation.replica import Sides
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.joint import names_of
-from losspath.recording.trajectory import StateSequence, as_path
+from losspath.recording.trajectory import JointPath, StateSequence, as_path
 
 Floats = npt.NDArray[np.float64]
 
@@ -120,6 +121,8 @@ def barriers(
     the two ends' values [1, 2], or the largest shortfall of what is better high. Hidden units are
     not aligned: networks that differ by a permutation of them have a barrier all the same [2].
 
+    Frozen parameters and buffers are those that were recorded with each run, and on a line the
+    blend of its two ends', as `interpolate` has it; a vector has the model's own.
     Running statistics are estimated over the data at every point, ends included, unless the
     objective says otherwise: blends of weights have other activations than either end, and with
     blended statistics a barrier is that of the statistics [3].
@@ -148,7 +151,7 @@ def barriers(
         permuted activations for interpolation repair", ICLR 2023.
     """
     ends = _ends_of(states, objective)
-    used, vectors = ends.objective, ends.vectors
+    used, vectors = ends.bound.objective, ends.vectors
     alpha = np.linspace(0.0, 1.0, points)
     values = np.full((len(vectors), len(vectors), points), np.nan)
     key = _key_of(ends, alpha)
@@ -173,7 +176,7 @@ def barriers(
             return evaluation
 
         for i, vector in enumerate(vectors):
-            found = known[i] if i in known else keep(i, engine.plain(vector))
+            found = known[i] if i in known else keep(i, engine.plain(vector, ends.sides(i, i, 1.0)))
             values[i, i] = value_named(found.values, quantity)
             at_first = [(i, j, 0) for j in range(len(vectors)) if j != i]
             put(found, *at_first, *((j, i, points - 1) for _, j, _ in at_first))
@@ -187,7 +190,9 @@ def barriers(
                 line = Affine(vectors[i], (vectors[j] - vectors[i])[None], some[:, None])
                 parts = [[(k, known[numbers[k]]) for k in sorted(skipped)]]
                 if len(skipped) < len(some):
-                    parts += engine.evaluate(line, total, skipped, measure=False)
+                    sides = [ends.sides(i, j, each) for each in some.tolist()]
+                    known_sides = sides if ends.bound.varies else None
+                    parts += engine.evaluate(line, total, skipped, False, known_sides)
                 for part in parts:
                     for k, evaluation in part:
                         column = 1 + start + k
@@ -195,7 +200,7 @@ def barriers(
                         put(evaluation, (i, j, column), (j, i, points - 1 - column))
     better = quantity == ACCURACY if is_better_high is None else is_better_high
     provenance = {"losspath": losspath.__version__, "key": key, **used.provenance}
-    provenance["has_buffers"] = ends.has_buffers
+    provenance["has_buffers"] = ends.bound.describes_buffers
     return Barriers(ends.names, alpha, values, quantity, better, provenance)
 
 
@@ -219,14 +224,24 @@ class _Ends(NamedTuple):
     Attributes:
         names: of the n states.
         vectors: (n, P) their parameters.
-        objective: the loss over these.
-        has_buffers: what is said of their buffers.
+        bound: the loss along the recorded runs that they are of, where there are some.
+        places: (n,) of each, its place among the states of these runs; None of a vector.
+        side_keys: of each, what tells its side tensors from others'.
     """
 
     names: tuple[str, ...]
     vectors: Floats
-    objective: Objective
-    has_buffers: Any
+    bound: PathObjective
+    places: list[int | None]
+    side_keys: list[str | None]
+
+    def sides(self, i: int, j: int, alpha: float) -> Sides | None:
+        """Side tensors on a line: of two recorded states their blend, else those of the nearer."""
+        one, other = self.places[i], self.places[j]
+        if one is not None and other is not None:
+            return self.bound.between(one, other, alpha)
+        nearer = other if alpha >= 0.5 else one
+        return None if nearer is None else self.bound.sides_of(nearer)
 
 
 def _ends_of(states: Mapping[str, Any] | Sequence[Any], objective: Objective) -> _Ends:
@@ -235,15 +250,38 @@ def _ends_of(states: Mapping[str, Any] | Sequence[Any], objective: Objective) ->
         raise ArgumentError(f"expected at least two states, got {len(named)}; give more runs")
     if objective.buffers is None and any(_has_statistics(objective)):
         objective = objective.with_buffers("recalibrated")
-    ends = [_last_state(name, given, objective) for name, given in named.items()]
-    bound = ends[0][0]
-    vectors = np.stack([vector for _, vector in ends])
-    return _Ends(tuple(map(str, named)), vectors, bound.objective, bound.describes_buffers)
+    names = tuple(map(str, named))
+    paths = [
+        as_path(each if np.ndim(each) != 1 else np.asarray(each)[None]) for each in named.values()
+    ]
+    bounds = [_bound(name, path, objective) for name, path in zip(names, paths, strict=True)]
+    vectors = [path.read(len(path) - 1, len(path))[0].astype(np.float64) for path in paths]
+    # Each run has frozen parameters and buffers of its own: they are told apart on all runs as one.
+    recorded = [path for path in paths if hasattr(path, "side_key")]
+    joint = along(objective, JointPath(recorded)) if len(recorded) > 1 else None
+    single = bounds[paths.index(recorded[0])] if recorded else bounds[0]
+    lengths = [len(path) if hasattr(path, "side_key") else 0 for path in paths]
+    lasts = np.cumsum(lengths) - 1
+    return _Ends(
+        names,
+        np.stack(vectors),
+        joint or single,
+        [int(last) if length else None for last, length in zip(lasts, lengths, strict=True)],
+        [path.side_key(len(path) - 1) if hasattr(path, "side_key") else None for path in paths],
+    )
+
+
+def _bound(name: str, path: StateSequence, objective: Objective) -> PathObjective:
+    try:
+        return along(objective, path)
+    except ModelError as cause:
+        raise ModelError(f"{name}: {cause}") from cause
 
 
 def _key_of(ends: _Ends, alpha: Floats) -> str:
-    fingerprint = ends.objective.fingerprint(ends.vectors)
-    return digest_of(FORMAT_VERSION, ends.vectors, alpha, fingerprint)
+    fingerprint = ends.bound.objective.fingerprint(ends.vectors)
+    sides = [ends.side_keys] if ends.bound.varies else []
+    return digest_of(FORMAT_VERSION, ends.vectors, alpha, fingerprint, *sides)
 
 
 def enumerate_names(states: Sequence[Any]) -> list[tuple[str, Any]]:
@@ -258,16 +296,6 @@ def enumerate_names(states: Sequence[Any]) -> list[tuple[str, Any]]:
             "[run, run, ...] with run = losspath.Trajectory(directory)"
         )
     return list(zip(names_of(states), states, strict=True))
-
-
-def _last_state(name: str, given: Any, objective: Objective) -> tuple[PathObjective, Floats]:
-    path: StateSequence = as_path(given if np.ndim(given) != 1 else np.asarray(given)[None])
-    try:
-        bound = along(objective, path)
-    except ModelError as cause:
-        raise ModelError(f"{name}: {cause}") from cause
-    last = len(path) - 1
-    return bound, path.read(last, last + 1)[0].astype(np.float64)
 
 
 def _has_statistics(objective: Objective) -> list[bool]:
