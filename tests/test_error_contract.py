@@ -113,6 +113,8 @@ def calls(it):
             lambda points: list(it.landscape.parameters(points)),
             {"points": [[0.0, 0.0]]},
         ),
+        "Landscape.states": (it.landscape.states, {"states": 2}),
+        "Landscape.with_method": (it.landscape.with_method, {"method": "pca"}),
         "Landscape.surface": (it.landscape.surface, {"resolution": 3, "states": 2}),
         "Plane": (
             lp.Plane,

@@ -137,6 +137,22 @@ def expected_of_two(point, plane):
     return losses[0] / 3 + 2 * losses[1] / 3
 
 
+def test_another_method_on_the_same_plane_projects_nothing_again(monkeypatch):
+    path, objective = DESCENT.path, DESCENT.objective()
+    plane = any_plane(np.shape(path)[1])
+    first = Landscape(path, objective, "pca", plane=plane)
+    alone = Landscape(path, objective, "sampled", plane=plane)
+    monkeypatch.setattr(Plane, "projection", lambda *given: pytest.fail("projected"))
+    other = first.with_method("sampled")
+    assert (first.method.name, other.method.name) == ("pca", "sampled")
+    assert other.evaluate(POINTS) == alone.evaluate(POINTS)
+    assert first.evaluate(POINTS) != alone.evaluate(POINTS)
+    ends, some = first.states(ends=True), first.states(5)
+    assert ends.index.tolist() == [0, len(path) - 1]
+    assert set(ends.index) <= set(some.index)
+    assert first.states(some) is some
+
+
 def test_a_point_of_several_vectors_has_the_mean_of_their_losses():
     landscape = Landscape(DESCENT.path, DESCENT.objective(), Two())
     for point, found in zip(POINTS, landscape.evaluate(POINTS), strict=True):

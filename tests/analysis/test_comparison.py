@@ -56,7 +56,7 @@ def test_only_common_ground_is_compared():
     shifted = surface(bowl, x=(0, 4))
     found = compare_surfaces(shifted, surface(bowl))
     assert found.high_error < 0.02
-    with pytest.raises(ArgumentError, match="no area in common"):
+    with pytest.raises(ArgumentError, match="no ground in common"):
         compare_surfaces(surface(bowl, x=(5, 6)), surface(bowl))
 
 

@@ -57,7 +57,7 @@ def compare_surfaces(
         resolution: lines of the even grid, along each axis.
 
     Raises:
-        ArgumentError: the two have no area in common, or a resolution below 7.
+        ArgumentError: the two have no ground in common, or a resolution below 7.
     """
     if resolution < _WINDOW:
         raise ArgumentError(f"expected a resolution of at least {_WINDOW}, got {resolution}")
@@ -91,7 +91,7 @@ def compare_surfaces(
 def _common(one: Floats, other: Floats, count: int) -> Floats:
     low, high = max(one[0], other[0]), min(one[-1], other[-1])
     if not low < high:
-        raise ArgumentError("the two surfaces have no area in common; compute both in one plane")
+        raise ArgumentError("the two surfaces have no ground in common; compute both in one plane")
     return np.linspace(low, high, count)
 
 

@@ -18,6 +18,7 @@ from losspath.cli.options import (
     ObjectiveSource,
     OutDir,
     RunArgument,
+    Samples,
     States,
 )
 from losspath.cli.plugins import Commands
@@ -106,10 +107,7 @@ def surface(
         str, typer.Option(help="What is drawn: loss, accuracy or a metric of the objective.")
     ] = "loss",
     resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
-    samples: Annotated[
-        int | None,
-        typer.Option(help="Training samples that the loss is over.", show_default="10000"),
-    ] = None,
+    samples: Samples = None,
     distance: Annotated[
         str | None,
         typer.Option(
@@ -187,10 +185,7 @@ def barriers(
     quantity: Annotated[
         str, typer.Option(help="loss, accuracy or a metric of the objective.")
     ] = "loss",
-    samples: Annotated[
-        int | None,
-        typer.Option(help="Training samples that the loss is over.", show_default="10000"),
-    ] = None,
+    samples: Samples = None,
     states: States = None,
     data_dir: DataDir = None,
     objective: ObjectiveSource = None,

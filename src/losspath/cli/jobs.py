@@ -36,9 +36,7 @@ from losspath.surface import (
     StateLosses,
     Surface,
     check_same_network,
-    evaluate_states,
     path_fingerprint,
-    spread_states,
 )
 
 R = TypeVar("R", bound=Result)
@@ -113,7 +111,13 @@ def check_resolution(resolution: int) -> None:
 
 
 def computed_once(
-    run: Run, kind: type[R], key: str, compute: Callable[[Path], R], called: str, label: str = ""
+    run: Run,
+    kind: type[R],
+    key: str,
+    compute: Callable[[Path], R],
+    called: str,
+    label: str = "",
+    where: str = "",
 ) -> R:
     """A result of a run, from its store or computed and kept; says which, and where it is.
 
@@ -124,13 +128,15 @@ def computed_once(
         compute: called with the file of a checkpoint.
         called: the result in words.
         label: a word in the file's name.
+        where: who computes it, if not this process.
     """
-    file = run.store.file(kind, key, label)
-    there = run.store.find(kind, key, label) is not None
-    if not there:
+    told = f"{called} (already computed)"
+    found = run.store.find(kind, key, label)
+    if found is None:
         run.check_place(run.results)
-    found = run.store.get(kind, key, compute, label)
-    say_file(f"{called} (already computed)" if there else called, file)
+        told, found = called, run.store.get(kind, key, compute, label, where)
+    forget_checkpoint(run.store.checkpoint(kind, key, label, where))
+    say_file(told, run.store.file(kind, key, label))
     return found
 
 
@@ -158,22 +164,14 @@ def compute_surfaces(
     run.made.forget_data()
     check_same_network(run.path, objective)
     made = run.plane(plane, objective)
-    # What workers compute rounds otherwise, so it has a checkpoint of its own.
-    where = "" if executor is None else "workers"
+    first = Landscape(run.path, objective, methods[0], plane=made)
+    grid = Grid.around(first.projection.coordinates, resolution)
     states: StateLosses | None = None
-    surfaces = []
-    for method in methods:
-        landscape = Landscape(run.path, objective, method, plane=made)
-        grid = Grid.around(landscape.projection.coordinates, resolution)
-        key, label = landscape.key(grid), method.name
-        file = run.store.file(Surface, key, label)
-        checkpoint = run.store.checkpoint(Surface, key, label, where)
-        surface = run.store.find(Surface, key, label)
-        if surface is not None:
-            say_file(f"{surface.description} (already computed)", file)
-        else:
-            run.check_place(run.results)
-            with progress_bar(method.name) as progress:
+
+    def surface_of(landscape: Landscape) -> Surface:
+        def compute(checkpoint: Path) -> Surface:
+            nonlocal states
+            with progress_bar(landscape.method.name) as progress:
                 steps = landscape.refine(
                     grid=grid,
                     states=states or _ENDS,
@@ -183,12 +181,14 @@ def compute_surfaces(
                 )
                 surface = _last(steps, run, preview)
             states = states or _state_losses(run, objective, landscape)
-            surface = dataclasses.replace(surface, states=states)
-            run.store.save(surface, key, label)
-            say_file(surface.description, file)
-        forget_checkpoint(checkpoint)
-        surfaces.append(surface)
-    return surfaces, made
+            return dataclasses.replace(surface, states=states)
+
+        # What workers compute rounds otherwise, so it has a checkpoint of its own.
+        where = "" if executor is None else "workers"
+        called, label = landscape.method.describe(), landscape.method.name
+        return computed_once(run, Surface, landscape.key(grid), compute, called, label, where)
+
+    return [surface_of(first.with_method(method)) for method in methods], made
 
 
 # The first surface does not wait for more than the losses of the path's two ends.
@@ -229,9 +229,8 @@ def _state_losses(run: Run, objective: Objective, landscape: Landscape) -> State
     )
 
     def compute(_: Path) -> StateLosses:
-        index = spread_states(projection.coordinates, 25, projection.starts)
         with busy("losses of states on the path"):
-            states = evaluate_states(run.path, objective, index)
+            states = landscape.states(25)
         return dataclasses.replace(states, provenance={"key": key})
 
     return run.store.get(StateLosses, key, compute)

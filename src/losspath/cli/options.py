@@ -49,6 +49,10 @@ ObjectiveSource = Annotated[
         "losspath.Objective.",
     ),
 ]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="Training samples that the loss is over.", show_default="10000"),
+]
 States = Annotated[
     str | None,
     typer.Option(metavar="START:STOP[:STEP]", help="Take only these states of the path."),

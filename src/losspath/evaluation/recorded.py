@@ -28,6 +28,7 @@ from losspath.parameters import (
     side_tensors,
     unwrapped,
 )
+from losspath.recording.paths import ends_of
 from losspath.recording.trajectory import StateSequence, starts_of
 
 Floats = npt.NDArray[np.float64]
@@ -87,8 +88,7 @@ class PathObjective:
             note = f"recorded buffers that the model has no module for are left out: {strange[0]}"
             self.objective.notes = [*self.objective.notes, note]
             warnings.warn(note, LosspathWarning, stacklevel=5)
-        starts = list(starts_of(self._path).values())
-        ends = sorted({*starts, *(start - 1 for start in starts[1:]), len(self._path) - 1})
+        ends = ends_of(list(starts_of(self._path).values()), len(self._path))
         absent = [i for i in ends if None in (self.sides_of(i) or {}).values()]
         if not absent:
             return

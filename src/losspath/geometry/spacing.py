@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from losspath.arguments import checked, count
 from losspath.geometry.projection import step_lengths
+from losspath.recording.paths import ends_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,9 +33,3 @@ def spread_states(path: Floats, count: int, starts: Sequence[int] = (0,)) -> npt
     for some in np.array_split(wanted, 1 + count * len(path) // _DISTANCES):
         nearest.update(np.abs(along[None, :] - some[:, None]).argmin(axis=1).tolist())
     return np.array(sorted({*nearest, *ends}), np.int64)
-
-
-def ends_of(starts: Sequence[int], count: int) -> list[int]:
-    """The first and the last state of each run."""
-    lasts = [start - 1 for start in (*starts[1:], count)]
-    return sorted({*starts, *lasts})

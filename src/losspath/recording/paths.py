@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
@@ -95,6 +96,17 @@ def starts_of(path: StateSequence) -> dict[str, int]:
     """By the name of each run that a path is of, its first state; ``{"": 0}`` of a single one."""
     starts: dict[str, int] = getattr(path, "starts", {"": 0})
     return starts
+
+
+def ends_of(starts: Sequence[int], count: int) -> list[int]:
+    """The first and the last state of each run.
+
+    Args:
+        starts: the first state of each.
+        count: how many states all have together.
+    """
+    lasts = [start - 1 for start in (*starts[1:], count)]
+    return sorted({*starts, *lasts})
 
 
 def state_index(index: int, states: int) -> int:

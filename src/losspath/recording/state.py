@@ -72,7 +72,8 @@ class StateReader:
         # Contiguous tensors are read through the same views every time.
         self._views = [flat(tensor) for tensor in tensors]
         self._are_views = all(tensor.is_contiguous() for tensor in tensors)
-        self._is_on_one_device = len({view.device for view in self._views}) == 1
+        devices = {view.device for view in self._views}
+        self._is_on_a_gpu = len(devices) == 1 and next(iter(devices)).type != "cpu"
         # The dtype of all, where they can be copied into a row of it as they are.
         dtypes = {view.dtype if view.device.type == "cpu" else None for view in self._views}
         self._dtype = dtypes.pop() if len(dtypes) == 1 else None
@@ -105,7 +106,7 @@ class StateReader:
         tensors = self.tensors() if tensors is None else tensors
         if row.dtype is self._dtype:
             torch.cat(tensors, out=row)
-        elif self._is_on_one_device:  # put together there: each copy from a GPU waits for it
+        elif self._is_on_a_gpu:  # put together there: each copy from a GPU waits for it
             row.copy_(torch.cat([tensor.to(row.dtype) for tensor in tensors]))
         else:
             torch.cat([tensor.to(device="cpu", dtype=row.dtype) for tensor in tensors], out=row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from os import PathLike
@@ -68,19 +67,15 @@ def compute_surface(
         StoreError: the checkpoint belongs to another computation or cannot be written.
         WorkerError: the executor lost its workers.
     """
-    surfaces = refine_surface(
-        path,
-        objective,
-        method,
+    landscape = Landscape(path, objective, method, plane=plane)
+    return landscape.surface(
         resolution,
-        plane=plane,
         grid=grid,
         states=states,
         executor=executor,
         checkpoint=checkpoint,
         progress=progress,
     )
-    return deque(surfaces, maxlen=1).pop()
 
 
 def refine_surface(

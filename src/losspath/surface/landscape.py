@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -37,11 +38,12 @@ from losspath.geometry.plane import Plane, PrincipalPlane, fit_plane
 from losspath.methods import OWN as OWN_METHODS
 from losspath.methods import Method, method_named
 from losspath.recording.joint import Runs
+from losspath.recording.paths import ends_of
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
 from losspath.surface.lifted import LiftedPlane, as_points
 from losspath.surface.running import Found, evaluated
 from losspath.surface.sampling import GridSampler, PointSampler, Sampler
-from losspath.surface.states import ends_of, losses_of, path_fingerprint, spread_states
+from losspath.surface.states import losses_of, path_fingerprint, spread_states
 from losspath.surface.surface import FORMAT_VERSION, StateLosses, Surface
 from losspath.surface.workers import WorkerPool
 
@@ -112,9 +114,22 @@ class Landscape:
                 f"expected a plane of 2 components, got {self.plane.basis.shape[1]}; fit one of two"
             )
         self.projection = self.plane.projection(self.path)
+        self._lift_by(method)
+
+    def _lift_by(self, method: Method) -> None:
         bound = method.bind(self.path, self.plane, self.projection)
         self.method = bound.resolve(self.projection)
         self._lifted = LiftedPlane(self.path, self.plane, self.projection, self.method)
+
+    def with_method(self, method: str | Method) -> Landscape:
+        """The same plane lifted by another method; the path is not projected again.
+
+        Args:
+            method: the rule, as of `Landscape`.
+        """
+        made = copy.copy(self)
+        made._lift_by(method_named(method))
+        return made
 
     def __repr__(self) -> str:
         return f"Landscape: {self.method.describe()} on {self.plane!r}"
@@ -192,7 +207,7 @@ class Landscape:
                 sampler.tell(number, evaluation)
             if progress and sampler.done:
                 progress(sampler.done, sampler.total)
-            known, level = self._states(states, ends=True), sampler.complete_levels
+            known, level = self.states(states, ends=True), sampler.complete_levels
             for found in self._found(sampler, journal, notes, executor, key):
                 for number, evaluation in found:
                     if journal:
@@ -203,8 +218,8 @@ class Landscape:
                 if level < (level := sampler.complete_levels) < sampler.levels:
                     yield shown(known)
                     if states is not known:
-                        states = known = self._states(states)
-            yield shown(self._states(states))
+                        states = known = self.states(states)
+            yield shown(self.states(states))
 
     def _found(
         self,
@@ -247,8 +262,18 @@ class Landscape:
             metrics=values,
         )
 
-    def _states(self, states: int | StateLosses, ends: bool = False) -> StateLosses:
-        """Losses of states that are given, or of some along the path, or of its ends alone."""
+    @checked(states=_count_or_losses)
+    def states(self, states: int | StateLosses = 25, *, ends: bool = False) -> StateLosses:
+        """What is measured at states of the path themselves, each with its own recorded buffers.
+
+        Args:
+            states: how many, evenly by arc length in the plane, both ends of each run among them;
+                or losses of an earlier call, which are given back.
+            ends: only the ends of each run.
+
+        Raises:
+            ArgumentError: losses of another path's states.
+        """
         if isinstance(states, StateLosses):
             index = states.index
             if len(index) == 0 or not 0 <= min(index) <= max(index) < len(self.path):
@@ -257,10 +282,12 @@ class Landscape:
                     "those of another path; give their number"
                 )
             return states
-        starts = tuple(starts_of(self.path).values())
-        chosen = spread_states(self.projection.coordinates, states, starts)
-        if ends:
-            chosen = np.array(ends_of(starts, len(self.path)))
+        starts = self.projection.starts
+        chosen = (
+            np.array(ends_of(starts, len(self.path)))
+            if ends
+            else spread_states(self.projection.coordinates, states, starts)
+        )
         return losses_of(self.path, self._bound, chosen)
 
     def key(self, grid: Grid) -> str:
@@ -304,5 +331,7 @@ class Landscape:
 def _codes(method: Method) -> list[str]:
     """The code of a method and its distance where they are not the package's own."""
     distance = getattr(method, "distance", None)
-    rules = [(method, OWN_METHODS), (getattr(distance, "option", distance), OWN_DISTANCES)]
-    return [code_beside(type(rule)) for rule, own in rules if rule and type(rule) not in own]
+    distance = getattr(distance, "option", distance)  # that is bound to states
+    own = {*OWN_METHODS, *OWN_DISTANCES}
+    kinds = [type(rule) for rule in (method, distance) if rule is not None]
+    return [code_beside(kind) for kind in kinds if kind not in own]

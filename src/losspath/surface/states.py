@@ -12,7 +12,6 @@ from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Rows
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
 from losspath.evaluation.recorded import PathObjective, along
-from losspath.geometry.spacing import ends_of as ends_of
 from losspath.geometry.spacing import spread_states as spread_states
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.surface import StateLosses
