@@ -185,10 +185,10 @@ class Segment:
 
     def last(self) -> Entry:
         """The last entry in it or before it."""
-        for item in reversed(self.items):
-            if type(item) is Entry:
-                return item
-        return self.base
+        items = self.items
+        if items and type(items[-1]) is Entry:  # nearly always, and asked at every step
+            return items[-1]
+        return next((item for item in reversed(items) if type(item) is Entry), self.base)
 
 
 class Chain:
@@ -235,7 +235,8 @@ class Chain:
 
     def last(self) -> Entry:
         """The last entry."""
-        return self.tail().last()
+        segment = self._segment
+        return (segment if segment.next is None else self.tail()).last()
 
     def with_room(self, numbers: int) -> tuple[Segment, int]:
         """The last segment and where in its buffer there is room; waits for a buffer if need be.
@@ -243,7 +244,9 @@ class Chain:
         Args:
             numbers: how many are to find room in one piece.
         """
-        segment = self.tail()
+        segment = self._segment
+        if segment.next is not None:
+            segment = self.tail()
         items = segment.items
         end = items[-1].end if items else 0
         full = end + numbers > self._size or segment.side_bytes > self._sizes.preferred
@@ -262,9 +265,10 @@ class Chain:
 
     def append(self, segment: Segment, item: Item) -> None:
         """Hands something over; of an entry, the one operation that makes it true."""
-        blobs = item.blobs if type(item) is Entry else ()
-        for blob in (item,) if isinstance(item, SideBlob) else blobs:
-            segment.side_bytes += blob.nbytes
+        if type(item) is SideBlob:
+            segment.side_bytes += item.nbytes
+        elif type(item) is Entry and item.blobs:
+            segment.side_bytes += sum(blob.nbytes for blob in item.blobs)
         segment.items.append(item)
 
     def blobs(

@@ -105,28 +105,17 @@ class Session:
                     "record() was called while record() runs in the same thread, as by a signal "
                     "handler; set a flag there, and record in the training loop"
                 )
-            self._record(loss, step, values)
+            tensors = self._state.tensors()
+            last = self.chain.last()
+            if step is None:
+                step = last.step + 1
+            elif step <= last.step:
+                raise ArgumentError(_not_after(last.step, step))
+            self._append(last, chain.RECORD, step, loss, values, tensors)
+            if self.closing:
+                raise StoreError(f"the recorder was closed before step {step} was recorded")
         finally:
             self._turns.give()
-
-    def _record(self, loss: float, step: int | None, values: dict[str, float]) -> None:
-        tensors = self._state.tensors()
-        last = self.chain.last()
-        if step is None:
-            step = last.step + 1
-        elif step <= (before := last.step):
-            raise ArgumentError(
-                f"expected a step after the last one, {before}, got {step}; "
-                + (
-                    "step 0 is the state before training, so count from 1"
-                    if before == 0
-                    else "steps are recorded in order (to go on from an earlier one, use "
-                    'Recorder(..., existing="resume", step=…))'
-                )
-            )
-        self._append(last, chain.RECORD, step, loss, values, tensors)
-        if self.closing:
-            raise StoreError(f"the recorder was closed before step {step} was recorded")
 
     def _append(
         self,
@@ -138,8 +127,9 @@ class Session:
         tensors: list[torch.Tensor],
         looked: Comparison | None = None,
     ) -> None:
+        every = self._every
         in_row = kind == chain.INITIAL or (
-            kind == chain.RECORD and step // self._every != last.row_step // self._every
+            kind == chain.RECORD and step // every != last.row_step // every
         )
         now = time.monotonic()
         known: Known = last.known
@@ -383,3 +373,12 @@ class Session:
         if not last.has_state or self._state.digest(self._dtype) == last.digest:
             self._append(last, chain.AGAIN, last.step, float("nan"), {}, tensors, looked)
         return True
+
+
+def _not_after(before: int, step: int) -> str:
+    return f"expected a step after the last one, {before}, got {step}; " + (
+        "step 0 is the state before training, so count from 1"
+        if before == 0
+        else "steps are recorded in order (to go on from an earlier one, use "
+        'Recorder(..., existing="resume", step=…))'
+    )

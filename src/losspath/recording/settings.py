@@ -28,7 +28,6 @@ _COUNTS = 4
 _LONG = 100
 # New places are looked for at the 2nd, 4th, 8th, … record, and at each of so many.
 _LOOK_EVERY = 1024
-_FIRST_LOOKS = frozenset(2**power for power in range(1, 10))
 # Of larger tensors, a sample of so many numbers is compared.
 _SAMPLE = 4096
 # Whole numbers from here on are no float.
@@ -90,7 +89,7 @@ class SettingsReader:
         self._getters: list[tuple[Callable[[Any], Any], Any]] = []
         self._values: list[Any] | None = None  # what the getters got
         self._given: Settings | None = None  # what was read last, with these values
-        self._reads = 0
+        self._reads, self._next_look = 0, 2
         with suppress(Exception):
             self._look()
 
@@ -98,11 +97,15 @@ class SettingsReader:
         """All that is told; the very tuple that was read before where nothing has changed."""
         self._reads += 1
         try:
-            if self._reads % _LOOK_EVERY == 0 or self._reads in _FIRST_LOOKS:
+            if self._reads >= self._next_look:
+                self._next_look += min(self._reads, _LOOK_EVERY)
                 self._look()
-            elif before is self._given and self._is_as_it_was():
-                self._changes.clear()
-                return before
+            elif before is self._given:
+                if not self._getters and not self._tensors:  # as in most models
+                    return before
+                if self._is_as_it_was():
+                    self._changes.clear()
+                    return before
             return self._read(before)
         except Exception:  # what is held by the user's modules may raise whatever it likes
             return before

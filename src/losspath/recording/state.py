@@ -56,11 +56,12 @@ class StateReader:
             for module in self._model.modules()
             for table in (module._parameters, module._buffers, module._modules)
         ]
-        self._tables = [table for table in tables if isinstance(table, dict)]
-        self._filled = [table for table in self._tables if table]
         # TorchScript keeps its own tables, and hands out new objects every time.
-        self._is_scripted = len(self._tables) < len(tables)
-        self._lengths = [len(table) for table in self._tables]
+        own = [table for table in tables if isinstance(table, dict)]
+        self._is_scripted = len(own) < len(tables)
+        self._filled = [table for table in own if table]
+        self._empty = [table for table in own if not table]
+        self._lengths = [len(table) for table in self._filled]
         self._names = [name for table in self._filled for name in table]
         self._held = [value for table in self._filled for value in table.values()]
         self._tensors, self.sides = tensors, sides
@@ -80,11 +81,11 @@ class StateReader:
         self._is_found = not self._is_scripted
 
     def _is_as_found(self) -> bool:
-        # Most tables of most modules are empty: of those the length is enough.
         # `tensor.data = other` and `model.double()` keep the parameter and change its form.
         return (
             self._is_found
-            and self._lengths == list(map(len, self._tables))
+            and not any(self._empty)  # most tables of most modules
+            and self._lengths == list(map(len, self._filled))
             and self._names == list(chain.from_iterable(self._filled))
             and all(map(is_, self._held, chain.from_iterable(map(_values, self._filled))))
             and self._forms == _forms(self._tensors)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 _POLL_SECONDS = 0.0005
@@ -36,19 +37,16 @@ class Turns:
             if _is_running(first):
                 time.sleep(_POLL_SECONDS)
             else:
-                _drop(frames, first)
+                with suppress(ValueError):  # another thread was quicker
+                    frames.remove(first)
         return True
 
     def give(self) -> None:
         """Ends the calling function's turn, or its waiting for one."""
-        _drop(self._frames, sys._getframe(1))
-
-
-def _drop(frames: list[FrameType], frame: FrameType) -> None:
-    try:  # noqa: SIM105 - this runs at every step
-        frames.remove(frame)
-    except ValueError:  # another thread was quicker
-        pass
+        try:  # noqa: SIM105 - this runs at every step
+            self._frames.remove(sys._getframe(1))
+        except ValueError:  # another thread was quicker
+            pass
 
 
 def _is_below(frame: FrameType, top: FrameType) -> bool:

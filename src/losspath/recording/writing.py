@@ -164,7 +164,7 @@ class Writer:
         Raises:
             StoreError: something could not be written.
         """
-        if self.error is None and (self._now.ended or not self._is_over):
+        if self.error is None and (not self._is_over or self._now.ended):
             return
         reason = str(self.error or "the thread that writes has ended")
         reason = reason or type(self.error).__name__
