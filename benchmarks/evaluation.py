@@ -23,7 +23,11 @@ import losspath
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Affine, Rows
 from losspath.parameters import flatten_parameters
-from losspath.thesis.networks import NETWORKS, build_network
+
+try:
+    from losspath.thesis.networks import NETWORKS, build_network
+except ModuleNotFoundError:  # another version is compared, which has them elsewhere
+    from losspath.reference.networks import NETWORKS, build_network
 
 # Tried for the plain loop.
 BATCH_SIZES = {"cpu": (25, 50, 100, 250, 1000), "cuda": (100, 250, 1000, 2500, 10_000)}

@@ -35,6 +35,7 @@ def main() -> None:
         default=["lenet5", "modified-lenet", "tiny-cnn", "mlp", "transformer"],
     )
     parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--resolution", type=int, default=19)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
             Child(source, network, options.samples, options.resolution, cache.name)
             for source in (options.other, own)
         ]
-        for method in METHODS:
+        for method in options.methods:
             times: list[list[tuple[float, float]]] = [[], []]
             for number in range(options.rounds + 1):  # the first measures choices
                 for which in (0, 1) if number % 2 else (1, 0):

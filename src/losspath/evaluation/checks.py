@@ -11,7 +11,6 @@ import torch
 from losspath.errors import LosspathError, LosspathWarning, ObjectiveError
 from losspath.evaluation.caches import check_caches
 from losspath.evaluation.counting import (
-    ROUNDING,
     copied,
     counted,
     failed,
@@ -26,6 +25,7 @@ from losspath.evaluation.means import WHOLE, check_means, taken
 from losspath.evaluation.owner import check_against_owner
 from losspath.evaluation.quantities import LOSS, Count
 from losspath.evaluation.recalibration import not_estimated
+from losspath.evaluation.repeats import check_repeats, one_pass
 from losspath.evaluation.replica import overrides_train
 from losspath.parameters import flatten_parameters, unwrapped
 from losspath.recording.hidden import warn_of_hidden
@@ -108,23 +108,22 @@ def _note_not_estimated(objective: Objective) -> None:
 def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) -> None:
     evaluator, batch = Evaluator(objective), _some(objective)
     with evaluator.lent():
-        whole = _check_repeats(objective, evaluator, batch, vector)
-        is_fixed = _is_fixed(objective, evaluator, batch, own, whole)
+        whole, halved, outputs = check_repeats(objective, evaluator, batch, vector)
+        is_fixed = _is_fixed(objective, evaluator, batch, own, whole, halved)
         few, fewer = _some(objective, _CHECKED_SAMPLES), _others(objective)
         _check_carried(objective, evaluator, few, vector)
         check_caches(objective, evaluator, few, fewer, vector)
         if isinstance(objective.data, Samples):
-            objective.reads_pass = _reads_pass(objective, evaluator, batch, vector, whole)
             varied = far_from(objective, own, None)
             evaluator.write(varied)
-            elsewhere = counted(evaluator, batch)
+            elsewhere, outputs_there = one_pass(objective, evaluator, batch)
             moves = _moves(whole, elsewhere)
             if np.isfinite(moves[LOSS]):
                 objective.moves = moves[LOSS]
-            check_means(objective, evaluator, batch, vector, whole, moves)
+            check_means(objective, evaluator, batch, vector, whole, outputs, moves)
             # Where all samples have much the same loss, it does not show how they are weighted.
             if np.isfinite(elsewhere[LOSS][0]):
-                check_means(objective, evaluator, batch, varied, elsewhere, moves)
+                check_means(objective, evaluator, batch, varied, elsewhere, outputs_there, moves)
     check_against_owner(objective, few, [vector, 1.4 * far_from(objective, own, 0.2)])
     if is_fixed:
         _tell_fixed(objective)
@@ -247,37 +246,17 @@ def _as_float32(objective: Objective, evaluator: Evaluator, error: Exception) ->
         return None
 
 
-def _check_repeats(
-    objective: Objective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor
-) -> Count:
-    """Two evaluations of one vector must be equal, with another one in between."""
-    evaluator.write(vector)
-    first = counted(evaluator, batch)
-    outputs = _outputs(objective, evaluator, batch)
-    evaluator.write(vector * 0.5)
-    counted(evaluator, batch)
-    evaluator.write(vector)
-    second = counted(evaluator, batch)
-    again = _outputs(objective, evaluator, batch)
-    tolerance = 0.0 if objective.device.type == "cpu" else 1e-5  # sums in no fixed order
-    same = all(is_close(first[name][0], second[name][0], tolerance) for name in first)
-    if not same or _outputs_differ(outputs, again, tolerance):
-        raise ObjectiveError(
-            "two evaluations of the same state differ, so there is no surface to draw: the model "
-            "is random even in evaluation mode (look for dropout or noise that ignores "
-            "model.eval()), or keeps something from one call to the next (a hidden state, a "
-            "counter, a cache that is changed in place): reset it in forward(). Noise that is "
-            "meant can be an input, or drawn by a loss over batches after torch.manual_seed(0)"
-        )
-    return first
-
-
 def _is_fixed(
-    objective: Objective, evaluator: Evaluator, batch: Batch, own: torch.Tensor, first: Count
+    objective: Objective,
+    evaluator: Evaluator,
+    batch: Batch,
+    own: torch.Tensor,
+    first: Count,
+    halved: Count,
 ) -> bool:
     """Whether the loss does not move with the parameters, wherever they go."""
     total = first[LOSS][0]
-    if not np.isfinite(total) or total == 0.0:
+    if not np.isfinite(total) or total == 0.0 or halved[LOSS] != first[LOSS]:
         return False
     far = far_from(objective, own, None)
     for vector in (far_from(objective, own, 0.5), -far, 0.3 * far):
@@ -297,12 +276,6 @@ def _tell_fixed(objective: Objective) -> None:
         LosspathWarning,
         stacklevel=6,
     )
-
-
-def _outputs(objective: Objective, evaluator: Evaluator, batch: Batch) -> list[torch.Tensor]:
-    if not isinstance(objective.data, Samples):
-        return []  # the losses were compared
-    return tensors_in(evaluator.outputs(copied(batch)))
 
 
 def _moves(one: Count, other: Count) -> dict[str, float]:
@@ -345,31 +318,3 @@ def _check_carried(
                 "give whole sequences as one batch; check=False takes each batch with what is "
                 "kept now"
             )
-
-
-def _reads_pass(
-    objective: Objective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor, whole: Count
-) -> bool:
-    """Whether the loss takes more from a forward pass than its outputs, as a hook may keep it."""
-    evaluator.write(vector)
-    outputs = evaluator.outputs(copied(batch))
-    evaluator.write(vector * 0.5)
-    evaluator.outputs(copied(batch))  # what this one leaves is another's
-    evaluator.write(vector)
-    try:
-        again = objective.count_outputs(outputs, copied(batch))
-    except Exception:
-        return True
-    finally:
-        evaluator.restore()
-    return not all(is_close(again[name][0], whole[name][0], ROUNDING / 100) for name in whole)
-
-
-def _outputs_differ(one: list[torch.Tensor], other: list[torch.Tensor], tolerance: float) -> bool:
-    return len(one) != len(other) or any(
-        a.shape != b.shape
-        or not torch.allclose(
-            a.to(b.dtype), b, rtol=tolerance, atol=tolerance, equal_nan=b.is_floating_point()
-        )
-        for a, b in zip(one, other, strict=True)
-    )

@@ -72,7 +72,7 @@ class BatchCounter:
         # The loss and metrics may write into what they are given: what is counted of it comes
         # first, and each has a copy of its own.
         correct = UNKNOWN if ACCURACY in self.metrics else count_correct(outputs, targets)
-        given = [(outputs, targets), *(_copied((outputs, targets)) for _ in self.metrics)]
+        given = [(outputs, targets), *(copied_value((outputs, targets)) for _ in self.metrics)]
         counts = {LOSS: summed(self._loss_of(*given[0]), size)}
         if ACCURACY not in self.metrics:
             counts[ACCURACY] = self._correct(correct, size, counts[LOSS][1])
@@ -115,7 +115,8 @@ class BatchCounter:
         return self.loss_fn(outputs, targets) if self._takes_targets else self.loss_fn(outputs)
 
 
-def _copied(value: Any) -> Any:
+def copied_value(value: Any) -> Any:
+    """A deep copy, or the value itself where it cannot be copied."""
     try:
         return map_tensors(value, torch.Tensor.clone)
     except Exception:  # outputs of a class that cannot be made of its fields

@@ -47,7 +47,7 @@ def far_from(objective: Objective, own: torch.Tensor, scale: float | None) -> to
     vector = own.double().clone()
     for entry in objective.layout.parameters:
         values = vector[entry.place]
-        noise = torch.randn(values.shape, generator=generator, dtype=torch.float64, device="cpu")
+        noise = torch.randn(values.shape, generator=generator, dtype=torch.float32, device="cpu")
         finite = torch.isfinite(values)
         if scale is None or not bool(finite.all()):
             fan_in = max(1, int(np.prod(entry.shape[1:])))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from losspath.errors import ObjectiveError
-from losspath.evaluation.counting import ROUNDING, copied, counted, is_close, mean_of, spread
+from losspath.evaluation.counting import ROUNDING, counted, is_close, mean_of, spread
 from losspath.evaluation.data import Batch, map_tensors, rows_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count
@@ -29,6 +29,7 @@ def check_means(
     batch: Batch,
     vector: torch.Tensor,
     whole: Count,
+    outputs: Any,
     moves: dict[str, float],
 ) -> None:
     """Refuses losses that are no means over samples, and outputs that depend on their neighbours.
@@ -39,6 +40,7 @@ def check_means(
         batch: what is evaluated.
         vector: the vector.
         whole: what was counted of the batch there.
+        outputs: the model's there.
         moves: how far each mean moves between very different parameters.
 
     Raises:
@@ -50,7 +52,6 @@ def check_means(
     third = max(1 if batch.size < 4 else 2, batch.size // 3)
     parts = [taken(batch, slice(0, third)), taken(batch, slice(third, None))]
     sums = [counted(evaluator, part) for part in parts]
-    outputs = evaluator.outputs(copied(batch))
     is_rows = isinstance(outputs, torch.Tensor) and outputs.shape[:1] == (batch.size,)
     if is_rows and objective.takes_one_tensor and not objective.reads_pass:
         _check_loss(evaluator, outputs, batch, moves)
