@@ -187,12 +187,12 @@ def barriers(
                 some = inner[start : start + engine.group_size]
                 numbers = range(offset + start, offset + start + len(some))
                 skipped = {k for k, number in enumerate(numbers) if number in known}
-                line = Affine(vectors[i], (vectors[j] - vectors[i])[None], some[:, None])
+                sides = [ends.sides(i, j, each) or {} for each in some.tolist()]
+                own = sides if ends.bound.varies else None
+                line = Affine(vectors[i], (vectors[j] - vectors[i])[None], some[:, None], own)
                 parts = [[(k, known[numbers[k]]) for k in sorted(skipped)]]
                 if len(skipped) < len(some):
-                    sides = [ends.sides(i, j, each) for each in some.tolist()]
-                    known_sides = sides if ends.bound.varies else None
-                    parts += engine.evaluate(line, total, skipped, False, known_sides)
+                    parts += engine.evaluate(line, total, skipped, measure=False)
                 for part in parts:
                     for k, evaluation in part:
                         column = 1 + start + k

@@ -310,12 +310,12 @@ class _Line:
             yield known
         difference = np.where(self.part.chosen, self.first - self.second, 0.0)
         finite = bool(np.isfinite(difference).all() and np.isfinite(self.second).all())
-        varies = any(each is not None for each in self.sides)
+        own = [each for each in self.sides if each is not None]
         # The states themselves by the plain loop, so that they are what others have of them.
         ends = (0.0, 1.0) if self.part.layer is None else (1.0,)
         between = []
         for column, alpha in enumerate(self.positions.tolist()):
-            if finite and alpha not in ends and not varies:
+            if finite and alpha not in ends:
                 between.append(column)
             elif column not in done and alpha == 1.0:
                 yield [(column, self.at_second())]
@@ -328,7 +328,8 @@ class _Line:
                 continue
             # From θ_b on, so that parameters that are not chosen are the same all along.
             along_line = 1.0 - self.positions[columns]
-            line = Affine(self.second, difference[None], along_line[:, None])
+            sides = [own[column] for column in columns] if own else None
+            line = Affine(self.second, difference[None], along_line[:, None], sides)
             left = {i for i, column in enumerate(columns) if column in done}
             for finished in engine.evaluate(line, len(self.positions), left, measure=False):
                 yield [(columns[number], evaluation) for number, evaluation in finished]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from losspath.evaluation.fast import FastEvaluator
 from losspath.evaluation.measuring import GROUP_POINTS, Trials, usual_choice
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.plan import Plan
-from losspath.evaluation.points import Affine, Points
+from losspath.evaluation.points import Affine, Points, sides_at
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.replica import Sides
 from losspath.evaluation.verifying import Verifier
@@ -92,7 +92,6 @@ class Engine:
         total: int | None = None,
         done: Collection[int] = (),
         measure: bool = True,
-        sides: Sequence[Sides | None] | None = None,
     ) -> Iterator[list[tuple[int, Evaluation]]]:
         """Evaluates points, at most `group_size` of them.
 
@@ -104,20 +103,14 @@ class Engine:
                 makes results the same whatever was done before.
             measure: whether to measure what is quickest, or take what is good for most networks,
                 as for few points or points that someone waits for.
-            sides: side tensors of each point, where points differ in them; such points are
-                evaluated one by one.
 
         Yields:
             Numbers of points and their evaluations, as many as are finished together.
         """
         kind = _Kind(isinstance(points, Affine), points.changing(self.objective.layout), measure)
-        choice = None
-        if sides is None:
-            choice = self._way(points, kind, max(total or 0, len(points)))
-        else:
-            self._note(["the plain loop, as every point has buffers of its own"])
+        choice = self._way(points, kind, max(total or 0, len(points)))
         if choice is None:
-            yield from self._one_by_one(points, range(len(points)), done, sides)
+            yield from self._one_by_one(points, range(len(points)), done)
             return
         size = -(-len(points) // -(-len(points) // choice.points))  # even parts
         for start in range(0, len(points), size):
@@ -143,14 +136,12 @@ class Engine:
         points: Points,
         numbers: range,
         done: Collection[int],
-        sides: Sequence[Sides | None] | None = None,
     ) -> Iterator[list[tuple[int, Evaluation]]]:
         """The plain loop."""
         for number in numbers:
             if number not in done:
                 (vector,) = points.part(number, number + 1).vectors()
-                own = None if sides is None else sides[number]
-                yield [(number, self.plain(vector, own))]
+                yield [(number, self.plain(vector, sides_at(points, number)))]
 
     def _together(
         self, part: Points, kind: _Kind, choice: Choice, total: int
@@ -213,7 +204,8 @@ class Engine:
             return self._refused(kind, f"for {', '.join(sorted(dtypes))} parameters")
         try:
             with self._evaluator.lent():
-                plan = self._fast.plan(min(64, len(self.objective)), kind.changing)
+                few = min(64, len(self.objective))
+                plan = self._fast.plan(few, kind.changing, sides=points.sides)
                 if kind.measured:
                     trials = Trials(self._evaluator, self._fast)
                     key = self._keys[kind] = self._key(kind, plan)

@@ -170,11 +170,13 @@ class Evaluator:
         """Puts back what the loss has changed of its own modules."""
         self._loss.put_back()
 
-    def count(self, vector: torch.Tensor, outputs: Any, part: range) -> Count:
+    def count(
+        self, vector: torch.Tensor, outputs: Any, part: range, sides: Sides | None = None
+    ) -> Count:
         """Sums over some samples whose outputs at a vector are there already."""
         data = self.objective.data
         assert isinstance(data, Samples)
-        self.replica.write(vector)  # for a loss that reads the model
+        self.replica.write(vector, sides)  # for a loss that reads the model
         try:
             return self.objective.count_outputs(outputs, data.load_targets(part))
         finally:

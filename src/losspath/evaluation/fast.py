@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
+from losspath.errors import UnsupportedError
 from losspath.evaluation.accumulator import OutputAccumulator
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.evaluator import Evaluator
@@ -15,8 +16,9 @@ from losspath.evaluation.group import Group
 from losspath.evaluation.kernels import fused
 from losspath.evaluation.lanes import Lanes
 from losspath.evaluation.plan import Plan, make_plan
-from losspath.evaluation.points import Affine, Points, Rows
+from losspath.evaluation.points import Affine, Points, Rows, sides_at
 from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.replica import Sides
 from losspath.evaluation.rewrites import rewrite
 from losspath.evaluation.tape import Tape, record
 
@@ -33,8 +35,9 @@ class FastEvaluator:
         self.objective = evaluator.objective
         self._evaluator, self._note = evaluator, note
         self._lanes = Lanes()
-        self._tapes: dict[int, Tape] = {}
-        self._plans: dict[tuple[int, frozenset[str], bool], Plan] = {}
+        # By the length of a batch and the names of side tensors that are points' own.
+        self._tapes: dict[tuple[int, frozenset[str]], Tape] = {}
+        self._plans: dict[tuple[int, frozenset[str], frozenset[str], bool], Plan] = {}
 
     def evaluate_in_memory(self, points: Points, choice: Choice) -> tuple[Choice, list[Evaluation]]:
         """Evaluates points on all data, with less at a time where the device has not the memory.
@@ -76,7 +79,7 @@ class FastEvaluator:
         group = Group(self.objective.layout, points, choice, device)
         accumulator = OutputAccumulator(
             lambda number, outputs, part: self._evaluator.count(
-                group.vectors[number], outputs, part
+                group.vectors[number], outputs, part, sides_at(points, number)
             ),
             self.objective.evaluation_of,
             len(points),
@@ -113,27 +116,40 @@ class FastEvaluator:
             for start in range(samples.start, samples.stop, size)
         ]
         lengths = {len(block) for block in blocks}
-        return blocks, {length: self.plan(length, changing, first_layers) for length in lengths}
+        return blocks, {
+            length: self.plan(length, changing, first_layers, points.sides) for length in lengths
+        }
 
-    def plan(self, samples: int, changing: frozenset[str], first_layers: bool = True) -> Plan:
+    def plan(
+        self,
+        samples: int,
+        changing: frozenset[str],
+        first_layers: bool = True,
+        sides: Sequence[Sides] | None = None,
+    ) -> Plan:
         """How a batch of so many samples is computed.
 
         Args:
             samples: the length of the batch.
-            changing: names of the parameters that differ between points.
+            changing: names of the parameters and side tensors that differ between points.
             first_layers: whether layers that see the same input at every point are treated apart.
+            sides: side tensors of each point, where they have their own.
 
         Raises:
-            UnsupportedError: the forward pass cannot be recorded.
+            UnsupportedError: the forward pass cannot be recorded, or points have side tensors of
+                different forms.
         """
-        key = (samples, changing, first_layers)
+        first = _of_one_form(sides) if sides else None
+        key = (samples, changing, frozenset(first or ()), first_layers)
         if key not in self._plans:
-            if samples not in self._tapes:
-                self._tapes[samples] = self._recorded(samples)
-            self._plans[key] = make_plan(self._tapes[samples], changing, first_layers)
+            names = key[2]
+            if (samples, names) not in self._tapes:
+                self._tapes[samples, names] = self._recorded(samples, first)
+            tape = self._tapes[samples, names]
+            self._plans[key] = make_plan(tape, changing, first_layers, names)
         return self._plans[key]
 
-    def _recorded(self, samples: int) -> Tape:
+    def _recorded(self, samples: int, sides: Sides | None) -> Tape:
         """A forward pass, on a copy of the model of its own, whose buffers nothing else writes."""
         objective = self.objective
         replica = self._evaluator.make_replica()
@@ -142,11 +158,26 @@ class FastEvaluator:
             fused(self._evaluator.may_fuse),
             replica.linked(objective.model),  # hooks and functions that close over it
         ):
+            if sides is not None:
+                replica.write_sides(sides)
             entries = objective.layout.parameters
             names = {e.name: p for e, p in zip(entries, replica.parameters, strict=True)}
+            names |= replica.side_tensors(sides or ())
             tape = record(replica.model, objective.inputs_of(0, samples), names)
         rewrite(tape.graph)
         return tape
+
+
+def _of_one_form(sides: Sequence[Sides]) -> Sides:
+    """The first point's side tensors.
+
+    Raises:
+        UnsupportedError: those of another point have other names, shapes or dtypes.
+    """
+    forms = [{n: t if t is None else (t.shape, t.dtype) for n, t in each.items()} for each in sides]
+    if any(form != forms[0] for form in forms):
+        raise UnsupportedError("points have buffers of different shapes")
+    return sides[0]
 
 
 def wait_for(device: torch.device) -> None:

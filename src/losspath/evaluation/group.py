@@ -40,6 +40,10 @@ class Group:
         # (P,) each, in the precision that they are evaluated in.
         self.vectors = [self._staged(vector) for vector in points.vectors()]
         self._named = [unflatten(vector, layout) for vector in self.vectors]
+        if points.sides is not None:
+            for tensors, sides in zip(self._named, points.sides, strict=True):
+                present = {n: t for n, t in sides.items() if t is not None}
+                tensors.update({name: tensor.to(device) for name, tensor in present.items()})
         if choice.channels_last:
             # What a convolution puts out has the layout of its weights, and so on from layer to
             # layer.

@@ -13,7 +13,7 @@ from losspath.evaluation.choices import Choice
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.fast import FastEvaluator, wait_for
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.points import Points, Rows
+from losspath.evaluation.points import Points, Rows, sides_at
 
 # Of points in a group: fewer share too little, more keep results waiting.
 GROUP_POINTS = (8, 128)
@@ -117,6 +117,6 @@ class Trials:
         samples = min(len(self._objective), _TRIAL_BATCHES * self._objective.batch_size)
         (vector,) = points.part(0, 1).vectors()
         began = time.perf_counter()
-        self._evaluator.evaluate(vector, samples)
+        self._evaluator.evaluate(vector, samples, sides_at(points, 0))
         wait_for(self._objective.device)
         return (time.perf_counter() - began) * len(self._objective) / samples

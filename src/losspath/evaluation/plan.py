@@ -50,13 +50,19 @@ class Plan:
         return lines + ([f"  same input at every point: {first_layers}"] if first_layers else [])
 
 
-def make_plan(tape: Tape, changing: Collection[str], with_first_layers: bool = True) -> Plan:
+def make_plan(
+    tape: Tape,
+    changing: Collection[str],
+    with_first_layers: bool = True,
+    sides: Collection[str] = (),
+) -> Plan:
     """Splits a recorded forward pass.
 
     Args:
         tape: the pass.
-        changing: names of the parameters that differ between points.
+        changing: names of the parameters and side tensors that differ between points.
         with_first_layers: treat layers that see the same input at every point apart.
+        sides: names of side tensors, of which no such layer is made: they are not in the vectors.
     """
     fixed = _fixed_nodes(tape, changing)
     nodes = [node for node in tape.graph.nodes if node.op == "call_function"]
@@ -66,6 +72,7 @@ def make_plan(tape: Tape, changing: Collection[str], with_first_layers: bool = T
         if with_first_layers
         and node not in fixed
         and (layer := _first_layer(node, fixed, tape, changing))
+        and not {layer.weight, layer.bias} & {*sides}
     }
     pooled = _windowed(first_layers)
     output = next(node for node in tape.graph.nodes if node.op == "output")

@@ -6,7 +6,7 @@ Whatever a forward pass changes (buffers, caches, attributes that hooks set) it 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -157,7 +157,7 @@ class Replica:
         self._link: Callable[[], None] | None = None
         self._attributes_before = remembered(self.model)
         if base is not None and self.is_private:
-            self._write_sides(base)
+            self.write_sides(base)
             self._written = base
         elif base is not None:  # written with the first vector, where they are put back again
             self._written = _OTHERS
@@ -241,7 +241,7 @@ class Replica:
                 target.copy_(vector[entry.place].view(entry.shape))
             if self._cycles or wanted is not self._written:
                 self._written = wanted
-                self._write_sides(wanted or {})
+                self.write_sides(wanted or {})
                 trained = self._values() if self._cycles and not self.merges else []
                 self._enter_evaluation()
                 if trained:  # an adapter of zeros does not show it
@@ -255,7 +255,12 @@ class Replica:
         for each, own in zip(self._sides, self._own, strict=True):
             each.tensor.data.copy_(own)
 
-    def _write_sides(self, sides: Sides) -> None:
+    def side_tensors(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """The copy's side tensors of some names, as far as it has them."""
+        found = side_tensors(self.model, self.layout)
+        return {each.name: each.tensor for each in found if each.name in names}
+
+    def write_sides(self, sides: Sides) -> None:
         """Writes recorded side tensors into those of the copy, by name."""
         present = {each.name: each for each in side_tensors(self.model, self.layout)}
         for name, value in sides.items():

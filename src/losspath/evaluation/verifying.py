@@ -10,7 +10,7 @@ import torch
 from losspath.evaluation.choices import Choice
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.fast import FastEvaluator
-from losspath.evaluation.points import Points
+from losspath.evaluation.points import Points, sides_at
 from losspath.evaluation.quantities import Evaluation
 
 # Largest relative difference from the plain loop that is rounding.
@@ -81,7 +81,8 @@ class Verifier:
         order = np.argsort([not np.isfinite(evaluation.loss) for evaluation in fast], kind="stable")
         compared = False
         for number in order[:: -(-len(order) // most)].tolist():
-            plain = self._evaluator.evaluate(vectors[number], parts=[samples])
+            sides = sides_at(points, number)
+            plain = self._evaluator.evaluate(vectors[number], sides=sides, parts=[samples])
             problem = _difference(plain, fast[number], self._objective.moves)
             if problem is not None:
                 return problem, True
@@ -108,7 +109,7 @@ class Verifier:
             number = finite[len(finite) // 2]
             (vector,) = part.part(number, number + 1).vectors()
             try:
-                plain = self._evaluator.evaluate(vector)
+                plain = self._evaluator.evaluate(vector, sides=sides_at(part, number))
             except torch.cuda.OutOfMemoryError:  # batches of the plain loop are larger
                 return None
             problem = _difference(plain, evaluations[number], self._objective.moves)

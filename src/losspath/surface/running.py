@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.journal import Journal
@@ -46,11 +47,10 @@ def evaluated(
             known = {i for i, number in enumerate(group.numbers.tolist()) if number in done}
             skipped = {v for v, point in enumerate(group.lift.point.tolist()) if point in known}
             finished = engine.evaluate(
-                group.vectors,
+                replace(group.vectors, sides=sides_of(lifted, bound, group.lift)),
                 sampler.total * lifted.method.vectors_at_a_point,
                 skipped,
                 measure=not group.is_awaited,
-                sides=sides_of(lifted, bound, group.lift),
             )
             for found in of_points(group.lift, finished):
                 if notes is not None:

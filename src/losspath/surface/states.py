@@ -55,8 +55,8 @@ def losses_of(
     for start in range(0, len(index), engine.group_size):
         group = index[start : start + engine.group_size].tolist()
         states = np.concatenate([path.read(i, i + 1) for i in group])
-        sides = [bound.sides_of(i) for i in group] if bound.varies else None
-        for finished in engine.evaluate(Rows(states), measure=False, sides=sides):
+        sides = [bound.sides_of(i) or {} for i in group] if bound.varies else None
+        for finished in engine.evaluate(Rows(states, sides), measure=False):
             found += [evaluation for _, evaluation in finished]
     values = columns_of(found)
     return StateLosses(index, values.pop(LOSS), values.pop(ACCURACY, None), values)

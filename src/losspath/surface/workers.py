@@ -13,7 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -135,9 +135,8 @@ class _Worker:
             weights = None if job.origin is not None else lift.weights
             shown = job.projection.coordinates
             sides = self._bound.sides_of_points(lift.places, weights, shown)
-        finished = self._engine.evaluate(
-            self._vectors(lift), job.total, measure=task.measure, sides=sides
-        )
+        points = replace(self._vectors(lift), sides=sides)
+        finished = self._engine.evaluate(points, job.total, measure=task.measure)
         found = dict(pair for pairs in of_points(lift, finished) for pair in pairs)
         evaluations = [found[number] for number in range(len(task.numbers))]
         return Outcome(_name(), evaluations, list(self._engine.notes), dict(self._used))
