@@ -17,10 +17,10 @@ from contract import Net, make_world, teaches
 from losspath import distances, figures, methods
 from losspath.errors import LosspathError
 
-# Values: `Reading` and the like are made by the package alone, and check nothing.
+# Values: `Verdict` and the like are made by the package alone, and check nothing.
 VALUES = {
     *("Activations", "Confusion", "DistanceMap", "Dynamics", "History", "Interpolation"),
-    *("Reading", "RunCurves", "Saliency", "StepSizes", "SurfaceDifference"),
+    *("RunCurves", "Saliency", "StepSizes", "SurfaceDifference", "Verdict"),
     *("LosspathError", "LosspathWarning"),
 }
 # No function of the user's.
@@ -245,7 +245,7 @@ def calls(it):
                 "columns": 3,
             },
         ),
-        "read_dynamics": (lp.read_dynamics, {"dynamics": it.dynamics}),
+        "judge_dynamics": (lp.judge_dynamics, {"dynamics": it.dynamics}),
         "refine_surface": (
             lambda **given: list(lp.refine_surface(**given)),
             {**asked, "method": "pca", "executor": None, **where},

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 import losspath
 from losspath import LocalProcesses, Objective, Recorder, Trajectory, compute_surface
 from losspath.errors import ArgumentError, LosspathWarning, PathError, WorkerError
-from losspath.evaluation import choices, engine
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import engine, tuning
+from losspath.evaluation.tuning import EngineConfig
 from losspath.methods import METHODS
 from losspath.surface import workers
 from losspath.thesis.networks import build_network
@@ -297,9 +297,9 @@ def test_one_task_measures_and_all_others_do_as_it_found(recorded, monkeypatch):
 
     def remembered(key, measure):
         measured.append(key)
-        return Choice(batch_size=16, lanes=1, share=2, points=7)
+        return EngineConfig(batch_size=16, threads=1, first_layer_group=2, group_size=7)
 
-    monkeypatch.setattr(choices, "remembered", remembered)
+    monkeypatch.setattr(tuning, "remembered", remembered)
     with ThreadPoolExecutor(3) as pool:
         surface = compute_surface(*recorded, "averaged", RESOLUTION, executor=pool)
     assert len(measured) == 1

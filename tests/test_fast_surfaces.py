@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import losspath
-from losspath.evaluation import choices, engine
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import engine, tuning
+from losspath.evaluation.tuning import EngineConfig
 from losspath.methods import METHODS, PCA, Averaged
 from losspath.thesis.networks import build_network
 
@@ -27,8 +27,8 @@ def walk():
 @pytest.fixture
 def fast(monkeypatch):
     monkeypatch.setattr(engine, "_SMALL", 0)
-    chosen = Choice(batch_size=16, lanes=2, share=3, points=5)
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: chosen)
+    chosen = EngineConfig(batch_size=16, threads=2, first_layer_group=3, group_size=5)
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: chosen)
 
 
 @pytest.mark.parametrize("method", [*METHODS, PCA(literal=True), Averaged(literal=True)], ids=str)
@@ -87,8 +87,8 @@ def test_a_surface_goes_on_as_it_began_whatever_has_been_measured_since(
     options = {"resolution": 6, "checkpoint": tmp_path / "points"}
     with pytest.raises(Stop):
         losspath.compute_surface(path, objective, "pca", progress=stop, **options)
-    other = Choice(batch_size=25, lanes=1, share=1, points=3)
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: other)
+    other = EngineConfig(batch_size=25, threads=1, first_layer_group=1, group_size=3)
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: other)
     found = losspath.compute_surface(path, objective, "pca", **options)
     np.testing.assert_array_equal(found.loss, whole.loss)
     assert set(found.provenance["evaluation"]) <= set(whole.provenance["evaluation"])

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from losspath import Objective, Recorder, Trajectory, compute_surface, fit_plane
-from losspath.evaluation import choices, engine
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import engine, tuning
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Rows
+from losspath.evaluation.tuning import EngineConfig
 from losspath.surface import evaluate_states
 from random_modules import LAYERS, Problem, content, rows_of, states_around
 
@@ -31,8 +31,8 @@ def exact(monkeypatch):
     """Without TF32, whose products have three digits; and the engine is always used."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(engine, "_SMALL", 0)
-    choice = Choice(batch_size=7, lanes=1, share=3, points=4)
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: choice)
+    config = EngineConfig(batch_size=7, threads=1, first_layer_group=3, group_size=4)
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: config)
 
 
 def close(value):

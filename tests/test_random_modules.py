@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from losspath import Recorder, Trajectory, compute_surface, fit_plane
-from losspath.evaluation import choices, engine
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import engine, tuning
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Rows
+from losspath.evaluation.tuning import EngineConfig
 from losspath.surface import evaluate_states
 from random_modules import LAYERS, SERIES, Problem, content, problems, states_around
 
@@ -23,11 +23,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning"),
 ]
 
-CHOICES = [
-    Choice(batch_size=5, lanes=1, share=1, points=8),
-    Choice(batch_size=7, lanes=2, share=3, points=4),
-    Choice(batch_size=9, lanes=1, share=3, points=5, stack=4),
-    Choice(batch_size=64, lanes=1, share=2, points=3, channels_last=True),
+CONFIGS = [
+    EngineConfig(batch_size=5, threads=1, first_layer_group=1, group_size=8),
+    EngineConfig(batch_size=7, threads=2, first_layer_group=3, group_size=4),
+    EngineConfig(batch_size=9, threads=1, first_layer_group=3, group_size=5, vmap_size=4),
+    EngineConfig(batch_size=64, threads=1, first_layer_group=2, group_size=3, channels_last=True),
 ]
 
 
@@ -43,9 +43,9 @@ def close(value):
     return pytest.approx(value, rel=1e-5, abs=1e-6)
 
 
-def check(problem, choice, patch, surface=True):
+def check(problem, config, patch, surface=True):
     """Holds an objective, the engine and a surface against the plain loop; gives the engine."""
-    patch.setattr(choices, "remembered", lambda key, measure: choice)
+    patch.setattr(tuning, "remembered", lambda key, measure: config)
     model, data = problem.model(), problem.data()
     loss = problem.loss_fn(model)
     before = content(model, *data)
@@ -75,55 +75,55 @@ PLAIN = {
 }  # fmt: skip
 
 
-def one_layer(form, name, choice, patch, surface):
+def one_layer(form, name, config, patch, surface):
     loss = "entropy" if name == "renormed words" else "penalised"
     problem = Problem(form, ((name, False),), loss, "by kind", 23, 9, 0, True, True)
-    fast = check(problem, choice, patch, surface)
+    fast = check(problem, config, patch, surface)
     assert ("plain loop" in fast.notes[0]) == (name in PLAIN), fast.notes
 
 
 @pytest.mark.parametrize("name", LAYERS["vectors"])
 def test_layers_of_vectors(always_fast, name):
-    one_layer("vectors", name, CHOICES[1], always_fast, surface=False)
+    one_layer("vectors", name, CONFIGS[1], always_fast, surface=False)
 
 
 @pytest.mark.parametrize("name", SERIES)
 def test_layers_of_series(always_fast, name):
-    one_layer("series", name, CHOICES[0], always_fast, surface=False)
+    one_layer("series", name, CONFIGS[0], always_fast, surface=False)
 
 
 @pytest.mark.parametrize("name", LAYERS["images"])
 def test_layers_of_images(always_fast, name):
-    one_layer("images", name, CHOICES[3], always_fast, surface=False)
+    one_layer("images", name, CONFIGS[3], always_fast, surface=False)
 
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=QUIET)
-@given(problem=problems(), choice=st.sampled_from(CHOICES))
-def test_random_modules(always_fast, problem, choice):
-    check(problem, choice, always_fast)
+@given(problem=problems(), config=st.sampled_from(CONFIGS))
+def test_random_modules(always_fast, problem, config):
+    check(problem, config, always_fast)
 
 
 @pytest.mark.slow
 @settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=QUIET)
-@given(problem=problems(most=6), choice=st.sampled_from(CHOICES))
-def test_many_random_modules(always_fast, problem, choice):
-    check(problem, choice, always_fast)
+@given(problem=problems(most=6), config=st.sampled_from(CONFIGS))
+def test_many_random_modules(always_fast, problem, config):
+    check(problem, config, always_fast)
 
 
 def test_layers_that_hardly_notice(always_fast):
     """The second layer takes whole numbers of the first, which holds its weight as a tensor."""
     layers = (("old spectral norm", False), ("linear", False), ("words", False))
     problem = Problem("vectors", layers, "entropy", "as drawn", 2, 1, 0, False, False)
-    check(problem, CHOICES[0], always_fast)
+    check(problem, CONFIGS[0], always_fast)
     check_run(problem, always_fast)
 
 
 def check_run(problem, patch):
     """Each state of a recorded run, with what was recorded beside it, against the same training."""
-    patch.setattr(choices, "remembered", lambda key, measure: CHOICES[0])
+    patch.setattr(tuning, "remembered", lambda key, measure: CONFIGS[0])
     try:
         plain = [problem.after(steps) for steps in range(4)]
     except RuntimeError as error:  # written over what autograd needs

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from losspath.analysis.interpolation import interpolate as interpolate
     from losspath.analysis.rates import StepSizeLR as StepSizeLR
     from losspath.analysis.rates import learning_rates as learning_rates
-    from losspath.analysis.readings import Reading as Reading
-    from losspath.analysis.readings import read_dynamics as read_dynamics
     from losspath.analysis.runs import History as History
     from losspath.analysis.runs import RunCurves as RunCurves
     from losspath.analysis.runs import measure_history as measure_history
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
     from losspath.analysis.steps import StepSizes as StepSizes
     from losspath.analysis.steps import step_cosines as step_cosines
     from losspath.analysis.steps import step_sizes as step_sizes
+    from losspath.analysis.verdict import Verdict as Verdict
+    from losspath.analysis.verdict import judge_dynamics as judge_dynamics
     from losspath.errors import LosspathError as LosspathError
     from losspath.errors import LosspathWarning as LosspathWarning
     from losspath.evaluation.objective import Objective as Objective
@@ -91,7 +91,7 @@ _EXPORTS = {
     "Plane": "losspath.geometry.plane",
     "PrincipalPlane": "losspath.geometry.plane",
     "Projection": "losspath.geometry.projection",
-    "Reading": "losspath.analysis.readings",
+    "Verdict": "losspath.analysis.verdict",
     "Recorder": "losspath.recording.recorder",
     "RunCurves": "losspath.analysis.runs",
     "Saliency": "losspath.analysis.saliency",
@@ -130,7 +130,7 @@ _EXPORTS = {
     "plot_step_sizes": "losspath.figures",
     "plot_surface": "losspath.figures",
     "plot_surfaces": "losspath.figures",
-    "read_dynamics": "losspath.analysis.readings",
+    "judge_dynamics": "losspath.analysis.verdict",
     "refine_surface": "losspath.surface",
     "saliency": "losspath.analysis.saliency",
     "step_cosines": "losspath.analysis.steps",

@@ -9,8 +9,8 @@ from losspath import (
     Dynamics,
     LosspathError,
     Objective,
+    judge_dynamics,
     measure_dynamics,
-    read_dynamics,
     step_cosines,
 )
 from losspath.analysis import dynamics
@@ -90,7 +90,7 @@ def test_cosines_do_not_depend_on_how_a_path_is_read(monkeypatch):
 def test_gradient_descent_is_read_as_what_it_is(rate, noise, name):
     # Along the steepest axis a step multiplies by 1 − 4·rate: 2/4 is the largest rate that holds.
     path = descend([4.0, 0.0], rate, noise=noise)
-    assert read_dynamics(measure_dynamics(path, objective_of([4.0, 0.0]))).name == name
+    assert judge_dynamics(measure_dynamics(path, objective_of([4.0, 0.0]))).name == name
 
 
 def make(loss, cosines=None):
@@ -124,7 +124,7 @@ def make(loss, cosines=None):
     ],
 )
 def test_readings_follow_their_rules(loss, cosine, name):
-    reading = read_dynamics(make(loss, np.full(98, cosine)))
+    reading = judge_dynamics(make(loss, np.full(98, cosine)))
     assert reading.name == name
     assert str(reading).startswith(f"{name}: ")
 

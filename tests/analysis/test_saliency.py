@@ -36,7 +36,7 @@ def objective():
 def test_every_method_sees_where_a_network_looks(objective):
     found = saliency(objective, [1.0, 2.0], [0, 5])
     assert list(found.maps) == [GRADIENT, INTEGRATED, OCCLUSION]
-    assert found.answers.tolist() == [1, 1]
+    assert found.predictions.tolist() == [1, 1]
     for maps in found.maps.values():
         assert maps.shape == (2, 12, 12)
         assert maps[:, :5, :5].min() > 0
@@ -51,7 +51,7 @@ def test_every_method_sees_where_a_network_looks(objective):
 
 
 def test_it_is_of_the_state_that_is_given(objective):
-    assert saliency(objective, [3.0, 2.0], [1]).answers.tolist() == [0]
+    assert saliency(objective, [3.0, 2.0], [1]).predictions.tolist() == [0]
     np.testing.assert_allclose(saliency(objective, [3.0, 2.0], [1]).maps[GRADIENT][0, :6, :6], 6.0)
 
 
@@ -106,7 +106,7 @@ def test_a_single_output_explains_itself_and_is_no_class(squeeze, targets):
     model, x = Steered(squeeze), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     objective = Objective(model, x, targets, bce)
     found = saliency(objective, [1.0, -2.0, 3.0, 0.0], [0, 2])
-    assert found.answers is None
+    assert found.predictions is None
     assert found.targets.tolist() == [1, 1]
     weight = np.array([1.0, -2.0, 3.0, 0.0])
     inputs = x[[0, 2]].numpy()
@@ -123,7 +123,7 @@ def test_several_outputs_that_are_no_classes_need_a_column():
     with pytest.raises(UnsupportedError, match=r"the 3 outputs.*\(1, 3\).*column="):
         saliency(objective, flat(model), [0])
     found = saliency(objective, flat(model), [0, 4], column=2)
-    assert (found.answers, found.targets) == (None, None)
+    assert (found.predictions, found.targets) == (None, None)
     with torch.no_grad():
         np.testing.assert_allclose(found.scores, model(x)[[0, 4], 2], rtol=1e-5)
     expected = np.abs(model.weight[2].detach().numpy())
@@ -134,7 +134,7 @@ def test_several_outputs_that_are_no_classes_need_a_column():
 
 def test_a_column_of_classes_can_be_chosen(objective):
     found = saliency(objective, [1.0, 2.0], [0], column=0)
-    assert found.answers.tolist() == [1]
+    assert found.predictions.tolist() == [1]
     np.testing.assert_allclose(found.maps[GRADIENT][0, :6, :6], 2.0)
 
 
@@ -152,7 +152,7 @@ def test_a_network_that_rewrites_its_input_is_explained_by_what_it_was_given():
     objective = Objective(model, x.clone(), torch.randint(2, (5,)), F.cross_entropy)
     found = saliency(objective, flat(model), [0, 3])
     np.testing.assert_array_equal(found.inputs, x[[0, 3]])
-    weight = model.layer.weight.detach().numpy()[found.answers]
+    weight = model.layer.weight.detach().numpy()[found.predictions]
     np.testing.assert_allclose(found.maps[GRADIENT], np.abs(2 * weight), rtol=1e-5)
     occluded = 2 * weight * x[[0, 3]].numpy()
     np.testing.assert_allclose(found.maps[OCCLUSION], occluded, atol=1e-5)

@@ -13,20 +13,20 @@ from torch.overrides import has_torch_function
 
 from losspath import Objective
 from losspath.errors import LosspathWarning
-from losspath.evaluation import accumulator, choices, engine, first_layers, rewrites, tape
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import accumulator, engine, first_layers, rewrites, tape, tuning
+from losspath.evaluation.autotuner import Autotuner
 from losspath.evaluation.engine import Engine
-from losspath.evaluation.measuring import Trials
 from losspath.evaluation.points import Affine, Rows
+from losspath.evaluation.tuning import EngineConfig
 from losspath.evaluation.verifying import Verifier
 from losspath.thesis.networks import NETWORKS, build_network
 
-CHOICES = [
-    Choice(batch_size=5, lanes=1, share=1, points=32),
-    Choice(batch_size=7, lanes=2, share=3, points=4),
-    Choice(batch_size=100, lanes=2, share=4, points=3),
-    Choice(batch_size=9, lanes=1, share=3, points=5, stack=4),
-    Choice(batch_size=8, lanes=2, share=2, points=4, channels_last=True),
+CONFIGS = [
+    EngineConfig(batch_size=5, threads=1, first_layer_group=1, group_size=32),
+    EngineConfig(batch_size=7, threads=2, first_layer_group=3, group_size=4),
+    EngineConfig(batch_size=100, threads=2, first_layer_group=4, group_size=3),
+    EngineConfig(batch_size=9, threads=1, first_layer_group=3, group_size=5, vmap_size=4),
+    EngineConfig(batch_size=8, threads=2, first_layer_group=2, group_size=4, channels_last=True),
 ]
 
 
@@ -36,15 +36,15 @@ def always_fast(monkeypatch):
     monkeypatch.setattr(engine, "_SMALL", 0)
 
 
-@pytest.fixture(params=CHOICES, ids=str)
-def choice(request, monkeypatch):
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: request.param)
+@pytest.fixture(params=CONFIGS, ids=str)
+def config(request, monkeypatch):
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: request.param)
     return request.param
 
 
 @pytest.fixture
 def chosen(monkeypatch):
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: CHOICES[1])
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: CONFIGS[1])
 
 
 def objective_of(case):
@@ -76,7 +76,7 @@ def assert_equal_to_the_plain_loop(objective, points, is_fast=True):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["plane", "separate"])
-def test_every_kind_of_model(choice, kind, form):
+def test_every_kind_of_model(config, kind, form):
     case = sample_case(kind)
     points = plane_around(moved(case, 0.1))
     points = points if form == "plane" else Rows(points.vectors())
@@ -86,7 +86,7 @@ def test_every_kind_of_model(choice, kind, form):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("form", ["plane", "separate"])
-def test_every_network_of_the_project(choice, network, form):
+def test_every_network_of_the_project(config, network, form):
     torch.manual_seed(0)
     model = build_network(network, 1, 10, dropout=0.5)
     inputs, targets = torch.randn(23, 1, 32, 32), torch.randint(10, (23,))
@@ -128,7 +128,7 @@ def summed(outputs, targets):
 
 
 @pytest.mark.parametrize("form", ["plane", "separate"])
-def test_other_shapes_of_models_and_losses(choice, form):
+def test_other_shapes_of_models_and_losses(config, form):
     case = sample_case("mlp")
     for model, loss in ((Residual(), case.loss_fn), (Mapping(), summed)):
         points = plane_around(flat(model))
@@ -136,7 +136,7 @@ def test_other_shapes_of_models_and_losses(choice, form):
         assert_equal_to_the_plain_loop(Objective(model, case.inputs, case.targets, loss), points)
 
 
-def test_outputs_too_large_to_keep_are_counted_batch_by_batch(choice, monkeypatch):
+def test_outputs_too_large_to_keep_are_counted_batch_by_batch(config, monkeypatch):
     monkeypatch.setattr(accumulator, "_OUTPUT_BYTES", 0)
     case = sample_case("conv")
     assert_equal_to_the_plain_loop(objective_of(case), plane_around(flat(case.model)))
@@ -189,10 +189,10 @@ def test_a_refusal_is_kept_where_the_computation_goes_on_from(chosen, monkeypatc
     kept = []
     monkeypatch.setattr(Verifier, "check", lambda *arguments: ("1 against 2", True))
     case = sample_case("mlp")
-    fast = Engine(objective_of(case), keep=lambda key, choice: kept.append(choice))
+    fast = Engine(objective_of(case), keep=lambda key, config: kept.append(config))
     with pytest.warns(LosspathWarning, match="differs from the plain loop"):
         evaluate(fast, plane_around(flat(case.model)))
-    assert [choice.plain for choice in kept] == [True]
+    assert [config.plain for config in kept] == [True]
 
 
 def test_points_without_a_finite_loss_do_not_decide_for_the_others(chosen):
@@ -314,7 +314,7 @@ def test_a_fast_path_that_is_wrong_is_found_and_not_used(chosen, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["conv", "attention", "lstm", "counter"])
-def test_nothing_of_the_callers_changes(kind, choice):
+def test_nothing_of_the_callers_changes(kind, config):
     case = sample_case(kind)
     case.model.train()
     objective, points = objective_of(case), plane_around(flat(case.model))
@@ -344,7 +344,7 @@ def test_a_failure_on_the_way_is_gone_on_from_by_the_plain_loop(chosen, monkeypa
     assert torch.get_num_threads() == threads
 
 
-def test_results_do_not_depend_on_what_is_done(choice):
+def test_results_do_not_depend_on_what_is_done(config):
     case = sample_case("conv")
     objective, points = objective_of(case), plane_around(flat(case.model), count=11)
     whole = evaluate(Engine(objective), points)
@@ -363,7 +363,7 @@ def test_little_work_is_done_by_the_plain_loop_bit_for_bit(monkeypatch):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(choices, "_known", {})
+    monkeypatch.setattr(tuning, "_known", {})
     return tmp_path / "cache"
 
 
@@ -372,35 +372,35 @@ def test_a_choice_is_measured_once_and_remembered(cache, monkeypatch):
 
     def measure():
         measured.append(None)
-        return dataclasses.replace(CHOICES[0], batch_size=10 * len(measured))
+        return dataclasses.replace(CONFIGS[0], batch_size=10 * len(measured))
 
-    assert choices.remembered("a" * 32, measure).batch_size == 10
-    assert choices.remembered("a" * 32, measure).batch_size == 10
-    monkeypatch.setattr(choices, "_known", {})  # as in another process
-    assert choices.remembered("a" * 32, measure).batch_size == 10
-    assert choices.remembered("b" * 32, measure).batch_size == 20
-    (file,) = cache.rglob("choice-a*.json")
+    assert tuning.remembered("a" * 32, measure).batch_size == 10
+    assert tuning.remembered("a" * 32, measure).batch_size == 10
+    monkeypatch.setattr(tuning, "_known", {})  # as in another process
+    assert tuning.remembered("a" * 32, measure).batch_size == 10
+    assert tuning.remembered("b" * 32, measure).batch_size == 20
+    (file,) = cache.rglob("config-a*.json")
     file.write_text("{}")
-    monkeypatch.setattr(choices, "_known", {})
-    assert choices.remembered("a" * 32, measure).batch_size == 30
+    monkeypatch.setattr(tuning, "_known", {})
+    assert tuning.remembered("a" * 32, measure).batch_size == 30
 
 
 def test_a_cache_that_cannot_be_used_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(choices, "_known", {})
-    assert choices.remembered("c" * 32, lambda: CHOICES[2]) == CHOICES[2]
+    monkeypatch.setattr(tuning, "_known", {})
+    assert tuning.remembered("c" * 32, lambda: CONFIGS[2]) == CONFIGS[2]
 
 
 def test_measuring_finds_a_choice_that_works(cache):
     case = sample_case("conv", count=120)
     for points in (plane_around(flat(case.model)), Rows(plane_around(flat(case.model)).vectors())):
         assert_equal_to_the_plain_loop(objective_of(case), points)
-    assert len(list(cache.rglob("choice-*.json"))) == 2
+    assert len(list(cache.rglob("config-*.json"))) == 2
 
 
 def test_the_plain_loop_is_chosen_where_it_is_quicker(cache, monkeypatch):
-    monkeypatch.setattr(Trials, "_plain_seconds", lambda self, points: 1e-9)
+    monkeypatch.setattr(Autotuner, "_plain_seconds", lambda self, points: 1e-9)
     case = sample_case("conv", count=120)
     objective = objective_of(case)
     points = plane_around(flat(case.model))
@@ -442,10 +442,10 @@ def test_where_memory_runs_out_less_is_done_at_a_time(monkeypatch, form):
     objective = Objective(model, inputs, targets, F.cross_entropy)
     points = plane_around(flat(model))
     points = points if form == "plane" else Rows(points.vectors())
-    given = Choice(batch_size=20, lanes=1, share=2, points=4, stack=4)
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: given)
+    given = EngineConfig(batch_size=20, threads=1, first_layer_group=2, group_size=4, vmap_size=4)
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: given)
     fast = Engine(objective)
-    monkeypatch.setattr(Verifier, "checked", lambda self, points, choice: (choice, None, True))
+    monkeypatch.setattr(Verifier, "checked", lambda self, points, config: (config, None, True))
     expected = [objective(vector).loss for vector in points.vectors()]
     objective.data.batch_size = 10  # of the plain loop
     for samples in (40, 20):

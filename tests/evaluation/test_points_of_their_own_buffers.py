@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from losspath import Objective
-from losspath.evaluation import choices, engine
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import engine, tuning
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.points import Affine, Rows
+from losspath.evaluation.tuning import EngineConfig
 from losspath.parameters import Layout, flatten_parameters, side_tensors
 
-CHOICES = [
-    Choice(batch_size=5, lanes=1, share=1, points=32),
-    Choice(batch_size=7, lanes=2, share=3, points=4),
-    Choice(batch_size=9, lanes=1, share=3, points=5, stack=4),
+CONFIGS = [
+    EngineConfig(batch_size=5, threads=1, first_layer_group=1, group_size=32),
+    EngineConfig(batch_size=7, threads=2, first_layer_group=3, group_size=4),
+    EngineConfig(batch_size=9, threads=1, first_layer_group=3, group_size=5, vmap_size=4),
 ]
 COUNT = 6
 
@@ -28,9 +28,9 @@ def always_fast(monkeypatch):
     monkeypatch.setattr(engine, "_SMALL", 0)
 
 
-@pytest.fixture(params=CHOICES, ids=str)
-def choice(request, monkeypatch):
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: request.param)
+@pytest.fixture(params=CONFIGS, ids=str)
+def config(request, monkeypatch):
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: request.param)
 
 
 class Masked(nn.Module):
@@ -131,7 +131,7 @@ def by_loop(objective, points):
 
 @pytest.mark.parametrize("kind", [Rows, Affine])
 @pytest.mark.parametrize("name", MAKERS)
-def test_each_point_has_its_own(choice, name, kind):
+def test_each_point_has_its_own(config, name, kind):
     objective, vectors, sides = case_of(name)
     points = points_of(kind, vectors, sides)
     losses, notes = evaluated(objective, points)
@@ -141,7 +141,7 @@ def test_each_point_has_its_own(choice, name, kind):
 
 
 def test_what_all_points_share_is_computed_once(monkeypatch):
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: CHOICES[1])
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: CONFIGS[1])
     objective, vectors, sides = case_of("frozen first layer")
     same = [sides[0]] * COUNT
     losses, notes = evaluated(objective, Rows(vectors, same))
@@ -152,7 +152,7 @@ def test_what_all_points_share_is_computed_once(monkeypatch):
 
 
 def test_buffers_of_other_shapes_go_one_by_one(monkeypatch):
-    monkeypatch.setattr(choices, "remembered", lambda key, measure: CHOICES[1])
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: CONFIGS[1])
     objective, vectors, sides = case_of("masked")
     sides[3] = {**sides[3], "scale": torch.tensor([1.5])}
     losses, notes = evaluated(objective, Rows(vectors, sides))
@@ -167,7 +167,7 @@ def test_buffers_of_other_shapes_go_one_by_one(monkeypatch):
     np.testing.assert_allclose(losses[3], expected[0], rtol=1e-5)
 
 
-def test_a_loss_that_reads_the_model_sees_the_points_buffers(choice):
+def test_a_loss_that_reads_the_model_sees_the_points_buffers(config):
     objective, vectors, sides = case_of("masked")
     model = objective.model
     inputs, targets = objective.data.inputs, objective.data.targets

@@ -119,7 +119,7 @@ def test_saliency_is_drawn_beside_the_input(channels):
 
 def test_an_output_that_is_no_class_is_told_as_a_number():
     found = dataclasses.replace(
-        make_saliency(), answers=None, scores=np.array([2.3456, -1.0]), targets=np.array([1, 0])
+        make_saliency(), predictions=None, scores=np.array([2.3456, -1.0]), targets=np.array([1, 0])
     )
     words = texts(plot_saliency(found, labels=["cat", "dog"]))
     assert {"1\noutput 2.35", "0\noutput -1"} <= set(words)
@@ -182,7 +182,7 @@ def test_dynamics_are_drawn_over_training():
     words = texts(figure)
     assert "2/η, η = 0.1" in words
     caption = " ".join(" ".join(words).split())
-    assert "Reading: smooth" in caption
+    assert "Verdict: smooth" in caption
     assert "1,000 samples" in caption
 
 

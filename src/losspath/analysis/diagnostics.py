@@ -1,4 +1,4 @@
-"""What a network answers and computes at one moment of its training, or over it."""
+"""What a network predicts and computes at one moment of its training, or over it."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def confusion(
         ArgumentError: as many labels as there are classes were expected, or `predict` gives
             something else than a class for each target.
     """
-    answers: list[npt.NDArray[np.int64]] = []
+    predictions: list[npt.NDArray[np.int64]] = []
     right: list[npt.NDArray[np.int64]] = []
     classes = 0
     with evaluating(objective, parameters, sides) as model:
@@ -191,15 +191,15 @@ def confusion(
                     'mappings with their classes under "labels"'
                 )
             if predict is None:
-                found, asked, classes = _answers(outputs, targets)
+                found, asked, classes = _predictions_of(outputs, targets)
             else:
                 with _told("predict"):
                     predicted = predict(outputs)
                 found, asked = _predicted(predicted, targets)
             told = asked >= 0  # negative targets are how losses are told to ignore a sample
-            answers.append(found[told])
+            predictions.append(found[told])
             right.append(asked[told])
-    wrong, true = np.concatenate(answers), np.concatenate(right)
+    wrong, true = np.concatenate(predictions), np.concatenate(right)
     if predict is not None:
         most = max(int(wrong.max(initial=0)), int(true.max(initial=0))) + 1
         classes = len(labels) if labels is not None else most
@@ -230,7 +230,7 @@ def _told(name: str) -> Iterator[None]:
         ) from cause
 
 
-def _answers(
+def _predictions_of(
     outputs: Any, targets: Any
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """The classes with the largest scores, the right ones, and how many there are."""
@@ -272,20 +272,22 @@ def are_classes(outputs: Any, targets: Any) -> bool:
     )
 
 
-def _predicted(answers: Any, targets: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _predicted(
+    predictions: Any, targets: Any
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Classes that a function of the user's made of outputs, and the right ones, in one row."""
-    for each, what in ((answers, "predict to return"), (targets, "as targets")):
+    for each, what in ((predictions, "predict to return"), (targets, "as targets")):
         if not isinstance(each, torch.Tensor) or each.is_complex():
             raise ArgumentError(f"expected {what} class numbers in a tensor, got {form_of(each)}")
         if each.is_floating_point() and bool((each != each.round()).any()):
             raise ArgumentError(f"expected {what} class numbers, got fractions or NaN")
-    sizes = [[size for size in each.shape if size != 1] for each in (answers, targets)]
+    sizes = [[size for size in each.shape if size != 1] for each in (predictions, targets)]
     if sizes[0] != sizes[1]:
         raise ArgumentError(
             f"expected predict to return a class for each target {form_of(targets)}, got "
-            f"{form_of(answers)}"
+            f"{form_of(predictions)}"
         )
-    return _integers(answers), _integers(targets)
+    return _integers(predictions), _integers(targets)
 
 
 def _integers(values: torch.Tensor) -> npt.NDArray[np.int64]:

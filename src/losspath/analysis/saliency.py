@@ -46,14 +46,14 @@ class Saliency:
             gradients the absolute value, summed over channels; of occlusion the fall of the score.
         targets: (n,) the right classes, or the right values where the network puts out one number;
             None where a sample has more than one.
-        answers: (n,) the network's classes; None where its outputs are not scores of classes.
+        predictions: (n,) the network's classes; None where its outputs are not scores of classes.
         scores: (n,) the numbers that are explained; None where they are not known.
     """
 
     inputs: Floats = field(repr=False)
     maps: dict[str, Floats] = field(repr=False)
     targets: npt.NDArray[Any] | None
-    answers: npt.NDArray[np.int64] | None
+    predictions: npt.NDArray[np.int64] | None
     scores: Floats | None = None
 
     def __repr__(self) -> str:

@@ -330,7 +330,7 @@ def diagnose(
     out: OutDir = None,
     format_: Format = Extension.PNG,
 ) -> None:
-    """Look at a network at any step: answers, activations, filters, feature maps, saliency."""
+    """Look at a network at any step: predictions, activations, filters, feature maps, saliency."""
     from losspath.cli import diagnose as diagnosis
     from losspath.cli.runs import Run
 

@@ -18,9 +18,9 @@ from losspath.analysis import diagnostics
 from losspath.analysis.activations import last_finite
 from losspath.analysis.dynamics import Dynamics, dynamics_key, measure_dynamics
 from losspath.analysis.outputs import evaluating
-from losspath.analysis.readings import read_dynamics
 from losspath.analysis.runs import measure_history
 from losspath.analysis.saliency import saliency
+from losspath.analysis.verdict import judge_dynamics
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.jobs import computed_once, figure_file
 from losspath.cli.runs import Run
@@ -35,7 +35,7 @@ _IMAGES = 6  # that saliency is shown for
 _SAMPLES = 1000  # that dynamics are measured with: a state costs some tens of gradients
 
 
-class _Moment:
+class _Snapshot:
     """A network at one step of its training, and the pictures of it."""
 
     def __init__(self, run: Run, step: int | None, sample: int | None) -> None:
@@ -150,14 +150,14 @@ class _Moment:
         return figures.plot_saliency(found, labels=self.labels, title=title)
 
 
-VIEWS: dict[str, Callable[[_Moment], Figure]] = {
-    "history": _Moment.history,
-    "samples": _Moment.samples,
-    "confusion": _Moment.confusion,
-    "activations": _Moment.activations,
-    "filters": _Moment.filters,
-    "feature-maps": _Moment.feature_maps,
-    "saliency": _Moment.saliency,
+VIEWS: dict[str, Callable[[_Snapshot], Figure]] = {
+    "history": _Snapshot.history,
+    "samples": _Snapshot.samples,
+    "confusion": _Snapshot.confusion,
+    "activations": _Snapshot.activations,
+    "filters": _Snapshot.filters,
+    "feature-maps": _Snapshot.feature_maps,
+    "saliency": _Snapshot.saliency,
 }
 OF_A_SAMPLE = ("feature-maps", "saliency")
 OF_THE_RUN = ("history", "samples", "activations")  # the same at every step
@@ -180,9 +180,9 @@ def check_views(names: Sequence[str]) -> list[str]:
 def run_diagnose(
     run: Run, step: int | None, sample: int | None, views: Sequence[str], extension: str
 ) -> None:
-    """Draws what a network answers and computes; says what cannot be drawn, and why."""
+    """Draws what a network predicts and computes; says what cannot be drawn, and why."""
     run.check_place(run.figures)
-    moment = _Moment(run, step, sample)
+    moment = _Snapshot(run, step, sample)
     if step is not None and moment.step != step:
         say(f"no state was recorded at step {step:,}: step {moment.step:,} is shown")
     for name in views:
@@ -256,4 +256,4 @@ def draw_dynamics(run: Run, found: Dynamics, figure: Path | None, extension: str
     target = figure_file(run, figure, name)
     drawn = figures.plot_dynamics(found, rate=run.made.rate, title=run.title)
     say_file("figure", figures.save_figure(drawn, target))
-    say(str(read_dynamics(found)))
+    say(str(judge_dynamics(found)))

@@ -4,7 +4,7 @@ The order of work is turned round: a small batch goes through all points before 
 so that it stays in the processor's cache. What is the same at every point is computed once a batch.
 Layers that see the same input at every point are combined from a few results (on a plane) or
 computed for several points in one call. Which of this is used is chosen by measurement, and every
-choice is held against the plain loop before it is believed.
+config is held against the plain loop before it is believed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy.typing as npt
 import torch
 
 from losspath.errors import LosspathError, LosspathWarning, UnsupportedError
-from losspath.evaluation import choices
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import tuning
+from losspath.evaluation.autotuner import GROUP_POINTS, Autotuner, usual_config
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.fast import FastEvaluator
-from losspath.evaluation.measuring import GROUP_POINTS, Trials, usual_choice
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.plan import Plan
 from losspath.evaluation.points import Affine, Points, sides_at
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.replica import Sides
+from losspath.evaluation.tuning import EngineConfig
 from losspath.evaluation.verifying import Verifier
 from losspath.files import digest_of
 
@@ -40,7 +40,7 @@ _GROUP_BYTES = 128 << 20  # of parameters, of the points that are evaluated toge
 
 @dataclass(frozen=True)
 class _Kind:
-    """Points that one choice is good for."""
+    """Points that one config is good for."""
 
     is_flat: bool
     changing: frozenset[str]
@@ -56,8 +56,8 @@ class Engine:
 
     Args:
         objective: the loss; its model must stay as it is while the engine is used.
-        remember: gives the choice made before under a key, or else makes and keeps one.
-        keep: keeps another choice under a key, where the one that was made cannot be gone on with.
+        remember: gives the config made before under a key, or else makes and keeps one.
+        keep: keeps another config under a key, where the one that was made cannot be gone on with.
 
     Attributes:
         notes: what was found and chosen, one line each.
@@ -66,18 +66,18 @@ class Engine:
     def __init__(
         self,
         objective: Objective,
-        remember: Callable[[str, Callable[[], Choice]], Choice] | None = None,
-        keep: Callable[[str, Choice], None] | None = None,
+        remember: Callable[[str, Callable[[], EngineConfig]], EngineConfig] | None = None,
+        keep: Callable[[str, EngineConfig], None] | None = None,
     ) -> None:
         self.objective = objective
-        self._remember = remember or choices.remembered
-        self._keep = keep or (lambda key, choice: None)
+        self._remember = remember or tuning.remembered
+        self._keep = keep or (lambda key, config: None)
         self._keys: dict[_Kind, str] = {}
         self.notes: list[str] = []
         self._evaluator = Evaluator(objective)
         self._fast = FastEvaluator(self._evaluator, lambda note: self._note([note]))
         self._verifier = Verifier(self._evaluator, self._fast)
-        self._ways: dict[_Kind, Choice | None] = {}
+        self._ways: dict[_Kind, EngineConfig | None] = {}
 
     @property
     def group_size(self) -> int:
@@ -108,22 +108,22 @@ class Engine:
             Numbers of points and their evaluations, as many as are finished together.
         """
         kind = _Kind(isinstance(points, Affine), points.changing(self.objective.layout), measure)
-        choice = self._way(points, kind, max(total or 0, len(points)))
-        if choice is None:
+        config = self._way(points, kind, max(total or 0, len(points)))
+        if config is None:
             yield from self._one_by_one(points, range(len(points)), done)
             return
-        size = -(-len(points) // -(-len(points) // choice.points))  # even parts
+        size = -(-len(points) // -(-len(points) // config.group_size))  # even parts
         for start in range(0, len(points), size):
             part = points.part(start, start + size)
             numbers = range(start, start + len(part))
             if all(number in done for number in numbers):
                 continue
-            found = None if choice is None else self._together(part, kind, choice, total or 0)
+            found = None if config is None else self._together(part, kind, config, total or 0)
             if found is None:
-                choice = None
+                config = None
                 yield from self._one_by_one(points, numbers, done)
                 continue
-            choice, evaluations = found
+            config, evaluations = found
             pairs = zip(numbers, evaluations, strict=True)
             yield [(number, each) for number, each in pairs if number not in done]
 
@@ -144,28 +144,28 @@ class Engine:
                 yield [(number, self.plain(vector, sides_at(points, number)))]
 
     def _together(
-        self, part: Points, kind: _Kind, choice: Choice, total: int
-    ) -> tuple[Choice, list[Evaluation]] | None:
+        self, part: Points, kind: _Kind, config: EngineConfig, total: int
+    ) -> tuple[EngineConfig, list[Evaluation]] | None:
         """Evaluates a group; None where that fails or is wrong, and the plain loop has to do."""
         try:
             with self._evaluator.lent():
-                used, evaluations = self._fast.evaluate_in_memory(part, choice)
+                used, evaluations = self._fast.evaluate_in_memory(part, config)
             problem = self._verifier.check_group(part, used, evaluations, total)
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # the plain loop tells what is wrong, if it is the model
             problem = str(error) if isinstance(error, LosspathError) else repr(error)
         if problem is None:
-            if used != choice:  # what memory was too small for is not tried again
+            if used != config:  # what memory was too small for is not tried again
                 self._ways[kind] = used
-                self._keep_choice(kind, used)
+                self._keep_config(kind, used)
             return used, evaluations
         self._ways[kind] = None
-        self._keep_choice(kind, replace(choice, plain=True))
+        self._keep_config(kind, replace(config, plain=True))
         self._note([f"the plain loop from here on, as the fast one failed: {problem}"])
         return None
 
-    def _way(self, points: Points, kind: _Kind, total: int) -> Choice | None:
+    def _way(self, points: Points, kind: _Kind, total: int) -> EngineConfig | None:
         if kind not in self._ways:
             work = total * len(self.objective) * self.objective.parameter_count
             if work < _SMALL:
@@ -193,11 +193,11 @@ class Engine:
             return "as autocast is on"  # for the calling thread alone, and it rounds by batch
         return None
 
-    def _keep_choice(self, kind: _Kind, choice: Choice) -> None:
+    def _keep_config(self, kind: _Kind, config: EngineConfig) -> None:
         if kind in self._keys:
-            self._keep(self._keys[kind], choice)
+            self._keep(self._keys[kind], config)
 
-    def _choose(self, points: Points, kind: _Kind, total: int) -> Choice | None:
+    def _choose(self, points: Points, kind: _Kind, total: int) -> EngineConfig | None:
         dtypes = {entry.dtype for entry in self.objective.layout.parameters}
         if not dtypes <= {"float32", "float64"}:
             # Sums of half precision round by more than could be told from a mistake.
@@ -207,14 +207,14 @@ class Engine:
                 few = min(64, len(self.objective))
                 plan = self._fast.plan(few, kind.changing, sides=points.sides)
                 if kind.measured:
-                    trials = Trials(self._evaluator, self._fast)
+                    trials = Autotuner(self._evaluator, self._fast)
                     key = self._keys[kind] = self._key(kind, plan)
-                    choice = self._remember(key, lambda: trials.quickest(points, total))
+                    config = self._remember(key, lambda: trials.quickest(points, total))
                 else:
-                    choice = usual_choice(self.objective, points)
-                if choice.plain:
+                    config = usual_config(self.objective, points)
+                if config.plain:
                     return self._refused(kind, "as it was the quickest")
-                choice, problem, is_told = self._verifier.checked(points, choice)
+                config, problem, is_told = self._verifier.checked(points, config)
         except UnsupportedError as reason:
             return self._refused(kind, f"as {reason}")
         except Exception as error:  # whatever a model does under recording, the plain loop is right
@@ -226,17 +226,17 @@ class Engine:
                 stacklevel=4,
             )
             # What goes on from here later must not try again, and round otherwise.
-            self._keep_choice(kind, replace(choice, plain=True))
+            self._keep_config(kind, replace(config, plain=True))
             return self._refused(kind, f"as the fast one differs: {problem}")
         if not is_told:
             self._refused(kind, "as no point has a finite loss to compare")
             del self._ways[kind]  # the next points may be better
             return None
-        self._note([f"{kind.describe()}: {choice.describe()}", *plan.describe()])
-        self._ways[kind] = choice
-        return choice
+        self._note([f"{kind.describe()}: {config.describe()}", *plan.describe()])
+        self._ways[kind] = config
+        return config
 
-    def _refused(self, kind: _Kind, why: str) -> Choice | None:
+    def _refused(self, kind: _Kind, why: str) -> EngineConfig | None:
         self._note([f"{kind.describe()}: the plain loop, {why}"])
         self._ways[kind] = None
         return None

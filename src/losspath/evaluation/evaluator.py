@@ -16,12 +16,12 @@ from losspath.errors import LosspathError, ModelError
 from losspath.evaluation.attributes import Kept
 from losspath.evaluation.counting import failed
 from losspath.evaluation.data import Batch, Part, Samples
+from losspath.evaluation.evaluation_mode import evaluation_mode, random_fork
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.quantities import Count, Evaluation
 from losspath.evaluation.reached import modules_among, objects_reached, shared_objects
 from losspath.evaluation.recalibration import recalibrate
 from losspath.evaluation.replica import Replica, Sides
-from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import unwrapped
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Evaluator:
         with (
             LENT,
             torch.inference_mode(False),
-            undisturbed(unwrapped(model), grads or self._is_first),
+            evaluation_mode(unwrapped(model), grads or self._is_first),
             unfused(),
             self.replica.linked(model),
             torch.set_grad_enabled(grads),

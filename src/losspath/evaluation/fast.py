@@ -10,17 +10,17 @@ import torch
 
 from losspath.errors import UnsupportedError
 from losspath.evaluation.accumulator import OutputAccumulator
-from losspath.evaluation.choices import Choice
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.group import Group
 from losspath.evaluation.kernels import fused
-from losspath.evaluation.lanes import Lanes
 from losspath.evaluation.plan import Plan, make_plan
 from losspath.evaluation.points import Affine, Points, Rows, sides_at
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.replica import Sides
 from losspath.evaluation.rewrites import rewrite
+from losspath.evaluation.single_threads import SingleThreads
 from losspath.evaluation.tape import Tape, record
+from losspath.evaluation.tuning import EngineConfig
 
 
 class FastEvaluator:
@@ -34,35 +34,37 @@ class FastEvaluator:
     def __init__(self, evaluator: Evaluator, note: Callable[[str], object]) -> None:
         self.objective = evaluator.objective
         self._evaluator, self._note = evaluator, note
-        self._lanes = Lanes()
+        self._threads = SingleThreads()
         # By the length of a batch and the names of side tensors that are points' own.
         self._tapes: dict[tuple[int, frozenset[str]], Tape] = {}
         self._plans: dict[tuple[int, frozenset[str], frozenset[str], bool], Plan] = {}
 
-    def evaluate_in_memory(self, points: Points, choice: Choice) -> tuple[Choice, list[Evaluation]]:
+    def evaluate_in_memory(
+        self, points: Points, config: EngineConfig
+    ) -> tuple[EngineConfig, list[Evaluation]]:
         """Evaluates points on all data, with less at a time where the device has not the memory.
 
         Returns:
-            The choice that it could be done by, and the evaluations.
+            The config that it could be done by, and the evaluations.
         """
         while True:
             try:
-                return choice, self.evaluate(points, choice, range(len(self.objective)))
+                return config, self.evaluate(points, config, range(len(self.objective)))
             except torch.cuda.OutOfMemoryError:
-                if choice.stack * choice.batch_size == 1:
+                if config.vmap_size * config.batch_size == 1:
                     raise
                 # Stacked points first: they are the larger part.
-                if choice.stack > 1:
-                    choice = replace(choice, stack=choice.stack // 2)
+                if config.vmap_size > 1:
+                    config = replace(config, vmap_size=config.vmap_size // 2)
                 else:
-                    choice = replace(choice, batch_size=choice.batch_size // 2)
+                    config = replace(config, batch_size=config.batch_size // 2)
             torch.cuda.empty_cache()  # out of the handler, which holds on to tensors
-            self._note(f"halved, as memory ran out: {choice.describe()}")
+            self._note(f"halved, as memory ran out: {config.describe()}")
 
     def evaluate(
         self,
         points: Points,
-        choice: Choice,
+        config: EngineConfig,
         samples: range,
         watch: Callable[[float], object] | None = None,
     ) -> list[Evaluation]:
@@ -70,13 +72,13 @@ class FastEvaluator:
 
         Args:
             points: the points.
-            choice: how.
+            config: how.
             samples: which samples.
             watch: is told the seconds that each batch took.
         """
-        blocks, plans = self._blocks_and_plans(points, choice, samples)
+        blocks, plans = self._blocks_and_plans(points, config, samples)
         device = self.objective.device
-        group = Group(self.objective.layout, points, choice, device)
+        group = Group(self.objective.layout, points, config, device)
         accumulator = OutputAccumulator(
             lambda number, outputs, part: self._evaluator.count(
                 group.vectors[number], outputs, part, sides_at(points, number)
@@ -86,9 +88,9 @@ class FastEvaluator:
             samples,
         )
 
-        def work(lane: int) -> None:
+        def work(thread: int) -> None:
             with torch.inference_mode():
-                for block in blocks[lane::lanes]:
+                for block in blocks[thread::threads]:
                     began = time.perf_counter()
                     inputs = self.objective.inputs_of(block.start, block.stop)
                     for number, outputs in group.outputs(plans[len(block)], inputs):
@@ -97,20 +99,20 @@ class FastEvaluator:
                         wait_for(device)
                         watch(time.perf_counter() - began)
 
-        lanes = min(choice.lanes, len(blocks))
-        self._lanes.run(work, lanes)
+        threads = min(config.threads, len(blocks))
+        self._threads.run(work, threads)
         with torch.inference_mode():
             return accumulator.evaluations()
 
     def _blocks_and_plans(
-        self, points: Points, choice: Choice, samples: range
+        self, points: Points, config: EngineConfig, samples: range
     ) -> tuple[list[range], dict[int, Plan]]:
         """Batches of the samples, and how batches of each length are computed."""
         changing = points.changing(self.objective.layout)
         # Fewer points than the vectors that they are combined of are done sooner one by one.
         flat = isinstance(points, Affine) and len(points) > len(points.directions)
-        first_layers = flat or (isinstance(points, Rows) and choice.share > 1)
-        size = min(choice.batch_size, len(samples))
+        first_layers = flat or (isinstance(points, Rows) and config.first_layer_group > 1)
+        size = min(config.batch_size, len(samples))
         blocks = [
             range(start, min(start + size, samples.stop))
             for start in range(samples.start, samples.stop, size)

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation.choices import Choice
 from losspath.evaluation.first_layers import FirstLayer, Prepared
 from losspath.evaluation.plan import Plan
 from losspath.evaluation.points import Affine, Points
+from losspath.evaluation.tuning import EngineConfig
 from losspath.parameters import Layout, unflatten
 
 Tensors = dict[str, torch.Tensor]
@@ -27,16 +27,16 @@ class Group:
     Args:
         layout: what lies where in a parameter vector.
         points: the points.
-        choice: how they are evaluated.
+        config: how they are evaluated.
         device: where they are.
     """
 
     def __init__(
-        self, layout: Layout, points: Points, choice: Choice, device: torch.device
+        self, layout: Layout, points: Points, config: EngineConfig, device: torch.device
     ) -> None:
         self._layout = layout
         self._device = device
-        self._stack = choice.stack
+        self._vmap_size = config.vmap_size
         # (P,) each, in the precision that they are evaluated in.
         self.vectors = [self._staged(vector) for vector in points.vectors()]
         self._named = [unflatten(vector, layout) for vector in self.vectors]
@@ -44,7 +44,7 @@ class Group:
             for tensors, sides in zip(self._named, points.sides, strict=True):
                 present = {n: t for n, t in sides.items() if t is not None}
                 tensors.update({name: tensor.to(device) for name, tensor in present.items()})
-        if choice.channels_last:
+        if config.channels_last:
             # What a convolution puts out has the layout of its weights, and so on from layer to
             # layer.
             for tensors in self._named:
@@ -61,7 +61,7 @@ class Group:
                 unflatten(self._staged(vector), layout)
                 for vector in (points.origin, *points.directions)
             ]
-        self._share = choice.share
+        self._first_layer_group = config.first_layer_group
         self._lock = threading.Lock()
         self._arguments: dict[int, list[tuple[torch.Tensor, ...]]] = {}
         self._together: dict[tuple[int, int], list[torch.Tensor]] = {}
@@ -76,7 +76,7 @@ class Group:
         fixed = [self._named[0][name] for name in plan.shared_parameters]
         values = plan.shared(inputs, *fixed, *plan.shared_constants)
         seen, carried = values[: len(plan.first_layers)], values[len(plan.first_layers) :]
-        if self._stack > 1:
+        if self._vmap_size > 1:
             yield from self._stacked(plan, carried, self._results(plan.first_layers, seen))
             return
         arguments = self._arguments_of(plan)
@@ -93,11 +93,11 @@ class Group:
         given = len(plan.first_layers), len(plan.point_parameters), len(plan.point_constants)
         along = (*[None] * len(carried), *[0] * (given[0] + given[1]), *[None] * given[2])
         call = torch.vmap(plan.point, in_dims=along)
-        for start in range(0, len(self._named), self._stack):
+        for start in range(0, len(self._named), self._vmap_size):
             chunk = [
                 # Copies, as a result may be written over for the next point.
                 [result.clone() for result in each]
-                for _, each in islice(results, self._stack)
+                for _, each in islice(results, self._vmap_size)
             ]
             firsts = [torch.stack(several) for several in zip(*chunk, strict=True)]
             parameters = self._parameters_of(plan, start)
@@ -110,7 +110,7 @@ class Group:
         key = (id(plan), start)
         with self._lock:
             if key not in self._together:
-                several = self._named[start : start + self._stack]
+                several = self._named[start : start + self._vmap_size]
                 self._together[key] = [
                     torch.stack([named[name] for named in several])
                     for name in plan.point_parameters
@@ -141,8 +141,8 @@ class Group:
             ]
             yield from enumerate(_combined(parts, self._coefficients))
             return
-        for start in range(0, len(self._named), self._share):
-            count = min(self._share, len(self._named) - start)
+        for start in range(0, len(self._named), self._first_layer_group):
+            count = min(self._first_layer_group, len(self._named) - start)
             together = [self._of_several(each, start, count) for each in prepared]
             for offset in range(count):
                 yield start + offset, [results[offset] for results in together]

@@ -16,10 +16,10 @@ from typing import Any
 import xxhash
 
 from losspath.errors import DamagedError, StoreError, wrap_os_errors
-from losspath.evaluation import choices
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import tuning
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.tuning import EngineConfig
 from losspath.files import acquire_lock, digest_of, sync_file, write_all
 
 Progress = Callable[[int, int], None]
@@ -32,7 +32,7 @@ class Journal:
     """An append-only file of evaluations by number, for one computation at a time.
 
     The first line holds the key of the computation, each further line one evaluation and a check,
-    or a choice of how to evaluate, so that what goes on rounds as what is there. A last line that
+    or a config of how to evaluate, so that what goes on rounds as what is there. A last line that
     was cut off is dropped; any other damage is refused.
 
     Args:
@@ -41,7 +41,7 @@ class Journal:
 
     Attributes:
         done: the evaluations.
-        choices: how to evaluate, by what was measured.
+        configs: how to evaluate, by what was measured.
 
     Raises:
         StoreError: the file belongs to another computation, or cannot be written.
@@ -52,7 +52,7 @@ class Journal:
     def __init__(self, path: Path, key: str) -> None:
         self.path = path
         self.done: dict[int, Evaluation] = {}
-        self.choices: dict[str, Choice] = {}
+        self.configs: dict[str, EngineConfig] = {}
         self._end = 0
         self._synced = time.monotonic()
         self._lock = acquire_lock(path.with_name(path.name + ".lock"), str(path))
@@ -84,8 +84,8 @@ class Journal:
             )
         for line in lines[1:]:
             what, one, other, *rest = _parse(self.path, line)
-            if what == "choice":
-                self.choices[one] = Choice(**other)
+            if what == "config":
+                self.configs[one] = EngineConfig(**other)
             else:
                 self.done[int(what)] = Evaluation(one, other, *rest)
         self._end = len(whole)  # `_append` cuts off what is beyond it
@@ -111,17 +111,17 @@ class Journal:
         self._append([number, evaluation.loss, evaluation.accuracy, *metrics])
         self.done[number] = evaluation
 
-    def remembered(self, key: str, measure: Callable[[], Choice]) -> Choice:
-        """As `choices.remembered`, but what this computation began with comes first."""
-        if key not in self.choices:
-            self.keep_choice(key, choices.remembered(key, measure))
-        return self.choices[key]
+    def remembered(self, key: str, measure: Callable[[], EngineConfig]) -> EngineConfig:
+        """As `tuning.remembered`, but what this computation began with comes first."""
+        if key not in self.configs:
+            self.keep_config(key, tuning.remembered(key, measure))
+        return self.configs[key]
 
-    def keep_choice(self, key: str, choice: Choice) -> None:
-        """Keeps a choice of how to evaluate; one that replaces another counts from now on."""
-        if self.choices.get(key) != choice:
-            self._append(["choice", key, dataclasses.asdict(choice)])
-            self.choices[key] = choice
+    def keep_config(self, key: str, config: EngineConfig) -> None:
+        """Keeps a config of how to evaluate; one that replaces another counts from now on."""
+        if self.configs.get(key) != config:
+            self._append(["config", key, dataclasses.asdict(config)])
+            self.configs[key] = config
 
     def close(self) -> None:
         """Closes the file and lets others have it."""
@@ -186,7 +186,7 @@ def is_readable(path: Path) -> bool:
 def sound_part(path: Path) -> bytes | None:
     """The lines before the first one that is not what was written; None where all are.
 
-    What comes after such a line is not taken: the line may have been a choice of how to evaluate.
+    What comes after such a line is not taken: the line may have been a config of how to evaluate.
 
     Raises:
         StoreError: the file cannot be read now.

@@ -35,6 +35,7 @@ from losspath.evaluation.data import (
     map_tensors,
     narrowed,
 )
+from losspath.evaluation.evaluation_mode import random_fork
 from losspath.evaluation.evaluator import LENT, Evaluator
 from losspath.evaluation.fingerprint import fingerprint
 from losspath.evaluation.pairs import check_results
@@ -44,7 +45,6 @@ from losspath.evaluation.quantities import (
 )
 from losspath.evaluation.replica import Sides, merged_modules
 from losspath.evaluation.staging import stage_batches
-from losspath.evaluation.undisturbed import random_fork
 from losspath.parameters import Layout, in_order, named_parameters
 
 LossFunction = Callable[[Any, Any], Any]

@@ -13,12 +13,12 @@ from losspath.errors import ObjectiveError
 from losspath.evaluation.attributes import Kept
 from losspath.evaluation.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch
+from losspath.evaluation.evaluation_mode import evaluation_mode, random_fork
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.kernels import unfused
 from losspath.evaluation.links import afterwards, linked
 from losspath.evaluation.quantities import Count
 from losspath.evaluation.replica import copy_model, overrides_train, widen
-from losspath.evaluation.undisturbed import random_fork, undisturbed
 from losspath.parameters import in_order, unwrapped
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _as_owner(
     # Adapters that are merged in evaluation mode come apart before the vector goes in.
     with (
         torch.inference_mode(False),
-        undisturbed(model, objective.needs_gradients),
+        evaluation_mode(model, objective.needs_gradients),
         unfused(),
         torch.no_grad(),
     ):

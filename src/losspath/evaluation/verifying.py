@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from losspath.evaluation.choices import Choice
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.fast import FastEvaluator
 from losspath.evaluation.points import Points, sides_at
 from losspath.evaluation.quantities import Evaluation
+from losspath.evaluation.tuning import EngineConfig
 
 # Largest relative difference from the plain loop that is rounding.
 _ROUNDING = 1e-5
@@ -36,47 +36,49 @@ class Verifier:
         self._evaluator, self._fast = evaluator, fast
         self._is_group_checked = False
 
-    def checked(self, points: Points, choice: Choice) -> tuple[Choice, str | None, bool]:
-        """A choice that can be computed, and what `check` finds of it."""
+    def checked(
+        self, points: Points, config: EngineConfig
+    ) -> tuple[EngineConfig, str | None, bool]:
+        """A config that can be computed, and what `check` finds of it."""
         try:
-            return choice, *self.check(points, choice)
+            return config, *self.check(points, config)
         except Exception:
-            if choice.stack == 1:
+            if config.vmap_size == 1:
                 raise
-        choice = replace(choice, stack=1)  # not every layer can be stacked
-        return choice, *self.check(points, choice)
+        config = replace(config, vmap_size=1)  # not every layer can be stacked
+        return config, *self.check(points, config)
 
-    def check(self, points: Points, choice: Choice) -> tuple[str | None, bool]:
+    def check(self, points: Points, config: EngineConfig) -> tuple[str | None, bool]:
         """What differs from the plain loop on a few points and samples; None if nothing does.
 
         And whether there was anything to compare: a point whose loss is finite.
         """
         compared = False
-        for samples in self._checked_samples(choice):
+        for samples in self._checked_samples(config):
             # All points of the group once; a few are enough for what depends on the data.
             part, most = (points.part(0, _FEW_POINTS), 1) if compared else (points, _CHECKED_POINTS)
-            problem, some = self._check_on(part, choice, samples, most)
+            problem, some = self._check_on(part, config, samples, most)
             if problem is not None:
                 return problem, True
             compared |= some
         return None, compared
 
-    def _checked_samples(self, choice: Choice) -> list[range]:
+    def _checked_samples(self, config: EngineConfig) -> list[range]:
         """Batches from all over the data, which may be sorted, the last one among them."""
-        count, size = len(self._objective), choice.batch_size
+        count, size = len(self._objective), config.batch_size
         starts = range(0, count, size)
         some = np.linspace(0, len(starts) - 1, min(_CHECKED_BATCHES, len(starts))).round()
         chosen = dict.fromkeys(int(number) for number in some)
         return [range(starts[n], min(starts[n] + size, count)) for n in chosen]
 
     def _check_on(
-        self, points: Points, choice: Choice, samples: range, most: int
+        self, points: Points, config: EngineConfig, samples: range, most: int
     ) -> tuple[str | None, bool]:
         """What differs on some samples, and whether there was anything to compare.
 
         At most so many points are evaluated by the plain loop too.
         """
-        fast = self._fast.evaluate(points, choice, samples)
+        fast = self._fast.evaluate(points, config, samples)
         vectors = points.vectors()
         order = np.argsort([not np.isfinite(evaluation.loss) for evaluation in fast], kind="stable")
         compared = False
@@ -90,7 +92,7 @@ class Verifier:
         return None, compared
 
     def check_group(
-        self, part: Points, choice: Choice, evaluations: list[Evaluation], total: int
+        self, part: Points, config: EngineConfig, evaluations: list[Evaluation], total: int
     ) -> str | None:
         """Holds the first group against the plain loop: a point of it over all data.
 
@@ -101,10 +103,10 @@ class Verifier:
         if self._is_group_checked or not finite:
             return None
         if total < _WHOLE_POINTS:
-            start = len(self._objective) // 3 // choice.batch_size * choice.batch_size
-            samples = range(start, min(start + choice.batch_size, len(self._objective)))
+            start = len(self._objective) // 3 // config.batch_size * config.batch_size
+            samples = range(start, min(start + config.batch_size, len(self._objective)))
             with self._evaluator.lent():
-                problem, _ = self._check_on(part.part(0, _FEW_POINTS), choice, samples, 1)
+                problem, _ = self._check_on(part.part(0, _FEW_POINTS), config, samples, 1)
         else:
             number = finite[len(finite) // 2]
             (vector,) = part.part(number, number + 1).vectors()

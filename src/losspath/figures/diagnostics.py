@@ -1,4 +1,4 @@
-"""Pictures of what a network answers and computes."""
+"""Pictures of what a network predicts and computes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _share(value: float) -> str:
 
 
 def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_xlabel("answer")
+    axes.set_xlabel("prediction")
     axes.set_ylabel("true class")
     if len(labels) <= _NUMBERED:
         long = max(map(len, labels)) > 2
@@ -282,7 +282,7 @@ def _label_row(axes: Axes, label: str) -> None:
 def plot_saliency(
     saliency: Saliency, *, labels: Sequence[str] | None = None, title: str | None = None
 ) -> Figure:
-    """Draws inputs, and beside each which parts of it the network's answer hangs on.
+    """Draws inputs, and beside each which parts of it the network's prediction hangs on.
 
     Args:
         saliency: the maps, of images.
@@ -302,7 +302,7 @@ def plot_saliency(
     low, high = float(inputs.min()), float(inputs.max())
     for number, row in enumerate(grid):
         _draw_image(row[0], inputs[number], low, high)
-        words = _tell_answer(saliency, number, labels)
+        words = _tell_prediction(saliency, number, labels)
         row[0].set_ylabel(words, fontsize=SMALL, rotation=0, ha="right", va="center")
         for axes, (name, maps) in zip(row[1:], saliency.maps.items(), strict=True):
             axes.imshow(maps[number], cmap="viridis")
@@ -316,27 +316,27 @@ def plot_saliency(
         for spine in axes.spines.values():
             spine.set_linewidth(0.4)
     add_title(figure, title)
-    of = "the network's output hangs on" if saliency.answers is None else ""
+    of = "the network's output hangs on" if saliency.predictions is None else ""
     caption = (
-        f"Bright is what {of or 'the score of an answer hangs on'}, each map on a scale of its "
+        f"Bright is what {of or 'the score of an prediction hangs on'}, each map on a scale of its "
     )
     caption += "own. Left: the true "
-    caption += "value, and the output." if of else "class, and the answer where it is another."
+    caption += "value, and the output." if of else "class, and the prediction where it is another."
     add_footer(figure, caption)
     return figure
 
 
-def _tell_answer(saliency: Saliency, number: int, labels: Sequence[str] | None) -> str:
-    """The right class, and the answer where it is another; or the right value, and the output."""
+def _tell_prediction(saliency: Saliency, number: int, labels: Sequence[str] | None) -> str:
+    """The right class, and the predicted one where it is another; or the value and the output."""
     target = None if saliency.targets is None else saliency.targets[number]
-    if saliency.answers is None:
+    if saliency.predictions is None:
         value = "" if target is None else f"{target:.4g}\n"
         return value + ("" if saliency.scores is None else f"output {saliency.scores[number]:.3g}")
     right = None if target is None or target < 0 else _class_name(int(target), labels)
-    answer = _class_name(int(saliency.answers[number]), labels)
+    prediction = _class_name(int(saliency.predictions[number]), labels)
     if right is None:  # a negative target is how losses are told to ignore a sample
-        return f"(ignored)\nas {answer}"
-    return right if right == answer else f"{right}\nas {answer}"
+        return f"(ignored)\nas {prediction}"
+    return right if right == prediction else f"{right}\nas {prediction}"
 
 
 def _class_name(number: int, labels: Sequence[str] | None) -> str:

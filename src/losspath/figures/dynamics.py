@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from losspath.analysis.dynamics import Dynamics
-from losspath.analysis.readings import read_dynamics
+from losspath.analysis.verdict import judge_dynamics
 from losspath.arguments import TITLE, checked, number, optional
 from losspath.errors import ArgumentError
 from losspath.figures.runs import draw_band
@@ -93,12 +93,12 @@ def plot_dynamics(
         f"Loss, gradient and largest Hessian eigenvalue (sharpness){of}; cosines: means over "
         f"{len(middles)} equal parts. "
     )
-    readings = [read_dynamics(each) for each in runs]
+    verdicts = [judge_dynamics(each) for each in runs]
     if len(runs) > 1:
         caption += "Lines: means over seeds; bands: from the least to the greatest. "
-        caption += f"Readings: {', '.join(each.name for each in readings)}."
+        caption += f"Verdicts: {', '.join(each.name for each in verdicts)}."
     else:
-        caption += f"Reading: {readings[0]}."
+        caption += f"Verdict: {verdicts[0]}."
     unknown = sum(int((~np.isfinite(each.sharpness)).sum()) for each in runs)
     if unknown:
         caption += f" The sharpness of {unknown} states was not found."

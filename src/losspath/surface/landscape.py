@@ -233,14 +233,14 @@ class Landscape:
         if executor is None:
             yield from evaluated(self._lifted, self._bound, sampler, journal, notes)
             return
-        known = journal.choices if journal else {}
+        known = journal.configs if journal else {}
         pool = WorkerPool(executor, self._lifted, self._bound, sampler, key, known)
         done = dict(journal.done) if journal else {}
         for found in pool.evaluate(done):
             notes[:] = ["by workers", *pool.notes]
-            for name, choice in pool.choices.items():
+            for name, config in pool.configs.items():
                 if journal:
-                    journal.keep_choice(name, choice)
+                    journal.keep_config(name, config)
             yield [(number, evaluation) for number, evaluation in found if number not in done]
 
     def _surface(

@@ -30,7 +30,7 @@ def evaluated(
         lifted: which vectors points stand for.
         bound: the objective along the path.
         sampler: says where; whoever goes through the results tells it.
-        journal: has the points that are done, and choices of how to evaluate.
+        journal: has the points that are done, and configs of how to evaluate.
         notes: gets the lines that say how points are evaluated.
 
     Yields:
@@ -40,7 +40,7 @@ def evaluated(
     objective = bound.for_points(lifted.method.is_flat)
     engine = Engine(objective)
     if journal is not None:
-        engine = Engine(objective, journal.remembered, journal.keep_choice)
+        engine = Engine(objective, journal.remembered, journal.keep_config)
     done = dict(journal.done) if journal else {}
     while asks := sampler.ask():
         for group in lifted.groups(asks, engine.group_size, done):

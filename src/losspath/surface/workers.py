@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.errors import LosspathError, LosspathWarning, PathError, WorkerError
-from losspath.evaluation import choices
-from losspath.evaluation.choices import Choice
+from losspath.evaluation import tuning
 from losspath.evaluation.engine import Engine
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Affine, Points, Rows
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective, along
+from losspath.evaluation.tuning import EngineConfig
 from losspath.geometry.blend import blend
 from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
@@ -95,13 +95,13 @@ class Outcome:
         worker: who it is.
         evaluations: of the task's points; None if it does not know the job.
         notes: how they were evaluated.
-        choices: what was measured to be quickest.
+        configs: what was measured to be quickest.
     """
 
     worker: str
     evaluations: list[Evaluation] | None
     notes: list[str] = field(default_factory=list)
-    choices: dict[str, Choice] = field(default_factory=dict)
+    configs: dict[str, EngineConfig] = field(default_factory=dict)
 
 
 class _Worker:
@@ -109,8 +109,8 @@ class _Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._given: dict[str, Choice] = {}
-        self._used: dict[str, Choice] = {}
+        self._given: dict[str, EngineConfig] = {}
+        self._used: dict[str, EngineConfig] = {}
         self._engine = Engine(job.objective, self._remember, self._keep)
         if job.path is not None and job.path.digest != job.projection.path_digest:
             raise PathError(
@@ -119,16 +119,16 @@ class _Worker:
             )
         self._bound = along(job.objective, job.path) if job.has_sides and job.path else None
 
-    def _remember(self, key: str, measure: Callable[[], Choice]) -> Choice:
+    def _remember(self, key: str, measure: Callable[[], EngineConfig]) -> EngineConfig:
         if key in self._given:
             return self._given[key]
-        self._used[key] = choices.remembered(key, measure)
+        self._used[key] = tuning.remembered(key, measure)
         return self._used[key]
 
-    def _keep(self, key: str, choice: Choice) -> None:
-        self._used[key] = choice
+    def _keep(self, key: str, config: EngineConfig) -> None:
+        self._used[key] = config
 
-    def evaluate(self, task: Task, given: dict[str, Choice]) -> Outcome:
+    def evaluate(self, task: Task, given: dict[str, EngineConfig]) -> Outcome:
         self._given = given
         sides, lift, job = None, task.lift, self.job
         if self._bound is not None:
@@ -158,7 +158,7 @@ def _name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def work(key: str, job: Job | None, task: Task, given: dict[str, Choice]) -> Outcome:
+def work(key: str, job: Job | None, task: Task, given: dict[str, EngineConfig]) -> Outcome:
     """Does a task in a worker's process; asks for the job if it has not had it."""
     global _current
     with _lock:
@@ -178,10 +178,10 @@ class WorkerPool:
         bound: the loss along the path.
         sampler: says where to evaluate.
         key: identifies the surface.
-        known: choices that were made before.
+        known: configs that were made before.
 
     Attributes:
-        choices: what was measured to be quickest.
+        configs: what was measured to be quickest.
         notes: how points were evaluated.
     """
 
@@ -192,7 +192,7 @@ class WorkerPool:
         bound: PathObjective,
         sampler: Sampler,
         key: str,
-        known: dict[str, Choice],
+        known: dict[str, EngineConfig],
     ) -> None:
         flat = lifted.method.is_flat
         self._executor = executor
@@ -207,7 +207,7 @@ class WorkerPool:
             total=sampler.total * lifted.method.vectors_at_a_point,
             has_sides=bound.varies and (not flat or bound.has_choices),
         )
-        self.choices = dict(known)
+        self.configs = dict(known)
         self.notes: list[str] = []
         self._pending: dict[Future[Outcome], Task] = {}
         self._sent: set[Future[Outcome]] = set()  # those that carry the job
@@ -269,7 +269,7 @@ class WorkerPool:
 
     def _handed(self, task: Task, job: Job | None) -> Future[Outcome]:
         try:
-            return self._executor.submit(work, self._job.key, job, task, dict(self.choices))
+            return self._executor.submit(work, self._job.key, job, task, dict(self.configs))
         except (LosspathError, BrokenExecutor):
             raise
         except Exception as error:
@@ -312,7 +312,7 @@ class WorkerPool:
             return
         self._broken = 0
         self._measured |= task.measure
-        self.choices |= outcome.choices
+        self.configs |= outcome.configs
         self.notes += [note for note in outcome.notes if note not in self.notes]
         yield list(zip(task.numbers.tolist(), outcome.evaluations, strict=True))
 

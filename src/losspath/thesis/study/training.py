@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from losspath.analysis.readings import read_dynamics
+from losspath.analysis.verdict import judge_dynamics
 from losspath.figures import plot_dynamics, plot_runs, plot_samples
 from losspath.figures.style import COLORS
 from losspath.thesis.study.claims import (
@@ -200,7 +200,7 @@ def _tell_dynamics(evidence: Evidence) -> str:
         f"mean cosine of {cosines['SGD']} by SGD and of {cosines['Adam']} by Adam, whose steps are "
         "running means of gradients (β₁ = 0.9). Readings: "
         + "; ".join(
-            f"{title} {', '.join(read_dynamics(each).name for each in several)}"
+            f"{title} {', '.join(judge_dynamics(each).name for each in several)}"
             for title, several in found.items()
         )
         + "."

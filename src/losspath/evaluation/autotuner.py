@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from losspath.evaluation.choices import Choice
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.fast import FastEvaluator, wait_for
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.points import Points, Rows, sides_at
+from losspath.evaluation.tuning import EngineConfig
 
 # Of points in a group: fewer share too little, more keep results waiting.
 GROUP_POINTS = (8, 128)
@@ -28,21 +28,23 @@ _MEASURED_SECONDS, _MEASURED_SHARE = 2.0, 0.02
 _CLEARLY = 0.95
 
 
-def usual_choice(objective: Objective, points: Points) -> Choice:
+def usual_config(objective: Objective, points: Points) -> EngineConfig:
     """What is good for most networks."""
     if objective.device.type != "cpu":
         share = 8 if isinstance(points, Rows) else 1
-        return Choice(1000, lanes=1, share=share, points=GROUP_POINTS[1], stack=16)
-    return Choice(
+        return EngineConfig(
+            1000, threads=1, first_layer_group=share, group_size=GROUP_POINTS[1], vmap_size=16
+        )
+    return EngineConfig(
         batch_size=min(100, objective.batch_size),
-        lanes=torch.get_num_threads(),
-        share=4 if isinstance(points, Rows) else 1,
-        points=GROUP_POINTS[1],
+        threads=torch.get_num_threads(),
+        first_layer_group=4 if isinstance(points, Rows) else 1,
+        group_size=GROUP_POINTS[1],
     )
 
 
-class Trials:
-    """Measures how long points take by each choice.
+class Autotuner:
+    """Measures how long points take by each config.
 
     Args:
         evaluator: the plain loop.
@@ -53,16 +55,16 @@ class Trials:
         self._objective = evaluator.objective
         self._evaluator, self._fast = evaluator, fast
 
-    def quickest(self, points: Points, total: int) -> Choice:
-        """The quickest of some choices on a few points and samples."""
-        best, separate = usual_choice(self._objective, points), isinstance(points, Rows)
+    def quickest(self, points: Points, total: int) -> EngineConfig:
+        """The quickest of some configs on a few points and samples."""
+        best, separate = usual_config(self._objective, points), isinstance(points, Rows)
         fields: dict[str, tuple[int, ...]] = {"batch_size": (50, 200)}
         if self._objective.device.type != "cpu":
-            fields = {"stack": (1, 64), "batch_size": (250, 5000)}
+            fields = {"vmap_size": (1, 64), "batch_size": (250, 5000)}
         if separate:
-            fields["share"] = (8, 1)
-        if best.lanes > 1:
-            fields["lanes"] = (1,)
+            fields["first_layer_group"] = (8, 1)
+        if best.threads > 1:
+            fields["threads"] = (1,)
         if any(len(entry.shape) == 4 for entry in self._objective.layout.parameters):
             fields["channels_last"] = (True,)
         began, best_time = time.perf_counter(), self._trial(points, best)
@@ -73,44 +75,44 @@ class Trials:
             other = replace(best, **change)
             times = {best: best_time, other: float("inf")}
             # Twice by turns: a machine that others use as well is slow for seconds at a time.
-            for choice in (other, best, other):
+            for config in (other, best, other):
                 spent = time.perf_counter() - began
                 if spent > _MEASURED_SECONDS + _MEASURED_SHARE * best_time * total:
                     break  # a slow network: what there is must do
-                times[choice] = min(times[choice], self._trial(points, choice))
+                times[config] = min(times[config], self._trial(points, config))
             best_time = times[best]
             if times[other] < _CLEARLY * best_time:
                 best, best_time = other, times[other]
-        return replace(best, points=int(np.clip(_GROUP_SECONDS / best_time, *GROUP_POINTS)))
+        return replace(best, group_size=int(np.clip(_GROUP_SECONDS / best_time, *GROUP_POINTS)))
 
-    def _trial(self, points: Points, choice: Choice) -> float:
+    def _trial(self, points: Points, config: EngineConfig) -> float:
         """Seconds a point, in a group of the usual size; infinite where it cannot be done."""
         try:
-            return self._plain_seconds(points) if choice.plain else self._seconds(points, choice)
+            return self._plain_seconds(points) if config.plain else self._seconds(points, config)
         except torch.cuda.OutOfMemoryError:
             pass
         except Exception:
-            if choice.stack == 1:
+            if config.vmap_size == 1:
                 raise
         torch.cuda.empty_cache()
         return float("inf")
 
-    def _seconds(self, points: Points, choice: Choice) -> float:
+    def _seconds(self, points: Points, config: EngineConfig) -> float:
         counts, took = sorted({min(len(points), count) for count in _TRIAL_POINTS}), []
         samples = range(
-            min(len(self._objective), _TRIAL_BATCHES * choice.lanes * choice.batch_size)
+            min(len(self._objective), _TRIAL_BATCHES * config.threads * config.batch_size)
         )
-        self._fast.evaluate(points.part(0, 1), choice, samples)  # warm
+        self._fast.evaluate(points.part(0, 1), config, samples)  # warm
         for count in counts:
             times: list[float] = []
-            self._fast.evaluate(points.part(0, count), choice, samples, times.append)
+            self._fast.evaluate(points.part(0, count), config, samples, times.append)
             took.append(float(np.median(times)))
         # What is done once for all points of a group is told from what each of them costs.
         each, once = took[-1] / counts[-1], 0.0
         if len(counts) > 1:
             each = max(took[1] - took[0], 0.0) / (counts[1] - counts[0])
             once = max(took[0] - each * counts[0], 0.0)
-        batches = len(self._objective) / (choice.lanes * choice.batch_size)
+        batches = len(self._objective) / (config.threads * config.batch_size)
         return (each + once / _TYPICAL_GROUP) * batches
 
     def _plain_seconds(self, points: Points) -> float:

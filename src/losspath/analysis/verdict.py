@@ -26,7 +26,7 @@ _RISES, _RISE, _ABOVE = 0.2, 0.01, 0.2
 
 
 @dataclass(frozen=True)
-class Reading:
+class Verdict:
     """What a run did.
 
     Attributes:
@@ -44,7 +44,7 @@ class Reading:
 
 
 @checked(dynamics=DYNAMICS)
-def read_dynamics(dynamics: Dynamics) -> Reading:
+def judge_dynamics(dynamics: Dynamics) -> Verdict:
     """Says what a run did, by fixed rules in this order.
 
     * overshooting: the loss at some measured state is not finite, or above 1.5 times the first;
@@ -64,13 +64,13 @@ def read_dynamics(dynamics: Dynamics) -> Reading:
     loss = dynamics.loss
     if not np.isfinite(loss).all():
         step = int(dynamics.steps[~np.isfinite(loss)][0])
-        return Reading("overshooting", f"the loss is not finite at step {step:,}")
+        return Verdict("overshooting", f"the loss is not finite at step {step:,}")
     first = abs(float(loss[0])) or np.finfo(float).tiny
     risen = float(loss.max() - loss[0]) / first
     if risen > _RISEN - 1:
-        return Reading("overshooting", f"the loss rose to {1 + risen:.2g} times what it was")
+        return Verdict("overshooting", f"the loss rose to {1 + risen:.2g} times what it was")
     if len(loss) < _LEAST:
-        return Reading("unclear", f"only {len(loss)} states were measured")
+        return Verdict("unclear", f"only {len(loss)} states were measured")
     lowest = np.minimum.accumulate(loss)
     fall, above = float(loss[0] - lowest[-1]), loss - lowest
     falls = loss[0] - lowest
@@ -80,14 +80,14 @@ def read_dynamics(dynamics: Dynamics) -> Reading:
         words = (
             f"by step {step:,} the loss was back up by {back_up.max():.0%} of what it had fallen"
         )
-        return Reading("overshooting", words)
+        return Verdict("overshooting", words)
     half = dynamics.cosines[len(dynamics.cosines) // 2 :]
     known = half[np.isfinite(half)]
     cosine = float(known.mean()) if len(known) else 0.0
     if cosine < _BACK:
-        return Reading("oscillating", f"mean cosine of the second half {cosine:.2f}")
+        return Verdict("oscillating", f"mean cosine of the second half {cosine:.2f}")
     if fall <= _FALLEN * first:
-        return Reading("stuck", f"the loss fell by {fall / first:.1%} at most")
+        return Verdict("stuck", f"the loss fell by {fall / first:.1%} at most")
     rises = int((np.diff(loss) > _RISE * fall).sum())
     words = (
         f"the loss fell by {fall / first:.0%}; it rose in {rises} of the {len(loss) - 1} intervals "
@@ -95,5 +95,5 @@ def read_dynamics(dynamics: Dynamics) -> Reading:
         f"{above.max() / fall:.0%} of the fall; mean cosine of the second half {cosine:.2f}"
     )
     if rises <= _RISES * (len(loss) - 1) and above.max() <= _ABOVE * fall and cosine > _ON:
-        return Reading("smooth", words)
-    return Reading("unclear", words)
+        return Verdict("smooth", words)
+    return Verdict("unclear", words)

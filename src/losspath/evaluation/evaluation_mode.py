@@ -68,7 +68,7 @@ def _uncast() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: torch.nn.Module, writes_gradients: bool = False) -> Iterator[None]:
+def evaluation_mode(model: torch.nn.Module, writes_gradients: bool = False) -> Iterator[None]:
     """Evaluation mode inside; afterwards modes, attributes, buffers and random states as before.
 
     Flags are set without calling `train()` or `eval()`, whose effects could not be taken back.

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import torch
 
 
-class Lanes:
+class SingleThreads:
     """Threads kept from one call to the next: kernels that torch prepares are kept by thread."""
 
     def __init__(self) -> None:
@@ -19,8 +19,8 @@ class Lanes:
         """Calls work(0) … work(count−1) at once, each with one thread; one alone with all.
 
         Args:
-            work: called with the number of the lane.
-            count: how many lanes.
+            work: called with the number of the thread.
+            count: how many threads.
 
         Raises:
             Whatever the first of them that fails raises, once all have ended.
@@ -34,9 +34,9 @@ class Lanes:
             if self._pool is None or self._count != count:
                 self._count = count
                 self._pool = ThreadPoolExecutor(
-                    count, "losspath-lane", initializer=torch.set_num_threads, initargs=(1,)
+                    count, "losspath-evaluation", initializer=torch.set_num_threads, initargs=(1,)
                 )
-            futures = [self._pool.submit(work, lane) for lane in range(count)]
+            futures = [self._pool.submit(work, number) for number in range(count)]
             wait(futures)  # none goes on behind an error of another
             for future in futures:
                 future.result()
