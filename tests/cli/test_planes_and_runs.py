@@ -8,6 +8,9 @@ import torch.nn.functional as F
 import losspath
 from losspath import Barriers, Surface, Trajectory
 from losspath.cli import main
+from losspath.planes import PLANES
+from losspath.planes.kept import KeptPlane
+from losspath.planes.named import NamedPlane
 
 OBJECTIVE = """
 import torch, losspath
@@ -101,6 +104,30 @@ def test_planes(place, tmp_path, plane, label):
     assert surface.labels[0].startswith(label)
     assert np.isfinite(surface.loss).all()
     assert len(list(tmp_path.glob("figures/surface*.png"))) == 6
+
+
+def test_a_hessian_plane_is_made_once(place, tmp_path, monkeypatch, capsys):
+    arguments = (place / "sgd", *FAST, "--plane", "hessian", "--out", tmp_path)
+    assert with_objective("surface", place, *arguments) == 0
+    kept = KeptPlane.load(only(tmp_path, "results/named_plane-hessian-*.npz"))
+    surface = Surface.load(only(tmp_path, "results/surface-averaged-*.npz"))
+    assert surface.labels == kept.plane.labels
+
+    def refuse(*arguments):
+        raise AssertionError("made again")
+
+    found = NamedPlane("hessian", refuse, is_kept=True)
+    monkeypatch.setitem(PLANES, "hessian", found)
+    finer = (*arguments[:1], "--resolution", "4", *arguments[3:])
+    assert with_objective("surface", place, *finer) == 0
+    assert len(list(tmp_path.glob("results/surface-averaged-*.npz"))) == 2
+    # Another loss has another plane.
+    other = place / "other.py"
+    other.write_text(
+        OBJECTIVE.replace("F.cross_entropy,", "lambda o, t: 2 * F.cross_entropy(o, t),")
+    )
+    assert call("surface", *finer, "--objective", f"{other}:objective") == 1
+    assert "made again" in capsys.readouterr().err
 
 
 def test_heights_and_distances(place, objective, tmp_path, capsys):

@@ -174,13 +174,11 @@ class Run:
         return self.made.validation_objective()
 
     def plane(self, name: str, objective: Objective) -> Plane:
-        """A plane by its name; the path's principal one is computed once and kept."""
+        """A plane by its name; those that take long are computed once and kept."""
         from losspath.geometry.plane import PrincipalPlane, fit_plane
-        from losspath.planes import plane_named
 
         if name != "pca":
-            with busy(f"making the plane {name}"):
-                return plane_named(name, self.path, objective)
+            return self._named_plane(name, objective)
         found = self.store.find(PrincipalPlane, self.path.digest)
         if found is not None:
             return found
@@ -190,6 +188,26 @@ class Run:
             plane = fit_plane(self.path)
         self.store.save(plane, self.path.digest)
         return plane
+
+    def _named_plane(self, name: str, objective: Objective) -> Plane:
+        from losspath.planes import PLANES, plane_named
+        from losspath.planes.kept import KeptPlane, plane_key
+
+        label = name.partition(":")[0]
+        kind = PLANES.get(label)
+        if kind is None or not kind.is_kept:
+            with busy(f"making the plane {name}"):
+                return plane_named(name, self.path, objective)
+        with busy(f"looking for the plane {name}"):
+            key = plane_key(name, self.path, objective)
+            kept = self.store.find(KeptPlane, key, label)
+        if kept is None:
+            self.check_place(self.results)
+            with busy(f"making the plane {name}"):
+                made = plane_named(name, self.path, objective)
+            kept = KeptPlane(made, {"key": key, "name": name})
+            self.store.save(kept, key, label)
+        return kept.plane
 
 
 def check_writable(place: Path, todo: str) -> None:

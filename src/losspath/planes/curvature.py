@@ -89,7 +89,7 @@ def hessian_plane(
     return Plane(np.asarray(parameters, np.float64), basis, labels)
 
 
-@named("hessian")
+@named("hessian", is_kept=True)
 def _of_last_state(rest: str, path: StateSequence, objective: Objective) -> Plane:
     """Through the last state, with the buffers that were recorded with it."""
     refuse_rest("hessian", rest)

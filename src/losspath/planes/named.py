@@ -23,27 +23,31 @@ class NamedPlane:
     Attributes:
         form: how it is written, with what may follow its name, such as "random[:filter|layer]".
         make: called with what follows the colon (empty for nothing), the path and the objective.
+        is_kept: whether the command line keeps it, as it takes long; it depends on nothing but the
+            path and the objective.
     """
 
     form: str
     make: Make
+    is_kept: bool = False
 
 
 PLANES: dict[str, NamedPlane] = {}
 
 
-def named(form: str) -> Callable[[Make], Make]:
+def named(form: str, *, is_kept: bool = False) -> Callable[[Make], Make]:
     """Gives a function that makes a plane a name: that before the first colon or bracket.
 
     Args:
         form: how it is written on the command line.
+        is_kept: as of `NamedPlane`.
     """
 
     def register(make: Make) -> Make:
         name = form.partition(":")[0].partition("[")[0]
         if name in PLANES:
             raise ArgumentError(f"expected a name of its own for a plane, got {name!r} once more")
-        PLANES[name] = NamedPlane(form, make)
+        PLANES[name] = NamedPlane(form, make, is_kept)
         return make
 
     return register
