@@ -111,28 +111,40 @@ def surface(
     distance: Annotated[
         str | None,
         typer.Option(
-            help="Of sampled, averaged and averaged-nd: euclidean, manhattan or mahalanobis; with "
-            "-nd at its end in all dimensions.",
-            show_default="euclidean",
+            help="Of sampled, averaged and averaged-nd: how far states are from a point: euclidean "
+            "(the default), manhattan or mahalanobis, in the plane; with -nd behind it, of all "
+            "parameters.",
         ),
     ] = None,
     temperature: Annotated[
         str | None,
-        typer.Option(help="Of averaged and averaged-nd: a number, or auto.", show_default="1.0"),
+        typer.Option(
+            help="Of averaged and averaged-nd: the width of the kernel that weighs states by "
+            "distance: a number (1 by default), or auto, Scott's rule for the path."
+        ),
     ] = None,
     arc_length: Annotated[
         bool | None,
-        typer.Option("--arc-length", help="Of averaged and averaged-nd: weigh states by length."),
+        typer.Option(
+            "--arc-length",
+            help="Of averaged and averaged-nd: weigh states by the length of path around them, not "
+            "each alike.",
+        ),
     ] = None,
     side: Annotated[
         str | None,
         typer.Option(
-            help="Of sampled-pca: centre, hull, sign, above or below.", show_default="centre"
+            help="Of sampled-pca: which points are inside the path, and blended with its mean: "
+            "centre (the default), hull, sign, above or below."
         ),
     ] = None,
     literal: Annotated[
         bool | None,
-        typer.Option("--literal", help="Of all but sampled: as the thesis drew or printed it."),
+        typer.Option(
+            "--literal",
+            help="Of all but sampled: the formula as the thesis printed it or its program drew it, "
+            "errors included, to compare with its figures.",
+        ),
     ] = None,
     states: States = None,
     data_dir: DataDir = None,
@@ -344,7 +356,8 @@ def dynamics(
     run: RunArgument,
     states: Annotated[int, typer.Option(help="States to measure at, evenly in time.")] = 25,
     samples: Annotated[
-        int | None, typer.Option(help="Training samples to measure with.", show_default="1000")
+        int | None,
+        typer.Option(help="Training samples to measure with (1,000 by default)."),
     ] = None,
     data_dir: DataDir = None,
     objective: ObjectiveSource = None,

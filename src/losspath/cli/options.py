@@ -51,7 +51,7 @@ ObjectiveSource = Annotated[
 ]
 Samples = Annotated[
     int | None,
-    typer.Option(help="Training samples that the loss is over.", show_default="10000"),
+    typer.Option(help="Training samples that the loss is over (10,000 by default)."),
 ]
 States = Annotated[
     str | None,
