@@ -122,7 +122,7 @@ def campaign_of_results(share: float, moments: random.Random, place: Path) -> Ta
         if file.suffix == ".json":
             return read_document(file)
         if file.suffix == ".points":
-            from losspath.evaluation.journal import sound_part
+            from losspath.evaluation.execution.journal import sound_part
 
             part = sound_part(file)
             return file.read_bytes() if part is None else part
@@ -160,7 +160,7 @@ def points_of(raw: object) -> set[bytes]:
 
 def write_checkpoints_of_results(results: Path) -> None:
     """Journals as a computation that was stopped leaves them."""
-    from losspath.evaluation.journal import Journal
+    from losspath.evaluation.execution.journal import Journal
     from losspath.evaluation.quantities import Evaluation
 
     with Journal(results / "surface-0.points", "0") as journal:

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import losspath
-from losspath.evaluation.engine import Engine
-from losspath.evaluation.points import Affine, Rows
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.points import Affine, Rows
 from losspath.parameters import flatten_parameters
 
 try:

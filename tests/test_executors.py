@@ -18,8 +18,8 @@ import torch.nn.functional as F
 import losspath
 from losspath import LocalProcesses, Objective, Recorder, Trajectory, compute_surface
 from losspath.errors import ArgumentError, LosspathWarning, PathError, WorkerError
-from losspath.evaluation import engine, tuning
-from losspath.evaluation.tuning import EngineConfig
+from losspath.evaluation.execution import engine, tuning
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.methods import METHODS
 from losspath.surface import workers
 from losspath.thesis.networks import build_network
@@ -326,7 +326,7 @@ def test_numbers_of_processes_and_threads(arguments):
 
 
 def test_threads_are_shared_out(monkeypatch):
-    monkeypatch.setattr("losspath.evaluation.processes.available_cores", lambda: 8)
+    monkeypatch.setattr("losspath.evaluation.execution.processes.available_cores", lambda: 8)
     assert [LocalProcesses(count).threads for count in (1, 3, 8, 20)] == [8, 2, 1, 1]
     with LocalProcesses(1, threads=3) as processes:
         assert processes.submit(torch.get_num_threads).result() == 3

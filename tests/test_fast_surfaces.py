@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 import losspath
-from losspath.evaluation import engine, tuning
-from losspath.evaluation.tuning import EngineConfig
+from losspath.evaluation.execution import engine, tuning
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.methods import METHODS, PCA, Averaged
 from losspath.thesis.networks import build_network
 

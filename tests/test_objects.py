@@ -14,10 +14,10 @@ from torch import nn
 
 import losspath.objects
 from losspath import LosspathWarning, Objective, Recorder, Trajectory
-from losspath.evaluation.attributes import Kept, put_back, remembered
-from losspath.evaluation.caches import _held_by
-from losspath.evaluation.reached import objects_reached
-from losspath.evaluation.replica import copy_model
+from losspath.evaluation.checking.caches import _held_by
+from losspath.evaluation.isolation.attributes import Kept, put_back, remembered
+from losspath.evaluation.isolation.reached import objects_reached
+from losspath.evaluation.isolation.replica import copy_model
 from losspath.objects import Slots, leaves_in, walk
 
 THING = torch.ones(2)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from losspath import Objective, Recorder, Trajectory, compute_surface, fit_plane
-from losspath.evaluation import engine, tuning
-from losspath.evaluation.engine import Engine
-from losspath.evaluation.points import Rows
-from losspath.evaluation.tuning import EngineConfig
+from losspath.evaluation.execution import engine, tuning
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.points import Rows
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.surface import evaluate_states
 from random_modules import LAYERS, Problem, content, rows_of, states_around
 

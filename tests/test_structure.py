@@ -26,7 +26,9 @@ BASE = {
     "objects",
     "threads",
 }
-COMPUTING = BASE | {"recording", "geometry", "methods", "evaluation", "surface", "analysis"}
+# The caller's model is kept as it is, a loss is one of parameters, a pass is compiled, points run.
+EVALUATION = {"evaluation.isolation", "evaluation", "evaluation.compiler", "evaluation.execution"}
+COMPUTING = BASE | EVALUATION | {"recording", "geometry", "methods", "surface", "analysis"}
 # What each stage may import. Every stage comes after all that it may import.
 MAY_IMPORT = {
     "errors": set(),
@@ -42,11 +44,14 @@ MAY_IMPORT = {
     "geometry": BASE | {"recording"},
     "distances": BASE | {"recording", "geometry"},
     "methods": BASE | {"recording", "geometry", "distances"},
-    "evaluation": BASE | {"recording"},  # states have their own buffers
-    "results": BASE | {"evaluation"},
-    "planes": BASE | {"recording", "geometry", "evaluation"},
-    "surface": BASE | {"recording", "geometry", "distances", "methods", "evaluation"},
-    "analysis": BASE | {"recording", "geometry", "distances", "methods", "evaluation", "surface"},
+    "evaluation.isolation": BASE,
+    "evaluation": BASE | {"recording", "evaluation.isolation"},  # states have their own buffers
+    "evaluation.compiler": BASE | {"evaluation.isolation"},
+    "evaluation.execution": BASE | EVALUATION - {"evaluation.execution"},
+    "results": BASE | {"evaluation.execution"},
+    "planes": BASE | {"recording", "geometry"} | EVALUATION,
+    "surface": BASE | {"recording", "geometry", "distances", "methods"} | EVALUATION,
+    "analysis": BASE | {"recording", "geometry", "distances", "methods", "surface"} | EVALUATION,
     "figures": BASE | {"geometry", "surface", "analysis"},
     "makers": BASE | {"evaluation", "analysis"},
     "cli": COMPUTING | {"planes", "results", "figures", "makers"},
@@ -156,6 +161,9 @@ def test_the_core_imports_nothing_of_the_annex():
         ("recording/store.py", "import importlib\nimportlib.import_module('losspath.' + 'cli')"),
         ("geometry/plane.py", "from losspath.methods import Method"),
         ("methods/pca.py", "from losspath.evaluation.objective import Objective"),
+        ("evaluation/isolation/links.py", "from losspath.evaluation.objective import Objective"),
+        ("evaluation/objective.py", "from losspath.evaluation.execution.engine import Engine"),
+        ("evaluation/compiler/tape.py", "from losspath.evaluation.objective import Objective"),
         ("evaluation/objective.py", "from losspath.geometry.blend import blend"),
         ("evaluation/objective.py", "from losspath.methods import Method"),
         ("evaluation/objective.py", "def f():\n    from losspath.surface import Surface"),

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from losspath.analysis.verdict import judge_dynamics as judge_dynamics
     from losspath.errors import LosspathError as LosspathError
     from losspath.errors import LosspathWarning as LosspathWarning
+    from losspath.evaluation.execution.processes import LocalProcesses as LocalProcesses
     from losspath.evaluation.objective import Objective as Objective
-    from losspath.evaluation.processes import LocalProcesses as LocalProcesses
     from losspath.figures import plot_activations as plot_activations
     from losspath.figures import plot_barriers as plot_barriers
     from losspath.figures import plot_confusion as plot_confusion
@@ -84,7 +84,7 @@ _EXPORTS = {
     "Interpolation": "losspath.analysis.interpolation",
     "JointPath": "losspath.recording.joint",
     "Landscape": "losspath.surface",
-    "LocalProcesses": "losspath.evaluation.processes",
+    "LocalProcesses": "losspath.evaluation.execution.processes",
     "LosspathError": "losspath.errors",
     "LosspathWarning": "losspath.errors",
     "Objective": "losspath.evaluation.objective",

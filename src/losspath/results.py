@@ -23,7 +23,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from losspath.arguments import checked, file, function, text
 from losspath.errors import ArgumentError, DamagedError, StoreError
-from losspath.evaluation import journal
+from losspath.evaluation.execution import journal
 from losspath.files import load_archive
 
 CHECKPOINT = ".points"

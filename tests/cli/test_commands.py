@@ -102,7 +102,7 @@ def test_the_surface_is_that_of_the_library(call, run):
 
 
 def test_explain_says_how_points_were_evaluated(call, run, monkeypatch):
-    from losspath.evaluation import engine
+    from losspath.evaluation.execution import engine
 
     _, out, _ = call("surface", run, *SMALL, "--explain")
     assert "averaged (temperature 1): the plain loop, as there was little to do" in out

@@ -17,7 +17,7 @@ import torch
 import losspath
 from losspath.cli import main
 from losspath.errors import DamagedError, StoreError
-from losspath.evaluation.journal import Journal
+from losspath.evaluation.execution.journal import Journal
 from losspath.evaluation.objective import Evaluation
 from losspath.files import acquire_lock, save_archive, write_document
 from losspath.results import KINDS, damage_of

@@ -6,7 +6,7 @@ import pytest
 
 import losspath
 from losspath.cli.runs import Run
-from losspath.evaluation.engine import Engine
+from losspath.evaluation.execution.engine import Engine
 from losspath.evaluation.recorded import along
 
 OWN = """

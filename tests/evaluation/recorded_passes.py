@@ -6,9 +6,9 @@ import dataclasses
 import torch
 from torch import nn
 
-from losspath.evaluation.plan import make_plan
-from losspath.evaluation.rewrites import rewrite
-from losspath.evaluation.tape import record
+from losspath.evaluation.compiler.plan import make_plan
+from losspath.evaluation.compiler.rewrites import rewrite
+from losspath.evaluation.compiler.tape import record
 from losspath.parameters import named_parameters
 
 

@@ -13,12 +13,13 @@ from torch.overrides import has_torch_function
 
 from losspath import Objective
 from losspath.errors import LosspathWarning
-from losspath.evaluation import accumulator, engine, first_layers, rewrites, tape, tuning
-from losspath.evaluation.autotuner import Autotuner
-from losspath.evaluation.engine import Engine
-from losspath.evaluation.points import Affine, Rows
-from losspath.evaluation.tuning import EngineConfig
-from losspath.evaluation.verifying import Verifier
+from losspath.evaluation.compiler import first_layers, rewrites, tape
+from losspath.evaluation.execution import accumulator, engine, tuning
+from losspath.evaluation.execution.autotuner import Autotuner
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.points import Affine, Rows
+from losspath.evaluation.execution.tuning import EngineConfig
+from losspath.evaluation.execution.verifying import Verifier
 from losspath.thesis.networks import NETWORKS, build_network
 
 CONFIGS = [

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation import first_layers
-from losspath.evaluation.first_layers import FirstLayer
-from losspath.evaluation.rewrites import max_of_slices
+from losspath.evaluation.compiler import first_layers
+from losspath.evaluation.compiler.first_layers import FirstLayer
+from losspath.evaluation.compiler.rewrites import max_of_slices
 
 COUNT = 3
 

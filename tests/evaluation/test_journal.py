@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from losspath.errors import BusyError, DamagedError, StoreError
-from losspath.evaluation.journal import Journal, is_readable
+from losspath.evaluation.execution.journal import Journal, is_readable
 from losspath.evaluation.objective import Evaluation
 
 KEY = "5e1f"
@@ -164,7 +164,7 @@ def test_a_second_journal_on_the_same_file_has_to_wait(tmp_path):
     path = tmp_path / "journal"
     code = (
         "import sys; from pathlib import Path\n"
-        "from losspath.evaluation.journal import Journal\n"
+        "from losspath.evaluation.execution.journal import Journal\n"
         "from losspath.errors import BusyError\n"
         "try: Journal(Path(sys.argv[1]), '5e1f')\n"
         "except BusyError: sys.exit(7)\n"
@@ -238,8 +238,8 @@ def test_a_line_that_could_not_be_written_spoils_no_other(
 
 def test_points_are_synced_by_time(tmp_path, monkeypatch):
     synced, clock = [], [100.0]
-    monkeypatch.setattr("losspath.evaluation.journal.sync_file", synced.append)
-    monkeypatch.setattr("losspath.evaluation.journal.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("losspath.evaluation.execution.journal.sync_file", synced.append)
+    monkeypatch.setattr("losspath.evaluation.execution.journal.time.monotonic", lambda: clock[0])
     with Journal(tmp_path / "journal", KEY) as journal:
         for number in range(9):
             clock[0] += 1.0

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from losspath import Objective
-from losspath.evaluation import engine, tuning
-from losspath.evaluation.engine import Engine
-from losspath.evaluation.points import Affine, Rows
-from losspath.evaluation.tuning import EngineConfig
+from losspath.evaluation.execution import engine, tuning
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.points import Affine, Rows
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.parameters import Layout, flatten_parameters, side_tensors
 
 CONFIGS = [

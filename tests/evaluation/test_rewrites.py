@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
 
-from losspath.evaluation.rewrites import max_of_slices, rewrite
-from losspath.evaluation.tape import record
+from losspath.evaluation.compiler.rewrites import max_of_slices, rewrite
+from losspath.evaluation.compiler.tape import record
 
 values = st.floats(-10, 10, width=32) | st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0])
 images = hnp.array_shapes(min_dims=4, max_dims=4, min_side=1, max_side=7).flatmap(

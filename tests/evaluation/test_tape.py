@@ -24,7 +24,7 @@ from recorded_passes import (
 from torch import nn
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation.tape import record
+from losspath.evaluation.compiler.tape import record
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "counter"])

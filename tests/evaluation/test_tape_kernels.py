@@ -17,8 +17,8 @@ from recorded_passes import (
 from torch import nn
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation.kernels import unfused
-from losspath.evaluation.tape import record
+from losspath.evaluation.compiler.tape import record
+from losspath.evaluation.isolation.kernels import unfused
 
 # Modules that are not made of Python.
 

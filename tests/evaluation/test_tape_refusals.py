@@ -16,8 +16,8 @@ from recorded_passes import (
 from torch import nn
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation.tape import record
-from losspath.evaluation.watch import Watch
+from losspath.evaluation.compiler.tape import record
+from losspath.evaluation.compiler.watch import Watch
 
 # What each of these gives by a recording that does not refuse it is not what the module gives.
 

@@ -12,7 +12,7 @@ from recorded_passes import (
 from torch import nn
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation.tape import record
+from losspath.evaluation.compiler.tape import record
 
 
 def spelled(operator):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import losspath.evaluation.counting
-import losspath.evaluation.engine
+import losspath.evaluation.checking.counting
+import losspath.evaluation.execution.engine
 from losspath import Objective, interpolate
 from losspath.errors import LosspathWarning, ModelError, ObjectiveError
 
@@ -45,9 +45,9 @@ def others(model, count=3):
 # -- autocast ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("small", [0, losspath.evaluation.engine._SMALL])
+@pytest.mark.parametrize("small", [0, losspath.evaluation.execution.engine._SMALL])
 def test_under_autocast_every_point_has_its_own_loss(monkeypatch, small):
-    monkeypatch.setattr(losspath.evaluation.engine, "_SMALL", small)
+    monkeypatch.setattr(losspath.evaluation.execution.engine, "_SMALL", small)
     model = mlp()
     one, other = others(model, 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -266,12 +266,14 @@ def test_the_weight_of_a_rare_class_is_noticed(rare, ends):
 def test_the_samples_that_are_tried_are_as_many_as_asked_for():
     targets = torch.arange(1000) // 10
     for count in (1, 2, 7, 60, 999, 5000):
-        chosen = losspath.evaluation.counting.spread(1000, count, targets)
+        chosen = losspath.evaluation.checking.counting.spread(1000, count, targets)
         assert len(set(chosen.tolist())) == len(chosen) == min(count, 1000)
         assert chosen.tolist() == sorted(chosen.tolist())
     rare = torch.zeros(1000, 3, dtype=torch.int32)
     rare[501, 2] = -1
-    assert 501 in losspath.evaluation.counting.spread(1000, 10, {"a": rare, "b": torch.rand(1000)})
+    assert 501 in losspath.evaluation.checking.counting.spread(
+        1000, 10, {"a": rare, "b": torch.rand(1000)}
+    )
 
 
 # -- tolerances --------------------------------------------------------------------------------

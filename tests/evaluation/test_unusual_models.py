@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-import losspath.evaluation.engine
+import losspath.evaluation.execution.engine
 from losspath import Objective, compute_surface, fit_plane, interpolate, measure_dynamics
 from losspath.errors import LosspathError, LosspathWarning, ObjectiveError
 from losspath.evaluation.evaluator import LENT
@@ -26,7 +26,7 @@ ce = F.cross_entropy
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
     """The engine looks at every surface, however small."""
-    monkeypatch.setattr(losspath.evaluation.engine, "_SMALL", 0)
+    monkeypatch.setattr(losspath.evaluation.execution.engine, "_SMALL", 0)
 
 
 def numbers(model):

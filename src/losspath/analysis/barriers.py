@@ -15,13 +15,13 @@ import numpy.typing as npt
 import losspath
 from losspath.arguments import OBJECTIVE, checked, count, file, function, optional, text
 from losspath.errors import ArgumentError, ModelError
-from losspath.evaluation.engine import Engine
-from losspath.evaluation.journal import Progress, open_checkpoint
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.journal import Progress, open_checkpoint
+from losspath.evaluation.execution.points import Affine
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.points import Affine
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, value_named
 from losspath.evaluation.recorded import PathObjective, along
-from losspath.evaluation.replica import Sides
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.joint import names_of
 from losspath.recording.trajectory import JointPath, StateSequence, as_path

@@ -33,8 +33,8 @@ from losspath.arguments import (
 )
 from losspath.errors import ArgumentError, LosspathError, UnsupportedError
 from losspath.evaluation.data import Batch, Samples
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.replica import Sides
 from losspath.extras import extra
 from losspath.parameters import flatten_parameters
 

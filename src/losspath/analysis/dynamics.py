@@ -16,7 +16,7 @@ from losspath.analysis.steps import even_states, step_cosines
 from losspath.arguments import OBJECTIVE, WHOLE, checked, count, file, function, optional, range_of
 from losspath.errors import ArgumentError
 from losspath.evaluation.derivatives import by_trained_parameters, trained_parameters
-from losspath.evaluation.journal import Progress, open_checkpoint
+from losspath.evaluation.execution.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective, along, path_notes

@@ -14,8 +14,8 @@ from losspath.analysis.outputs import is_layer, leaves, outputs_in_parts
 from losspath.arguments import MODEL, OBJECTIVE, WHOLE, checked, indices, mapping, optional, state
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.data import Batch
+from losspath.evaluation.isolation.replica import Sides, copy_model
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.replica import Sides, copy_model
 from losspath.parameters import load_parameters, named_modules
 
 

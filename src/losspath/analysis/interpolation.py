@@ -25,13 +25,13 @@ from losspath.arguments import (
     range_of,
 )
 from losspath.errors import ArgumentError
-from losspath.evaluation.engine import Engine
-from losspath.evaluation.journal import Progress, open_checkpoint
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.journal import Progress, open_checkpoint
+from losspath.evaluation.execution.points import Affine
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.points import Affine
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, named_values
 from losspath.evaluation.recorded import PathObjective, along, path_notes
-from losspath.evaluation.replica import Sides
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.trajectory import StateSequence, as_path
 

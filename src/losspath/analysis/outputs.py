@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from losspath.errors import ArgumentError, UnsupportedError
-from losspath.evaluation.attributes import attributes_of
 from losspath.evaluation.data import Batch, Samples
+from losspath.evaluation.isolation.attributes import attributes_of
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.replica import Sides
 from losspath.parameters import named_modules, unwrapped
 
 _HALF = (torch.float16, torch.bfloat16)

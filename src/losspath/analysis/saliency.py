@@ -23,8 +23,8 @@ from losspath.arguments import (
 )
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.data import Batch
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.replica import Sides
 from losspath.extras import extra
 
 Floats = npt.NDArray[np.float64]

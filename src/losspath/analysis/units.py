@@ -31,8 +31,8 @@ from losspath.analysis.outputs import (
     watched,
 )
 from losspath.errors import UnsupportedError
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.replica import Sides
 from losspath.parameters import named_modules
 
 _FEATURES_LAST = (

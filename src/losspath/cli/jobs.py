@@ -22,7 +22,7 @@ from losspath.analysis.steps import StepSizes, step_sizes
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
 from losspath.errors import ArgumentError
-from losspath.evaluation.journal import forget_checkpoint
+from losspath.evaluation.execution.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
 from losspath.files import digest_of

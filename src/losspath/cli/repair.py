@@ -8,7 +8,7 @@ from pathlib import Path
 from losspath.cli.console import say
 from losspath.cli.runs import RESULTS
 from losspath.errors import BusyError, DamagedError, StoreError
-from losspath.evaluation.journal import sound_part
+from losspath.evaluation.execution.journal import sound_part
 from losspath.files import move_aside, only_writer, write_atomically
 from losspath.makers import made_by
 from losspath.recording import store

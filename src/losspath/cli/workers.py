@@ -28,7 +28,7 @@ def open_workers(processes: int | None, scheduler: str | None) -> Iterator[Execu
     if processes is not None and scheduler is not None:
         raise ArgumentError("expected --processes or --scheduler, got both")
     if processes is not None:
-        from losspath.evaluation.processes import LocalProcesses
+        from losspath.evaluation.execution.processes import LocalProcesses
 
         with LocalProcesses(processes) as local:
             yield local

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from losspath.errors import LosspathError, ModelError, ObjectiveError, UnsupportedError
-from losspath.evaluation.counting import failed
+from losspath.evaluation.checking.counting import failed
 from losspath.evaluation.data import Batch
 from losspath.evaluation.differences import (
     central_difference,
@@ -23,8 +23,8 @@ from losspath.evaluation.differences import (
     layers_behind,
 )
 from losspath.evaluation.evaluator import Evaluator
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.replica import Sides
 from losspath.parameters import Entry, Layout, named_parameters, positions_in, unwrapped
 
 Floats = npt.NDArray[np.float64]

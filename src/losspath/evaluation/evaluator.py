@@ -13,15 +13,15 @@ import torch
 
 from losspath.arguments import as_numbers
 from losspath.errors import LosspathError, ModelError
-from losspath.evaluation.attributes import Kept
-from losspath.evaluation.counting import failed
+from losspath.evaluation.checking.counting import failed
 from losspath.evaluation.data import Batch, Part, Samples
-from losspath.evaluation.evaluation_mode import evaluation_mode, random_fork
-from losspath.evaluation.kernels import unfused
+from losspath.evaluation.isolation.attributes import Kept
+from losspath.evaluation.isolation.evaluation_mode import evaluation_mode, random_fork
+from losspath.evaluation.isolation.kernels import unfused
+from losspath.evaluation.isolation.reached import modules_among, objects_reached, shared_objects
+from losspath.evaluation.isolation.replica import Replica, Sides
 from losspath.evaluation.quantities import Count, Evaluation
-from losspath.evaluation.reached import modules_among, objects_reached, shared_objects
 from losspath.evaluation.recalibration import recalibrate
-from losspath.evaluation.replica import Replica, Sides
 from losspath.parameters import unwrapped
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from losspath.evaluation.data import Part, bytes_of
 from losspath.evaluation.evaluator import Evaluator, functions_of
-from losspath.evaluation.replica import Sides
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.settings import lasting, settings_of_loss, settings_of_model
 from losspath.files import digest_of
 

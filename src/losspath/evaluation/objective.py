@@ -24,7 +24,8 @@ from losspath.arguments import (
     text,
 )
 from losspath.errors import ArgumentError, ModelError, UnsupportedError
-from losspath.evaluation.checks import check_objective
+from losspath.evaluation.checking.checks import check_objective
+from losspath.evaluation.checking.pairs import check_results
 from losspath.evaluation.counter import BatchCounter, as_single, check_callable, positional
 from losspath.evaluation.data import (
     Batch,
@@ -35,15 +36,14 @@ from losspath.evaluation.data import (
     map_tensors,
     narrowed,
 )
-from losspath.evaluation.evaluation_mode import random_fork
 from losspath.evaluation.evaluator import LENT, Evaluator
 from losspath.evaluation.fingerprint import fingerprint
-from losspath.evaluation.pairs import check_results
+from losspath.evaluation.isolation.evaluation_mode import random_fork
+from losspath.evaluation.isolation.replica import Sides, merged_modules
 from losspath.evaluation.quantities import (
     Evaluation,
     metrics_of,
 )
-from losspath.evaluation.replica import Sides, merged_modules
 from losspath.evaluation.staging import stage_batches
 from losspath.parameters import Layout, in_order, named_parameters
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from losspath.errors import LosspathError
-from losspath.evaluation.counting import copied, failed
+from losspath.evaluation.checking.counting import copied, failed
 from losspath.evaluation.data import Batch
 
 if TYPE_CHECKING:

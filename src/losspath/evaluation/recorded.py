@@ -15,8 +15,8 @@ import torch
 
 from losspath.errors import LosspathError, LosspathWarning, ModelError
 from losspath.evaluation.evaluator import Evaluator
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.replica import Sides
 from losspath.files import digest_of
 from losspath.parameters import (
     Entry,

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from losspath.evaluation.attributes import SMALL
 from losspath.evaluation.code import is_users, is_users_module, read_code, spelled
 from losspath.evaluation.data import digest_of_tensors
+from losspath.evaluation.isolation.attributes import SMALL
 from losspath.files import digest_of
 from losspath.objects import LONG, TABLES, attributes_in, is_librarys, own_attributes, parts_of
 from losspath.parameters import named_modules, wrapped_in

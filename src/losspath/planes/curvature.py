@@ -9,9 +9,9 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from losspath.arguments import OBJECTIVE, checked, count, number
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.derivatives import Derivatives
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
-from losspath.evaluation.replica import Sides
 from losspath.geometry.plane import Plane
 from losspath.planes.named import named, refuse_rest
 from losspath.recording.trajectory import StateSequence

@@ -9,7 +9,7 @@ from os import PathLike
 import numpy.typing as npt
 
 from losspath.arguments import OBJECTIVE, checked
-from losspath.evaluation.journal import Progress
+from losspath.evaluation.execution.journal import Progress
 from losspath.evaluation.objective import Objective
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane

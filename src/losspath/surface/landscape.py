@@ -28,7 +28,7 @@ from losspath.arguments import (
 from losspath.distances import OWN as OWN_DISTANCES
 from losspath.errors import ArgumentError
 from losspath.evaluation.code import code_beside
-from losspath.evaluation.journal import Journal, Progress, open_checkpoint
+from losspath.evaluation.execution.journal import Journal, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation
 from losspath.evaluation.recorded import along, path_notes

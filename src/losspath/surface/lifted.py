@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from losspath.arguments import as_floats, described
 from losspath.errors import ArgumentError, UnsupportedError
-from losspath.evaluation.points import Affine, Points, Rows
+from losspath.evaluation.execution.points import Affine, Points, Rows
 from losspath.geometry.blend import blend
 from losspath.geometry.blend import group_size as blend_size
 from losspath.geometry.plane import Plane

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from losspath.evaluation.engine import Engine
-from losspath.evaluation.journal import Journal
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.journal import Journal
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective
-from losspath.evaluation.replica import Sides
 from losspath.methods import Lift
 from losspath.surface.lifted import LiftedPlane
 from losspath.surface.sampling import Sampler

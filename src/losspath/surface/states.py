@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from losspath.evaluation.engine import Engine
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.points import Rows
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.points import Rows
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
 from losspath.evaluation.recorded import PathObjective, along
 from losspath.geometry.spacing import spread_states as spread_states

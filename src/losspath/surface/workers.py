@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.errors import LosspathError, LosspathWarning, PathError, WorkerError
-from losspath.evaluation import tuning
-from losspath.evaluation.engine import Engine
+from losspath.evaluation.execution import tuning
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.points import Affine, Points, Rows
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.points import Affine, Points, Rows
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective, along
-from losspath.evaluation.tuning import EngineConfig
 from losspath.geometry.blend import blend
 from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection

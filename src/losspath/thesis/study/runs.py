@@ -14,7 +14,7 @@ from losspath.analysis.dynamics import Dynamics, measure_dynamics
 from losspath.analysis.interpolation import Interpolation, interpolate
 from losspath.analysis.runs import History
 from losspath.analysis.steps import StepSizes, even_states, step_sizes
-from losspath.evaluation.journal import forget_checkpoint
+from losspath.evaluation.execution.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, read_document, write_document
 from losspath.geometry.plane import PrincipalPlane, fit_plane

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from losspath.evaluation.evaluator import Evaluator
-from losspath.evaluation.fast import FastEvaluator
-from losspath.evaluation.points import Points, sides_at
+from losspath.evaluation.execution.fast import FastEvaluator
+from losspath.evaluation.execution.points import Points, sides_at
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.evaluation.quantities import Evaluation
-from losspath.evaluation.tuning import EngineConfig
 
 # Largest relative difference from the plain loop that is rounding.
 _ROUNDING = 1e-5

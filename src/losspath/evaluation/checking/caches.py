@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from losspath.errors import ObjectiveError
-from losspath.evaluation.counting import copied, counted, is_close, mean_of
+from losspath.evaluation.checking.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch, map_tensors, tensors_in
 from losspath.evaluation.quantities import LOSS, Count
 from losspath.objects import own_attributes, walk

@@ -29,9 +29,15 @@ import torch
 from torch import fx
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation.calls import Recording
-from losspath.evaluation.kernels import unfused
-from losspath.evaluation.watch import Memory, _FusedKernelError, is_same, random_state, tensors_in
+from losspath.evaluation.compiler.calls import Recording
+from losspath.evaluation.compiler.watch import (
+    Memory,
+    _FusedKernelError,
+    is_same,
+    random_state,
+    tensors_in,
+)
+from losspath.evaluation.isolation.kernels import unfused
 from losspath.parameters import named_parameters
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
-from losspath.evaluation.attributes import attributes_of
-from losspath.evaluation.links import afterwards
+from losspath.evaluation.isolation.attributes import attributes_of
+from losspath.evaluation.isolation.links import afterwards
 
 
 @contextmanager

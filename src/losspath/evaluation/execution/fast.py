@@ -9,18 +9,18 @@ from dataclasses import replace
 import torch
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation.accumulator import OutputAccumulator
+from losspath.evaluation.compiler.plan import Plan, make_plan
+from losspath.evaluation.compiler.rewrites import rewrite
+from losspath.evaluation.compiler.tape import Tape, record
 from losspath.evaluation.evaluator import Evaluator
-from losspath.evaluation.group import Group
-from losspath.evaluation.kernels import fused
-from losspath.evaluation.plan import Plan, make_plan
-from losspath.evaluation.points import Affine, Points, Rows, sides_at
+from losspath.evaluation.execution.accumulator import OutputAccumulator
+from losspath.evaluation.execution.group import Group
+from losspath.evaluation.execution.points import Affine, Points, Rows, sides_at
+from losspath.evaluation.execution.single_threads import SingleThreads
+from losspath.evaluation.execution.tuning import EngineConfig
+from losspath.evaluation.isolation.kernels import fused
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.quantities import Evaluation
-from losspath.evaluation.replica import Sides
-from losspath.evaluation.rewrites import rewrite
-from losspath.evaluation.single_threads import SingleThreads
-from losspath.evaluation.tape import Tape, record
-from losspath.evaluation.tuning import EngineConfig
 
 
 class FastEvaluator:

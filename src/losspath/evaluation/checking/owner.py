@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from losspath.errors import ObjectiveError
-from losspath.evaluation.attributes import Kept
-from losspath.evaluation.counting import copied, counted, is_close, mean_of
+from losspath.evaluation.checking.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch
-from losspath.evaluation.evaluation_mode import evaluation_mode, random_fork
 from losspath.evaluation.evaluator import Evaluator
-from losspath.evaluation.kernels import unfused
-from losspath.evaluation.links import afterwards, linked
+from losspath.evaluation.isolation.attributes import Kept
+from losspath.evaluation.isolation.evaluation_mode import evaluation_mode, random_fork
+from losspath.evaluation.isolation.kernels import unfused
+from losspath.evaluation.isolation.links import afterwards, linked
+from losspath.evaluation.isolation.replica import copy_model, overrides_train, widen
 from losspath.evaluation.quantities import Count
-from losspath.evaluation.replica import copy_model, overrides_train, widen
 from losspath.parameters import in_order, unwrapped
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.overrides import TorchFunctionMode
 
-from losspath.evaluation.watch import Memory, Watch, _FusedKernelError, is_same, tensors_in
+from losspath.evaluation.compiler.watch import Memory, Watch, _FusedKernelError, is_same, tensors_in
 
 # Calls that return no tensor and depend on shapes and dtypes alone.
 _OF_THE_FORM = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from losspath.errors import ObjectiveError
+from losspath.evaluation.checking.counting import ROUNDING, copied, counted, is_close
 from losspath.evaluation.counter import copied_value
-from losspath.evaluation.counting import ROUNDING, copied, counted, is_close
 from losspath.evaluation.data import Batch, Samples, tensors_in
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import Count

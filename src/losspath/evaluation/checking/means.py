@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from losspath.errors import ObjectiveError
-from losspath.evaluation.counting import ROUNDING, counted, is_close, mean_of, spread
+from losspath.evaluation.checking.counting import ROUNDING, counted, is_close, mean_of, spread
 from losspath.evaluation.data import Batch, map_tensors, rows_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from losspath.errors import LosspathError, LosspathWarning, ObjectiveError
-from losspath.evaluation.caches import check_caches
-from losspath.evaluation.counting import (
+from losspath.evaluation.checking.caches import check_caches
+from losspath.evaluation.checking.counting import (
     copied,
     counted,
     failed,
@@ -19,14 +19,14 @@ from losspath.evaluation.counting import (
     mean_of,
     spread,
 )
+from losspath.evaluation.checking.means import WHOLE, check_means, taken
+from losspath.evaluation.checking.owner import check_against_owner
+from losspath.evaluation.checking.repeats import check_repeats, one_pass
 from losspath.evaluation.data import Batch, Samples, tensors_in
 from losspath.evaluation.evaluator import Evaluator
-from losspath.evaluation.means import WHOLE, check_means, taken
-from losspath.evaluation.owner import check_against_owner
+from losspath.evaluation.isolation.replica import overrides_train
 from losspath.evaluation.quantities import LOSS, Count
 from losspath.evaluation.recalibration import not_estimated
-from losspath.evaluation.repeats import check_repeats, one_pass
-from losspath.evaluation.replica import overrides_train
 from losspath.parameters import flatten_parameters, unwrapped
 from losspath.recording.hidden import warn_of_hidden
 

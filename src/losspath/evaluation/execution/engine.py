@@ -20,17 +20,17 @@ import numpy.typing as npt
 import torch
 
 from losspath.errors import LosspathError, LosspathWarning, UnsupportedError
-from losspath.evaluation import tuning
-from losspath.evaluation.autotuner import GROUP_POINTS, Autotuner, usual_config
+from losspath.evaluation.compiler.plan import Plan
 from losspath.evaluation.evaluator import Evaluator
-from losspath.evaluation.fast import FastEvaluator
+from losspath.evaluation.execution import tuning
+from losspath.evaluation.execution.autotuner import GROUP_POINTS, Autotuner, usual_config
+from losspath.evaluation.execution.fast import FastEvaluator
+from losspath.evaluation.execution.points import Affine, Points, sides_at
+from losspath.evaluation.execution.tuning import EngineConfig
+from losspath.evaluation.execution.verifying import Verifier
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.plan import Plan
-from losspath.evaluation.points import Affine, Points, sides_at
 from losspath.evaluation.quantities import Evaluation
-from losspath.evaluation.replica import Sides
-from losspath.evaluation.tuning import EngineConfig
-from losspath.evaluation.verifying import Verifier
 from losspath.files import digest_of
 
 # Points × samples × parameters below which a plain loop is done before anything is measured.

@@ -14,8 +14,8 @@ import torch
 
 from losspath.arguments import described
 from losspath.errors import ArgumentError, ModelError
-from losspath.evaluation.attributes import SMALL, numbers_of, put_back, remembered
-from losspath.evaluation.links import afterwards, is_plain, linked
+from losspath.evaluation.isolation.attributes import SMALL, numbers_of, put_back, remembered
+from losspath.evaluation.isolation.links import afterwards, is_plain, linked
 from losspath.objects import leaves_in
 from losspath.parameters import (
     Layout,
@@ -115,7 +115,7 @@ class Replica:
         base: side tensors to begin with, in place of the model's own.
         widens: make float32 of half precisions.
         deletes: take the attribute away for a buffer that is not there, in place of None.
-        shared: objects that the copy has as they are: see `losspath.evaluation.reached`.
+        shared: objects that the copy has as they are: see `losspath.evaluation.isolation.reached`.
 
     Attributes:
         model: the copy.

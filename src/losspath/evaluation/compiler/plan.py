@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from losspath.evaluation.first_layers import CONVOLUTIONS, FirstLayer
-from losspath.evaluation.rewrites import max_of_slices
-from losspath.evaluation.tape import Tape
+from losspath.evaluation.compiler.first_layers import CONVOLUTIONS, FirstLayer
+from losspath.evaluation.compiler.rewrites import max_of_slices
+from losspath.evaluation.compiler.tape import Tape
 
 
 @dataclass(frozen=True)

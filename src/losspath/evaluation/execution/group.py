@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 
 from losspath.errors import UnsupportedError
-from losspath.evaluation.first_layers import FirstLayer, Prepared
-from losspath.evaluation.plan import Plan
-from losspath.evaluation.points import Affine, Points
-from losspath.evaluation.tuning import EngineConfig
+from losspath.evaluation.compiler.first_layers import FirstLayer, Prepared
+from losspath.evaluation.compiler.plan import Plan
+from losspath.evaluation.execution.points import Affine, Points
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.parameters import Layout, unflatten
 
 Tensors = dict[str, torch.Tensor]

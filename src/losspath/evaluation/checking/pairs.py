@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from losspath.errors import LosspathWarning, ObjectiveError
+from losspath.evaluation.checking.counting import far_from
 from losspath.evaluation.containers import copied_array, leaves_in, map_tensors
-from losspath.evaluation.counting import far_from
 from losspath.evaluation.data import has_size, length_of, rows_of, size_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import LOSS, Sum, summed

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from losspath.evaluation.evaluator import Evaluator
-from losspath.evaluation.fast import FastEvaluator, wait_for
+from losspath.evaluation.execution.fast import FastEvaluator, wait_for
+from losspath.evaluation.execution.points import Points, Rows, sides_at
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.points import Points, Rows, sides_at
-from losspath.evaluation.tuning import EngineConfig
 
 # Of points in a group: fewer share too little, more keep results waiting.
 GROUP_POINTS = (8, 128)

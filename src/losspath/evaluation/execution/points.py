@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from losspath.errors import ArgumentError
-from losspath.evaluation.replica import Sides
+from losspath.evaluation.isolation.replica import Sides
 from losspath.parameters import Layout
 
 Floats = npt.NDArray[np.float64]

@@ -16,10 +16,10 @@ from typing import Any
 import xxhash
 
 from losspath.errors import DamagedError, StoreError, wrap_os_errors
-from losspath.evaluation import tuning
+from losspath.evaluation.execution import tuning
+from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import Evaluation
-from losspath.evaluation.tuning import EngineConfig
 from losspath.files import acquire_lock, digest_of, sync_file, write_all
 
 Progress = Callable[[int, int], None]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from losspath.evaluation.first_layers import pair
+from losspath.evaluation.compiler.first_layers import pair
 
 
 def rewrite(graph: fx.Graph) -> None:
