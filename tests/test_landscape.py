@@ -93,6 +93,24 @@ def test_an_affine_loss_is_an_affine_grid_on_any_plane(shape):
     np.testing.assert_allclose(surface.path, plane.project(DESCENT.path), atol=1e-12)
 
 
+def test_a_line_in_a_plane():
+    slope = np.random.default_rng(1).standard_normal(6)
+    objective = objective_of(lambda w: 2.0 + w @ torch.from_numpy(slope), 6)
+    landscape = Landscape(DESCENT.path, objective, "pca", plane=any_plane(6))
+    start, end = POINTS[1], POINTS[2]
+    line = landscape.line(start, end, 5)
+    assert line.alpha.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    np.testing.assert_array_equal(line.points[[0, -1]], [start, end])
+    one, other = (found.loss for found in landscape.evaluate([start, end]))
+    np.testing.assert_allclose(line.loss, np.linspace(one, other, 5), rtol=1e-12)
+    assert repr(line) == "Line: 5 positions, loss"
+    for wrong in ([0.0], [0.0, np.nan], "end"):
+        with pytest.raises(ArgumentError):
+            landscape.line(start, wrong)
+    with pytest.raises(ArgumentError, match="positions"):
+        landscape.line(start, end, 1)
+
+
 @pytest.mark.parametrize("method", METHODS, ids=named)
 def test_points_project_to_where_they_are_drawn_on_any_plane(method):
     plane = any_plane(6)

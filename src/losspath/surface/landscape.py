@@ -30,7 +30,7 @@ from losspath.errors import ArgumentError
 from losspath.evaluation.code import code_beside
 from losspath.evaluation.execution.journal import Journal, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation
+from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
 from losspath.evaluation.recorded import along, path_notes
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
@@ -41,6 +41,7 @@ from losspath.recording.joint import Runs
 from losspath.recording.paths import ends_of
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
 from losspath.surface.lifted import LiftedPlane, as_points
+from losspath.surface.line import Line
 from losspath.surface.running import Found, evaluated
 from losspath.surface.sampling import GridSampler, PointSampler, Sampler
 from losspath.surface.states import losses_of, path_fingerprint, spread_states
@@ -159,6 +160,25 @@ class Landscape:
             for number, evaluation in found:
                 sampler.tell(number, evaluation)
         return [found for found in sampler.found if found is not None]
+
+    @checked(positions=count(2, 1_000_000))
+    def line(self, start: npt.ArrayLike, end: npt.ArrayLike, positions: int = 25) -> Line:
+        """What is measured along the straight line between two points of the plane.
+
+        A line in the plane; `losspath.interpolate` goes from state to state, wherever they lie.
+
+        Args:
+            start: (2,) coordinates of one end.
+            end: (2,) coordinates of the other.
+            positions: how many, evenly, both ends among them.
+
+        Raises:
+            ArgumentError: an end that is not two finite numbers.
+        """
+        ends = as_points([start, end])
+        alpha = np.linspace(0.0, 1.0, positions)
+        points = (1 - alpha)[:, None] * ends[0] + alpha[:, None] * ends[1]
+        return Line(alpha, points, columns_of(self.evaluate(points)))
 
     def surface(
         self,
