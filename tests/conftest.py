@@ -9,6 +9,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from killing import Server
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
+def pytest_collection_modifyitems(items):
+    """Of a test that is marked ``mostly_slow(n)``, n cases from all over its list are not slow."""
+    cases = {}
+    for item in items:
+        if item.get_closest_marker("mostly_slow"):
+            cases.setdefault((item.path, item.originalname), []).append(item)
+    for several in cases.values():
+        keep = several[0].get_closest_marker("mostly_slow").args[0]
+        kept = {len(several) * number // keep for number in range(keep)}
+        for number, item in enumerate(several):
+            if number not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Nothing is read from or left in the user's cache; children inherit it."""

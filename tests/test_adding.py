@@ -89,6 +89,7 @@ def run(place, *command):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_examples_do_what_they_say(place):
     run(place, "-c", USE)
     assert (place / "profile.png").stat().st_size > 5_000

@@ -45,6 +45,7 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
     assert len(losspath.Trajectory("runs/mine")) == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [["own_model.py"], ["distances.py", "1"]], ids=" ".join)
 def test_the_examples_run(program, tmp_path):
     example = ROOT / "examples" / program[0]

@@ -92,6 +92,7 @@ def executor(request):
             yield client.get_executor()
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_surface_is_that_of_one_process(recorded, plain, executor, method):
     surface = compute_surface(*recorded, method, RESOLUTION, executor=executor)
@@ -118,6 +119,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.mostly_slow(1)
 def test_a_stopped_surface_goes_on(recorded, executor, tmp_path):
     options = {"method": "averaged", "resolution": RESOLUTION, "executor": executor}
     whole = compute_surface(*recorded, **options)

@@ -47,6 +47,7 @@ def without(refused, code, where):
     )
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("arguments", "package", "name"),
     [
@@ -82,6 +83,7 @@ _similarity(np.eye(9), np.ones((9, 9)))
     )
 
 
+@pytest.mark.slow
 def test_the_core_does_its_work_with_no_extra_at_all(tmp_path):
     (tmp_path / "own.py").write_text(OBJECTIVE)
     code = """

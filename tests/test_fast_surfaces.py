@@ -31,6 +31,7 @@ def fast(monkeypatch):
     monkeypatch.setattr(tuning, "remembered", lambda key, measure: chosen)
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("method", [*METHODS, PCA(literal=True), Averaged(literal=True)], ids=str)
 def test_surfaces_equal_those_of_the_plain_loop(walk, fast, monkeypatch, method):
     path, objective = walk

@@ -207,6 +207,7 @@ def run_program(*arguments, given=None):
     return done.stdout + done.stderr.strip().rpartition("\n")[2]
 
 
+@pytest.mark.slow
 def test_processes_of_a_program_from_standard_input():
     guarded = "if __name__ == '__main__':\n    draw({})\n"
     assert "drawn 9" in run_program("-", given=PROGRAM + guarded.format("torch.nn.Linear"))
@@ -215,11 +216,13 @@ def test_processes_of_a_program_from_standard_input():
     assert "put it into a file and import it" in told
 
 
+@pytest.mark.slow
 def test_processes_of_a_program_on_the_command_line():
     told = run_program("-c", PROGRAM + "draw(Own)")
     assert "but Own is defined in the main program" in told
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_keep_its_work_from_its_processes(tmp_path):
     (tmp_path / "program.py").write_text(
         PROGRAM + "import losspath.surface.workers as w\nw._RESTARTS = 0\ndraw(torch.nn.Linear)\n"

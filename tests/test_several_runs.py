@@ -236,6 +236,7 @@ def test_every_state_has_the_buffers_of_its_own_run(recorded):
     np.testing.assert_allclose([each.loss for each in ground], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_workers_open_the_runs_themselves(recorded):
     runs, _, objective = recorded
     here = losspath.compute_surface(runs, objective, "averaged", 5)

@@ -325,6 +325,7 @@ print(len(set(keys)), keys[0])
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_is_run_again_has_the_same_keys(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"TESTS = {str(Path(__file__).parent)!r}\n{SCRIPT}")

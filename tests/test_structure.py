@@ -262,6 +262,7 @@ def test_importing_the_package_loads_nothing():
     assert {name for name in loaded if name.startswith("losspath")} == {"losspath"}
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", ["Recorder", "compute_surface", "interpolate", "step_sizes"])
 def test_using_a_name_loads_nothing_that_draws(name):
     loaded = loaded_by(f"import losspath; losspath.{name}")
@@ -287,6 +288,7 @@ def test_recording_loads_no_later_stage():
     assert stages == {"arguments", "errors", "files", "objects", "parameters", "recording"}
 
 
+@pytest.mark.slow
 def test_figures_never_load_pyplot():
     loaded = loaded_by("import losspath; losspath.plot_surface, losspath.plot_interpolation")
     assert "matplotlib" in loaded

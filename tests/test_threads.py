@@ -80,6 +80,7 @@ def told(arguments, **variables):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_counts():
     assert told("1") == 1
     assert told("1", OMP_NUM_THREADS="2") == 1

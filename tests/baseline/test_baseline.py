@@ -1,9 +1,11 @@
 """Surfaces, lines and steps are what they were."""
 
 import numpy as np
+import pytest
 from baseline_cases import KEPT, all_numbers, differences
 
 
+@pytest.mark.slow
 def test_every_number_is_as_it_was_kept():
     assert differences(all_numbers()) == []
 

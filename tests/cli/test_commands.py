@@ -65,6 +65,7 @@ def test_changed_parameters_are_never_mixed_with_old_results(call, run):
     assert len(figures(run)) == 7
 
 
+@pytest.mark.slow
 def test_surface_after_more_epochs_is_another_surface(call, run):
     call("surface", run, *SMALL)
     call("train", "--network", "tiny-cnn", "--lr", "0.05", "--out", run, "--epochs", "3")
@@ -140,6 +141,7 @@ def test_fewer_samples_than_asked_are_all_taken_and_said_so(call, run):
     assert losspath.Surface.load(result(run, "surface-averaged")).provenance["samples"] == 1437
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("extension", ["png", "pdf", "svg"])
 def test_the_figure_goes_where_and_how_it_is_asked_for(call, run, tmp_path, extension):
     target = tmp_path / "deep" / f"mine.{extension}"
@@ -340,6 +342,7 @@ def test_info_after_recording_over_a_trained_run_says_nothing_of_the_old_one(cal
     assert (code, "2 states of 3 parameters" in out, "epoch" in out) == (0, True, False)
 
 
+@pytest.mark.slow
 def test_the_distance_map_beside_the_surfaces_is_of_their_rule(call, run, monkeypatch):
     from losspath.cli import jobs
 

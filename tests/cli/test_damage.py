@@ -61,6 +61,7 @@ def files(run):
     return sorted(name for name in names if "figures" not in name.parts)
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("seed", range(40))
 def test_a_damaged_run_is_refused_or_repaired_and_then_the_same(whole, tmp_path, capsys, seed):
     run, grown = whole
@@ -106,6 +107,7 @@ def surface_of(run, grown):
     return next(s for s in surfaces if s.provenance["path_digest"] == digest)
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("kind", ["surface", "plane", "states", "interpolation", "steps"])
 def test_a_damaged_result_is_not_drawn(whole, tmp_path, capsys, kind):
     run, _ = whole

@@ -66,6 +66,7 @@ def test_a_step_without_a_state_is_replaced_and_told(call, tmp_path):
     assert "no state was recorded at step 12: step 10 is shown" in out
 
 
+@pytest.mark.slow
 def test_a_network_without_convolutions(call, tmp_path):
     arguments = ("train", "--network", "tiny-nn", "--epochs", "1")
     assert call(*arguments, "--out", tmp_path / "run")[0] == 0
@@ -165,6 +166,7 @@ def objective():
 """
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("what", FORMS)
 def test_targets_that_are_not_classes_of_samples(call, tmp_path, what):
     import torch

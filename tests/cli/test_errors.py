@@ -202,6 +202,7 @@ def test_a_run_of_other_data(fails, run, tmp_path, monkeypatch):
     assert "not those that" in fails("surface", run, "--samples", "10")
 
 
+@pytest.mark.slow
 def test_no_traceback_without_debug(run):
     command = [sys.executable, "-m", "losspath", "surface", str(run), "--resolution", "1"]
     plain = subprocess.run(command, capture_output=True, text=True)
@@ -221,6 +222,7 @@ def test_a_defect_of_ours_is_named_as_one(fails, run, monkeypatch):
     assert "--debug" in line
 
 
+@pytest.mark.slow
 def test_a_read_only_directory(server, run, tmp_path):
     files = [run, *run.iterdir()]
     for path in files:
@@ -266,10 +268,11 @@ def test_a_place_for_results_that_cannot_be_one(fails, run, tmp_path):
     assert "choose another directory (--out DIR)" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 3000, 20_000, 100_000])
 def test_a_full_disk_while_training(server, tmp_path, limit):
     run = tmp_path / "run"
-    arguments = ("train", "--network", "tiny-cnn", "--epochs", "20", "--out", run)
+    arguments = ("train", "--network", "tiny-cnn", "--epochs", "4", "--out", run)
     status, output = server.run(*arguments, file_limit=limit)
     assert status == 1, output
     last = output.splitlines()[-1]
@@ -284,6 +287,7 @@ def test_a_full_disk_while_training(server, tmp_path, limit):
     assert losspath.Trajectory(run).digest == losspath.Trajectory(tmp_path / "whole").digest
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_drawing(server, run):
     arguments = ("surface", run, "--resolution", "4", "--samples", "50")
     for limit in (0, 200, 2000, 15_000):
@@ -393,6 +397,7 @@ def test_states_that_are_not_finite(fails, tmp_path):
     assert "--states :2" in line
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "training",
     ["resnet", ["a", "b"], {"lr": 0.1}, {"network": "mine", "data": "mine", "optimizer": "mine"}],

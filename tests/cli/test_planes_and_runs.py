@@ -88,6 +88,7 @@ def test_two_runs_in_one_plane(place, objective, tmp_path, capsys):
     assert "already computed" in capsys.readouterr().out
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("plane", "label"),
     [

@@ -5,6 +5,7 @@ import json
 import pytest
 
 
+@pytest.mark.slow
 def test_one_part_of_the_study(call, tmp_path):
     arguments = ("study", "thesis", "--scale", "quick", "--only", "layers", "--out", tmp_path)
     code, out, _ = call(*arguments)
@@ -38,6 +39,7 @@ def test_data_that_are_not_there_are_told_before_anything_is_trained(call, tmp_p
     assert not (tmp_path / "study" / "runs").exists()
 
 
+@pytest.mark.slow
 def test_progress_is_told_in_lines_where_there_is_no_terminal(call, tmp_path):
     arguments = ("study", "thesis", "--scale", "quick", "--only", "layers", "--out", tmp_path)
     code, _, err = call(*arguments)
@@ -45,6 +47,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(call, tmp_path):
     assert "0%, training Modified-LeNet on digits" in err
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_study(call, tmp_path):
     arguments = ("study", "thesis", "--scale", "quick", "--only", "networks", "--out", tmp_path)
     code, out, _ = call(*arguments, "--processes", "2")

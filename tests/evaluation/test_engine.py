@@ -85,6 +85,7 @@ def test_every_kind_of_model(config, kind, form):
     assert_equal_to_the_plain_loop(objective_of(case), points, is_fast=not special)
 
 
+@pytest.mark.mostly_slow(10)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("form", ["plane", "separate"])
 def test_every_network_of_the_project(config, network, form):

@@ -35,7 +35,7 @@ def test_confusion_is_drawn_absolute_and_normalised():
     np.testing.assert_array_equal(absolute, counts)
     np.testing.assert_allclose(normalised, counts / 10)
     words = texts(figure)
-    assert {"8", ".80", "cat", "true class", "answer", "step 9"} <= set(words)
+    assert {"8", ".80", "cat", "true class", "prediction", "step 9"} <= set(words)
     assert "0" not in {text.get_text() for text in figure.axes[0].texts}  # empty cells stay empty
     assert any("30 samples, 73.33% of them right" in text for text in words)
 
@@ -194,7 +194,7 @@ def test_dynamics_of_several_seeds_are_a_mean_and_a_band():
     (band,) = sharpness.collections
     low, high = band.get_datalim(sharpness.transData).intervaly
     assert (low, high) == (1.0, 3.0)
-    assert "Readings: smooth, smooth" in " ".join(" ".join(texts(figure)).split())
+    assert "Verdicts: smooth, smooth" in " ".join(" ".join(texts(figure)).split())
     other = dataclasses.replace(runs[0], steps=runs[0].steps + 1)
     for wrong in ([], [runs[0], other]):
         with pytest.raises(ArgumentError, match="at the same steps"):

@@ -202,6 +202,7 @@ def test_surfaces_side_by_side_have_one_scale():
     assert len(bars) == 1
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("count", range(1, 8))
 def test_any_number_of_surfaces_with_the_distance_map(count, tmp_path):
     surface = make_surface()

@@ -95,6 +95,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_other_ways_to_adapt(kind, tmp_path):
     torch.manual_seed(0)

@@ -70,6 +70,7 @@ def run(request, tmp_path):
     return model, *trained(tmp_path / "run", model, BATCHES, loss, steps=5)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(("of", "whose"), [("samples", "fresh"), ("batches", "trained")])
 def test_from_record_to_dynamics(run, of, whose):
     model, path, models = run

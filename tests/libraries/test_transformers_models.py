@@ -107,6 +107,7 @@ def run(request, tmp_path):
     return request.param, model, whole, batches, path, models
 
 
+@pytest.mark.mostly_slow(1)
 def test_of_batches_from_record_to_diagnose(run):
     kind, model, _, batches, path, models = run
     before = content(model)
@@ -118,6 +119,7 @@ def test_of_batches_from_record_to_diagnose(run):
     assert content(model) == before
 
 
+@pytest.mark.mostly_slow(1)
 def test_inputs_by_name(run):
     kind, model, whole, batches, path, models = run
     before = content(model)

@@ -44,6 +44,7 @@ def seen_within(run, step, seconds):
     return Trajectory(run)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("every", [1, 4, 100])
 def test_a_state_is_durable_within_two_seconds_without_another_call(tmp_path, every):
     model = network()
@@ -151,6 +152,7 @@ def start(run, every, how):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_process_killed_after_two_and_a_half_seconds_lost_nothing(tmp_path, every):
     with start(tmp_path / "run", every, "sleep") as process:
@@ -164,6 +166,7 @@ def test_a_process_killed_after_two_and_a_half_seconds_lost_nothing(tmp_path, ev
     assert int(assert_prefix(tmp_path / "run", truth(8), every=every).steps[-1]) == 8
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(("how", "code"), [("end", 0), ("error", 1)])
 def test_a_script_that_ends_without_close_keeps_all(tmp_path, how, code):
     with start(tmp_path / "run", 3, how) as process:
@@ -259,6 +262,7 @@ def in_fork(action, end):
     return "hangs"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("calls", [1, 10, 2000])
 @pytest.mark.parametrize("every", [1, 3])

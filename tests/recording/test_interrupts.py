@@ -218,6 +218,7 @@ def go_on(recorder, truth):
     return refused
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("thorough", THOROUGH)
 def test_an_exception_at_any_line_of_record(tmp_path, kind, every, thorough):
@@ -241,6 +242,7 @@ def test_an_exception_at_any_line_of_record(tmp_path, kind, every, thorough):
     assert number > 20
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("how", ["close", "with", "flush"])
 @pytest.mark.parametrize("thorough", THOROUGH)
@@ -338,6 +340,7 @@ def test_what_close_comes_to_is_an_error_of_the_package(tmp_path, monkeypatch):
     truth.check(tmp_path / "run", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("existing", ["error", "resume"])
 @pytest.mark.parametrize("thorough", THOROUGH)
 def test_an_exception_at_any_line_of_the_constructor(tmp_path, kind, existing, thorough):
@@ -442,6 +445,7 @@ def run_until_it_fails(directory, kind, every, pause):
     return truth, flushed, [error for error in errors if error is not None]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("thorough", THOROUGH)
@@ -463,6 +467,7 @@ def test_an_error_at_any_line_of_the_writer(tmp_path, kind, every, thorough):
     assert number > 20
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("name", ["write", "pwrite", "fdatasync", "ftruncate", "fsync"])
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_system_call_that_fails_in_the_writer_is_told(tmp_path, monkeypatch, name, failure):
@@ -490,6 +495,7 @@ def test_a_system_call_that_fails_in_the_writer_is_told(tmp_path, monkeypatch, n
         assert_free(directory)
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("name", ["write", "pwrite", "fdatasync", "ftruncate", "fsync"])
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("size", [None, 128])
@@ -628,6 +634,7 @@ def wait_for(counter, value):
         time.sleep(0.0005)
 
 
+@pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_notebook_that_is_interrupted_and_goes_on(tmp_path, kind, every, seed):
@@ -682,6 +689,7 @@ def test_a_notebook_that_is_interrupted_and_goes_on(tmp_path, kind, every, seed)
     assert ended(pid) == 0
 
 
+@pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_process_that_is_terminated_keeps_what_was_recorded(tmp_path, kind, every, seed):

@@ -165,6 +165,7 @@ class Stop(BaseException):
     """As a kill: nothing catches it by name."""
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("error", [Stop(), OSError(errno.ENOSPC, "No space left on device")])
 def test_stopped_anywhere_it_is_readable_or_goes_on(tmp_path, monkeypatch, error):
     """Each call that changes the disk is once the last one."""

@@ -219,6 +219,7 @@ def test_a_large_model_that_went_on_is_not_taken_for_its_last_state(
     assert len(path.all_losses) == 6
 
 
+@pytest.mark.slow
 def test_buffers_stay_within_64_mebibytes(tmp_path):
     # A row of 20 MiB and then one of 12 MiB: in pieces, and whole with a copy of the last state.
     for count in (5 << 20, 3 << 20):

@@ -54,6 +54,7 @@ def last_state(directory):
     return model, step
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("every", "commit_seconds", "buffer_bytes"),
     [(1, 0.0, 300), (1, 0.005, 50), (7, 0.001, 1 << 20)],

@@ -171,6 +171,7 @@ def test_any_one_file_lost(walk, new, tmp_path, name):
         assert {n: r for n, r in snapshot(run).items() if "aside" not in n} == snapshot(new)
 
 
+@pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize("name", ALL_FILES)
 @pytest.mark.parametrize("how", ["cut", "flip"])
 def test_any_one_file_cut_or_flipped_anywhere(walk, new, tmp_path, name, how):
@@ -388,6 +389,7 @@ def test_what_cannot_be_read_now_is_no_damage(new, tmp_path, monkeypatch):
 # The first format
 
 
+@pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["lost", "cut", "flip"])
 def test_of_a_damaged_run_of_the_first_format_every_whole_row_is_kept(

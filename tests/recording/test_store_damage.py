@@ -137,6 +137,7 @@ class Damage:
 KEPT_TWICE = [name for name in ALL_FILES if name not in (STATES, SIDES, NEWEST)]
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("name", KEPT_TWICE)
 def test_what_is_kept_twice_may_be_damaged_once(whole, name):
     """Every byte of the file, one bit of each; and every length."""
@@ -157,6 +158,7 @@ def test_what_is_kept_twice_may_be_damaged_once(whole, name):
         damage.restore()
 
 
+@pytest.mark.mostly_slow(1)
 def test_every_bit_of_a_row_counts_and_costs_that_row_alone(whole):
     run, _ = whole
     path = Trajectory(run)
@@ -184,6 +186,7 @@ def test_rows_that_are_cut_are_refused_by_a_message_that_says_what_to_do(whole):
         damage.restore()
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_side_tensor_counts_and_no_state_is_lost(whole):
     run, _ = whole
     steps, damage, bits = Trajectory(run).steps.tolist(), Damage(run, SIDES), random.Random(2)
@@ -217,6 +220,7 @@ def test_damage_to_the_newest_state_is_noticed(whole):
 # Repaired, and gone on with
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=120)
 @given(st.data())
 def test_after_any_damage_all_that_is_whole_comes_back_and_recording_goes_on(

@@ -121,6 +121,7 @@ def _records_and_ends(directory):
 _kept = []
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
 def test_a_child_of_multiprocessing_closes_what_it_leaves_open(tmp_path, start):
     process = multiprocessing.get_context(start).Process(
@@ -187,6 +188,7 @@ def test_a_large_model_that_went_on_by_its_data_is_not_taken_for_its_last_state(
     assert len(path.all_losses) == 3
 
 
+@pytest.mark.slow
 def test_another_default_device_is_none_of_the_packages(tmp_path):
     program = """
 import sys, torch, losspath

@@ -64,6 +64,7 @@ def fill(run, model, disk, left):
     return recorder
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("left", [0, 7, 20])
 def test_a_full_disk_is_told_by_the_next_record(tmp_path, disk, left):
     model = network()
@@ -81,6 +82,7 @@ def test_a_full_disk_is_told_by_the_next_record(tmp_path, disk, left):
         recorder.record(0.0)
 
 
+@pytest.mark.mostly_slow(1)
 def test_a_full_disk_is_told_by_close(tmp_path, disk):
     model = network()
     recorder = fill(tmp_path / "run", model, disk, 0)
@@ -97,6 +99,7 @@ def assert_durable(run, disk, recorded):
     assert not path.closed
 
 
+@pytest.mark.mostly_slow(1)
 def test_a_loop_that_goes_on_is_stopped(tmp_path, disk, monkeypatch):
     # Many more states than buffers hold: neither does record wait for ever nor is the error lost.
     monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 256)
@@ -111,6 +114,7 @@ def test_a_loop_that_goes_on_is_stopped(tmp_path, disk, monkeypatch):
     assert len(path) >= 6
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("left", [0, 3, 70])
 def test_closing_again_writes_what_is_held_once_there_is_room(tmp_path, disk, left):
     record(tmp_path / "whole", 7)
@@ -218,6 +222,7 @@ def test_an_error_in_the_loop_keeps_what_was_recorded_until_then(tmp_path):
     assert assert_prefix(tmp_path / "run", truth(5), count=6).closed
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_full_disk_at_the_first_state(tmp_path, disk, every):
     disk.left = 0

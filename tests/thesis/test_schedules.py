@@ -74,6 +74,7 @@ def test_decay_makes_smaller_steps(tmp_path, digits):
     assert sizes[23:].max() < 0.1 * sizes[:23].min()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("schedule", ["step-decay:1:0.5", "steps"])
 def test_a_stopped_run_goes_on_with_the_rates_of_its_steps(run, tmp_path, digits, schedule):
     config = from_steps(run, lr_smooth=3)

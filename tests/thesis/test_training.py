@@ -56,6 +56,7 @@ def test_batch_losses_are_aligned_with_the_states(trained_run, digits):
         np.testing.assert_allclose(path[t] - 0.05 * step, path[t + 1], atol=1e-6)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adam"}, {"momentum": 0.9, "dropout": 0.5}])
 def test_the_same_configuration_gives_the_same_path(tmp_path, digits, changes):
     config = dataclasses.replace(CONFIG, **changes)
@@ -133,6 +134,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("record_every", [1, 7])
 def test_stopped_anywhere_it_goes_on_exactly(tmp_path, digits, record_every):
     config = dataclasses.replace(

@@ -59,6 +59,7 @@ def whole(tmp_path_factory):
     return directory, judgments
 
 
+@pytest.mark.slow
 def test_every_part_has_its_figures_and_claims(whole):
     directory, judgments = whole
     plan = Plan(TINY)
@@ -80,6 +81,7 @@ def test_every_part_has_its_figures_and_claims(whole):
     assert "<table>" in (directory / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_not_made_again(whole):
     directory, judgments = whole
     before = {file: file.stat().st_mtime_ns for file in (directory / "results").rglob("*.npz")}
@@ -113,6 +115,7 @@ def test_stopped_and_resumed_it_comes_to_identical_files(whole, tmp_path, share)
     assert contents(tmp_path) == contents(whole[0])
 
 
+@pytest.mark.slow
 def test_paths_that_are_done_with_are_removed_and_made_again_when_needed(whole, tmp_path):
     study.run_study(TINY, tmp_path, only=["layers"], keep_bytes=0)
     assert not list((tmp_path / "runs").iterdir())
@@ -123,6 +126,7 @@ def test_paths_that_are_done_with_are_removed_and_made_again_when_needed(whole, 
     assert all(mine[name] == all_[name] for name in results)
 
 
+@pytest.mark.slow
 def test_one_part_makes_no_more_than_it_needs(tmp_path):
     study.run_study(TINY, tmp_path, only=["6.13"])
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {"fig-6.13.png", "ends.png"}
@@ -133,6 +137,7 @@ def test_one_part_makes_no_more_than_it_needs(tmp_path):
         study.run_study(TINY, tmp_path, only=["6.1"])
 
 
+@pytest.mark.slow
 def test_a_part_made_later_joins_those_made_before(whole, tmp_path):
     first = study.run_study(TINY, tmp_path, only=["networks"])
     page = (tmp_path / "README.md").read_text()
@@ -146,11 +151,13 @@ def test_a_part_made_later_joins_those_made_before(whole, tmp_path):
     assert len(claims) == len(first) + 1
 
 
+@pytest.mark.slow
 def test_a_directory_has_one_scale(whole):
     with pytest.raises(RunError, match="a study of another scale"):
         study.run_study(dataclasses.replace(TINY, epochs=2), whole[0], only=["layers"])
 
 
+@pytest.mark.slow
 def test_a_damaged_result_of_another_part_takes_that_off_the_page_alone(tmp_path):
     study.run_study(TINY, tmp_path, only=["layers"])
     study.run_study(TINY, tmp_path, only=["networks"])
@@ -180,6 +187,7 @@ def test_results_of_other_data_are_not_taken_for_these(tmp_path):
         study.run_study(scales[1], tmp_path / "study", only=["layers"])
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_made_again(whole, tmp_path):
     study.run_study(TINY, tmp_path, only=["layers"])
     file = min((tmp_path / "results").rglob("*.npz"))
@@ -190,6 +198,7 @@ def test_a_damaged_result_is_made_again(whole, tmp_path):
     assert (tmp_path / "aside-1" / file.name).read_bytes() == good[:-30]
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_be_read_now_is_not_made_again(tmp_path, monkeypatch):
     study.run_study(TINY, tmp_path, only=["layers"])
     file = min((tmp_path / "results").rglob("line-*.npz"))
@@ -214,6 +223,7 @@ def test_a_result_that_cannot_be_read_now_is_not_made_again(tmp_path, monkeypatc
     assert not list(tmp_path.glob("aside-*"))
 
 
+@pytest.mark.slow
 def test_progress_covers_the_whole_and_never_goes_back(tmp_path):
     told = []
     study.run_study(

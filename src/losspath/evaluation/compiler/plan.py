@@ -175,7 +175,14 @@ class _Part:
 
     def know(self, nodes: list[fx.Node]) -> None:
         for node in nodes:
-            self._copies[node] = self._graph.placeholder(node.name)
+            self._copies[node] = self._placeholder(node)
+
+    def _placeholder(self, node: fx.Node) -> fx.Node:
+        made = self._graph.placeholder(node.name)
+        # Its name is made unique, its target is not, and code that is generated assigns one to the
+        # other: an argument that had a name of this kind would be overwritten.
+        made.target = made.name
+        return made
 
     def copy(self, nodes: list[fx.Node], pooled: Collection[fx.Node] = ()) -> None:
         for node in nodes:
@@ -191,7 +198,7 @@ class _Part:
         if node not in self._copies:
             first = next(iter(self._graph.nodes), None)
             with self._graph.inserting_before(first):
-                copy = self._graph.placeholder(node.name)
+                copy = self._placeholder(node)
             self._copies[node] = copy
             if node in self._tape.parameters:
                 self._parameters[copy] = self._tape.parameters[node]
