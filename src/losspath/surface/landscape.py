@@ -18,6 +18,7 @@ from losspath.arguments import (
     OBJECTIVE,
     PLANE,
     RESOLUTION,
+    as_floats,
     checked,
     count,
     executor,
@@ -56,6 +57,7 @@ def _count_or_losses(name: str, value: object) -> object:
 
 
 _COUNT = count(2, 1_000_000)
+_PAIR = "coordinates (2,)"
 _CHECKED = checked(
     resolution=RESOLUTION,
     grid=optional(GRID),
@@ -175,7 +177,10 @@ class Landscape:
         Raises:
             ArgumentError: an end that is not two finite numbers.
         """
-        ends = as_points([start, end])
+        one, other = (as_floats(*each) for each in (("start", _PAIR, start), ("end", _PAIR, end)))
+        if one.shape != other.shape:
+            raise ArgumentError(f"expected two points (2,), got {one.shape} and {other.shape}")
+        ends = as_points(np.stack([one, other]))
         alpha = np.linspace(0.0, 1.0, positions)
         points = (1 - alpha)[:, None] * ends[0] + alpha[:, None] * ends[1]
         return Line(alpha, points, columns_of(self.evaluate(points)))
