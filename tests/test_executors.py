@@ -106,6 +106,7 @@ def test_the_surface_is_that_of_one_process(recorded, plain, executor, method):
     np.testing.assert_array_equal(again.loss, surface.loss)
 
 
+@pytest.mark.mostly_slow(1)
 def test_it_is_refined_level_by_level(recorded, executor):
     surfaces = list(losspath.refine_surface(*recorded, "averaged", RESOLUTION, executor=executor))
     counts = [int(surface.evaluated.sum()) for surface in surfaces]

@@ -150,6 +150,7 @@ def check_run(problem, patch):
             assert content(model, *data) == before
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(problem=problems())
 def test_random_runs(always_fast, problem):

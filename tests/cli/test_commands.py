@@ -134,6 +134,7 @@ def test_a_first_figure_comes_before_the_surface_is_complete(call, run, monkeypa
     assert f"first figure, of 9 of 81 points: {drawn[0][1]}" in out
 
 
+@pytest.mark.slow
 def test_fewer_samples_than_asked_are_all_taken_and_said_so(call, run):
     code, out, _ = call("surface", run, "--resolution", "3", "--samples", "99999")
     assert code == 0
@@ -151,6 +152,7 @@ def test_the_figure_goes_where_and_how_it_is_asked_for(call, run, tmp_path, exte
     assert not (run / "figures").exists()
 
 
+@pytest.mark.slow
 def test_results_can_go_elsewhere(call, run, tmp_path):
     before = sorted(run.iterdir())
     assert call("surface", run, *SMALL, "--out", tmp_path / "else")[0] == 0

@@ -76,6 +76,7 @@ def test_a_network_without_convolutions(call, tmp_path):
     assert "filters-step23.png" in figures(tmp_path / "run")  # its templates
 
 
+@pytest.mark.slow
 def test_a_chosen_input(call, run):
     arguments = ("diagnose", run, "--view", "saliency", "--view", "feature-maps")
     assert call(*arguments)[0] == 0

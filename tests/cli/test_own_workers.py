@@ -26,6 +26,7 @@ def objective():
 """
 
 
+@pytest.mark.slow
 def test_what_a_file_of_ones_own_defines_reaches_the_processes(call, tmp_path):
     (tmp_path / "own_objective.py").write_text(OWN)
     torch.manual_seed(1)
