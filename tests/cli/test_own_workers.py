@@ -1,6 +1,7 @@
 """A run of one's own, evaluated by other processes."""
 
 import numpy as np
+import pytest
 import torch
 
 import losspath
