@@ -24,7 +24,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist work
 test: lint  ## all but the long campaigns
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/.installed  ## every line of recording, kills, damage, whole studies (a quarter of an hour)
+test-slow: $(VENV)/.installed  ## every line of recording, kills, damage, whole studies (half an hour)
 	$(PYTEST) -m slow
 
 bench: $(VENV)/.installed  ## every benchmark, into benchmarks/results (about an hour); DATA=DIR of MNIST
