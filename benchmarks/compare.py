@@ -36,7 +36,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from contenders import CONTENDERS, PLANE, SEPARATE, Contender, Result, Scene
+from contenders import CONTENDERS, PLANE, SEPARATE, Contender, Result
+from scene import Scene
 
 # No more than these is imported here: a process's peak resident size is never below that of the
 # process that started it, which has these alone.

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from contenders import Scene, best_batch_size
+from contenders import best_batch_size
+from scene import Scene
 
 import losspath
 from thesis import batches_of, evaluate

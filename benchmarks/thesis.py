@@ -246,7 +246,7 @@ class Reduced:
 
 
 def main() -> None:
-    from contenders import Scene  # here, as it imports this module
+    from scene import Scene
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--states", type=int, default=200)

@@ -1,6 +1,7 @@
 """The stages' order, the package's exports, and what is never imported."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import json
@@ -134,6 +135,24 @@ def test_every_stage_has_its_place_in_the_order():
     for stage, earlier in MAY_IMPORT.items():
         assert earlier <= done, f"{stage} comes before something that it may import"
         done.add(stage)
+
+
+def test_no_modules_import_each_other():
+    """In no circle of any length, not even for types alone."""
+    modules = {
+        ".".join(("losspath", *parts)).removesuffix(".__init__"): (parts, tree)
+        for _, parts, tree in trees(SOURCE)
+    }
+    graph = {}
+    for module, (parts, tree) in modules.items():
+        names = [name for name, _ in imported(tree, parts)]
+        if module == "losspath" or parts[-1] == "__init__":
+            continue  # re-exports what is below it
+        parents = {name.rpartition(".")[0] for name in names} | {*names}
+        graph[module] = parents & modules.keys() - {module, "losspath"}
+    # A window is of a trajectory, which gives it out.
+    graph["losspath.recording.window"].remove("losspath.recording.trajectory")
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_the_core_imports_nothing_of_the_annex():

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from losspath.arguments import described
-from losspath.errors import ArgumentError
-from losspath.evaluation.data import Batch, map_tensors
+from losspath.errors import ArgumentError, ObjectiveError
+from losspath.evaluation.data import Batch, map_tensors, tensors_in
 from losspath.evaluation.quantities import (
     ACCURACY,
     LOSS,
@@ -23,6 +23,8 @@ from losspath.evaluation.quantities import (
     count_correct,
     summed,
 )
+
+_BY_NAME = "; a mapping is given as model(**inputs), and for model(inputs) give (inputs,)"
 
 
 class BatchCounter:
@@ -155,3 +157,21 @@ def positional(function: Callable[..., Any]) -> int | None:
         return None
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(each.kind in kinds for each in parameters)
+
+
+def failed(batch: Batch, cause: Exception) -> ObjectiveError:
+    """What to raise where the model or the loss raises an error of its own."""
+    shapes = _shapes((batch.args, batch.kwargs))
+    if batch.targets is not None:
+        shapes += f"; targets {_shapes(batch.targets)}"
+    reason = str(cause).strip().splitlines()
+    return ObjectiveError(
+        f"the model or the loss fails on the data (tensors {shapes}): "
+        f"{type(cause).__name__}: {reason[0] if reason else ''}; expected what one step of the "
+        f"training loop computes of a batch{_BY_NAME if batch.kwargs else ''}"
+    )
+
+
+def _shapes(value: Any) -> str:
+    shapes = (f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors_in(value, True))
+    return ", ".join(shapes) or "none"

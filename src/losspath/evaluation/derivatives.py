@@ -14,7 +14,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from losspath.errors import LosspathError, ModelError, ObjectiveError, UnsupportedError
-from losspath.evaluation.checking.counting import failed
+from losspath.evaluation.counter import failed
 from losspath.evaluation.data import Batch
 from losspath.evaluation.differences import (
     central_difference,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,22 +12,17 @@ import torch
 
 from losspath.arguments import as_numbers
 from losspath.errors import LosspathError, ModelError
-from losspath.evaluation.checking.counting import failed
+from losspath.evaluation.base import BaseObjective
+from losspath.evaluation.counter import failed
 from losspath.evaluation.data import Batch, Part, Samples
 from losspath.evaluation.isolation.attributes import Kept
-from losspath.evaluation.isolation.evaluation_mode import evaluation_mode, random_fork
+from losspath.evaluation.isolation.evaluation_mode import LENT, evaluation_mode, random_fork
 from losspath.evaluation.isolation.kernels import unfused
 from losspath.evaluation.isolation.reached import modules_among, objects_reached, shared_objects
 from losspath.evaluation.isolation.replica import Replica, Sides
 from losspath.evaluation.quantities import Count, Evaluation
 from losspath.evaluation.recalibration import recalibrate
 from losspath.parameters import unwrapped
-
-if TYPE_CHECKING:
-    from losspath.evaluation.objective import Objective
-
-# The caller's model is lent to one evaluation at a time, whichever threads ask.
-LENT = threading.RLock()
 
 
 class Evaluator:
@@ -52,7 +46,7 @@ class Evaluator:
         ObjectiveError: the data have changed.
     """
 
-    def __init__(self, objective: Objective, is_first: bool = False) -> None:
+    def __init__(self, objective: BaseObjective, is_first: bool = False) -> None:
         self.objective = objective
         self._is_first = is_first
         # Tensors made in inference mode could not be written to outside of it.
@@ -113,7 +107,7 @@ class Evaluator:
         self.replica.write(vector, sides)
         if self.objective.buffers == "recalibrated":
             with torch.set_grad_enabled(self.objective.needs_gradients):
-                recalibrate(self)
+                recalibrate(self.objective, self.replica)
 
     def evaluate(
         self,
@@ -203,6 +197,6 @@ class Evaluator:
         return vector
 
 
-def functions_of(objective: Objective) -> list[Callable[..., Any]]:
+def functions_of(objective: BaseObjective) -> list[Callable[..., Any]]:
     """The loss and the metrics."""
     return [objective.loss_fn, *(metric.function for metric in objective.metrics.values())]

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.data import Part, bytes_of
 from losspath.evaluation.evaluator import Evaluator, functions_of
 from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.settings import lasting, settings_of_loss, settings_of_model
 from losspath.files import digest_of
 
-if TYPE_CHECKING:
-    from losspath.evaluation.objective import Objective
-
 # Enough to tell one function from another: the samples have a digest of their own.
 _SAMPLES = 1000
 
 
 def fingerprint(
-    objective: Objective,
+    objective: BaseObjective,
     parameters: npt.NDArray[Any],
     sides: Iterable[Sides | None] | None = None,
 ) -> list[object]:
@@ -64,7 +62,7 @@ def fingerprint(
     ]
 
 
-def _probed_parts(objective: Objective) -> list[Part]:
+def _probed_parts(objective: BaseObjective) -> list[Part]:
     """Parts spread over the data, of so many samples that functions can be told apart."""
     parts = objective.data.parts()
     count = max(1, -(-_SAMPLES * len(parts) // max(len(objective), 1)))

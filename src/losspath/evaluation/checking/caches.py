@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from losspath.errors import ObjectiveError
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.checking.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch, map_tensors, tensors_in
+from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import LOSS, Count
 from losspath.objects import own_attributes, walk
 from losspath.parameters import Entry, named_modules
-
-if TYPE_CHECKING:
-    from losspath.evaluation.evaluator import Evaluator
-    from losspath.evaluation.objective import Objective
 
 # Of more places that hold tensors not all are tried.
 _TRIED = 64
@@ -28,7 +26,7 @@ Place = tuple[Any, str]
 
 
 def check_caches(
-    objective: Objective,
+    objective: BaseObjective,
     evaluator: Evaluator,
     batch: Batch,
     other: Batch | None,
@@ -73,7 +71,7 @@ def _held_by(module: torch.nn.Module) -> dict[str, Place]:
 
 
 def _check_say(
-    objective: Objective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor, whole: Count
+    objective: BaseObjective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor, whole: Count
 ) -> None:
     """Where a module holds a tensor or is merged, its parameters must still have a say."""
 
@@ -150,7 +148,7 @@ def _others(vector: torch.Tensor, entries: list[Entry]) -> Iterator[torch.Tensor
 
 
 def _check_refilled(
-    objective: Objective, evaluator: Evaluator, batch: Batch, other: Batch | None, whole: Count
+    objective: BaseObjective, evaluator: Evaluator, batch: Batch, other: Batch | None, whole: Count
 ) -> None:
     """What a model makes where it is missing must be what it holds, unless data decide it."""
     places: dict[str, Place] = {}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from losspath.errors import LosspathError, LosspathWarning, ObjectiveError
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.checking.caches import check_caches
 from losspath.evaluation.checking.counting import (
     copied,
     counted,
-    failed,
     far_from,
     is_close,
     mean_of,
@@ -22,16 +21,14 @@ from losspath.evaluation.checking.counting import (
 from losspath.evaluation.checking.means import WHOLE, check_means, taken
 from losspath.evaluation.checking.owner import check_against_owner
 from losspath.evaluation.checking.repeats import check_repeats, one_pass
+from losspath.evaluation.counter import failed
 from losspath.evaluation.data import Batch, Samples, tensors_in
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.isolation.replica import overrides_train
 from losspath.evaluation.quantities import LOSS, Count
-from losspath.evaluation.recalibration import not_estimated
+from losspath.evaluation.recalibration import norms_in, run_pass
 from losspath.parameters import flatten_parameters, unwrapped
 from losspath.recording.hidden import warn_of_hidden
-
-if TYPE_CHECKING:
-    from losspath.evaluation.objective import Objective
 
 # How far from the model's own the vectors are that are tried, in standard deviations of each
 # parameter tensor; None for numbers that have nothing to do with the model's.
@@ -39,7 +36,7 @@ _FAR = (0.1, 0.5, 0.02, None)
 _CHECKED_SAMPLES = 32
 
 
-def check_objective(objective: Objective) -> None:
+def check_objective(objective: BaseObjective) -> None:
     """Refuses an objective that has no surface, or is another than the caller means.
 
     All is evaluated at a vector far from the model's own, at which the loss is finite and not
@@ -62,7 +59,7 @@ def check_objective(objective: Objective) -> None:
         objective.buffers = buffers
 
 
-def _check(objective: Objective) -> None:
+def _check(objective: BaseObjective) -> None:
     batch = _some(objective)
     warn_of_hidden(unwrapped(objective.model), stacklevel=4)
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout))
@@ -92,10 +89,10 @@ def _check(objective: Objective) -> None:
         ) from cause
 
 
-def _note_not_estimated(objective: Objective) -> None:
+def _note_not_estimated(objective: BaseObjective) -> None:
     evaluator = Evaluator(objective)
     with evaluator.lent():
-        names = not_estimated(evaluator, _some(objective))
+        names = _not_estimated(evaluator, _some(objective))
     if names:
         note = (
             f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} is changed by "
@@ -105,7 +102,36 @@ def _note_not_estimated(objective: Objective) -> None:
         warnings.warn(note, LosspathWarning, stacklevel=4)
 
 
-def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) -> None:
+def _not_estimated(evaluator: Evaluator, batch: Batch) -> list[str]:
+    """Names of other buffers that training changes, which `recalibrate` leaves as they are.
+
+    The batch is trained on for once; nothing of it stays.
+    """
+    replica = evaluator.replica
+    if not replica.is_private:
+        return []
+    model = replica.model
+    estimated = {id(buffer) for module in norms_in(model) for buffer in module.buffers()}
+    others = [
+        (name, buffer.detach().clone())
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point() and id(buffer) not in estimated
+    ]
+    if not others:
+        return []
+    try:
+        for module in model.modules():
+            module.training = True
+        run_pass(evaluator.objective, replica, copied(batch))
+        now = dict(model.named_buffers())
+        return [n for n, value in others if n not in now or not torch.equal(now[n], value)]
+    except LosspathError:  # what training does is not asked here
+        return []
+    finally:
+        evaluator.restore()
+
+
+def _check_all(objective: BaseObjective, own: torch.Tensor, vector: torch.Tensor) -> None:
     evaluator, batch = Evaluator(objective), _some(objective)
     with evaluator.lent():
         whole, halved, outputs = check_repeats(objective, evaluator, batch, vector)
@@ -130,7 +156,7 @@ def _check_all(objective: Objective, own: torch.Tensor, vector: torch.Tensor) ->
 
 
 def _settled(
-    objective: Objective, batch: Batch, own: torch.Tensor
+    objective: BaseObjective, batch: Batch, own: torch.Tensor
 ) -> tuple[Evaluator, torch.Tensor]:
     """An evaluator and a vector to check at; in half precision where float32 does not go."""
     evaluator = Evaluator(objective, is_first=True)
@@ -150,7 +176,7 @@ def _settled(
         raise
 
 
-def _notes_of(objective: Objective, evaluator: Evaluator) -> list[str]:
+def _notes_of(objective: BaseObjective, evaluator: Evaluator) -> list[str]:
     notes, replica = [], evaluator.replica
     if not objective.widens:
         notes.append("evaluated in half precision, as the model fails in float32")
@@ -167,7 +193,7 @@ def _notes_of(objective: Objective, evaluator: Evaluator) -> list[str]:
     return notes
 
 
-def _some(objective: Objective, most: int | None = None) -> Batch:
+def _some(objective: BaseObjective, most: int | None = None) -> Batch:
     """Samples from all over the data, which may be sorted; or the smallest batch."""
     data = objective.data
     if isinstance(data, Samples):
@@ -176,7 +202,7 @@ def _some(objective: Objective, most: int | None = None) -> Batch:
     return min((data.load(part) for part in parts[:16]), key=lambda batch: batch.size)
 
 
-def _others(objective: Objective) -> Batch | None:
+def _others(objective: BaseObjective) -> Batch | None:
     """Fewer samples than `_some`, or another batch; None where there is none."""
     data, parts = objective.data, objective.data.parts()
     if isinstance(data, Samples):
@@ -187,7 +213,7 @@ def _others(objective: Objective) -> Batch | None:
 
 
 def _settle(
-    objective: Objective, evaluator: Evaluator, batch: Batch, own: torch.Tensor
+    objective: BaseObjective, evaluator: Evaluator, batch: Batch, own: torch.Tensor
 ) -> torch.Tensor:
     """A vector to check at; finds out on the way whether gradients are needed.
 
@@ -211,7 +237,7 @@ def _settle(
     return chosen
 
 
-def _first_count(objective: Objective, evaluator: Evaluator, batch: Batch) -> Count:
+def _first_count(objective: BaseObjective, evaluator: Evaluator, batch: Batch) -> Count:
     """The first forward pass: with gradients where it does not go without."""
     try:
         return counted(evaluator, batch)
@@ -230,7 +256,7 @@ def _first_count(objective: Objective, evaluator: Evaluator, batch: Batch) -> Co
         return count
 
 
-def _as_float32(objective: Objective, evaluator: Evaluator, error: Exception) -> Count | None:
+def _as_float32(objective: BaseObjective, evaluator: Evaluator, error: Exception) -> Count | None:
     """Tries double-precision inputs again in single precision, for a model that has no other."""
     data = objective.data
     given = _some(objective)
@@ -247,7 +273,7 @@ def _as_float32(objective: Objective, evaluator: Evaluator, error: Exception) ->
 
 
 def _is_fixed(
-    objective: Objective,
+    objective: BaseObjective,
     evaluator: Evaluator,
     batch: Batch,
     own: torch.Tensor,
@@ -266,7 +292,7 @@ def _is_fixed(
     return True
 
 
-def _tell_fixed(objective: Objective) -> None:
+def _tell_fixed(objective: BaseObjective) -> None:
     note = "the loss is the same at very different parameters"
     objective.notes.append(note)
     warnings.warn(
@@ -284,7 +310,7 @@ def _moves(one: Count, other: Count) -> dict[str, float]:
 
 
 def _check_carried(
-    objective: Objective, evaluator: Evaluator, few: Batch, vector: torch.Tensor
+    objective: BaseObjective, evaluator: Evaluator, few: Batch, vector: torch.Tensor
 ) -> None:
     """A batch's loss must not depend on the batch before."""
     parts, is_samples = objective.data.parts(), isinstance(objective.data, Samples)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from losspath.errors import ObjectiveError
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.data import Batch, map_tensors, tensors_in
+from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import Count, Sum
-
-if TYPE_CHECKING:
-    from losspath.evaluation.evaluator import Evaluator
-    from losspath.evaluation.objective import Objective
 
 # A mean over parts may differ from the whole by the rounding of float32 sums.
 ROUNDING = 1e-4
 # What rounding of the loss itself may be, as a share of what a tolerance allows.
 _OWN_ROUNDING = 0.02
 
-_BY_NAME = "; a mapping is given as model(**inputs), and for model(inputs) give (inputs,)"
 # How many rare targets are looked for, and among how many.
 _RARE = 64
 _MOST_TARGETS, _WIDEST = 1 << 24, 1 << 17
@@ -34,7 +30,7 @@ def counted(evaluator: Evaluator, batch: Batch) -> Count:
         evaluator.restore()
 
 
-def far_from(objective: Objective, own: torch.Tensor, scale: float | None) -> torch.Tensor:
+def far_from(objective: BaseObjective, own: torch.Tensor, scale: float | None) -> torch.Tensor:
     """Numbers beside the model's own, the same at every call.
 
     Args:
@@ -56,24 +52,6 @@ def far_from(objective: Objective, own: torch.Tensor, scale: float | None) -> to
             size = float(values.pow(2).mean().sqrt()) if values.numel() else 0.0
             values.add_(noise * (scale * (size or 0.1)))
     return vector
-
-
-def failed(batch: Batch, cause: Exception) -> ObjectiveError:
-    """What to raise where the model or the loss raises an error of its own."""
-    shapes = _shapes((batch.args, batch.kwargs))
-    if batch.targets is not None:
-        shapes += f"; targets {_shapes(batch.targets)}"
-    reason = str(cause).strip().splitlines()
-    return ObjectiveError(
-        f"the model or the loss fails on the data (tensors {shapes}): "
-        f"{type(cause).__name__}: {reason[0] if reason else ''}; expected what one step of the "
-        f"training loop computes of a batch{_BY_NAME if batch.kwargs else ''}"
-    )
-
-
-def _shapes(value: Any) -> str:
-    shapes = (f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tensors_in(value, True))
-    return ", ".join(shapes) or "none"
 
 
 def spread(size: int, count: int, targets: Any) -> torch.Tensor:

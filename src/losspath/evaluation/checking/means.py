@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from losspath.errors import ObjectiveError
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.checking.counting import ROUNDING, counted, is_close, mean_of, spread
 from losspath.evaluation.data import Batch, map_tensors, rows_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import ACCURACY, LOSS, Count
-
-if TYPE_CHECKING:
-    from losspath.evaluation.objective import Objective
 
 _HALF_ROUNDING = 1e-2
 
@@ -24,7 +22,7 @@ WHOLE = (
 
 
 def check_means(
-    objective: Objective,
+    objective: BaseObjective,
     evaluator: Evaluator,
     batch: Batch,
     vector: torch.Tensor,
@@ -81,7 +79,7 @@ def _check_loss(
 
 
 def _check_mean(
-    objective: Objective,
+    objective: BaseObjective,
     whole: Count,
     parts: list[Count],
     what: str,
@@ -114,7 +112,7 @@ def _check_mean(
         )
 
 
-def _hint(objective: Objective, outputs: Any, targets: Any) -> str:
+def _hint(objective: BaseObjective, outputs: Any, targets: Any) -> str:
     """What to write for a loss of torch's that divides by something else than samples."""
     loss_fn = objective.loss_fn
     if getattr(loss_fn, "reduction", None) == "mean" and isinstance(targets, torch.Tensor):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 
 from losspath.errors import ObjectiveError
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.checking.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch
 from losspath.evaluation.evaluator import Evaluator
@@ -21,15 +21,12 @@ from losspath.evaluation.isolation.replica import copy_model, overrides_train, w
 from losspath.evaluation.quantities import Count
 from losspath.parameters import in_order, unwrapped
 
-if TYPE_CHECKING:
-    from losspath.evaluation.objective import Objective
-
 # The same calls on the same batch.
 _ROUNDING = 1e-5
 
 
 def check_against_owner(
-    objective: Objective, batch: Batch, vectors: Sequence[torch.Tensor]
+    objective: BaseObjective, batch: Batch, vectors: Sequence[torch.Tensor]
 ) -> None:
     """Refuses a loss that is not that of the model with the vector written into its parameters.
 
@@ -66,7 +63,7 @@ def check_against_owner(
 
 
 def _as_owner(
-    objective: Objective, evaluator: Evaluator, vector: torch.Tensor, batch: Batch
+    objective: BaseObjective, evaluator: Evaluator, vector: torch.Tensor, batch: Batch
 ) -> Count | None:
     """What the owner would get: the vector in the real parameters, `eval()`, the loss afresh."""
     model = unwrapped(objective.model)
@@ -96,7 +93,7 @@ def _as_owner(
             return _owners_count(objective, evaluator, used, batch)
 
 
-def _rounded(objective: Objective, vector: torch.Tensor) -> torch.Tensor:
+def _rounded(objective: BaseObjective, vector: torch.Tensor) -> torch.Tensor:
     """A vector that the model's own parameters of half precision can hold."""
     rounded = vector.clone()
     for entry in objective.layout.parameters:
@@ -105,7 +102,7 @@ def _rounded(objective: Objective, vector: torch.Tensor) -> torch.Tensor:
 
 
 def _owners_count(
-    objective: Objective, evaluator: Evaluator, used: torch.nn.Module, batch: Batch
+    objective: BaseObjective, evaluator: Evaluator, used: torch.nn.Module, batch: Batch
 ) -> Count:
     # A loss that reads the owner's model sees what is evaluated, merged weights too.
     kept = Kept(evaluator.loss_modules, evaluator.shared)
@@ -121,7 +118,7 @@ def _owners_count(
 
 
 @contextmanager
-def _written(objective: Objective, vector: torch.Tensor) -> Iterator[None]:
+def _written(objective: BaseObjective, vector: torch.Tensor) -> Iterator[None]:
     """The vector in the caller's own parameters, whose bytes come back whatever happens."""
     parameters = in_order(objective.model, objective.layout)
     before = [parameter.detach().clone() for parameter in parameters]
@@ -135,14 +132,14 @@ def _written(objective: Objective, vector: torch.Tensor) -> Iterator[None]:
         yield
 
 
-def _write(parameters: list[torch.Tensor], vector: torch.Tensor, objective: Objective) -> None:
+def _write(parameters: list[torch.Tensor], vector: torch.Tensor, objective: BaseObjective) -> None:
     for entry, parameter in zip(objective.layout.parameters, parameters, strict=True):
         target = parameter.data
         target = torch.view_as_real(target) if target.is_complex() else target
         target.copy_(vector[entry.place].view(entry.shape))
 
 
-def _likely_cause(objective: Objective, evaluator: Evaluator) -> str:
+def _likely_cause(objective: BaseObjective, evaluator: Evaluator) -> str:
     """What most often makes the two differ, by what the model has."""
     model = unwrapped(objective.model)
     if evaluator.replica.widened:

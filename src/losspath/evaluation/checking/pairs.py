@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from losspath.errors import LosspathWarning, ObjectiveError
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.checking.counting import far_from
 from losspath.evaluation.containers import copied_array, leaves_in, map_tensors
 from losspath.evaluation.data import has_size, length_of, rows_of, size_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import LOSS, Sum, summed
 from losspath.parameters import flatten_parameters
-
-if TYPE_CHECKING:
-    from losspath.evaluation.objective import Objective
 
 # A loss is a mean, not a sum, where it is this share of the sum over two halves, or less.
 _OF_SUM = 0.75
@@ -28,7 +26,7 @@ _TINY = 1e-6  # added to a weight, so that it is never zero
 Pairs = dict[str, Sum]
 
 
-def check_results(objective: Objective) -> None:
+def check_results(objective: BaseObjective) -> None:
     """Warns, and notes, where results of batches are most likely not weighted as they are meant.
 
     A pair is taken as (sum, weight): a weight does not move with the parameters, and both numbers
@@ -52,7 +50,7 @@ def check_results(objective: Objective) -> None:
         objective.buffers = buffers
 
 
-def _check(objective: Objective, batches: list[Any]) -> None:
+def _check(objective: BaseObjective, batches: list[Any]) -> None:
     evaluator = Evaluator(objective)
     own = torch.from_numpy(flatten_parameters(objective.model, objective.layout)).double()
     far = far_from(objective, own, 1.0)
@@ -83,7 +81,7 @@ def _named(found: list[Pairs], name: str) -> list[Sum]:
 
 
 def _pairs_at(
-    objective: Objective, evaluator: Evaluator, vector: torch.Tensor, batch: Any
+    objective: BaseObjective, evaluator: Evaluator, vector: torch.Tensor, batch: Any
 ) -> Pairs:
     """The pairs that the loss returns for a batch, by name; none where it fails."""
     evaluator.write(vector)
@@ -91,7 +89,9 @@ def _pairs_at(
     return {name: pair for name, (pair, is_pair) in found.items() if is_pair}
 
 
-def _results(objective: Objective, evaluator: Evaluator, batch: Any) -> dict[str, tuple[Sum, bool]]:
+def _results(
+    objective: BaseObjective, evaluator: Evaluator, batch: Any
+) -> dict[str, tuple[Sum, bool]]:
     """What the loss returns for a batch at the vector that was written, and which are pairs."""
     try:
         result = objective.loss_fn(evaluator.replica.model, map_tensors(batch, torch.Tensor.clone))
@@ -107,7 +107,7 @@ def _results(objective: Objective, evaluator: Evaluator, batch: Any) -> dict[str
 
 
 def _check_sums(
-    objective: Objective, evaluator: Evaluator, vectors: Iterable[torch.Tensor], batch: Any
+    objective: BaseObjective, evaluator: Evaluator, vectors: Iterable[torch.Tensor], batch: Any
 ) -> None:
     """Refuses single numbers that add up over the halves of a batch, at very different vectors."""
     halves = _halved(batch)
@@ -175,7 +175,7 @@ def _is_close(one: float, other: float) -> bool:
     return abs(one - other) <= _ROUNDING * max(abs(one), abs(other))
 
 
-def _check_sizes(objective: Objective, batches: list[Any]) -> None:
+def _check_sizes(objective: BaseObjective, batches: list[Any]) -> None:
     """Means over batches are weighted by sizes, which must be there to be seen."""
     if not all(map(has_size, batches)):
         what = "batches hold no tensor or list that says how many samples they have"
@@ -209,6 +209,6 @@ def _is_proportional(batches: list[Any]) -> bool:
     )
 
 
-def _tell(objective: Objective, note: str, advice: str) -> None:
+def _tell(objective: BaseObjective, note: str, advice: str) -> None:
     objective.notes.append(note)
     warnings.warn(f"{note}; {advice}", LosspathWarning, stacklevel=5)

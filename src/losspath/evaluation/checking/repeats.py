@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from losspath.errors import ObjectiveError
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.checking.counting import ROUNDING, copied, counted, is_close
 from losspath.evaluation.counter import copied_value
 from losspath.evaluation.data import Batch, Samples, tensors_in
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.quantities import Count
 
-if TYPE_CHECKING:
-    from losspath.evaluation.objective import Objective
-
 
 def check_repeats(
-    objective: Objective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor
+    objective: BaseObjective, evaluator: Evaluator, batch: Batch, vector: torch.Tensor
 ) -> tuple[Count, Count, Any]:
     """Two evaluations of one vector must be equal, with one of half of it in between.
 
@@ -66,7 +64,7 @@ def check_repeats(
     return first, halved, outputs
 
 
-def one_pass(objective: Objective, evaluator: Evaluator, batch: Batch) -> tuple[Count, Any]:
+def one_pass(objective: BaseObjective, evaluator: Evaluator, batch: Batch) -> tuple[Count, Any]:
     """What is counted of samples at the vector that was written, and the model's outputs.
 
     One forward pass, or two for a loss that takes more from a pass than its outputs.
@@ -77,7 +75,7 @@ def one_pass(objective: Objective, evaluator: Evaluator, batch: Batch) -> tuple[
     return _count_of(objective, evaluator, copied_value(outputs), batch), outputs
 
 
-def _count_of(objective: Objective, evaluator: Evaluator, outputs: Any, batch: Batch) -> Count:
+def _count_of(objective: BaseObjective, evaluator: Evaluator, outputs: Any, batch: Batch) -> Count:
     try:
         return objective.count_outputs(outputs, copied(batch))
     finally:
@@ -85,7 +83,7 @@ def _count_of(objective: Objective, evaluator: Evaluator, outputs: Any, batch: B
 
 
 def _is_told_by(
-    objective: Objective, evaluator: Evaluator, outputs: Any, batch: Batch, first: Count
+    objective: BaseObjective, evaluator: Evaluator, outputs: Any, batch: Batch, first: Count
 ) -> bool:
     """Whether outputs alone give the loss, after another pass: no hook keeps a part of it."""
     try:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.execution.fast import FastEvaluator, wait_for
 from losspath.evaluation.execution.points import Points, Rows, sides_at
 from losspath.evaluation.execution.tuning import EngineConfig
-from losspath.evaluation.objective import Objective
 
 # Of points in a group: fewer share too little, more keep results waiting.
 GROUP_POINTS = (8, 128)
@@ -28,7 +28,7 @@ _MEASURED_SECONDS, _MEASURED_SHARE = 2.0, 0.02
 _CLEARLY = 0.95
 
 
-def usual_config(objective: Objective, points: Points) -> EngineConfig:
+def usual_config(objective: BaseObjective, points: Points) -> EngineConfig:
     """What is good for most networks."""
     if objective.device.type != "cpu":
         share = 8 if isinstance(points, Rows) else 1

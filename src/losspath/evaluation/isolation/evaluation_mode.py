@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,9 @@ from torch.nn.utils import parametrize
 
 from losspath.evaluation.isolation.attributes import attributes_of
 from losspath.evaluation.isolation.links import afterwards
+
+# The caller's model is lent to one evaluation at a time, whichever threads ask.
+LENT = threading.RLock()
 
 
 @contextmanager
