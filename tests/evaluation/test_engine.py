@@ -401,6 +401,31 @@ def test_measuring_finds_a_choice_that_works(cache):
     assert len(list(cache.rglob("config-*.json"))) == 2
 
 
+@pytest.mark.parametrize("quicker", [True, False])
+def test_where_points_take_twice_as_long_threads_are_measured_again(monkeypatch, quicker):
+    """As where another program came to keep the cores busy."""
+    given = EngineConfig(
+        batch_size=20, threads=2, first_layer_group=1, group_size=4, point_seconds=1e-9
+    )
+    measured, kept = [], []
+
+    def trial(self, points, config):
+        measured.append(config.threads)
+        return 0.5 if (config.threads == 1) == quicker else 1.0
+
+    monkeypatch.setattr(Autotuner, "_trial", trial)
+    case = sample_case("conv", count=60)
+    objective = objective_of(case)
+    points = plane_around(flat(case.model), count=12)
+    fast = Engine(objective, lambda key, measure: given, lambda key, config: kept.append(config))
+    found = [each.loss for each in evaluate(fast, points)]
+    np.testing.assert_allclose(found, [objective(v).loss for v in points.vectors()], rtol=1e-5)
+    assert sorted(measured[:4]) == [1, 1, 2, 2]
+    assert kept[0].threads == (1 if quicker else 2)
+    assert kept[0].point_seconds > 1e-6  # as long as it took: not measured again at every group
+    assert any("from here on, as points took" in note for note in fast.notes) == quicker
+
+
 def test_the_plain_loop_is_chosen_where_it_is_quicker(cache, monkeypatch):
     monkeypatch.setattr(Autotuner, "_plain_seconds", lambda self, points: 1e-9)
     case = sample_case("conv", count=120)

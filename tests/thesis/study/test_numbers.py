@@ -56,14 +56,14 @@ def line(values):
     return Interpolation(alpha, ("whole model",), np.array([values], float), None, {})
 
 
-def test_a_chord_is_read_from_start_to_end():
+def test_a_linear_path_is_read_from_start_to_end():
     exact = 3 + np.linspace(-0.8, 0.8, 11)
-    read, same = numbers.chord(surface(lambda x, y: 3 + x), line(exact))
+    read, same = numbers.linear_path(surface(lambda x, y: 3 + x), line(exact))
     np.testing.assert_allclose(read, exact)
     np.testing.assert_array_equal(same, exact)
-    assert numbers.chord_error(surface(lambda x, y: 3 + x), line(exact)) < 1e-12
+    assert numbers.linear_path_error(surface(lambda x, y: 3 + x), line(exact)) < 1e-12
     wrong = surface(lambda x, y: 1.2 * (3 + x))
-    assert numbers.chord_error(wrong, line(exact)) == pytest.approx(0.2 * 3.8 / 1.6)
+    assert numbers.linear_path_error(wrong, line(exact)) == pytest.approx(0.2 * 3.8 / 1.6)
 
 
 def test_a_rise_is_a_share_of_the_fall():

@@ -83,7 +83,19 @@ class Autotuner:
             best_time = times[best]
             if times[other] < _CLEARLY * best_time:
                 best, best_time = other, times[other]
-        return replace(best, group_size=int(np.clip(_GROUP_SECONDS / best_time, *GROUP_POINTS)))
+        group_size = int(np.clip(_GROUP_SECONDS / best_time, *GROUP_POINTS))
+        return replace(best, group_size=group_size, point_seconds=best_time)
+
+    def with_fewer_threads(self, points: Points, config: EngineConfig) -> EngineConfig:
+        """A config without threads of its own where that is quicker by now, or else the same.
+
+        Where other processes keep the cores busy, threads wait for each other.
+        """
+        alone = replace(config, threads=1)
+        times = {each: self._trial(points, each) for each in (config, alone)}
+        for each in (alone, config):  # twice by turns, as above
+            times[each] = min(times[each], self._trial(points, each))
+        return alone if times[alone] < _CLEARLY * times[config] else config
 
     def _trial(self, points: Points, config: EngineConfig) -> float:
         """Seconds a point, in a group of the usual size; infinite where it cannot be done."""

@@ -10,8 +10,10 @@ config is held against the plain loop before it is believed.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +37,8 @@ from losspath.files import digest_of
 
 # Points × samples × parameters below which a plain loop is done before anything is measured.
 _SMALL = 1e9
+# A group of so many points that takes so many times as long as was measured is measured again.
+_ENOUGH, _SLOWER = 4, 2.0
 _GROUP_BYTES = 128 << 20  # of parameters, of the points that are evaluated together
 
 
@@ -147,9 +151,12 @@ class Engine:
         self, part: Points, kind: _Kind, config: EngineConfig, total: int
     ) -> tuple[EngineConfig, list[Evaluation]] | None:
         """Evaluates a group; None where that fails or is wrong, and the plain loop has to do."""
+        began = time.monotonic()
         try:
             with self._evaluator.lent():
                 used, evaluations = self._fast.evaluate_in_memory(part, config)
+                if used == config:
+                    used = self._measured_again(part, config, time.monotonic() - began)
             problem = self._verifier.check_group(part, used, evaluations, total)
         except torch.cuda.OutOfMemoryError:
             raise
@@ -164,6 +171,19 @@ class Engine:
         self._keep_config(kind, replace(config, plain=True))
         self._note([f"the plain loop from here on, as the fast one failed: {problem}"])
         return None
+
+    def _measured_again(self, part: Points, config: EngineConfig, seconds: float) -> EngineConfig:
+        """The config to go on with; another where points took twice as long as was measured."""
+        slower = seconds / len(part) / config.point_seconds if config.point_seconds else 0.0
+        if config.threads == 1 or slower < _SLOWER or len(part) < _ENOUGH:
+            return config
+        again = config
+        with suppress(Exception):  # what was computed stands
+            again = Autotuner(self._evaluator, self._fast).with_fewer_threads(part, config)
+        if again != config:
+            words = f"as points took {slower:.1f} times as long as was measured"
+            self._note([f"{again.describe()} from here on, {words}"])
+        return replace(again, point_seconds=seconds / len(part))
 
     def _way(self, points: Points, kind: _Kind, total: int) -> EngineConfig | None:
         if kind not in self._ways:

@@ -34,6 +34,7 @@ class EngineConfig:
         channels_last: images lie channel by channel at every place, rather than image by image in
             every channel.
         plain: the plain loop over points instead of all this.
+        point_seconds: how long a point took when this was measured; 0 where it was not.
     """
 
     batch_size: int
@@ -43,6 +44,7 @@ class EngineConfig:
     vmap_size: int = 1
     channels_last: bool = False
     plain: bool = False
+    point_seconds: float = 0.0
 
     def describe(self) -> str:
         """The config in words."""

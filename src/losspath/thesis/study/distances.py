@@ -17,7 +17,7 @@ from losspath.thesis.study.dots import Dots, draw_dots
 from losspath.thesis.study.drawing import draw_check, draw_lines
 from losspath.thesis.study.plan import OPTIMIZERS, Plan
 from losspath.thesis.study.runs import Explained, PlaneOf, Result, Run
-from losspath.thesis.study.section import Evidence, Picture, Section, chord_of, surface_of
+from losspath.thesis.study.section import Evidence, Picture, Section, linear_path_of, surface_of
 
 _TEMPERATURES = (0.01, 0.1, 1.0, 10.0)
 _CLAIMED = {"SGD": 0.95, "Adam": 0.65}
@@ -34,7 +34,7 @@ def _distances_needs(plan: Plan) -> list[Result]:
         for runs in plan.techniques("modified-lenet", data).values():
             for run in runs:
                 needs += [surface_of(plan, run, Averaged()), surface_of(plan, run, AveragedND())]
-                needs += [Explained(run), chord_of(plan, run)]
+                needs += [Explained(run), linear_path_of(plan, run)]
     return needs
 
 
@@ -51,9 +51,11 @@ def _draw_lines(evidence: Evidence) -> Figure:
     panels = []
     for data in evidence.plan.scale.data:
         for technique, runs in evidence.plan.techniques("modified-lenet", data).items():
-            line, read = evidence.chord(runs[0]), {}
+            line, read = evidence.linear_path(runs[0]), {}
             for method in (Averaged(), AveragedND()):
-                read[method.name], exact = numbers.chord(evidence.surface(runs[0], method), line)
+                read[method.name], exact = numbers.linear_path(
+                    evidence.surface(runs[0], method), line
+                )
             panels.append((f"{data}\n{technique}", line.alpha, exact, read))
     return draw_check(panels, _LINES, columns=4)
 
@@ -77,7 +79,9 @@ def _tell_lines(evidence: Evidence) -> str:
             off = [
                 spread(
                     [
-                        numbers.chord_error(evidence.surface(run, method), evidence.chord(run))
+                        numbers.linear_path_error(
+                            evidence.surface(run, method), evidence.linear_path(run)
+                        )
                         for run in runs
                     ],
                     ".0%",

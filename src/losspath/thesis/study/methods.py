@@ -23,7 +23,7 @@ from losspath.thesis.study.section import (
     Evidence,
     Picture,
     Section,
-    chord_of,
+    linear_path_of,
     surface_of,
 )
 
@@ -41,10 +41,10 @@ def _methods_needs(plan: Plan) -> list[Result]:
     for run in plan.main_runs():
         every = {*REPAIRED, *AS_DRAWN, *_READINGS}
         needs += [surface_of(plan, run, method) for method in every]
-        needs += [chord_of(plan, run), PlaneOf(run)]
+        needs += [linear_path_of(plan, run), PlaneOf(run)]
     for run in _runs_of(plan, "adam"):
         few = (*_variants("pca").values(), Averaged())
-        needs += [chord_of(plan, run), *(surface_of(plan, run, method) for method in few)]
+        needs += [linear_path_of(plan, run), *(surface_of(plan, run, method) for method in few)]
     return sorted(needs, key=lambda result: (result.run.name, result.file_name))
 
 
@@ -64,10 +64,10 @@ def _draw_check(evidence: Evidence) -> Figure:
     for title, methods in (("as the program drew them", AS_DRAWN), ("repaired", REPAIRED)):
         read = {}
         for method in methods:
-            read[method.name], exact = numbers.chord(
-                evidence.surface(run, method), evidence.chord(run)
+            read[method.name], exact = numbers.linear_path(
+                evidence.surface(run, method), evidence.linear_path(run)
             )
-        panels.append((title, evidence.chord(run).alpha, exact, read))
+        panels.append((title, evidence.linear_path(run).alpha, exact, read))
     return draw_check(panels, _CHECK)
 
 
@@ -86,7 +86,7 @@ def _states_off(surface: Surface, line: Interpolation) -> float:
 
 
 def _climb(surface: Surface, line: Interpolation) -> float:
-    return numbers.rise(numbers.chord(surface, line)[0])
+    return numbers.rise(numbers.linear_path(surface, line)[0])
 
 
 def _roughness(surface: Surface, line: Interpolation) -> float:
@@ -106,7 +106,7 @@ def _measured(
 ) -> list[float]:
     """Of the surface by a method, with every seed."""
     return [
-        measure(evidence.surface(run, method), evidence.chord(run))
+        measure(evidence.surface(run, method), evidence.linear_path(run))
         for run in _runs_of(evidence.plan, optimizer)
     ]
 
@@ -142,7 +142,7 @@ def _draw_trust(evidence: Evidence) -> Figure:
     panels = []
     for label, measure, scale in (
         ("median off the states' losses (%)", _states_off, 100),
-        ("most off the line's (% of its fall)", numbers.chord_error, 100),
+        ("most off the line's (% of its fall)", numbers.linear_path_error, 100),
         ("climb on the line (% of its fall)", _climb, 100),
         ("roughness (% of the range)", _roughness, 100),
     ):
@@ -203,7 +203,7 @@ def _judge_sampled(evidence: Evidence) -> Judgment:
 
 
 def _judge_sampled_pca(evidence: Evidence) -> Judgment:
-    line = _measured(evidence, Averaged(), numbers.chord_error)
+    line = _measured(evidence, Averaged(), numbers.linear_path_error)
     drawn, repaired = _variants("sampled-pca").values()
     checks = []
     for words, side, method in (
@@ -212,7 +212,7 @@ def _judge_sampled_pca(evidence: Evidence) -> Judgment:
         (claims.REPAIRED, "", repaired),
     ):
         climbs, off = (
-            _measured(evidence, method, measure) for measure in (_climb, numbers.chord_error)
+            _measured(evidence, method, measure) for measure in (_climb, numbers.linear_path_error)
         )
         what = f"climbs on the line by {spread(climbs, '.0%')} of its fall (limit {_HILL:.0%})"
         checks.append(Check(side + what, all_above(climbs, _HILL), words))
@@ -245,19 +245,21 @@ def _judge_averaged(evidence: Evidence) -> Judgment:
     for optimizer, title in OPTIMIZERS.items():
         states, off = (
             _measured(evidence, Averaged(), measure, optimizer)
-            for measure in (_states_off, numbers.chord_error)
+            for measure in (_states_off, numbers.linear_path_error)
         )
         for found, of in ((states, "off the states' losses"), (off, "of the fall off the line")):
             what = f"{title}: {spread(found, '.0%')} {of} (limit {_CORRESPONDS:.0%})"
             checks.append(Check(what, all_below(found, _CORRESPONDS), claims.BOTH))
     line, rough = (
-        _measured(evidence, Averaged(), measure) for measure in (numbers.chord_error, _roughness)
+        _measured(evidence, Averaged(), measure)
+        for measure in (numbers.linear_path_error, _roughness)
     )
     for words, methods in ((claims.AS_DRAWN, AS_DRAWN), (claims.REPAIRED, REPAIRED)):
         for name in ("pca", "sampled", "sampled-pca", "averaged-nd"):
             other = _named(methods, name)
             away, rougher = (
-                _measured(evidence, other, measure) for measure in (numbers.chord_error, _roughness)
+                _measured(evidence, other, measure)
+                for measure in (numbers.linear_path_error, _roughness)
             )
             better = (paired_below(line, away), paired_below(rough, rougher))
             checks.append(
@@ -285,7 +287,7 @@ def _tell_line(evidence: Evidence) -> str:
         for run in runs
     ]
     off = {
-        words: spread(_measured(evidence, method, numbers.chord_error), ".0%")
+        words: spread(_measured(evidence, method, numbers.linear_path_error), ".0%")
         for words, method in {**_variants("pca"), "averaged": Averaged()}.items()
     }
     return (

@@ -104,7 +104,7 @@ def _order(values: Floats) -> float:
     return float(spearmanr(np.arange(len(values)), values).statistic)
 
 
-def chord(surface: Surface, line: Interpolation) -> tuple[Floats, Floats]:
+def linear_path(surface: Surface, line: Interpolation) -> tuple[Floats, Floats]:
     """What a surface says along the line between the path's ends, and the exact losses of it.
 
     Args:
@@ -116,12 +116,12 @@ def chord(surface: Surface, line: Interpolation) -> tuple[Floats, Floats]:
     return surface.at(points), line.loss[0]
 
 
-def chord_error(surface: Surface, line: Interpolation) -> float:
+def linear_path_error(surface: Surface, line: Interpolation) -> float:
     """The largest |surface − exact| on the line between the ends, as a share of exact's range.
 
     The eye, which the thesis judges by, compares curves on a linear axis.
     """
-    read, exact = chord(surface, line)
+    read, exact = linear_path(surface, line)
     span = float(np.nanmax(exact) - np.nanmin(exact))
     return float(np.nanmax(np.abs(read - exact))) / span if span > 0 else float("inf")
 

@@ -32,7 +32,7 @@ from losspath.thesis.study.runs import (
     Thinned,
 )
 
-CHORD_POINTS = 41
+LINEAR_PATH_POINTS = 41
 
 
 class Evidence:
@@ -84,9 +84,9 @@ class Evidence:
         surface: Surface = self._load(surface_of(self.plan, run, method, **options))
         return surface
 
-    def chord(self, run: Run) -> Interpolation:
+    def linear_path(self, run: Run) -> Interpolation:
         """The losses of the straight line between the ends, by the surfaces' objective."""
-        line: Interpolation = self._load(chord_of(self.plan, run))
+        line: Interpolation = self._load(linear_path_of(self.plan, run))
         return line
 
     def layers(self, run: Run) -> Interpolation:
@@ -111,9 +111,9 @@ def surface_of(plan: Plan, run: Run, method: Method, **options: Any) -> SurfaceO
     return SurfaceOf(run, method, **{**usual, **options})
 
 
-def chord_of(plan: Plan, run: Run) -> LineOf:
+def linear_path_of(plan: Plan, run: Run) -> LineOf:
     """The line that surfaces are held against."""
-    return LineOf(run, layers=False, samples=plan.scale.samples, count=CHORD_POINTS)
+    return LineOf(run, layers=False, samples=plan.scale.samples, count=LINEAR_PATH_POINTS)
 
 
 def dynamics_of(plan: Plan, run: Run) -> DynamicsOf:

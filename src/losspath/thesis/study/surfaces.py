@@ -20,7 +20,7 @@ from losspath.thesis.study.section import (
     Evidence,
     Picture,
     Section,
-    chord_of,
+    linear_path_of,
     strides_of,
     surface_of,
     thinned_of,
@@ -32,9 +32,13 @@ _SAME, _ERROR = 0.95, 0.05
 
 def _sizes_needs(plan: Plan) -> list[Result]:
     large = plan.run("lenet5")
-    needs: list[Result] = [surface_of(plan, large, Averaged()), chord_of(plan, large)]
+    needs: list[Result] = [surface_of(plan, large, Averaged()), linear_path_of(plan, large)]
     for run in plan.main_runs():
-        needs += [surface_of(plan, run, Averaged()), thinned_of(plan, run), chord_of(plan, run)]
+        needs += [
+            surface_of(plan, run, Averaged()),
+            thinned_of(plan, run),
+            linear_path_of(plan, run),
+        ]
         needs.append(surface_of(plan, run, Averaged(), stride=plan.scale.stride))
     return needs
 
@@ -68,12 +72,12 @@ def _tell_sizes(evidence: Evidence) -> str:
         surfaces = [evidence.surface(run, Averaged(), **options) for run in runs]
         states = [numbers.state_error(surface) for surface in surfaces]
         # The last state that is kept of a sampled path need not be the path's last: the line is.
-        chords = [
-            numbers.chord_error(surface, evidence.chord(run))
+        errors = [
+            numbers.linear_path_error(surface, evidence.linear_path(run))
             for surface, run in zip(surfaces, runs, strict=True)
         ]
         lines.append(
-            f"| {name} | {len(runs)} | {spread(states, '.0%')} | {spread(chords, '.0%')} |"
+            f"| {name} | {len(runs)} | {spread(states, '.0%')} | {spread(errors, '.0%')} |"
         )
     return "\n".join(lines)
 
@@ -86,8 +90,8 @@ def _draw_sizes_check(evidence: Evidence) -> Figure:
         ("Modified-LeNet", plan.run(), {}),
         (f"Modified-LeNet,\nevery {stride}th state", plan.run(), {"stride": stride}),
     ):
-        line = evidence.chord(run)
-        read, exact = numbers.chord(evidence.surface(run, Averaged(), **options), line)
+        line = evidence.linear_path(run)
+        read, exact = numbers.linear_path(evidence.surface(run, Averaged(), **options), line)
         panels.append((title, line.alpha, exact, {"averaged": read}))
     return draw_check(panels, _SIZES_CHECK, columns=3)
 
