@@ -241,14 +241,14 @@ def interpolate(
     Prints the share of the drop in loss that is lost if one layer alone is put back to the first
     state. A negative share means that putting it back made the loss lower.
     """
-    from losspath.cli import jobs, values
+    from losspath.cli import jobs
     from losspath.cli.runs import Run
+    from losspath.recording.paths import state_written
 
     jobs.check_figure(figure)
     recorded = Run(run, data_dir, objective, None, out)
-    count = len(recorded.path)
-    ends = values.state(from_, count), values.state(to, count)
-    result = jobs.compute_interpolation(recorded, *ends, points)
+    start, end = (state_written(each, len(recorded.path)) for each in (from_, to))
+    result = jobs.compute_interpolation(recorded, start, end, points)
     jobs.draw_interpolation(recorded, result, figure, format_.value)
 
 

@@ -12,7 +12,7 @@ from losspath.geometry.pca import doubled
 from losspath.geometry.plane import Plane, fit_plane
 from losspath.planes.named import named, whole_number
 from losspath.recording.joint import Runs
-from losspath.recording.paths import state_index
+from losspath.recording.paths import state_written
 from losspath.recording.trajectory import StateSequence, Trajectory, as_path, starts_of
 
 Floats = npt.NDArray[np.float64]
@@ -109,10 +109,7 @@ def _of_numbered_states(rest: str, path: StateSequence, objective: Objective) ->
 def _state(text: str, path: StateSequence) -> Floats:
     run, _, number = text.rpartition("@")
     source: StateSequence = Trajectory(run) if run else path
-    last = len(source) - 1
-    names = {"first": 0, "last": last}
-    index = names[number] if number in names else whole_number("a state", number)
-    index = state_index(index, len(source))
+    index = state_written(number, len(source))
     state: Floats = source.read(index, index + 1)[0].astype(np.float64)
     return state
 

@@ -129,6 +129,30 @@ def state_index(index: int, states: int) -> int:
     return range(states)[index]
 
 
+def state_written(text: str, count: int) -> int:
+    """The place of a state that is given as a number, "first" or "last".
+
+    Args:
+        text: as given; a negative number counts from the end. The last of several runs is that
+            of the last run.
+        count: how many states there are.
+
+    Raises:
+        ArgumentError: there is no such state.
+    """
+    names = {"first": 0, "last": count - 1}
+    try:
+        index = names[text] if text in names else int(text)
+    except ValueError:
+        index = count
+    if not -count <= index < count:
+        raise ArgumentError(
+            f"expected a state as a number from 0 to {count - 1} (negative: from the end), "
+            f'"first" or "last", got {text!r}'
+        )
+    return index % count
+
+
 def check_range(
     path: StateSequence, start: int, stop: int, out: States | None
 ) -> tuple[int, int, States | None]:
