@@ -25,6 +25,7 @@ class OutputAccumulator:
         total: makes an evaluation of them.
         points: how many points there are.
         samples: which samples.
+        together: whether the losses of several batches may be taken at once.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class OutputAccumulator:
         total: Callable[[list[Count]], Evaluation],
         points: int,
         samples: range,
+        together: bool = True,
     ) -> None:
         self._count, self._total = count, total
-        self._points, self._samples = points, samples
+        self._points, self._samples, self._may_keep = points, samples, together
         self._lock = threading.Lock()
         self._kept: dict[int, torch.Tensor] = {}
         self._blocks: list[list[tuple[int, int]]] = [[] for _ in range(points)]
@@ -56,6 +58,8 @@ class OutputAccumulator:
     def _room_for(self, number: int, outputs: Any, samples: int) -> torch.Tensor | None:
         """Where a point's outputs are kept; None where they have to be counted at once."""
         # The loss of all samples at once costs less than that of many batches.
+        if not self._may_keep:
+            return None
         if not isinstance(outputs, torch.Tensor) or outputs.shape[:1] != (samples,):
             return None
         shape = (len(self._samples), *outputs.shape[1:])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from losspath.evaluation.base import BaseObjective
+from losspath.evaluation.data import Batches
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.execution.fast import FastEvaluator, wait_for
 from losspath.evaluation.execution.points import Points, Rows, sides_at
@@ -30,6 +31,9 @@ _CLEARLY = 0.95
 
 def usual_config(objective: BaseObjective, points: Points) -> EngineConfig:
     """What is good for most networks."""
+    if isinstance(objective.data, Batches):
+        share = 4 if isinstance(points, Rows) else 1
+        return EngineConfig(0, torch.get_num_threads(), share, GROUP_POINTS[1])
     if objective.device.type != "cpu":
         share = 8 if isinstance(points, Rows) else 1
         return EngineConfig(
@@ -61,6 +65,8 @@ class Autotuner:
         fields: dict[str, tuple[int, ...]] = {"batch_size": (50, 200)}
         if self._objective.device.type != "cpu":
             fields = {"vmap_size": (1, 64), "batch_size": (250, 5000)}
+        if not self._fast.units.together:
+            fields = {}
         if separate:
             fields["first_layer_group"] = (8, 1)
         if best.threads > 1:
@@ -111,9 +117,8 @@ class Autotuner:
 
     def _seconds(self, points: Points, config: EngineConfig) -> float:
         counts, took = sorted({min(len(points), count) for count in _TRIAL_POINTS}), []
-        samples = range(
-            min(len(self._objective), _TRIAL_BATCHES * config.threads * config.batch_size)
-        )
+        count, size = self._fast.units.count, config.threads * (config.batch_size or 1)
+        samples = range(min(count, _TRIAL_BATCHES * size))
         self._fast.evaluate(points.part(0, 1), config, samples)  # warm
         for count in counts:
             times: list[float] = []
@@ -124,8 +129,7 @@ class Autotuner:
         if len(counts) > 1:
             each = max(took[1] - took[0], 0.0) / (counts[1] - counts[0])
             once = max(took[0] - each * counts[0], 0.0)
-        batches = len(self._objective) / (config.threads * config.batch_size)
-        return (each + once / _TYPICAL_GROUP) * batches
+        return (each + once / _TYPICAL_GROUP) * count / size
 
     def _plain_seconds(self, points: Points) -> float:
         samples = min(len(self._objective), _TRIAL_BATCHES * self._objective.batch_size)

@@ -23,6 +23,7 @@ import torch
 
 from losspath.errors import LosspathError, LosspathWarning, UnsupportedError
 from losspath.evaluation.compiler.plan import Plan
+from losspath.evaluation.data import Samples
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.execution import tuning
 from losspath.evaluation.execution.autotuner import GROUP_POINTS, Autotuner, usual_config
@@ -197,8 +198,8 @@ class Engine:
     def _only_plain(self) -> str | None:
         """Why points can be evaluated one by one alone."""
         objective, replica = self.objective, self._evaluator.replica
-        if not objective.takes_one_tensor:
-            return "for batches and several inputs"
+        if isinstance(objective.data, Samples) and not objective.takes_one_tensor:
+            return "for several inputs"
         if objective.needs_gradients:
             return "as the model or the loss takes gradients"
         if objective.reads_pass:
@@ -224,8 +225,8 @@ class Engine:
             return self._refused(kind, f"for {', '.join(sorted(dtypes))} parameters")
         try:
             with self._evaluator.lent():
-                few = min(64, len(self.objective))
-                plan = self._fast.plan(few, kind.changing, sides=points.sides)
+                few = min(64, self._fast.units.count) if self._fast.units.together else 1
+                plan = self._fast.plan(range(few), kind.changing, sides=points.sides)
                 if kind.measured:
                     trials = Autotuner(self._evaluator, self._fast)
                     key = self._keys[kind] = self._key(kind, plan)
@@ -240,11 +241,12 @@ class Engine:
         except Exception as error:  # whatever a model does under recording, the plain loop is right
             return self._refused(kind, f"as recording failed: {error!r}")
         if problem:
-            warnings.warn(
-                f"the fast evaluation differs from the plain loop ({problem}), which is used",
-                LosspathWarning,
-                stacklevel=4,
-            )
+            if self._fast.units.together:  # a loss of batches may do with the model what it likes
+                warnings.warn(
+                    f"the fast evaluation differs from the plain loop ({problem}), which is used",
+                    LosspathWarning,
+                    stacklevel=4,
+                )
             # What goes on from here later must not try again, and round otherwise.
             self._keep_config(kind, replace(config, plain=True))
             return self._refused(kind, f"as the fast one differs: {problem}")
@@ -270,7 +272,8 @@ class Engine:
             sorted(kind.changing),
             plan.signature,
             [len(self.objective), self.objective.layout.to_json()],
-            list(self.objective.inputs_of(0, 1).shape),
+            list(map(str, self._fast.units.form(range(1)))),
+            list(self._fast.units.inputs(range(1)).shape),
             [str(torch.__version__), torch.get_num_threads(), os.cpu_count()],
             _device_name(self.objective.device),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -18,9 +19,12 @@ from losspath.evaluation.execution.group import Group
 from losspath.evaluation.execution.points import Affine, Points, Rows, sides_at
 from losspath.evaluation.execution.single_threads import SingleThreads
 from losspath.evaluation.execution.tuning import EngineConfig
+from losspath.evaluation.execution.units import Units, units_of
 from losspath.evaluation.isolation.kernels import fused
 from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.quantities import Evaluation
+
+Form = tuple[Any, ...]
 
 
 class FastEvaluator:
@@ -34,10 +38,18 @@ class FastEvaluator:
     def __init__(self, evaluator: Evaluator, note: Callable[[str], object]) -> None:
         self.objective = evaluator.objective
         self._evaluator, self._note = evaluator, note
+        self._units: Units | None = None
         self._threads = SingleThreads()
-        # By the length of a batch and the names of side tensors that are points' own.
-        self._tapes: dict[tuple[int, frozenset[str]], Tape] = {}
-        self._plans: dict[tuple[int, frozenset[str], frozenset[str], bool], Plan] = {}
+        # By the form of a batch and the names of side tensors that are points' own.
+        self._tapes: dict[tuple[Form, frozenset[str]], Tape] = {}
+        self._plans: dict[tuple[Form, frozenset[str], frozenset[str], bool], Plan] = {}
+
+    @property
+    def units(self) -> Units:
+        """What batches are made of; first asked for inside `lent`."""
+        if self._units is None:
+            self._units = units_of(self._evaluator)
+        return self._units
 
     def evaluate_in_memory(
         self, points: Points, config: EngineConfig
@@ -49,7 +61,7 @@ class FastEvaluator:
         """
         while True:
             try:
-                return config, self.evaluate(points, config, range(len(self.objective)))
+                return config, self.evaluate(points, config, range(self.units.count))
             except torch.cuda.OutOfMemoryError:
                 if config.vmap_size * config.batch_size == 1:
                     raise
@@ -73,27 +85,28 @@ class FastEvaluator:
         Args:
             points: the points.
             config: how.
-            samples: which samples.
+            samples: which samples, or which batches of the caller's.
             watch: is told the seconds that each batch took.
         """
         blocks, plans = self._blocks_and_plans(points, config, samples)
         device = self.objective.device
         group = Group(self.objective.layout, points, config, device)
         accumulator = OutputAccumulator(
-            lambda number, outputs, part: self._evaluator.count(
+            lambda number, outputs, part: self.units.sums(
                 group.vectors[number], outputs, part, sides_at(points, number)
             ),
             self.objective.evaluation_of,
             len(points),
             samples,
+            self.units.together,
         )
 
         def work(thread: int) -> None:
             with torch.inference_mode():
                 for block in blocks[thread::threads]:
                     began = time.perf_counter()
-                    inputs = self.objective.inputs_of(block.start, block.stop)
-                    for number, outputs in group.outputs(plans[len(block)], inputs):
+                    inputs = self.units.inputs(block)
+                    for number, outputs in group.outputs(plans[self.units.form(block)], inputs):
                         accumulator.add(number, block.start, block.stop, outputs)
                     if watch is not None:
                         wait_for(device)
@@ -106,33 +119,34 @@ class FastEvaluator:
 
     def _blocks_and_plans(
         self, points: Points, config: EngineConfig, samples: range
-    ) -> tuple[list[range], dict[int, Plan]]:
-        """Batches of the samples, and how batches of each length are computed."""
+    ) -> tuple[list[range], dict[Form, Plan]]:
+        """Batches of the samples, and how batches of each form are computed."""
         changing = points.changing(self.objective.layout)
         # Fewer points than the vectors that they are combined of are done sooner one by one.
         flat = isinstance(points, Affine) and len(points) > len(points.directions)
         first_layers = flat or (isinstance(points, Rows) and config.first_layer_group > 1)
-        size = min(config.batch_size, len(samples))
+        size = min(config.batch_size or 1, len(samples))
         blocks = [
             range(start, min(start + size, samples.stop))
             for start in range(samples.start, samples.stop, size)
         ]
-        lengths = {len(block) for block in blocks}
+        forms = {self.units.form(block): block for block in blocks}
         return blocks, {
-            length: self.plan(length, changing, first_layers, points.sides) for length in lengths
+            form: self.plan(block, changing, first_layers, points.sides)
+            for form, block in forms.items()
         }
 
     def plan(
         self,
-        samples: int,
+        block: range,
         changing: frozenset[str],
         first_layers: bool = True,
         sides: Sequence[Sides] | None = None,
     ) -> Plan:
-        """How a batch of so many samples is computed.
+        """How a batch of the form of a block is computed.
 
         Args:
-            samples: the length of the batch.
+            block: samples, or one batch of the caller's.
             changing: names of the parameters and side tensors that differ between points.
             first_layers: whether layers that see the same input at every point are treated apart.
             sides: side tensors of each point, where they have their own.
@@ -142,18 +156,19 @@ class FastEvaluator:
                 different forms.
         """
         first = _of_one_form(sides) if sides else None
-        key = (samples, changing, frozenset(first or ()), first_layers)
+        form = self.units.form(block)
+        key = (form, changing, frozenset(first or ()), first_layers)
         if key not in self._plans:
             names = key[2]
-            if (samples, names) not in self._tapes:
-                self._tapes[samples, names] = self._recorded(samples, first)
-            tape = self._tapes[samples, names]
+            if (form, names) not in self._tapes:
+                self._tapes[form, names] = self._recorded(block, first)
+            tape = self._tapes[form, names]
             self._plans[key] = make_plan(tape, changing, first_layers, names)
         return self._plans[key]
 
-    def _recorded(self, samples: int, sides: Sides | None) -> Tape:
+    def _recorded(self, block: range, sides: Sides | None) -> Tape:
         """A forward pass, on a copy of the model of its own, whose buffers nothing else writes."""
-        objective = self.objective
+        objective, inputs = self.objective, self.units.inputs(block)
         replica = self._evaluator.make_replica()
         with (
             torch.no_grad(),
@@ -165,7 +180,7 @@ class FastEvaluator:
             entries = objective.layout.parameters
             names = {e.name: p for e, p in zip(entries, replica.parameters, strict=True)}
             names |= replica.side_tensors(sides or ())
-            tape = record(replica.model, objective.inputs_of(0, samples), names)
+            tape = record(replica.model, inputs, names)
         rewrite(tape.graph)
         return tape
 

@@ -24,7 +24,8 @@ class EngineConfig:
     """How points are evaluated.
 
     Attributes:
-        batch_size: samples that go through all points before the next ones do.
+        batch_size: samples that go through all points before the next ones do; 0 for the caller's
+            own batches.
         threads: batches under way at once, each on a thread of its own; 1 leaves threads to torch.
         first_layer_group: points whose first layers are computed in one wide call, where the
             points have nothing else in common; 1 for none.
@@ -50,7 +51,8 @@ class EngineConfig:
         """The config in words."""
         if self.plain:
             return "the plain loop"
-        words = f"batches of {self.batch_size} through {self.group_size} points"
+        batches = f"batches of {self.batch_size}" if self.batch_size else "the given batches"
+        words = f"{batches} through {self.group_size} points"
         words += f", {self.threads} at a time" if self.threads > 1 else ""
         words += f", {self.vmap_size} points in one call" if self.vmap_size > 1 else ""
         words += ", channels last" if self.channels_last else ""

@@ -65,7 +65,7 @@ class Verifier:
 
     def _checked_samples(self, config: EngineConfig) -> list[range]:
         """Batches from all over the data, which may be sorted, the last one among them."""
-        count, size = len(self._objective), config.batch_size
+        count, size = self._fast.units.count, config.batch_size or 1
         starts = range(0, count, size)
         some = np.linspace(0, len(starts) - 1, min(_CHECKED_BATCHES, len(starts))).round()
         chosen = dict.fromkeys(int(number) for number in some)
@@ -84,7 +84,8 @@ class Verifier:
         compared = False
         for number in order[:: -(-len(order) // most)].tolist():
             sides = sides_at(points, number)
-            plain = self._evaluator.evaluate(vectors[number], sides=sides, parts=[samples])
+            parts = self._fast.units.parts(samples)
+            plain = self._evaluator.evaluate(vectors[number], sides=sides, parts=parts)
             problem = _difference(plain, fast[number], self._objective.moves)
             if problem is not None:
                 return problem, True
@@ -103,8 +104,9 @@ class Verifier:
         if self._is_group_checked or not finite:
             return None
         if total < _WHOLE_POINTS:
-            start = len(self._objective) // 3 // config.batch_size * config.batch_size
-            samples = range(start, min(start + config.batch_size, len(self._objective)))
+            count, size = self._fast.units.count, config.batch_size or 1
+            start = count // 3 // size * size
+            samples = range(start, min(start + size, count))
             with self._evaluator.lent():
                 problem, _ = self._check_on(part.part(0, _FEW_POINTS), config, samples, 1)
         else:
