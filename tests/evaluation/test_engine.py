@@ -476,7 +476,7 @@ def test_where_memory_runs_out_less_is_done_at_a_time(monkeypatch, form):
     expected = [objective(vector).loss for vector in points.vectors()]
     objective.data.batch_size = 10  # of the plain loop
     for samples in (40, 20):
-        fast._fast.plan(samples, points.changing(objective.layout))
+        fast._fast.plan(range(samples), points.changing(objective.layout))
     Heavy.limit = 10
     found = [each.loss for each in evaluate(fast, points)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
