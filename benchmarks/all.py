@@ -23,6 +23,7 @@ BENCHMARKS = {
     "stores": ["stores.py"],
     "plane": ["plane.py"],
     "evaluation": ["evaluation.py"],
+    "batches": ["batches.py"],
     "interpolation": ["interpolation.py"],
     "scaling": ["scaling.py"],
     "streaming": ["streaming.py"],
