@@ -3,9 +3,10 @@
     python benchmarks/batches.py [--samples 4000] [--rounds 5]
 
 The engine against the plain loop on the same objective, in turns; printed are medians, and the
-median and quartiles of the ratios within rounds. "batches" is `Objective.of_batches` of a DataLoader with
-batches of 100 and a loss that calls the model once; "own buffers" is a network with BatchNorm whose
-points differ in its running statistics, as those of an `averaged` surface of a recorded run do.
+median and quartiles of the ratios within rounds. "batches" is `Objective.of_batches` of a
+DataLoader with batches of 100 and a loss that calls the model once; "own buffers" is a network with
+BatchNorm whose points differ in its running statistics, as those of an `averaged` surface of a
+recorded run do.
 """
 
 import argparse

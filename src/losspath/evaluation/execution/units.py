@@ -14,6 +14,9 @@ from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.quantities import Count
 
+# Inputs that are kept: a batch goes through all points, on each thread another one.
+_KEPT = 8
+
 
 class Units(Protocol):
     """Data in pieces that may be put together to batches, or may not.
@@ -92,6 +95,8 @@ class BatchUnits:
         self._data = data
         self.count = len(data.parts())
         self._lock = threading.Lock()  # a loss of one's own need not bear several threads
+        self._forms: dict[int, tuple[Any, ...]] = {}
+        self._kept: dict[int, torch.Tensor] = {}  # the inputs of the last few batches
         self.inputs(range(1))
 
     def inputs(self, block: range) -> torch.Tensor:
@@ -101,8 +106,10 @@ class BatchUnits:
 
     def form(self, block: range) -> tuple[Any, ...]:
         """See `Units`."""
-        inputs = self.inputs(block)
-        return (*inputs.shape, inputs.dtype)
+        if block.start not in self._forms:
+            inputs = self.inputs(block)
+            self._forms[block.start] = (*inputs.shape, inputs.dtype)
+        return self._forms[block.start]
 
     def parts(self, block: range) -> list[Part]:
         """See `Units`."""
@@ -129,6 +136,13 @@ class BatchUnits:
 
     def _given(self, number: int) -> torch.Tensor:
         """What the loss calls the model with for a batch."""
+        if number not in self._kept:
+            while len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[number] = self._found(number)
+        return self._kept[number]
+
+    def _found(self, number: int) -> torch.Tensor:
         objective = self._evaluator.objective
 
         def stop(*args: Any, **kwargs: Any) -> Any:
