@@ -124,7 +124,7 @@ def test_an_output_that_is_no_class_is_told_as_a_number():
     words = texts(plot_saliency(found, labels=["cat", "dog"]))
     assert {"1\noutput 2.35", "0\noutput -1"} <= set(words)
     assert not any("as" in word.split() for word in words[:-1])
-    assert "network's output hangs on" in " ".join(" ".join(words).split())
+    assert "network's output depends on" in " ".join(" ".join(words).split())
     found = dataclasses.replace(found, targets=None)
     assert {"output 2.35", "output -1"} <= set(texts(plot_saliency(found)))
 

@@ -1,4 +1,4 @@
-"""Which parts of an input a network's answer hangs on (with Captum)."""
+"""Which parts of an input a network's prediction depends on (with Captum)."""
 
 from __future__ import annotations
 

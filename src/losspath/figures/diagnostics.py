@@ -282,7 +282,7 @@ def _label_row(axes: Axes, label: str) -> None:
 def plot_saliency(
     saliency: Saliency, *, labels: Sequence[str] | None = None, title: str | None = None
 ) -> Figure:
-    """Draws inputs, and beside each which parts of it the network's prediction hangs on.
+    """Draws inputs, and beside each which parts of it the network's prediction depends on.
 
     Args:
         saliency: the maps, of images.
@@ -316,12 +316,12 @@ def plot_saliency(
         for spine in axes.spines.values():
             spine.set_linewidth(0.4)
     add_title(figure, title)
-    of = "the network's output hangs on" if saliency.predictions is None else ""
+    is_class = saliency.predictions is not None
+    of = "the score of the predicted class" if is_class else "the network's output"
+    left = "class, and the prediction where it is another" if is_class else "value, and the output"
     caption = (
-        f"Bright is what {of or 'the score of an prediction hangs on'}, each map on a scale of its "
+        f"Bright is what {of} depends on, each map on a scale of its own. Left: the true {left}."
     )
-    caption += "own. Left: the true "
-    caption += "value, and the output." if of else "class, and the prediction where it is another."
     add_footer(figure, caption)
     return figure
 
