@@ -17,6 +17,7 @@ from losspath.evaluation.compiler import first_layers, rewrites, tape
 from losspath.evaluation.execution import accumulator, engine, tuning
 from losspath.evaluation.execution.autotuner import Autotuner
 from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.fast import FastEvaluator
 from losspath.evaluation.execution.points import Affine, Rows
 from losspath.evaluation.execution.tuning import EngineConfig
 from losspath.evaluation.execution.verifying import Verifier
@@ -399,6 +400,21 @@ def test_measuring_finds_a_choice_that_works(cache):
     for points in (plane_around(flat(case.model)), Rows(plane_around(flat(case.model)).vectors())):
         assert_equal_to_the_plain_loop(objective_of(case), points)
     assert len(list(cache.rglob("config-*.json"))) == 2
+
+
+def test_a_trial_of_some_batches_stands_for_all_of_them(monkeypatch):
+    def evaluate(self, points, config, samples, watch=None):
+        if watch is not None:
+            watch(0.002 * len(points))  # each batch
+
+    monkeypatch.setattr(FastEvaluator, "evaluate", evaluate)
+    case = sample_case("conv", count=60)
+    fast = Engine(objective_of(case))
+    config = EngineConfig(batch_size=5, threads=2, first_layer_group=1, group_size=8)
+    tuner = Autotuner(fast._evaluator, fast._fast)
+    # 60 samples are 6 times 2 batches of 5.
+    seconds = tuner._seconds(plane_around(flat(case.model), count=30), config)
+    assert seconds == pytest.approx(6 * 0.002)
 
 
 @pytest.mark.parametrize("quicker", [True, False])

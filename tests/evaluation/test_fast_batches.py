@@ -14,8 +14,10 @@ from losspath import Objective
 from losspath.errors import LosspathWarning
 from losspath.evaluation.execution import engine, tuning
 from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.execution.fast import FastEvaluator
 from losspath.evaluation.execution.points import Affine, Rows
 from losspath.evaluation.execution.tuning import EngineConfig
+from losspath.evaluation.execution.verifying import Verifier
 
 CONFIGS = [
     EngineConfig(0, threads=1, first_layer_group=1, group_size=32),
@@ -202,6 +204,43 @@ def test_what_is_measured_to_be_quickest_has_the_given_batches(monkeypatch, tmp_
     points = points_of(Affine, objective)
     found, notes = evaluated(objective, points)
     assert "the given batches" in notes[0] or "plain loop" in notes[0]
+    expected = by_loop(objective, plain, points)
+    np.testing.assert_allclose([each.loss for each in found], expected, rtol=1e-5)
+
+
+def test_memory_that_runs_out_on_a_given_batch_leaves_it_to_the_plain_loop(chosen, monkeypatch):
+    def full(self, *arguments):
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    objective = made(plain)
+    points = points_of(Affine, objective)
+    fast = Engine(objective)
+    monkeypatch.setattr(Verifier, "checked", lambda self, points, config: (config, None, True))
+    monkeypatch.setattr(FastEvaluator, "evaluate", full)
+    found = [each.loss for pairs in fast.evaluate(points) for _, each in pairs]
+    assert any("memory runs out on a given batch" in note for note in fast.notes), fast.notes
+    np.testing.assert_allclose(found, by_loop(objective, plain, points), rtol=1e-5)
+
+
+def test_no_class_is_made_of_the_callers_and_its_modes_stay(chosen):
+    made_of = []
+
+    class Noted(nn.Sequential):
+        def __init_subclass__(cls):
+            made_of.append(cls)
+
+    def trains_and_evaluates(model, batch):
+        model.train()
+        model.eval()
+        return plain(model, batch)
+
+    torch.manual_seed(0)
+    model = Noted(*network())
+    objective = Objective.of_batches(model, batches(), trains_and_evaluates)
+    points = points_of(Affine, objective)
+    found, notes = evaluated(objective, points)
+    assert "the given batches through" in notes[0], notes
+    assert not made_of
     expected = by_loop(objective, plain, points)
     np.testing.assert_allclose([each.loss for each in found], expected, rtol=1e-5)
 

@@ -31,16 +31,18 @@ _CLEARLY = 0.95
 
 def usual_config(objective: BaseObjective, points: Points) -> EngineConfig:
     """What is good for most networks."""
-    if isinstance(objective.data, Batches):
-        share = 4 if isinstance(points, Rows) else 1
-        return EngineConfig(0, torch.get_num_threads(), share, GROUP_POINTS[1])
+    own_batches = isinstance(objective.data, Batches)
     if objective.device.type != "cpu":
         share = 8 if isinstance(points, Rows) else 1
         return EngineConfig(
-            1000, threads=1, first_layer_group=share, group_size=GROUP_POINTS[1], vmap_size=16
+            batch_size=0 if own_batches else 1000,
+            threads=1,
+            first_layer_group=share,
+            group_size=GROUP_POINTS[1],
+            vmap_size=16,
         )
     return EngineConfig(
-        batch_size=min(100, objective.batch_size),
+        batch_size=0 if own_batches else min(100, objective.batch_size),
         threads=torch.get_num_threads(),
         first_layer_group=4 if isinstance(points, Rows) else 1,
         group_size=GROUP_POINTS[1],
@@ -66,7 +68,7 @@ class Autotuner:
         if self._objective.device.type != "cpu":
             fields = {"vmap_size": (1, 64), "batch_size": (250, 5000)}
         if not self._fast.units.together:
-            fields = {}
+            del fields["batch_size"]
         if separate:
             fields["first_layer_group"] = (8, 1)
         if best.threads > 1:
@@ -117,8 +119,8 @@ class Autotuner:
 
     def _seconds(self, points: Points, config: EngineConfig) -> float:
         counts, took = sorted({min(len(points), count) for count in _TRIAL_POINTS}), []
-        count, size = self._fast.units.count, config.threads * (config.batch_size or 1)
-        samples = range(min(count, _TRIAL_BATCHES * size))
+        units, size = self._fast.units.count, config.threads * (config.batch_size or 1)
+        samples = range(min(units, _TRIAL_BATCHES * size))
         self._fast.evaluate(points.part(0, 1), config, samples)  # warm
         for count in counts:
             times: list[float] = []
@@ -129,7 +131,7 @@ class Autotuner:
         if len(counts) > 1:
             each = max(took[1] - took[0], 0.0) / (counts[1] - counts[0])
             once = max(took[0] - each * counts[0], 0.0)
-        return (each + once / _TYPICAL_GROUP) * count / size
+        return (each + once / _TYPICAL_GROUP) * units / size
 
     def _plain_seconds(self, points: Points) -> float:
         samples = min(len(self._objective), _TRIAL_BATCHES * self._objective.batch_size)

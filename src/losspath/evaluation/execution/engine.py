@@ -272,7 +272,6 @@ class Engine:
             sorted(kind.changing),
             plan.signature,
             [len(self.objective), self.objective.layout.to_json()],
-            list(map(str, self._fast.units.form(range(1)))),
             list(self._fast.units.inputs(range(1)).shape),
             [str(torch.__version__), torch.get_num_threads(), os.cpu_count()],
             _device_name(self.objective.device),

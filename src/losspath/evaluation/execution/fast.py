@@ -63,8 +63,10 @@ class FastEvaluator:
             try:
                 return config, self.evaluate(points, config, range(self.units.count))
             except torch.cuda.OutOfMemoryError:
-                if config.vmap_size * config.batch_size == 1:
+                if config.vmap_size == 1 and config.batch_size == 1:
                     raise
+                if config.vmap_size == 1 and not config.batch_size:  # the plain loop may bear it
+                    raise UnsupportedError("memory runs out on a given batch") from None
                 # Stacked points first: they are the larger part.
                 if config.vmap_size > 1:
                     config = replace(config, vmap_size=config.vmap_size // 2)
@@ -156,10 +158,9 @@ class FastEvaluator:
                 different forms.
         """
         first = _of_one_form(sides) if sides else None
-        form = self.units.form(block)
-        key = (form, changing, frozenset(first or ()), first_layers)
+        form, names = self.units.form(block), frozenset(first or ())
+        key = (form, changing, names, first_layers)
         if key not in self._plans:
-            names = key[2]
             if (form, names) not in self._tapes:
                 self._tapes[form, names] = self._recorded(block, first)
             tape = self._tapes[form, names]

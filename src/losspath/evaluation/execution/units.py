@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -132,7 +133,7 @@ class BatchUnits:
                 shell = _shell(evaluator.replica.model, answer)
                 return evaluator.objective.count_batch(shell, self._data.load(block.start))
             finally:
-                evaluator.restore_loss()
+                evaluator.restore()
 
     def _given(self, number: int) -> torch.Tensor:
         """What the loss calls the model with for a batch."""
@@ -155,6 +156,8 @@ class BatchUnits:
             return call.inputs
         except Exception as cause:
             raise UnsupportedError(f"the loss does not call the model alone ({cause})") from cause
+        finally:
+            self._evaluator.restore()
         raise UnsupportedError("the loss does not call the model")
 
 
@@ -172,19 +175,15 @@ def _only(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     return inputs
 
 
-def _shell(model: torch.nn.Module, call: Callable[..., Any]) -> torch.nn.Module:
-    """The model with another answer to its call: of its class, and with its very attributes."""
-    kind = type(model)
-    shell: torch.nn.Module = object.__new__(
-        type(kind.__name__, (kind,), {"__call__": call_of(call)})
-    )
-    shell.__dict__.update(vars(model))
+def _shell(model: torch.nn.Module, forward: Callable[..., Any]) -> torch.nn.Module:
+    """The model with another forward pass and no hooks: of its class, and with its attributes.
+
+    No subclass is made for it: a class of the caller's may note its subclasses.
+    """
+    shell: torch.nn.Module = object.__new__(type(model))
+    hooks = {name: OrderedDict[int, Any]() for name in vars(model) if name.endswith("_hooks")}
+    shell.__dict__.update({**vars(model), **hooks, "forward": forward})
     return shell
-
-
-def call_of(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that leaves its object out."""
-    return lambda self, *args, **kwargs: call(*args, **kwargs)
 
 
 def units_of(evaluator: Evaluator) -> Units:
