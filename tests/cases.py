@@ -14,15 +14,18 @@ from losspath.evaluation.objective import Objective
 from losspath.geometry.plane import PrincipalPlane
 from losspath.geometry.projection import Projection
 from losspath.methods import PCA, Averaged, AveragedND, Sampled, SampledPCA
+from losspath.thesis.as_drawn import (
+    AveragedAsPrinted,
+    AveragedNDAsPrinted,
+    PCAAsDrawn,
+    SampledPCAAsDrawn,
+)
 
 METHODS = [
     PCA(),
     Sampled(),
     SampledPCA(),
     SampledPCA(side="hull"),
-    SampledPCA(side="sign"),
-    SampledPCA(side="above"),
-    SampledPCA(side="below"),
     Averaged(),
     Averaged(temperature=0.2),
     Averaged(temperature="auto"),
@@ -36,13 +39,15 @@ METHODS = [
     Averaged(temperature=0.3, arc_length=True, distance="mahalanobis"),
     Averaged(temperature="auto", distance="mahalanobis"),
 ]
-LITERAL = [
-    PCA(literal=True),
-    SampledPCA(literal=True),
-    SampledPCA(side="below", literal=True),
-    Averaged(literal=True),
-    Averaged(temperature="auto", arc_length=True, literal=True),
-    AveragedND(literal=True),
+AS_DRAWN = [
+    PCAAsDrawn(),
+    SampledPCAAsDrawn(side="centre"),
+    SampledPCAAsDrawn(side="sign"),
+    SampledPCAAsDrawn(side="above"),
+    SampledPCAAsDrawn(side="below"),
+    AveragedAsPrinted(),
+    AveragedAsPrinted(temperature="auto", arc_length=True),
+    AveragedNDAsPrinted(),
 ]
 
 
@@ -299,7 +304,7 @@ def reference_parameters(method, point, plane):
     states = [
         plane.mean + plane.basis @ p + r for p, r in zip(plane.path, plane.residuals, strict=True)
     ]
-    if isinstance(method, (PCA, SampledPCA)) and method.literal:
+    if isinstance(method, (PCAAsDrawn, SampledPCAAsDrawn)):
         extremes = [plane.path[:, 0].argmin(), plane.path[:, 0].argmax()]
         extremes += [plane.path[:, 1].argmin(), plane.path[:, 1].argmax()]
         average = sum(states[i] for i in extremes) / 4
@@ -308,7 +313,7 @@ def reference_parameters(method, point, plane):
         share = weights[near]  # none, for pca
         state = states[near] + plane.basis @ (point - plane.path[near])
         return share * state + (1 - share) * displaced
-    if getattr(method, "literal", False):
+    if isinstance(method, (AveragedAsPrinted, AveragedNDAsPrinted)):
         return sum(w * state for w, state in zip(weights, states, strict=True))
     blend = sum(w * r for w, r in zip(weights, plane.residuals, strict=True))
     return plane.mean + plane.basis @ point + blend

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cases import LITERAL, METHODS, descent, line, loop, named, objective_of
+from cases import AS_DRAWN, METHODS, descent, line, loop, named, objective_of
 from losspath import LosspathWarning, compute_surface
 from losspath.errors import PathError
 from losspath.methods import Sampled
@@ -22,7 +22,7 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
+@pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_paths_have_a_surface(name, method):
     path = DEGENERATE[name]

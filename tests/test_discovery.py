@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 
 from cases import objective_of
-from losspath import Grid, Landscape
+from losspath import Grid, Landscape, compute_surface
 from losspath.discovery import classes_by_name, modules_in
 from losspath.errors import ArgumentError, UnsupportedError
-from losspath.methods import METHODS, Averaged, Method, Sampled
+from losspath.methods import (
+    METHODS,
+    PCA,
+    Averaged,
+    Method,
+    Sampled,
+    method_named,
+    method_names,
+)
 from losspath.planes import named
 
 MINE = """
@@ -115,3 +123,55 @@ def test_weights_of_another_shape_are_told(package):
     landscape = Landscape(PATH, objective_of(lambda w: w.pow(2).sum(), 5), method)
     with pytest.raises(ArgumentError, match=r"method mine to give weights \(2, 8\).*\(8, 2\)"):
         landscape.evaluate([[0.0, 0.0], [1.0, 0.0]])
+
+
+@pytest.fixture
+def added(tmp_path, monkeypatch):
+    """Makes a package that adds methods: entry points by name, and the code of its module."""
+
+    def add(code, **entries):
+        (tmp_path / "added_methods.py").write_text(code)
+        info = tmp_path / "added_methods-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: added-methods\nVersion: 1.0\n")
+        lines = [f"{name} = added_methods:{value}" for name, value in entries.items()]
+        (info / "entry_points.txt").write_text("[losspath.methods]\n" + "\n".join(lines) + "\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "added_methods", raising=False)
+
+    yield add
+    sys.modules.pop("added_methods", None)
+
+
+def test_a_package_adds_a_method(added):
+    added(MINE, mine="Mine")
+    assert "mine" in method_names()
+    assert "added_methods" not in sys.modules  # names alone load nothing
+    assert type(method_named("mine")).__module__ == "added_methods"
+    surface = compute_surface(PATH, objective_of(lambda w: w.pow(2).sum(), 5), "mine", 3)
+    assert surface.provenance["method"]["name"] == "mine"
+    with pytest.raises(ArgumentError, match=r"pca, .*mine"):
+        method_named("other")
+
+
+def test_the_packages_own_methods_stand_before_those_that_are_added(added):
+    added(MINE.replace('"mine"', '"pca"'), pca="Mine")
+    assert method_named("pca") == PCA()
+    assert method_names().count("pca") == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (MINE.replace("class Mine", "class Other"), "cannot be loaded: AttributeError"),
+        ("import no_such_module", "cannot be loaded: ModuleNotFoundError: .*no_such_module"),
+        (MINE.replace('"mine"', '"yours"'), "expected added_methods:Mine .* a Method named 'mine'"),
+        ("class Mine:\n    name = 'mine'", "of the package added-methods as a Method named"),
+        ("Mine = 3", "got 3; mend or uninstall that package"),
+    ],
+)
+def test_an_added_method_that_is_none_is_told(added, code, says):
+    added(code, mine="Mine")
+    with pytest.raises(UnsupportedError, match=says):
+        method_named("mine")

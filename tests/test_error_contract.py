@@ -24,7 +24,7 @@ VALUES = {
     *("LosspathError", "LosspathWarning"),
 }
 # No function of the user's.
-BASES = {"Method", "Lift", "METHODS", "Distance", "DISTANCES"}
+BASES = {"Method", "Lift", "METHODS", "method_names", "Distance", "DISTANCES"}
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def calls(it):
         ),
         "Averaged": (
             methods.Averaged,
-            {"temperature": 1.0, "arc_length": True, "literal": False, "distance": "manhattan"},
+            {"temperature": 1.0, "arc_length": True, "distance": "manhattan"},
         ),
         "AveragedND": (
             methods.AveragedND,
@@ -106,7 +106,7 @@ def calls(it):
             | options,
         ),
         "Objective.__call__": (lambda parameters: objective(parameters), {"parameters": state}),
-        "PCA": (methods.PCA, {"literal": False}),
+        "PCA": (methods.PCA, {}),
         "Landscape": (lp.Landscape, {**asked, "method": "pca", "plane": it.plane}),
         "Landscape.evaluate": (it.landscape.evaluate, {"points": [[0.0, 0.0]]}),
         "Landscape.parameters": (
@@ -142,7 +142,7 @@ def calls(it):
         ),
         "Recorder.record": (recorded, {"loss": 1.0, "step": 3, "rate": 0.1}),
         "Sampled": (methods.Sampled, {"distance": "mahalanobis"}),
-        "SampledPCA": (methods.SampledPCA, {"side": "hull", "literal": False}),
+        "SampledPCA": (methods.SampledPCA, {"side": "hull"}),
         "StepSizeLR": (lp.StepSizeLR, {"optimizer": optimizer, "rates": [1.0], "last_epoch": -1}),
         "StepSizes.averaged": (it.sizes.averaged, {"parts": 2}),
         "StepSizes.binned": (it.sizes.binned, {"bins": 2}),
@@ -204,6 +204,7 @@ def calls(it):
         ),
         "measure_dynamics": (lp.measure_dynamics, {**asked, "states": 2, "checkpoint": None}),
         "measure_history": (lp.measure_history, {**asked, "states": 2}),
+        "method_class": (methods.method_class, {"name": "pca"}),
         "method_named": (methods.method_named, {"method": "pca"}),
         "plot_activations": (lp.plot_activations, {"activations": it.activations, **drawn}),
         "plot_barriers": (lp.plot_barriers, {"barriers": it.barriers, **drawn}),

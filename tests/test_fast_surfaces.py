@@ -8,7 +8,8 @@ import torch.nn.functional as F
 import losspath
 from losspath.evaluation.execution import engine, tuning
 from losspath.evaluation.execution.tuning import EngineConfig
-from losspath.methods import METHODS, PCA, Averaged
+from losspath.methods import METHODS
+from losspath.thesis.as_drawn import AveragedAsPrinted, PCAAsDrawn
 from losspath.thesis.networks import build_network
 
 
@@ -32,7 +33,7 @@ def fast(monkeypatch):
 
 
 @pytest.mark.mostly_slow(3)
-@pytest.mark.parametrize("method", [*METHODS, PCA(literal=True), Averaged(literal=True)], ids=str)
+@pytest.mark.parametrize("method", [*METHODS, PCAAsDrawn(), AveragedAsPrinted()], ids=str)
 def test_surfaces_equal_those_of_the_plain_loop(walk, fast, monkeypatch, method):
     path, objective = walk
     quick = losspath.compute_surface(path, objective, method, resolution=6)

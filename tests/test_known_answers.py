@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cases import (
-    LITERAL,
+    AS_DRAWN,
     METHODS,
     PROBLEMS,
     named,
@@ -31,7 +31,7 @@ def affine(plane, offset, along):
     return lambda w: offset + slope @ (w - shift)
 
 
-@pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
+@pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=named)
 def test_surface_equals_the_formulas(problem, method):
     surface = compute_surface(problem.path, problem.objective(), method, 6)
@@ -144,14 +144,3 @@ def test_sampled_is_exact_at_every_state():
     for state, (a, b) in zip(DESCENT.path, shown, strict=True):
         i, j = np.searchsorted(surface.y, b), np.searchsorted(surface.x, a)
         assert surface.loss[i, j] == pytest.approx(DESCENT.loss(state), rel=1e-12)
-
-
-def test_literal_pca_is_the_plane_surface_displaced():
-    # The average of the four extreme states, not its shadow, is drawn at the middle of the box.
-    surface = compute_surface(DESCENT.path, DESCENT.objective(), methods.PCA(literal=True), 5)
-    plane = reference_plane(DESCENT.path)
-    extremes = [f(plane.path[:, axis]) for axis in (0, 1) for f in (np.argmin, np.argmax)]
-    average = DESCENT.path[extremes].mean(axis=0)
-    j = np.abs(surface.x - plane.center[0]).argmin()
-    i = np.abs(surface.y - plane.center[1]).argmin()
-    assert surface.loss[i, j] == pytest.approx(DESCENT.loss(average), rel=1e-10)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cases import (
-    LITERAL,
+    AS_DRAWN,
     METHODS,
     SURFACE_ARRAYS,
     Watched,
@@ -34,12 +34,12 @@ from losspath.surface import StateLosses, spread_states
 DESCENT = problem("descent", descent(12, 6))
 
 
-@pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
+@pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 def test_two_calls_are_bit_equal(method):
     assert_same(*(compute_surface(DESCENT.path, DESCENT.objective(), method, 5) for _ in range(2)))
 
 
-@pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
+@pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 @pytest.mark.parametrize("points", [1, 5])
 def test_groups_of_points_give_the_same_numbers(monkeypatch, method, points):
     whole = compute_surface(DESCENT.path, DESCENT.objective(), method, 5)
@@ -49,7 +49,7 @@ def test_groups_of_points_give_the_same_numbers(monkeypatch, method, points):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
+@pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 def test_mirroring_an_axis_mirrors_the_surface(method, axis):
     plane = fit_plane(DESCENT.path)
     grid = Grid.around(plane.path.coordinates, 5)
@@ -239,7 +239,7 @@ def test_saved_surface_opens_with_numpy_alone(tmp_path):
         assert int(archive["format_version"]) == 1
         provenance = json.loads(str(archive["provenance"]))
     # Keys of results that are kept depend on this: an option that is as usual adds nothing.
-    usual = {"name": "averaged", "temperature": 1.0, "arc_length": False, "literal": False}
+    usual = {"name": "averaged", "temperature": 1.0, "arc_length": False}
     assert provenance["method"] == usual
     assert (provenance["states"], provenance["parameters"], provenance["samples"]) == (12, 6, 3)
     assert provenance["path_digest"] == fit_plane(DESCENT.path).path.path_digest

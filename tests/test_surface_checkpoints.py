@@ -9,6 +9,7 @@ from losspath.errors import DamagedError, StoreError
 from losspath.geometry import blend
 from losspath.methods import Averaged, AveragedND
 from losspath.surface import StateLosses
+from losspath.thesis.as_drawn import AveragedAsPrinted
 
 DESCENT = problem("descent", descent(12, 6))
 
@@ -96,7 +97,7 @@ def other_computations():
         "states": (moved, objective, Averaged(), {}),
         "method": (path, objective, AveragedND(), {}),
         "temperature": (path, objective, Averaged(temperature=1.001), {}),
-        "literal": (path, objective, Averaged(literal=True), {}),
+        "as printed": (path, objective, AveragedAsPrinted(), {}),
         "resolution": (path, objective, Averaged(), {"resolution": 6}),
         "grid": (path, objective, Averaged(), finer),
         "loss": (path, steeper.objective(), Averaged(), {}),

@@ -1,10 +1,14 @@
-"""Finding what a package of this one holds, so that a new method, distance or plane is one file."""
+"""Finding methods, distances and planes, so that a new one is one file.
+
+They are found where the package's own are, and by the entry points of other packages.
+"""
 
 from __future__ import annotations
 
 import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TypeVar
 
@@ -58,6 +62,43 @@ def classes_by_name(
                 f"{name!r}, which {known[name].__module__}.{known[name].__qualname__} has"
             )
     return known
+
+
+def added_names(group: str) -> list[str]:
+    """What other packages add, by name; nothing of theirs is loaded.
+
+    Args:
+        group: of their entry points.
+    """
+    return sorted({entry.name for entry in entry_points(group=group)})
+
+
+def added_class(group: str, name: str, base: type[T]) -> type[T]:
+    """A class that another package adds.
+
+    Args:
+        group: of its entry points.
+        name: of the entry point, one of `added_names`, and of the class.
+        base: what it derives from.
+
+    Raises:
+        UnsupportedError: it cannot be loaded, or is something else.
+    """
+    entry = min(entry_points(group=group, name=name), key=lambda entry: entry.value)
+    owner = entry.dist.name if entry.dist else entry.module
+    try:
+        found = entry.load()
+    except Exception as cause:
+        raise UnsupportedError(
+            f"{name!r} of the package {owner} ({entry.value}) cannot be loaded: "
+            f"{type(cause).__name__}: {cause}; mend or uninstall that package"
+        ) from cause
+    if not (inspect.isclass(found) and issubclass(found, base) and found.name == name):  # type: ignore[attr-defined]
+        raise UnsupportedError(
+            f"expected {entry.value} of the package {owner} as a {base.__name__} named {name!r}, "
+            f"got {found!r}; mend or uninstall that package"
+        )
+    return found
 
 
 def _classes_in(package: str, path: Iterable[str], base: type[T]) -> Iterator[type[T]]:

@@ -21,21 +21,30 @@ from torch import nn
 
 import losspath
 from losspath import methods
+from losspath.thesis.as_drawn import AveragedAsPrinted, PCAAsDrawn, SampledPCAAsDrawn
 
 KEPT = Path(__file__).parent / "kept.npz"
 SAMPLES, STATES, RESOLUTION = 90, 14, 5
 
+
+class Above(methods.SampledPCA):
+    """A side that the method had once."""
+
+    def inside(self, points, state, path):
+        return points[:, 1] >= state[:, 1]
+
+
 METHODS = {
     "pca": methods.PCA(),
-    "pca as published": methods.PCA(literal=True),
+    "pca as published": PCAAsDrawn(),
     "sampled": methods.Sampled(),
     "sampled-pca": methods.SampledPCA(),
-    "sampled-pca above": methods.SampledPCA(side="above"),
-    "sampled-pca as published": methods.SampledPCA(literal=True),
+    "sampled-pca above": Above(),
+    "sampled-pca as published": SampledPCAAsDrawn(side="centre"),
     "averaged": methods.Averaged(),
     "averaged sharp": methods.Averaged(temperature=0.2),
     "averaged arc": methods.Averaged(arc_length=True),
-    "averaged as published": methods.Averaged(literal=True),
+    "averaged as published": AveragedAsPrinted(),
     "averaged-nd": methods.AveragedND(),
     "averaged-nd wide": methods.AveragedND(temperature=4.0),
 }

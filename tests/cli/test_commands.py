@@ -60,7 +60,7 @@ def test_changed_parameters_are_never_mixed_with_old_results(call, run):
     call("surface", run, "--resolution", "5", "--samples", "101")
     call("surface", run, "--resolution", "6", "--samples", "100")
     call("surface", run, *SMALL, "--states", "0:30")
-    call("surface", run, *SMALL, "--literal")
+    call("surface", run, *SMALL, "--method", "averaged-as-printed")
     assert len(list((run / "results").glob("surface-averaged-*.npz"))) == 7
     assert len(figures(run)) == 7
 

@@ -364,7 +364,6 @@ def test_keys_tell_distances_apart_and_keep_those_of_before():
         "name": "averaged-nd",
         "temperature": 1.0,
         "arc_length": False,
-        "literal": False,
     }
     assert Sampled(distance=ManhattanND(5)).to_json() == {
         "name": "sampled",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cases import (
-    LITERAL,
+    AS_DRAWN,
     METHODS,
     PROBLEMS,
     descent,
@@ -30,9 +30,9 @@ from losspath.methods import (
     Method,
     Sampled,
     SampledPCA,
+    method_class,
     method_named,
 )
-from losspath.methods.sampled_pca import SIDES
 
 BLENDS = [m for m in METHODS if not isinstance(m, (PCA, SampledPCA))]
 SOFTMAX = [Averaged, AveragedND]
@@ -76,26 +76,26 @@ def test_sums_of_weights(shown, data):
     for method in BLENDS:
         np.testing.assert_allclose(method.weights(points, shown).sum(axis=1), 1.0, rtol=1e-12)
     assert not PCA().weights(points, shown).any()
-    for side in SIDES:
+    for side in SampledPCA.sides:
         weights = SampledPCA(side).weights(points, shown)
         assert ((weights >= 0) & (weights <= 1)).all()
         assert (np.count_nonzero(weights, axis=1) <= 1).all()
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", SampledPCA.sides)
 def test_sampled_pca_is_one_on_the_path(side):
     shown = projection_of(fit_plane(descent(12, 6)))
     np.testing.assert_array_equal(SampledPCA(side).weights(shown.coordinates, shown), np.eye(12))
 
 
-@pytest.mark.parametrize("side", ["centre", "hull", "sign"])
+@pytest.mark.parametrize("side", ["centre", "hull"])
 def test_sampled_pca_is_nothing_at_the_centre(side):
     # The middle of the box lies within this loop.
     shown = projection_of(fit_plane(loop()))
     assert not SampledPCA(side).weights(shown.center[None], shown).any()
 
 
-@pytest.mark.parametrize("side", ["centre", "hull", "sign"])
+@pytest.mark.parametrize("side", ["centre", "hull"])
 def test_sampled_pca_is_one_where_a_state_lies_at_the_centre(side):
     shown = projection([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0], [-1.0, 1.0]])
     np.testing.assert_array_equal(SampledPCA(side).weights(np.zeros((1, 2)), shown), [[0, 1, 0, 0]])
@@ -105,7 +105,7 @@ def test_sampled_pca_by_hand():
     shown = projection([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
     # Half-way to the centre; a fifth of the way; behind the corner; beside it.
     points = np.array([[-2.0, -1.5], [3.2, 2.4], [5.0, 4.0], [-4.0, 4.0]])
-    rows = {side: SampledPCA(side).weights(points, shown) for side in ("centre", "hull", "sign")}
+    rows = {side: SampledPCA(side).weights(points, shown) for side in ("centre", "hull")}
     for weights in rows.values():
         assert weights[0, 0] == pytest.approx(0.5)
         assert weights[1, 2] == pytest.approx(0.8)
@@ -113,23 +113,9 @@ def test_sampled_pca_by_hand():
         assert weights[3, 1] == 1.0
 
 
-def test_above_and_below_are_told_by_the_second_axis_alone():
-    shown = projection([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
-    points = np.array([[3.0, 2.0], [3.0, 3.5], [4.5, 3.0]])
-    d_c = np.linalg.norm(points, axis=1)
-    d_p = np.linalg.norm(points - [4.0, 3.0], axis=1)
-    share = d_c / (d_c + d_p)
-    above, below = (SampledPCA(s).weights(points, shown)[:, 2] for s in ("above", "below"))
-    np.testing.assert_allclose(above, [1.0, share[1], share[2]])
-    np.testing.assert_allclose(below, [share[0], 1.0, share[2]])
-
-
 def test_sides_differ_where_they_should():
     shown = projection([[-4.0, -3.0], [-4.0, 3.0], [4.0, 3.0], [4.0, -3.0]])
-    # Outside of the box, yet below the corner's height: toward the centre in y, not inside.
-    point = np.array([[5.0, 2.0]])
-    share = math.hypot(5.0, 2.0) / (math.hypot(5.0, 2.0) + math.hypot(1.0, 1.0))
-    assert SampledPCA("sign").weights(point, shown)[0, 2] == pytest.approx(share)
+    point = np.array([[5.0, 2.0]])  # outside of the box
     assert SampledPCA("hull").weights(point, shown)[0, 2] == 1.0
     # (1, −1)·(−4, −3) = −1: behind the corner.
     assert SampledPCA("centre").weights(point, shown)[0, 2] == 1.0
@@ -246,8 +232,7 @@ def test_automatic_temperature_by_hand():
     # With residuals: σ² = (2 + 6)/2 = 4.
     assert AveragedND("auto").resolve(shown).temperature == pytest.approx(1.0)
     assert Averaged(3.0).resolve(shown) == Averaged(3.0)
-    assert Averaged("auto", True, True).resolve(shown).arc_length
-    assert Averaged("auto", True, True).resolve(shown).literal
+    assert Averaged("auto", True).resolve(shown).arc_length
 
 
 @pytest.mark.parametrize("kind", SOFTMAX)
@@ -280,47 +265,16 @@ def test_a_path_without_any_length_shares_its_weights():
     np.testing.assert_allclose(weights, 0.25)
 
 
-def test_literal_pca_averages_the_four_extreme_states():
-    path = np.array([[0.0, 1.0], [-5.0, 2.0], [1.0, 9.0], [7.0, 3.0], [2.0, -1.0]])
-    shown = projection(path)
-    points = np.array([[0.0, 0.0], [1.0, 4.0]])
-    weights = PCA(literal=True).weights(points, shown)
-    np.testing.assert_array_equal(weights, [[0, 0.25, 0.25, 0.25, 0.25]] * 2)
-    places = PCA(literal=True).places(points, weights, shown)
-    # Centre (1, 4), average of the extremes (1.25, 3.25).
-    np.testing.assert_allclose(places, np.add(points, [0.25, -0.75]))
-    np.testing.assert_allclose(weights @ path, [[1.25, 3.25]] * 2)
-
-
-def test_literal_pca_counts_a_state_that_is_extreme_twice_twice():
-    path = np.array([[-1.0, -1.0], [3.0, 0.0], [0.0, 2.0]])
-    weights = PCA(literal=True).weights(np.zeros((1, 2)), projection(path))
-    np.testing.assert_array_equal(weights, [[0.5, 0.25, 0.25]])
-
-
-@pytest.mark.parametrize("method", [m for m in LITERAL if isinstance(m, Averaged)], ids=named)
-def test_literal_averages_lie_where_the_blends_project(method):
-    shown = projection_of(fit_plane(descent(12, 6)))
-    points = points_around(shown)
-    weights = method.weights(points, shown)
-    plain = dataclasses.replace(method, literal=False)
-    np.testing.assert_array_equal(weights, plain.weights(points, shown))
-    places = method.places(points, weights, shown)
-    np.testing.assert_allclose(places, weights @ shown.coordinates)
-    assert np.abs(places - points).max() > 0.1
-
-
 @pytest.mark.parametrize("method", METHODS, ids=named)
 def test_places_are_the_points(method):
     shown = projection_of(fit_plane(descent(12, 6)))
     points = points_around(shown)
-    places = method.places(points, method.weights(points, shown), shown)
-    np.testing.assert_array_equal(places, points)
+    np.testing.assert_array_equal(method.lift(points, shown).places, points)
 
 
 @settings(deadline=None, max_examples=40)
 @given(seed=seeds, count=st.integers(3, 20), axis=st.integers(0, 1))
-@pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
+@pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 def test_mirroring_an_axis_mirrors_the_weights(method, seed, count, axis):
     plane = reference_plane(descent(count, 5, seed))
     shown = projection_of(plane)
@@ -335,7 +289,7 @@ def test_mirroring_an_axis_mirrors_the_weights(method, seed, count, axis):
     )
 
 
-@pytest.mark.parametrize("method", [*METHODS, *LITERAL], ids=named)
+@pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 def test_points_do_not_depend_on_each_other(method):
     shown = projection_of(fit_plane(descent(12, 6)))
     points = points_around(shown)
@@ -362,14 +316,14 @@ def test_side_that_is_none_is_refused():
 
 
 def test_options_in_json_make_the_method_again():
-    for method in [*METHODS, *LITERAL]:
+    for method in [*METHODS, *AS_DRAWN]:
         options = method.to_json()
-        assert package.METHODS[options.pop("name")](**options) == method
+        assert method_class(options.pop("name"))(**options) == method
 
 
 def test_descriptions_tell_the_methods_apart():
-    described = {method.describe() for method in [*METHODS, *LITERAL]}
-    assert len(described) == len(METHODS) + len(LITERAL)
+    described = {method.describe() for method in [*METHODS, *AS_DRAWN]}
+    assert len(described) == len(METHODS) + len(AS_DRAWN)
     assert Averaged(2.5, arc_length=True).describe() == "averaged (temperature 2.5, arc length)"
     assert PCA().describe() == "pca"
 

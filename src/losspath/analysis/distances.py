@@ -67,10 +67,13 @@ def distance_map(
         method: the rule for ``sampled-pca``, with its default options when not given.
 
     Raises:
-        ArgumentError: the literal variant, which moves more than one residual.
+        ArgumentError: a rule that moves more than one residual.
     """
-    if method is not None and method.literal:
-        raise ArgumentError("the distance map has no literal variant; leave literal out")
+    if method is not None and type(method).lift is not SampledPCA.lift:
+        raise ArgumentError(
+            f"expected method as SampledPCA, or one that differs from it in its weights alone, got "
+            f"{method.name}, whose parameters lie elsewhere"
+        )
     path = plane.path
     grid = grid or Grid.around(path.coordinates, resolution)
     method = method or SampledPCA()

@@ -94,7 +94,11 @@ def surface(
     ],
     method: Annotated[
         str,
-        typer.Option(help="pca, sampled, sampled-pca, averaged, averaged-nd or all."),
+        typer.Option(
+            help="pca, sampled, sampled-pca, averaged, averaged-nd, all (these five), or one that "
+            "you or a package added; those of the thesis's figures, errors included: pca-as-drawn, "
+            "sampled-pca-as-drawn, averaged-as-printed, averaged-nd-as-printed."
+        ),
     ] = "averaged",
     plane: Annotated[
         str,
@@ -135,15 +139,14 @@ def surface(
         str | None,
         typer.Option(
             help="Of sampled-pca: which points are inside the path, and blended with its mean: "
-            "centre (the default), hull, sign, above or below."
+            "centre (the default) or hull."
         ),
     ] = None,
-    literal: Annotated[
-        bool | None,
+    option: Annotated[
+        list[str] | None,
         typer.Option(
-            "--literal",
-            help="Of all but sampled: the formula as the thesis printed it or its program drew it, "
-            "errors included, to compare with its figures.",
+            metavar="NAME=VALUE",
+            help="Any option of the method, also of one of your own; may be given again.",
         ),
     ] = None,
     states: States = None,
@@ -168,13 +171,13 @@ def surface(
     from losspath.cli.runs import Run
     from losspath.cli.workers import open_workers
 
-    options = {
+    named = {
         "temperature": values.temperature(temperature),
         "arc_length": arc_length,
         "side": side,
-        "literal": literal,
         "distance": distance,
     }
+    options = values.options(option or [], named)
     jobs.check_figure(figure)
     jobs.check_resolution(resolution)
     methods = jobs.make_methods(method, options)

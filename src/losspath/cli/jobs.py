@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from losspath.evaluation.recorded import along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, PrincipalPlane
-from losspath.methods import METHODS, Method, SampledPCA
+from losspath.methods import METHODS, Method, SampledPCA, method_class, method_names
 from losspath.results import Result
 from losspath.surface import (
     LOSS,
@@ -42,24 +42,29 @@ from losspath.surface import (
 R = TypeVar("R", bound=Result)
 
 
-def make_methods(name: str, options: dict[str, Any]) -> list[Method]:
+def make_methods(name: str, options: Mapping[str, Any]) -> list[Method]:
     """The methods that a name and the options given on the command line stand for.
 
+    Args:
+        name: of a method, or "all", of which each takes the options that it has.
+        options: by name.
+
     Raises:
-        ArgumentError: no such method, or an option that the method does not have.
+        ArgumentError: no such method, or an option that no method has.
     """
-    if name != "all" and name not in METHODS:
-        raise ArgumentError(f"expected --method {'|'.join([*METHODS, 'all'])}, got {name!r}")
-    given = {key: value for key, value in options.items() if value is not None}
-    methods = []
-    for kind in METHODS.values() if name == "all" else [METHODS[name]]:
-        fields = {field.name for field in dataclasses.fields(kind)}
-        unknown = given.keys() - fields
-        if unknown and name != "all":
-            option = "--" + sorted(unknown)[0].replace("_", "-")
-            raise ArgumentError(f"{option} is not an option of the method {name!r}")
-        methods.append(kind(**{key: given[key] for key in given.keys() & fields}))
-    return methods
+    if name != "all" and name not in (names := method_names()):
+        raise ArgumentError(f"expected --method {'|'.join([*names, 'all'])}, got {name!r}")
+    kinds = list(METHODS.values()) if name == "all" else [method_class(name)]
+    fields = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
+    known = dict.fromkeys(field for names in fields.values() for field in names)
+    for unknown in [option for option in options if option not in known]:
+        option = "--" + unknown.replace("_", "-")
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise ArgumentError(f"{option} is not an option of the method {name!r}; {has}")
+    return [
+        kind(**{field: options[field] for field in fields[kind] if field in options})
+        for kind in kinds
+    ]
 
 
 def check_figure(figure: Path | None) -> None:

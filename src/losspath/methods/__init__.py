@@ -2,12 +2,15 @@
 
 A grid point g in the plane gets the parameters θ(g) = θ̄ + U g + Σ_i w_i(g) r_i, with the states'
 residuals r_i off the plane. The methods differ in the weights w alone.
+
+Another package adds methods by entry points of the group ``losspath.methods``: the entry's name is
+the method's, and it names the class.
 """
 
 from __future__ import annotations
 
 from losspath.arguments import one_of
-from losspath.discovery import classes_by_name
+from losspath.discovery import added_class, added_names, classes_by_name
 from losspath.errors import ArgumentError
 from losspath.methods.averaged import Averaged, AveragedND
 from losspath.methods.method import Lift, Method
@@ -24,7 +27,9 @@ __all__ = [
     "Method",
     "Sampled",
     "SampledPCA",
+    "method_class",
     "method_named",
+    "method_names",
 ]
 
 OWN: tuple[type[Method], ...] = (PCA, Sampled, SampledPCA, Averaged, AveragedND)
@@ -35,15 +40,36 @@ METHODS: dict[str, type[Method]] = classes_by_name(
 )
 """By name: the package's own, and whatever else has a file here."""
 
+_GROUP = "losspath.methods"
+
+
+def method_names() -> list[str]:
+    """The names of all methods: those in `METHODS`, and those that other packages add."""
+    return [*METHODS, *(name for name in added_names(_GROUP) if name not in METHODS)]
+
+
+def method_class(name: str) -> type[Method]:
+    """The method of a name.
+
+    Raises:
+        ArgumentError: no method has this name.
+        UnsupportedError: another package's cannot be loaded.
+    """
+    if isinstance(name, str) and name in METHODS:
+        return METHODS[name]
+    one_of(method_names())("method", name)
+    return added_class(_GROUP, name, Method)  # type: ignore[type-abstract]
+
 
 def method_named(method: str | Method) -> Method:
     """A method as given, or by its name with its default options.
 
     Raises:
         ArgumentError: no method has this name.
+        UnsupportedError: another package's cannot be loaded.
     """
     if isinstance(method, Method):
         return method
     if isinstance(method, type) and issubclass(method, Method):
         raise ArgumentError(f"expected a method, got its class; make one: {method.__name__}()")
-    return METHODS[one_of(list(METHODS))("method", method)]()
+    return method_class(method)()

@@ -44,8 +44,6 @@ class Averaged(Method):
         arc_length: weight each state by the length of path that it stands for (half the way to
             the state before and half to the next, in the plane and Euclidean), so that the density
             of recording does not matter.
-        literal: without the in-plane term, as eq. 6.6 is printed: the blend Σ w_i θ_i itself,
-            which does not project onto the point that it is drawn at.
         distance: d, a `losspath.distances.Distance` or its name; Euclidean in the plane by
             default, as in the thesis.
 
@@ -61,7 +59,6 @@ class Averaged(Method):
     name: ClassVar[str] = "averaged"
     temperature: float | Literal["auto"] = 1.0
     arc_length: bool = False
-    literal: bool = False
     distance: Distance | str | Mapping[str, Any] = _EUCLIDEAN
 
     def __post_init__(self) -> None:
@@ -70,7 +67,6 @@ class Averaged(Method):
         elif self.temperature != "auto":
             raise ArgumentError(f'expected a temperature > 0 or "auto", got {self.temperature!r}')
         flag("arc_length", self.arc_length)
-        flag("literal", self.literal)
         object.__setattr__(self, "distance", distance_named(self.distance))
 
     def bind(self, path: StateSequence, plane: Plane, projection: Projection) -> Averaged:
@@ -108,10 +104,6 @@ class Averaged(Method):
             block /= block.sum(axis=1, keepdims=True)
         return weights
 
-    def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:
-        """(G, 2): the points, or in the literal variant where the blends project."""
-        return weights @ path.coordinates if self.literal else points
-
 
 @dataclass(frozen=True)
 class AveragedND(Averaged):
@@ -124,7 +116,6 @@ class AveragedND(Averaged):
         temperature: as for `Averaged`; "auto" takes σ from the states' distances in all of
             parameter space.
         arc_length: as for `Averaged`.
-        literal: as for `Averaged`.
         distance: one in all dimensions, or its name with or without "-nd"; Euclidean by default,
             as in the thesis.
     """

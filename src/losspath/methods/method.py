@@ -20,21 +20,6 @@ from losspath.recording.trajectory import StateSequence
 Floats = npt.NDArray[np.float64]
 
 
-def extremes(path: Projection) -> list[int]:
-    """The four states with the smallest and the largest coordinate on each axis."""
-    low, high = path.coordinates.argmin(axis=0), path.coordinates.argmax(axis=0)
-    return [int(low[0]), int(high[0]), int(low[1]), int(high[1])]
-
-
-def displacement(path: Projection) -> Floats:
-    """(2,): where the average of the extremes is, from the middle of the box.
-
-    The thesis's program draws the one at the other.
-    """
-    displacement: Floats = path.coordinates[extremes(path)].mean(axis=0) - path.center
-    return displacement
-
-
 @dataclass(frozen=True)
 class Lift:
     """The parameter vectors at which points of a plane are evaluated, and what share each has.
@@ -66,14 +51,14 @@ class Method(ABC):
     """A rule that lifts points of a plane into parameter space. Its fields are its options.
 
     Most are rules for the weights of the states' residuals: one vector for each point, with
-    ``weights``. One that averages *losses* of several vectors overrides ``lift``.
+    ``weights``. One that averages *losses* of several vectors overrides ``lift``, and so does one
+    whose vectors do not project onto the points that they are drawn at.
     """
 
     name: ClassVar[str]
     vectors_at_a_point: ClassVar[int] = 1
     is_flat: ClassVar[bool] = False
-    """Whether the weights are the same at every point, so that the points lie on a plane, and
-    `places` does not look at them."""
+    """Whether the weights are the same at every point, so that the points lie on a plane."""
 
     @abstractmethod
     def weights(self, points: Floats, path: Projection) -> Floats:
@@ -101,14 +86,7 @@ class Method(ABC):
                 f"expected the method {self.name} to give weights ({len(some)}, {len(path)}), one "
                 f"for each point and state, got {described(weights)}"
             )
-        return Lift.of_points(self.places(points, weights, path), weights)
-
-    def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:
-        """(G, 2): where in the plane the parameters lie that are evaluated for each point.
-
-        The points themselves, but for variants that reproduce a displaced picture.
-        """
-        return points
+        return Lift.of_points(points, weights)
 
     def bind(self, path: StateSequence, plane: Plane, projection: Projection) -> Method:
         """The method with what it needs of the states themselves, beyond the projection.

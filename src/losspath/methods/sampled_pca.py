@@ -9,14 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import Delaunay, QhullError
 
-from losspath.arguments import flag, one_of
+from losspath.arguments import one_of
 from losspath.distances import Euclidean
 from losspath.geometry.projection import Projection
-from losspath.methods.method import Floats, Method, displacement, extremes
+from losspath.methods.method import Floats, Method
 
-Side = Literal["centre", "hull", "sign", "above", "below"]
-
-SIDES: tuple[Side, ...] = get_args(Side)
+Side = Literal["centre", "hull"]
 
 
 @dataclass(frozen=True)
@@ -32,39 +30,22 @@ class SampledPCA(Method):
             "centre": (g − p_q)·(c − p_q) ≥ 0. Mirroring an axis mirrors the surface.
             "hull": g lies in the convex hull of the path ("within a convex area of the path" in
             the thesis's text).
-            "sign": g and c lie on the same side of q along the second axis.
-            "above", "below": g lies there of q along the second axis, as in the thesis's program;
-            which of the two it is depends there on the arbitrary sign of a principal direction.
-        literal: the rest is what `PCA(literal=True)` has at g, as eq. 6.4 says with eq. 6.1, so the
-            picture is displaced by as much as it has of that.
     """
 
     name: ClassVar[str] = "sampled-pca"
-    side: Side = "centre"
-    literal: bool = False
+    sides: ClassVar[tuple[str, ...]] = get_args(Side)
+    side: str = "centre"
 
     def __post_init__(self) -> None:
-        one_of(SIDES)("side", self.side)
-        flag("literal", self.literal)
+        one_of(self.sides)("side", self.side)
 
     def weights(self, points: Floats, path: Projection) -> Floats:
-        """(G, T): at most one weight in each row, between 0 and 1; more in the literal variant."""
+        """(G, T): at most one weight in each row, between 0 and 1."""
         nearest = Euclidean().nearest(points, path)
         share = self.state_weights(points, nearest, path)
         weights = np.zeros((len(points), len(path)))
         weights[np.arange(len(points)), nearest] = share
-        if self.literal:
-            for extreme in extremes(path):
-                weights[:, extreme] += (1 - share) / 4
         return weights
-
-    def places(self, points: Floats, weights: Floats, path: Projection) -> Floats:
-        """(G, 2): the points, or in the literal variant displaced by the plane's part in them."""
-        if not self.literal:
-            return points
-        share = self.state_weights(points, Euclidean().nearest(points, path), path)
-        displaced: Floats = points + (1 - share)[:, None] * displacement(path)
-        return displaced
 
     def state_weights(
         self, points: Floats, nearest: npt.NDArray[np.intp], path: Projection
@@ -75,18 +56,20 @@ class SampledPCA(Method):
         to_center = np.linalg.norm(points - path.center, axis=1)
         total = to_state + to_center
         share = np.divide(to_center, total, out=np.ones(len(points)), where=total > 0)
-        weights: Floats = np.where(self._inside(points, state, path), share, 1.0)
+        weights: Floats = np.where(self.inside(points, state, path), share, 1.0)
         return weights
 
-    def _inside(self, points: Floats, state: Floats, path: Projection) -> npt.NDArray[np.bool_]:
+    def inside(self, points: Floats, state: Floats, path: Projection) -> npt.NDArray[np.bool_]:
+        """(G,): which points lie on the centre's side of their nearest states.
+
+        Args:
+            points: (G, 2) coordinates in the plane.
+            state: (G, 2) those of each point's nearest state.
+            path: the path as the plane shows it.
+        """
         if self.side == "hull":
             return _in_hull(points, path.coordinates)
-        if self.side in ("above", "below"):
-            product = (points[:, 1] - state[:, 1]) * (1 if self.side == "above" else -1)
-        elif self.side == "sign":
-            product = (points[:, 1] - state[:, 1]) * (path.center[1] - state[:, 1])
-        else:
-            product = np.sum((points - state) * (path.center - state), axis=1)
+        product = np.sum((points - state) * (path.center - state), axis=1)
         inside: npt.NDArray[np.bool_] = product >= 0
         return inside
 

@@ -15,7 +15,7 @@ from losspath.thesis.study import numbers
 from losspath.thesis.study.claims import Check, Judgment, check_ranks, separated, spread
 from losspath.thesis.study.dots import Dots, draw_dots
 from losspath.thesis.study.drawing import draw_check, draw_lines
-from losspath.thesis.study.plan import OPTIMIZERS, Plan
+from losspath.thesis.study.plan import OPTIMIZERS, Plan, rule_of
 from losspath.thesis.study.runs import Explained, PlaneOf, Result, Run
 from losspath.thesis.study.section import Evidence, Picture, Section, linear_path_of, surface_of
 
@@ -43,7 +43,7 @@ def _draw_distances(evidence: Evidence, data: str) -> Figure:
     for technique, runs in evidence.plan.techniques("modified-lenet", data).items():
         for method in (Averaged(), AveragedND()):
             surfaces.append(evidence.surface(runs[0], method))
-            titles.append(f"{technique}\n{method.name}")
+            titles.append(f"{technique}\n{rule_of(method)}")
     return plot_surfaces(surfaces, titles=titles, title=f"Modified-LeNet, {data}", columns=4)
 
 
@@ -53,7 +53,7 @@ def _draw_lines(evidence: Evidence) -> Figure:
         for technique, runs in evidence.plan.techniques("modified-lenet", data).items():
             line, read = evidence.linear_path(runs[0]), {}
             for method in (Averaged(), AveragedND()):
-                read[method.name], exact = numbers.linear_path(
+                read[rule_of(method)], exact = numbers.linear_path(
                     evidence.surface(runs[0], method), line
                 )
             panels.append((f"{data}\n{technique}", line.alpha, exact, read))

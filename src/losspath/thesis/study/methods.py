@@ -13,11 +13,19 @@ from losspath.figures import plot_interpolation, plot_surfaces
 from losspath.geometry.grid import Grid
 from losspath.methods import PCA, Averaged, Method, Sampled, SampledPCA
 from losspath.surface import Surface
+from losspath.thesis.as_drawn import SampledPCAAsDrawn
 from losspath.thesis.study import claims, numbers
 from losspath.thesis.study.claims import Check, Judgment, all_above, all_below, paired_below, spread
 from losspath.thesis.study.dots import Dots, draw_dots
 from losspath.thesis.study.drawing import draw_check
-from losspath.thesis.study.plan import AS_DRAWN, OPTIMIZERS, REPAIRED, OptimizerName, Plan
+from losspath.thesis.study.plan import (
+    AS_DRAWN,
+    OPTIMIZERS,
+    REPAIRED,
+    OptimizerName,
+    Plan,
+    rule_of,
+)
 from losspath.thesis.study.runs import LineOf, PlaneOf, Result, Run
 from losspath.thesis.study.section import (
     Evidence,
@@ -54,7 +62,9 @@ def _draw_methods(evidence: Evidence, methods: tuple[Method, ...]) -> Figure:
     plane = evidence.plane(run)
     grid = Grid(surfaces[0].x, surfaces[0].y)
     (rule,) = (method for method in methods if isinstance(method, SampledPCA))
-    distance = None if rule.literal else distance_map(plane, grid=grid, method=rule)
+    distance = (
+        None if isinstance(rule, SampledPCAAsDrawn) else distance_map(plane, grid=grid, method=rule)
+    )
     return plot_surfaces(surfaces, distance=distance)
 
 
@@ -64,7 +74,7 @@ def _draw_check(evidence: Evidence) -> Figure:
     for title, methods in (("as the program drew them", AS_DRAWN), ("repaired", REPAIRED)):
         read = {}
         for method in methods:
-            read[method.name], exact = numbers.linear_path(
+            read[rule_of(method)], exact = numbers.linear_path(
                 evidence.surface(run, method), evidence.linear_path(run)
             )
         panels.append((title, evidence.linear_path(run).alpha, exact, read))
@@ -113,8 +123,8 @@ def _measured(
 
 # What else the program's rule for the side of the path may be: the other sign, and the centre's
 # side at every point.
-_BELOW = SampledPCA(side="below", literal=True)
-_READINGS = (_BELOW, SampledPCA(side="sign", literal=True))
+_BELOW = SampledPCAAsDrawn(side="below")
+_READINGS = (_BELOW, SampledPCAAsDrawn(side="sign"))
 
 
 def _variants(name: str) -> dict[str, Method]:
@@ -128,7 +138,7 @@ def _variants(name: str) -> dict[str, Method]:
 
 
 def _named(methods: tuple[Method, ...], name: str) -> Method:
-    return next(method for method in methods if method.name == name)
+    return next(method for method in methods if rule_of(method) == name)
 
 
 _TRUSTED: dict[str, tuple[str, OptimizerName]] = {
@@ -226,15 +236,21 @@ def _judge_sampled_pca(evidence: Evidence) -> Judgment:
     )
 
 
+def _told(method: Method) -> str:
+    if isinstance(method, SampledPCAAsDrawn):
+        return f"{rule_of(method)} as drawn (side {method.side})"
+    return method.describe()
+
+
 def _tell_sampled_pca(evidence: Evidence) -> str:
     """Which reading of the program has the hill."""
     told = [
-        f"{method.describe()} by {spread(_measured(evidence, method, _climb), '.0%')}"
+        f"{_told(method)} by {spread(_measured(evidence, method, _climb), '.0%')}"
         for method in (*_variants("sampled-pca").values(), *_READINGS)
     ]
     return (
         "The hill between start and end of sampled-pca depends on how the program is read: the "
-        f"surface climbs on the line, {', '.join(told)} of its fall. The literal variants blend "
+        f"surface climbs on the line, {', '.join(told)} of its fall. Those as drawn blend "
         'with the displaced pca surface; "above" and "below" tell the side of the path by one sign '
         'for all points, as the program does, "sign" from the centre at every point.'
     )

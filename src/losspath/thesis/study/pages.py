@@ -116,7 +116,7 @@ _JPEG = (
     " CIFAR-10 (JPEG) is a copy of CIFAR-10 whose images were kept as JPEG, and so differ a little."
 )
 _WORDS = (
-    '- *As drawn* are surfaces as the thesis\'s program draws them ("literal" in figures), '
+    '- *As drawn* are surfaces as the thesis\'s program draws them ("as drawn" in figures), '
     "*repaired* the same methods without its defects.",
     "- *The ground* is a surface's loss below a point of the plane; it is *off the states' own "
     "losses* by the median of the relative differences below the path.",

@@ -10,6 +10,7 @@ from torch import nn
 
 from losspath.analysis.rates import Form
 from losspath.methods import PCA, Averaged, AveragedND, Method, Sampled, SampledPCA
+from losspath.thesis.as_drawn import PCAAsDrawn, SampledPCAAsDrawn
 from losspath.thesis.config import TrainingConfig
 from losspath.thesis.networks import TITLES, build_network
 from losspath.thesis.study.runs import Run
@@ -22,14 +23,20 @@ REPAIRED: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), Averaged(), Aver
 """The five methods as they are by default."""
 
 AS_DRAWN: tuple[Method, ...] = (
-    PCA(literal=True),
+    PCAAsDrawn(),
     Sampled(),
-    SampledPCA(side="above", literal=True),
+    SampledPCAAsDrawn(side="above"),
     Averaged(),
     AveragedND(),
 )
 """The five methods as the thesis's program drew them. The side of the path is told there by the
 second coordinate; which of the two it is hangs on the arbitrary sign of a principal direction."""
+
+
+def rule_of(method: Method) -> str:
+    """Which of the thesis's five rules a method is, repaired or as drawn."""
+    return method.name.removesuffix("-as-drawn")
+
 
 ARMS: dict[str, Form | None] = {
     "plain rate": None,

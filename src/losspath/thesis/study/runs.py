@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -236,10 +237,7 @@ class SurfaceOf:
     @property
     def file_name(self) -> str:
         """Named after method and options."""
-        options = self.method.to_json()
-        del options["name"]
-        key = digest_of(self.method.name, options, self.resolution, self.samples, self.stride)
-        return f"surface-{self.method.name}-{key[:10]}.npz"
+        return surface_file(self.method.to_json(), self.resolution, self.samples, self.stride)
 
     @property
     def weight(self) -> float:
@@ -265,6 +263,20 @@ class SurfaceOf:
     def load(self, file: Path) -> Surface:
         """Reads it."""
         return Surface.load(file)
+
+
+def surface_file(method: Mapping[str, Any], resolution: int, samples: int, stride: int) -> str:
+    """The name of a surface's file.
+
+    Args:
+        method: its name and options.
+        resolution: grid lines an axis.
+        samples: that the loss is over.
+        stride: of every so many states of the path.
+    """
+    name, options = method["name"], {key: method[key] for key in method if key != "name"}
+    key = digest_of(name, options, resolution, samples, stride)
+    return f"surface-{name}-{key[:10]}.npz"
 
 
 def with_fewer_states(surface: Surface) -> Surface:
