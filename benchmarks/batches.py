@@ -41,15 +41,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.manual_seed(0)
     inputs = torch.randn(options.samples, 1, 32, 32)
     targets = torch.randint(10, (options.samples,))
-    threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
-    print(f"{options.samples:,} samples, {threads}, torch {torch.__version__}")
+    where = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    if options.device != "cpu":
+        where = torch.cuda.get_device_name(options.device)
+    print(f"{options.samples:,} samples, {where}, torch {torch.__version__}")
     print(f"{'objective':24} {'points':9} {'plain s':>8} {'engine s':>8} {'ratio':>19}")
     for name in ("lenet5", "modified-lenet", "transformer"):
         model = Transformer() if name == "transformer" else build_network(name, 1, 10)
+        model.to(options.device)
         loader = DataLoader(TensorDataset(inputs, targets), 100)
         objective = losspath.Objective.of_batches(model, loader, loss_of_batch)
         plane, rows = points_around(model)
@@ -57,6 +61,7 @@ def main() -> None:
         tell(f"{name}, batches", "separate", objective, rows, options.rounds)
     model = normalised()
     model(inputs[:250])  # running statistics of some use
+    model.to(options.device)
     objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
     _, rows = points_around(model)
     own = Rows(rows.values, [buffers_like(model) for _ in range(POINTS)])
@@ -64,7 +69,8 @@ def main() -> None:
 
 
 def loss_of_batch(model: nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
-    return F.cross_entropy(model(batch[0]), batch[1])
+    inputs, targets = (each.to(next(model.parameters()).device) for each in batch)
+    return F.cross_entropy(model(inputs), targets)
 
 
 def points_around(model: nn.Module) -> tuple[Affine, Rows]:
@@ -101,7 +107,7 @@ def tell(name: str, form: str, objective, points, rounds: int) -> None:
     plain_s, engine_s = map(statistics.median, times.values())
     ratio = f"{median:5.2f} ({low:.2f}…{high:.2f})"
     print(f"{name:24} {form:9} {plain_s:8.4f} {engine_s:8.4f} {ratio:>19}", flush=True)
-    print(f"    {engine.notes[0]}")
+    print("   ", *engine.notes[:1])
 
 
 if __name__ == "__main__":

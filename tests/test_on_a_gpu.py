@@ -225,3 +225,55 @@ def test_recalibrated_statistics(tmp_path):
         for device in ("cpu", "cuda")
     ]
     assert found[1] == close(found[0])
+
+
+def normalised():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(144, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)),
+    )
+
+
+@pytest.mark.parametrize("method", ["averaged", "sampled"])
+def test_points_of_their_own_buffers(method, tmp_path):
+    torch.manual_seed(0)
+    model = normalised().cuda()
+    x, y = torch.randn(20, 1, 8, 8).cuda(), torch.randint(3, (20,)).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Recorder(tmp_path / "run", model) as recorder:
+        for _ in range(6):
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.record(loss)
+    path = Trajectory(tmp_path / "run")
+    surface = compute_surface(path, Objective(model, x, y, F.cross_entropy), method, 5, states=2)
+    assert "the plain loop" not in " ".join(surface.provenance["evaluation"])
+    # The processor's plain arithmetic, on a copy: the same points, the same buffers.
+    apart = normalised()
+    there = Objective(apart, x.cpu(), y.cpu(), F.cross_entropy)
+    expected = compute_surface(path, there, method, 5, states=2)
+    np.testing.assert_allclose(surface.loss, expected.loss, rtol=1e-4)
+
+
+def loss_of_batch(model, batch):
+    inputs, targets = (each.to(next(model.parameters()).device) for each in batch)
+    return F.cross_entropy(model(inputs), targets)
+
+
+@pytest.mark.parametrize("data_on", ["cpu", "cuda"])
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_given_batches(data_on, is_flat, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).cuda()
+    x, y = torch.randn(20, 1, 8, 8).to(data_on), torch.randint(3, (20,)).to(data_on)
+    batches = [(x[k : k + 6], y[k : k + 6]) for k in range(0, 20, 6)]
+    objective = Objective.of_batches(model, batches, loss_of_batch)
+    states = states_around(model.cpu(), 0)
+    model.cuda()
+    surface = compute_surface(states, objective, "pca" if is_flat else "averaged", 5, states=2)
+    assert "the plain loop" not in " ".join(surface.provenance["evaluation"])
+    whole = Objective(model, x, y, F.cross_entropy)
+    expected = compute_surface(states, whole, "pca" if is_flat else "averaged", 5, states=2)
+    np.testing.assert_allclose(surface.loss, expected.loss, rtol=1e-4)
