@@ -51,6 +51,8 @@ def make_world(home):
     it.surface = losspath.compute_surface(it.path, it.objective, "pca", 3, states=2)
     it.file = it.home / "surface.npz"
     it.surface.save(it.file)
+    it.checkpoint = it.home / "step-5.pt"
+    torch.save(it.model.state_dict(), it.checkpoint)
     it.line = losspath.interpolate(it.path, it.objective, alphas=[0, 1])
     it.barriers = losspath.barriers([it.path, it.path[0]], it.objective, points=3)
     it.sizes = losspath.step_sizes(it.path)

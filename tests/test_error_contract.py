@@ -194,6 +194,23 @@ def calls(it):
             {"model": it.model, "parameters": state, "input_shape": (1, 4, 4)},
         ),
         "fit_plane": (lp.fit_plane, {"path": path, "components": 2, "tolerance": 0.1, "seed": 0}),
+        "import_checkpoints": (
+            lp.import_checkpoints,
+            {
+                "checkpoints": [it.checkpoint],
+                "out": "imported",
+                "model": None,
+                "key": None,
+                "weights": None,
+                "prefix": "",
+                "parameters": None,
+                "steps": None,
+                "losses": None,
+                "loss_column": None,
+                "existing": "overwrite",
+                "allow_complex": False,
+            },
+        ),
         "interpolate": (
             lp.interpolate,
             {**asked, "start": 0, "end": -1, "alphas": [0, 1], "layers": False, "checkpoint": None},

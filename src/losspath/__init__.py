@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from losspath.geometry.plane import PrincipalPlane as PrincipalPlane
     from losspath.geometry.plane import fit_plane as fit_plane
     from losspath.geometry.projection import Projection as Projection
+    from losspath.importing import import_checkpoints as import_checkpoints
     from losspath.recording.joint import JointPath as JointPath
     from losspath.recording.recorder import Recorder as Recorder
     from losspath.recording.trajectory import Trajectory as Trajectory
@@ -110,6 +111,7 @@ _EXPORTS = {
     "feature_maps": "losspath.analysis.filters",
     "filters": "losspath.analysis.filters",
     "fit_plane": "losspath.geometry.plane",
+    "import_checkpoints": "losspath.importing",
     "interpolate": "losspath.analysis.interpolation",
     "learning_rates": "losspath.analysis.rates",
     "measure_dynamics": "losspath.analysis.dynamics",

@@ -442,7 +442,7 @@ def test_overwriting_replaces_the_trajectory_and_leaves_other_files_alone(run):
         (torch.nn.ReLU(), {}),
         (network(), {"every": 0}),
         (network(), {"dtype": "float16"}),
-        (network(), {"step": 3}),
+        (network(), {"step": -3}),
         (network(), {"metadata": {"device": torch.device("cpu")}}),
         (network(), {"metadata": {"name": "\ud800"}}),
     ],

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from losspath.cli.import_command import EXAMPLES as IMPORT_EXAMPLES
+from losspath.cli.import_command import import_checkpoints
 from losspath.cli.options import (
     Alignment,
     DataDir,
@@ -377,6 +379,9 @@ def dynamics(
     recorded = Run(run, data_dir, objective, None, out)
     found = diagnosis.compute_dynamics(recorded, states, samples)
     diagnosis.draw_dynamics(recorded, found, figure, format_.value)
+
+
+app.command("import", epilog=IMPORT_EXAMPLES)(import_checkpoints)
 
 
 @app.command(epilog="Example: losspath repair runs/lenet5")

@@ -45,6 +45,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "tail_bytes": path.tail_bytes,
         "digest": path.digest,
         "bytes": sum(file.stat().st_size for file in files),
+        "losses": len(losses),
         "first_loss": float(losses[0]) if len(losses) else None,
         "last_loss": float(losses[-1]) if len(losses) else None,
         "non_finite_losses": int(np.sum(~np.isfinite(losses))),
@@ -89,13 +90,19 @@ def print_description(description: dict[str, Any]) -> None:
         say(f"  {note}")
     if d["tail_bytes"]:
         say(f"  {d['tail_bytes']:,} bytes of an unfinished write, which readers ignore")
-    if d["non_finite_losses"]:
-        say(f"  {d['non_finite_losses']:,} losses are not finite")
-    if d["first_loss"] is not None:
+    count = d["non_finite_losses"]
+    if "imported" in d["metadata"] and count == d["losses"]:
+        say("  no losses, as none were imported")
+    elif count:
+        say(f"  {count:,} losses are not finite")
+    if d["losses"] and (count < d["losses"] or "imported" not in d["metadata"]):
         say(f"  batch loss {d['first_loss']} at the first step, {d['last_loss']} at the last")
     if d["training"]:
         shown = {k: v for k, v in d["training"].items() if k != "data_digest"}
         say(f"  {canonical_json(shown)}")
+    elif imported := d["metadata"].get("imported"):
+        files = imported["from"]
+        say(f"  imported from {files[0]} … {files[-1]} ({len(files):,} checkpoints)")
     elif d["metadata"]:
         say(f"  {canonical_json(d['metadata'])}")
     if d["history"]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from losspath.cli.console import busy, say
+from losspath.cli.sources import value_of
 from losspath.errors import ArgumentError, LosspathError, StoreError
 from losspath.recording import store
 from losspath.recording.trajectory import JointPath, StateSequence, Trajectory
@@ -232,42 +229,10 @@ def check_writable(place: Path, todo: str) -> None:
         raise StoreError(f"cannot write into {place}: {reason}; {todo}") from cause
 
 
-@contextmanager
-def _own_errors(source: str) -> Iterator[None]:
-    """What goes wrong in the user's own file is told as such."""
-    try:
-        yield
-    except LosspathError:
-        raise
-    except Exception as cause:
-        raise ArgumentError(f"{source} failed: {type(cause).__name__}: {cause}") from cause
-
-
 def _load_objective(source: str) -> Objective:
     from losspath.evaluation.objective import Objective
 
-    name, _, function = source.rpartition(":")
-    file = Path(name)
-    if not function or file.suffix != ".py":
-        raise ArgumentError(f"expected --objective as FILE.py:FUNCTION, got {source!r}")
-    if not file.is_file():
-        raise ArgumentError(f"there is no file {file} to take --objective from")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(file.resolve().parent)
-    sys.path += [] if folder in sys.path else [folder]  # as for a script, so that it finds others
-    with _own_errors(source):
-        spec.loader.exec_module(module)
-    before = sys.modules.get(file.stem)
-    if before is None or getattr(before, "__file__", None) == module.__file__:
-        # So that other processes of this machine find what it defines.
-        sys.modules[file.stem] = module
-    if not callable(getattr(module, function, None)):
-        raise ArgumentError(f"{file} has no function {function!r}")
-    with _own_errors(source):
-        objective = getattr(module, function)()
+    objective = value_of(source, "--objective")
     if not isinstance(objective, Objective):
         raise ArgumentError(
             f"expected {source} to return a losspath.Objective, got {type(objective).__name__}"

@@ -192,19 +192,23 @@ def plot_step_sizes(
         losses.plot(middles, mean_losses, lw=0.8, ls=(0, (1, 1)), marker=marker, **other)
     axes.set_xlabel("optimiser step")
     axes.set_ylabel(_size_label(list(named.values())))
-    losses.set_ylabel("training loss (batch)")
     axes.set_ylim(bottom=0.0)
-    if losses.dataLim.ymin >= 0:
-        losses.set_ylim(bottom=0.0)
-    for each in (axes, losses):
-        tidy(each)
+    has_losses = any(np.isfinite(sizes.losses).any() for sizes in named.values())
+    if has_losses:
+        losses.set_ylabel("training loss (batch)")
+        if losses.dataLim.ymin >= 0:
+            losses.set_ylim(bottom=0.0)
+        tidy(losses)
+    else:
+        losses.remove()
+    tidy(axes)
     add_title(figure, title)
     shown = min([bins, *(len(sizes.sizes) for sizes in named.values())])
     caption = f"Means over {shown} equal parts of {'the' if single else 'each'} run."
     if lost := sum(len(sizes.holes) for sizes in named.values()):
         caption += f" Left out: {lost} steps in which states were lost."
     caption += describe_origins([sizes.provenance for sizes in named.values()])
-    add_footer(figure, caption, _run_legend(named))
+    add_footer(figure, caption, _run_legend(named, has_losses))
     return figure
 
 
@@ -219,13 +223,13 @@ def _size_label(runs: list[StepSizes]) -> str:
     return rf"distance over {several}, $\|\theta_{{t+k}}-\theta_t\|$"
 
 
-def _run_legend(named: Mapping[str, StepSizes]) -> list[Line2D]:
+def _run_legend(named: Mapping[str, StepSizes], has_losses: bool) -> list[Line2D]:
     single = len(named) == 1
     size, loss = (line_style(0)["color"], "#888888") if single else ("#333333", "#333333")
-    entries = [
-        Line2D([], [], color=size, lw=1.4, label="step size"),
-        Line2D([], [], color=loss, lw=0.8, ls=(0, (1, 1)), label="training loss, right axis"),
-    ]
+    entries = [Line2D([], [], color=size, lw=1.4, label="step size")]
+    if has_losses:
+        label = "training loss, right axis"
+        entries.append(Line2D([], [], color=loss, lw=0.8, ls=(0, (1, 1)), label=label))
     if not single:
         for number, name in enumerate(named):
             style: dict[str, Any] = line_style(number)

@@ -126,7 +126,7 @@ class Entry(NamedTuple):
             state told once more, or CLOSING.
         ordinal: how many entries there are up to it.
         step: its step.
-        loss: the loss that led to it.
+        loss: the loss that led to it; None where it is not known.
         row: the number of its row; −1 for none.
         rows: how many rows there are up to it.
         row_step: the step of the last of them.
@@ -147,7 +147,7 @@ class Entry(NamedTuple):
     kind: int
     ordinal: int
     step: int
-    loss: float = 0.0
+    loss: float | None = 0.0
     row: int = -1
     rows: int = 0
     row_step: int = -1
@@ -163,6 +163,40 @@ class Entry(NamedTuple):
     settings: Settings = ()
     time: float = 0.0
     kept_time: float = 0.0
+
+
+def noted(
+    last: Entry, loss: float | None, step: int, values: tuple[tuple[str, float], ...], end: int
+) -> Entry:
+    """What is known of a step without its state, after the last entry."""
+    return last._replace(
+        kind=RECORD,
+        ordinal=last.ordinal + 1,
+        step=step,
+        loss=loss,
+        row=-1,
+        has_state=False,
+        digest=None,
+        begin=-1,
+        end=end,
+        blobs=(),
+        values=values,
+        time=time.monotonic(),
+    )
+
+
+def closing(last: Entry, end: int) -> Entry:
+    """The end of a run, after the last entry."""
+    return last._replace(
+        kind=CLOSING,
+        ordinal=last.ordinal + 1,
+        row=-1,
+        begin=-1,
+        end=end,
+        blobs=(),
+        values=(),
+        time=time.monotonic(),
+    )
 
 
 Item = Piece | SideBlob | Entry

@@ -360,7 +360,8 @@ def _opened(directory: Path, header: store.Header, stream: slots.Stream) -> Open
         known = Known.of(log.digests(int(with_row["step"][-1]), newest=False))
     places = table["a"][table["kind"] == slots.NEWEST]
     last = int(records["step"][-1]) if len(records) else -1
-    digest = int(records["b"][-1]) if len(records) else None
+    is_known = len(records) and not records["flags"][-1] & slots.NO_DIGEST
+    digest = int(records["b"][-1]) if is_known else None
     return Opened(
         base=chain.Entry(
             kind=chain.BASE,

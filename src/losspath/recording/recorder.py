@@ -74,7 +74,8 @@ class Recorder:
         existing: what to do when the directory exists and is not empty: "error" refuses; "resume"
             goes on after the last state that was recorded, which the model must be in;
             "overwrite" removes the recorded trajectory in it and starts anew.
-        step: with ``existing="resume"``, the step to go on from. Give the step of the checkpoint
+        step: the step that the model is at. In a new run, that of its first state (0 by default).
+            With ``existing="resume"``, the step to go on from: give the step of the checkpoint
             that you loaded. What was recorded after it is moved into ``aside-<n>`` in the
             directory, a run of its own, and a warning says so.
         dtype: "float32", or "float64" to record models that hold float64 exactly.
@@ -123,8 +124,8 @@ class Recorder:
         _by_checkpoint: bool = False,  # states that were lost before `step` do not matter
         _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
     ) -> None:
-        if step is not None and existing != "resume":
-            raise ArgumentError(f'step goes with existing="resume", got existing={existing!r}')
+        if step is not None:
+            step = _as_step(step)
         self.directory = Path(directory).absolute()  # the process may go elsewhere
         layout = Layout.of(model, dtype, allow_complex, parameters)
         warn_of_hidden(unwrapped(model), stacklevel=3)
@@ -138,7 +139,8 @@ class Recorder:
         try:
             lock.acquire()
             opened = open_run(
-                *(self.directory, header, state, existing, step),
+                *(self.directory, header, state, existing),
+                step if existing == "resume" else None,
                 across_holes=_by_checkpoint,
                 made_again=_made_again,
             )
@@ -151,7 +153,7 @@ class Recorder:
                 *(self.directory, every, layout.row_size, session.first),
                 *(opened, _COMMIT_SECONDS),
             )
-            session.begin(writer)
+            session.begin(writer, step or 0)
             session.keep_open()
             self._session = session
             # When nobody has the recorder any more, and when the interpreter exits.
@@ -202,6 +204,11 @@ class Recorder:
         # Whatever can be refused is refused before anything is changed.
         numbers = {name: _as_value(name, value) for name, value in values.items()} if values else {}
         session.record(_as_float(loss), None if step is None else _as_step(step), numbers)
+
+    def _note(self, loss: float | None, step: int, values: Mapping[str, float]) -> None:
+        """Records what is known of a step without its state: see `Session.note`."""
+        self._session.check_usable()
+        self._session.note(loss, step, dict(values))
 
     def flush(self) -> None:
         """Returns once every recorded state is durable.

@@ -72,8 +72,13 @@ class Session:
         self._failures = 0
         self.writer: Writer
 
-    def begin(self, writer: Writer) -> None:
-        """Starts the writer, and records the state that the model is in if it is not there."""
+    def begin(self, writer: Writer, first_step: int = 0) -> None:
+        """Starts the writer, and records the state that the model is in if it is not there.
+
+        Args:
+            writer: follows the chain.
+            first_step: the step of the first state of a run that is begun.
+        """
         self.writer = writer
         writer.done = self.let_go
         self.chain.wait, self.chain.wake = writer.wait_written, writer.wake
@@ -83,7 +88,8 @@ class Session:
         if last.kind == chain.BASE and not last.has_state:
             kind = chain.INITIAL if last.row_step < 0 else chain.AGAIN
             tensors = self._state.tensors()
-            self._append(last, kind, max(last.step, 0), float("nan"), {}, tensors)
+            step = first_step if kind == chain.INITIAL else max(last.step, 0)
+            self._append(last, kind, step, float("nan"), {}, tensors)
             writer.flush_to = self.chain.last().ordinal
             writer.wake()
 
@@ -116,6 +122,20 @@ class Session:
                 raise StoreError(f"the recorder was closed before step {step} was recorded")
         finally:
             self._turns.give()
+
+    def note(self, loss: float | None, step: int, values: dict[str, float]) -> None:
+        """Records a step without its state, which is not known: of a log between two checkpoints.
+
+        Args:
+            loss: the loss whose gradient led to the step; None where it is not known either.
+            step: after the last one.
+            values: named numbers.
+        """
+        last = self.chain.last()
+        if step <= last.step:
+            raise ArgumentError(_not_after(last.step, step))
+        segment, end = self.chain.with_room(0)
+        self.chain.append(segment, chain.noted(last, loss, step, tuple(values.items()), end))
 
     def _append(
         self,
@@ -307,18 +327,7 @@ class Session:
     def _append_closing(self) -> None:
         segment = self.chain.tail()
         end = segment.items[-1].end if segment.items else 0
-        last = segment.last()
-        closing = last._replace(
-            kind=chain.CLOSING,
-            ordinal=last.ordinal + 1,
-            row=-1,
-            begin=-1,
-            end=end,
-            blobs=(),
-            values=(),
-            time=time.monotonic(),
-        )
-        self.chain.append(segment, closing)
+        self.chain.append(segment, chain.closing(segment.last(), end))
 
     def let_go(self) -> None:
         """Releases the lock; can be called again, from any thread."""

@@ -62,6 +62,7 @@ RECORD, NEWEST, SIDE, VALUE, NAME, LOST, CLOSE = range(1, 8)
 INITIAL = 1  # the state that recording began with: no loss leads to it
 NO_DIGEST = 2  # that of its row is not known, as in some runs of the first format
 ROW_LOST = 4  # by repair: its row is lost, its loss is known
+NO_LOSS = 8  # named values of a step whose loss is not known
 # Flags of SIDE.
 OF_NEWEST = 1  # belongs to the newest state of this step alone
 

@@ -157,7 +157,7 @@ def contents_of(directory: Path, header: Header, stream: slots.Stream) -> Conten
     kinds = table["kind"]
     records = np.flatnonzero(kinds == slots.RECORD)
     last = int(records[-1]) if len(records) else -1
-    of_losses = records[(table["flags"][records] & slots.INITIAL) == 0]
+    of_losses = records[(table["flags"][records] & (slots.INITIAL | slots.NO_LOSS)) == 0]
     with_row = (table["a"][records] >= 0) & ((table["flags"][records] & slots.ROW_LOST) == 0)
     states = records[with_row]
     # What comes after the last record counts where it is of the same step: told again, at a resume.
@@ -202,7 +202,8 @@ def _newest(
 
 def _losses(table: slots.Slots, states: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """The loss of the `record` call that came after each state but the last; NaN where lost."""
-    tells = np.flatnonzero((table["kind"] == slots.RECORD) | slots.lost_records(table))
+    is_told = (table["kind"] == slots.RECORD) & ((table["flags"] & slots.NO_LOSS) == 0)
+    tells = np.flatnonzero(is_told | slots.lost_records(table))
     # A newest state's slot lies before the record of its own step.
     after = tells[np.searchsorted(tells, states[:-1], side="right")]
     losses = slots.floats(table["d"][after])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import queue
 import threading
 import time
@@ -323,7 +324,9 @@ class Writer:
             number = now.names[name]
             now.pending.append((slots.VALUE, 0, entry.step, number, 0, 0, slots.bits(value)))
         flags = slots.INITIAL if entry.kind == chain.INITIAL else 0
-        loss = slots.bits(entry.loss)
+        flags |= slots.NO_DIGEST if entry.digest is None else 0
+        flags |= slots.NO_LOSS if entry.loss is None else 0
+        loss = slots.bits(math.nan if entry.loss is None else entry.loss)
         now.pending.append(
             (slots.RECORD, flags, entry.step, entry.row, entry.digest or 0, entry.key, loss)
         )

@@ -1,0 +1,229 @@
+"""A run of the checkpoints that a training script saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from losspath.arguments import (
+    MODEL,
+    checked,
+    described,
+    file,
+    flag,
+    function,
+    indices,
+    one_of,
+    optional,
+    text,
+    texts,
+)
+from losspath.errors import ArgumentError
+from losspath.importing.files import Pattern, find, in_order, steps_in_names
+from losspath.importing.formats import read_checkpoint
+from losspath.importing.logs import Log, read_log
+from losspath.importing.shell import Shell
+from losspath.importing.state_dicts import WEIGHTS, Choice, Weights
+from losspath.importing.survey import Survey, survey
+from losspath.recording import store
+from losspath.recording.recorder import Recorder
+from losspath.recording.trajectory import Trajectory
+
+Existing = Literal["error", "resume", "overwrite"]
+Progress = Callable[[int, int], None]
+
+
+def _places(name: str, value: Any) -> Any:
+    several = [value] if isinstance(value, (str, PathLike)) else value
+    if not isinstance(several, Sequence):
+        raise ArgumentError(f"expected {name} as files or patterns, got {described(value)}")
+    return [file(name, each) for each in several]
+
+
+def _texts(name: str, value: Any) -> Any:
+    return texts(name, [value] if isinstance(value, str) else value)
+
+
+@checked(
+    checkpoints=_places,
+    out=file,
+    model=optional(MODEL),
+    key=optional(text),
+    weights=optional(one_of(WEIGHTS)),
+    prefix=text,
+    parameters=optional(_texts),
+    steps=optional(indices),
+    losses=optional(file),
+    loss_column=optional(text),
+    existing=one_of(("error", "resume", "overwrite")),
+    allow_complex=flag,
+    progress=optional(function),
+)
+def import_checkpoints(
+    checkpoints: Pattern | Sequence[Pattern],
+    out: str | PathLike[str],
+    *,
+    model: torch.nn.Module | None = None,
+    key: str | None = None,
+    weights: Weights | None = None,
+    prefix: str = "",
+    parameters: str | Sequence[str] | None = None,
+    steps: Sequence[int] | None = None,
+    losses: str | PathLike[str] | None = None,
+    loss_column: str | None = None,
+    existing: Existing = "error",
+    allow_complex: bool = False,
+    progress: Progress | None = None,
+) -> Trajectory:
+    """Makes a run of checkpoints, as if it had been recorded at their steps.
+
+    Read are state dicts of torch, at the top of a file or nested under a key, ``.safetensors``, in
+    one file or in several with their index, Lightning's ``.ckpt``, folders of Hugging Face's
+    ``save_pretrained`` and `Trainer`, PEFT adapters, and folders of torch.distributed.checkpoint.
+    No code of a file is run. The numbers are copied, as trainers remove their old checkpoints.
+
+    The path has the floating-point tensors. Running statistics of normalisation layers and whole
+    numbers are kept beside it, as buffers are; and what is the same in all checkpoints, as frozen
+    parameters are, where that is more than half of the numbers. Half precisions widen to float32
+    exactly; where any tensor has double precision, states have it too.
+
+    Args:
+        checkpoints: files, folders or patterns with ``*``, ``?`` and ``**``.
+        out: the run's directory; made if it does not exist.
+        model: the network, for what a checkpoint does not say: the path then has the parameters
+            that require a gradient, in the model's order, by the model's names. Not needed for
+            step sizes, planes and maps of distance, and seldom for surfaces, which find parameters
+            by name.
+        key: where in a checkpoint its state dict is, with dots between nested keys; needed where
+            there are several.
+        weights: "raw" or "averaged" where a checkpoint holds an average beside the weights that
+            training went on from.
+        prefix: what names begin with, such as ``"model."``; others are left out, and it is taken
+            off, so that names are those of the network inside.
+        parameters: patterns of names, as ``"encoder.*"``; other tensors are left out.
+        steps: the step of each checkpoint, in the order of their names with numbers in them as
+            numbers. By default what the checkpoints say (``global_step`` and the like), or else the
+            number in their names.
+        losses: a CSV file with columns for step and loss, or a ``trainer_state.json``. By default
+            the history that Hugging Face's `Trainer` keeps with its checkpoints, if there is one.
+        loss_column: of the training loss. By default ``loss``, ``train_loss``, ``train_loss_step``
+            or the like; other columns of numbers become named values.
+        existing: what to do when the directory exists and is not empty: "error" refuses; "resume"
+            adds the checkpoints after its last state; "overwrite" begins anew.
+        allow_complex: take complex tensors as pairs (real, imaginary).
+        progress: called with (checkpoints done, in all).
+
+    Returns:
+        The run.
+
+    Raises:
+        ArgumentError: there are no checkpoints, their steps are not known or not distinct, or one
+            holds several state dicts and it was not said which.
+        ModelError: checkpoints are not of one network; what differs is named.
+        UnsupportedError: a checkpoint holds more than tensors and plain values.
+        DamagedError: a checkpoint cannot be read.
+        ExistsError: the directory is not empty and `existing` is "error".
+
+    Example:
+        >>> path = import_checkpoints("out/checkpoint-*", "runs/mine")  # doctest: +SKIP
+    """
+    out = Path(out)
+    places, _ = find(checkpoints)
+    choice = Choice(key, weights, prefix)
+    dated = _dated(places, choice, steps)
+    found = survey(dated, choice, parameters, model)
+    log = read_log(None if losses is None else Path(losses), loss_column, [p for _, p in dated])
+    is_there = existing == "resume" and store.exists(out)
+    begun = Trajectory(out) if is_there else None
+    shell = found.shell() if begun is None else Shell.of_run(begun)
+    todo = dated if begun is None else _after(begun, dated)
+    if begun is not None and not todo:
+        return begun
+    return _recorded(out, found, shell, todo, log, begun, existing, allow_complex, progress)
+
+
+def _dated(
+    places: Sequence[Path], choice: Choice, steps: Sequence[int] | None
+) -> list[tuple[int, Path]]:
+    """Checkpoints with their steps, by these."""
+    places = in_order(places)
+    if steps is not None:
+        if len(steps) != len(places):
+            raise ArgumentError(
+                f"expected a step for each of {len(places)} checkpoints, got {len(steps)}"
+            )
+        known: list[int | None] = [int(step) for step in steps]
+    else:
+        known = [read_checkpoint(place, choice).step for place in places]
+        if None in known:
+            known = [*steps_in_names(places)]
+    dated: dict[int, Path] = {}
+    for step, place in zip(known, places, strict=True):
+        assert step is not None
+        if step < 0:
+            raise ArgumentError(f"expected steps ≥ 0, got {step} for {place}")
+        if step in dated:
+            raise ArgumentError(
+                f"expected one checkpoint of each step, got {dated[step]} and {place}, both of "
+                f"step {step}; give a pattern that leaves one of them out"
+            )
+        dated[step] = place
+    return sorted(dated.items())
+
+
+def _after(begun: Trajectory, dated: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
+    """The checkpoints that a run that is there has not yet."""
+    recorded = set(begun.steps.tolist())
+    last = max(recorded)
+    between = [(step, place) for step, place in dated if step < last and step not in recorded]
+    if between:
+        step, place = between[0]
+        raise ArgumentError(
+            f"{place} is of step {step}, and {begun.directory} has steps before and after it; a "
+            'run can only be added to at its end: begin it anew (existing="overwrite")'
+        )
+    return [(step, place) for step, place in dated if step > last]
+
+
+def _recorded(
+    out: Path,
+    found: Survey,
+    shell: Shell,
+    todo: list[tuple[int, Path]],
+    log: Log,
+    begun: Trajectory | None,
+    existing: Existing,
+    allow_complex: bool,
+    progress: Progress | None,
+) -> Trajectory:
+    tell = progress or (lambda done, total: None)
+    if begun is None:
+        (before, first), *todo = todo
+        shell.hold(found.read(first))
+        options: dict[str, Any] = {"step": before, "metadata": {"imported": found.notes}}
+    else:
+        before = int(begun.steps[-1])
+        options = {"step": before, "metadata": begun.metadata, "_made_again": True}
+    total = len(todo) + (begun is None)
+    with Recorder(
+        out,
+        shell,
+        existing=existing,
+        dtype=found.dtype if begun is None else begun.dtype.name,  # type: ignore[arg-type]
+        allow_complex=allow_complex,
+        **options,
+    ) as recorder:
+        tell(total - len(todo), total)
+        for number, (step, place) in enumerate(todo, total - len(todo) + 1):
+            shell.hold(found.read(place))
+            for logged in log.between(before, step):
+                recorder._note(log.losses.get(logged), logged, log.values.get(logged, {}))
+            loss = log.loss_at(before, step)
+            recorder.record(loss, step, **log.values.get(step, {}))
+            before = step
+            tell(number, total)
+    return Trajectory(out)

@@ -1,0 +1,213 @@
+"""Reading one checkpoint: its tensors by name, and the step that it says it is of.
+
+Nothing is unpickled but by torch's ``weights_only`` loading, which builds tensors and plain values
+and runs no code of the file's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+
+from losspath.errors import DamagedError, StoreError, UnsupportedError, wrap_os_errors
+from losspath.importing.state_dicts import Checkpoint, Choice, Tensors, chosen, step_in
+
+TORCH = (".pt", ".pth", ".ckpt", ".bin")
+SAFETENSORS = ".safetensors"
+INDEX = ".index.json"
+TRAINER_STATE = "trainer_state.json"
+
+# What folders keep a model in, the first that is there; the index of one in parts comes first.
+_MODELS = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_PART = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
+
+
+def is_checkpoint(place: Path) -> bool:
+    """Whether a file or folder is a checkpoint, by its name and what is in it."""
+    if place.is_dir():
+        return _format_of(place) is not None
+    return place.name.endswith((*TORCH, SAFETENSORS, INDEX)) and not is_part(place)
+
+
+def is_part(place: Path) -> bool:
+    """Whether a file is a part of a checkpoint of several, whose index is to be read."""
+    return bool(_PART.search(place.name))
+
+
+def read_checkpoint(place: Path, choice: Choice) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        place: a file, or a folder that a library made.
+        choice: which of several state dicts.
+
+    Raises:
+        StoreError: there is no such file, or it cannot be read.
+        DamagedError: it is not what its name says.
+        UnsupportedError: it holds more than tensors and plain values, or is of an unknown kind.
+        ArgumentError: it holds several state dicts, and `choice` does not say which.
+    """
+    with wrap_os_errors(f"read {place}"):
+        if place.is_dir():
+            read = _format_of(place)
+            if read is None:
+                raise UnsupportedError(
+                    f"expected a checkpoint, got the folder {place}, which has none of "
+                    f"{', '.join((*_MODELS, *_ADAPTERS))} and no .metadata"
+                )
+            found = read(place, choice)
+            step = _step_of_trainer(place / TRAINER_STATE)
+            return found if step is None else Checkpoint(found.tensors, step, found.is_ordered)
+        if not place.exists():
+            raise StoreError(f"expected a checkpoint, found no file {place}")
+        return _file(place, choice)
+
+
+def _format_of(folder: Path) -> Callable[[Path, Choice], Checkpoint] | None:
+    if (folder / ".metadata").exists():
+        from losspath.importing.distributed import read_distributed
+
+        return read_distributed
+    for names, read in ((_ADAPTERS, _adapter), (_MODELS, _model_folder)):
+        if any((folder / name).exists() for name in names):
+            return read
+    return None
+
+
+def _model_folder(folder: Path, choice: Choice) -> Checkpoint:
+    return _file(next(folder / name for name in _MODELS if (folder / name).exists()), choice)
+
+
+def _adapter(folder: Path, choice: Choice) -> Checkpoint:
+    """A PEFT adapter, whose tensors are named as in a `PeftModel` whose adapter is "default"."""
+    file = next(folder / name for name in _ADAPTERS if (folder / name).exists())
+    found, config = _file(file, choice), folder / _ADAPTER_CONFIG
+    try:
+        trained = json.loads(config.read_text()).get("modules_to_save") if config.exists() else ()
+    except (ValueError, AttributeError) as cause:
+        raise DamagedError(f"{config} cannot be read: {cause}") from cause
+    tensors = {in_peft_model(n, trained or ()): tensor for n, tensor in found.tensors.items()}
+    return Checkpoint(tensors, found.step, found.is_ordered)
+
+
+def in_peft_model(name: str, trained: Collection[str] = ()) -> str:
+    """What a tensor of an adapter's file is called in a `PeftModel`: with the adapter's name.
+
+    Args:
+        name: as in the file.
+        trained: modules that are trained whole, and saved with the adapter.
+    """
+    parts = name.split(".")
+    for number, part in enumerate(parts):
+        rest = parts[number + 1 :]
+        if part.startswith("lora_"):
+            if part == "lora_magnitude_vector" and not rest:
+                rest = ["weight"]
+            return ".".join([*parts[: number + 1], "default", *rest])
+        if part in trained:
+            return ".".join([*parts[: number + 1], "modules_to_save", "default", *rest])
+    return name
+
+
+def _file(file: Path, choice: Choice) -> Checkpoint:
+    if is_part(file):
+        raise UnsupportedError(
+            f"{file} is one part of a checkpoint; give its folder, or the file that ends with "
+            f"{INDEX}"
+        )
+    if file.name.endswith(INDEX):
+        return _sharded(file, choice)
+    if file.suffix == SAFETENSORS:
+        return _safetensors(file, choice)
+    return _torch(file, choice)
+
+
+def _sharded(index: Path, choice: Choice) -> Checkpoint:
+    try:
+        places: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError, TypeError) as cause:
+        raise DamagedError(f"{index} is no index of a checkpoint: {cause!r}") from cause
+    parts: dict[str, Checkpoint] = {}
+    tensors: Tensors = {}
+    for name, part in places.items():
+        file = index.parent / part
+        if file.parent.resolve() != index.parent.resolve():
+            raise DamagedError(f"{index} names a file outside of its folder: {part}")
+        if part not in parts:
+            parts[part] = (_safetensors if file.suffix == SAFETENSORS else _torch)(file, choice)
+        if name not in parts[part].tensors:
+            raise DamagedError(f"{index} says that {name} is in {part}, where it is not")
+        tensors[name] = parts[part].tensors[name]
+    return Checkpoint(tensors, None, is_ordered=False)
+
+
+def _safetensors(file: Path, choice: Choice) -> Checkpoint:
+    try:
+        tensors = load_file(file)
+        with safetensors.safe_open(file, framework="pt") as opened:
+            notes = opened.metadata() or {}
+    except safetensors.SafetensorError as cause:
+        raise DamagedError(f"{file} cannot be read as safetensors: {cause}") from cause
+    tensors = dict(chosen(tensors, choice, file))
+    return Checkpoint(tensors, step_in(notes), is_ordered=False)
+
+
+def _torch(file: Path, choice: Choice) -> Checkpoint:
+    content = load_weights(file)
+    tensors = {name: tensor.detach() for name, tensor in chosen(content, choice, file).items()}
+    return Checkpoint(tensors, step_in(content) if isinstance(content, Mapping) else None)
+
+
+def load_weights(file: Path) -> Any:
+    """What ``torch.load(weights_only=True)`` gives of a file.
+
+    Raises:
+        UnsupportedError: it holds something else than tensors and plain values, which is named.
+        DamagedError: torch cannot read it.
+    """
+    try:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # a file of the old kind cannot be mapped
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as cause:
+        raise _refusal(file, cause) from cause
+
+
+def _refusal(file: Path, cause: Exception) -> StoreError | UnsupportedError:
+    found = re.search(r"GLOBAL ([\w.]+)|global[s]? ([\w.]+)", str(cause))
+    name = next((each for each in found.groups() if each), "") if found else ""
+    if name and "." in name:
+        return UnsupportedError(
+            f"{file} holds {name}, and not only tensors and plain values, so that reading it would "
+            "run code; save the model's state_dict() alone, or, if you trust the file, write it "
+            'anew: torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW), or allow '
+            f"{name} by torch.serialization.add_safe_globals before import_checkpoints"
+        )
+    line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    return DamagedError(f"{file} cannot be read as a checkpoint of torch: {line}")
+
+
+def _step_of_trainer(file: Path) -> int | None:
+    if not file.exists():
+        return None
+    try:
+        return step_in(json.loads(file.read_text()))
+    except ValueError as cause:
+        raise DamagedError(f"{file} cannot be read: {cause}") from cause

@@ -1,0 +1,131 @@
+"""Losses that a training script logged, by step."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from losspath.errors import ArgumentError, DamagedError, wrap_os_errors
+from losspath.importing.formats import TRAINER_STATE
+
+_LOSSES = ("loss", "train_loss", "train/loss", "train_loss_step", "training_loss", "Train/Loss")
+_STEPS = ("step", "global_step", "iteration", "Step")
+
+
+@dataclass
+class Log:
+    """What was logged.
+
+    Attributes:
+        losses: the training loss by step.
+        values: other named numbers by step.
+    """
+
+    losses: dict[int, float] = field(default_factory=dict)
+    values: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, Any], step: int, loss: str | None) -> None:
+        """Takes along what a row says; a later row of the same step stands for an earlier one."""
+        for name, value in row.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if name == loss:
+                self.losses[step] = float(value)
+            elif name not in _STEPS and not name.startswith("."):
+                self.values.setdefault(step, {})[name] = float(value)
+
+    def between(self, before: int, step: int) -> list[int]:
+        """The steps behind one state and before the next at which anything was logged."""
+        return sorted(each for each in {*self.losses, *self.values} if before < each < step)
+
+    def loss_at(self, before: int, step: int) -> float:
+        """The loss that was logged at a step, or last behind the state before; NaN for none."""
+        logged = [each for each in self.losses if before < each <= step]
+        return self.losses[max(logged)] if logged else math.nan
+
+
+def read_log(losses: Path | None, column: str | None, places: Iterable[Path]) -> Log:
+    """What was logged, from a file or from what a trainer keeps with its checkpoints.
+
+    Args:
+        losses: a CSV file or a ``trainer_state.json``; None for that of the newest checkpoint.
+        column: of the loss.
+        places: the checkpoints, in the order of their steps.
+
+    Raises:
+        ArgumentError: the file has no such columns.
+        DamagedError: it cannot be read.
+    """
+    if losses is None:
+        states = [place / TRAINER_STATE for place in places if (place / TRAINER_STATE).exists()]
+        return _of_trainer(states[-1], column) if states else Log()
+    if losses.suffix == ".json":
+        return _of_trainer(losses, column)
+    return _of_table(losses, column)
+
+
+def _of_trainer(file: Path, column: str | None) -> Log:
+    with wrap_os_errors(f"read {file}"):
+        try:
+            rows = json.loads(file.read_text())["log_history"]
+            log = Log()
+            for row in rows:
+                log.add(row, int(row["step"]), column or "loss")
+        except (ValueError, KeyError, TypeError, AttributeError) as cause:
+            raise DamagedError(f"{file} has no history of a trainer: {cause!r}") from cause
+    return log
+
+
+def _of_table(file: Path, column: str | None) -> Log:
+    with wrap_os_errors(f"read {file}"):
+        try:
+            with file.open(newline="") as opened:
+                rows = list(csv.DictReader(opened))
+        except (UnicodeDecodeError, csv.Error) as cause:
+            raise DamagedError(f"{file} is no table of values: {cause}") from cause
+    names = list(rows[0]) if rows else []
+    step = _column(file, names, None, _STEPS, "a step")
+    loss = _column(file, names, column, _LOSSES, "the loss, say which (loss_column=)")
+    log = Log()
+    for number, row in enumerate(rows, 2):
+        if not row[step]:
+            continue
+        try:
+            values = {name: float(row[name]) for name in names if row[name]}
+        except (TypeError, ValueError):
+            values = _numbers(row)
+            if step not in values or (row[loss] and loss not in values):
+                raise DamagedError(
+                    f"line {number} of {file} has no number as {step} or {loss}"
+                ) from None
+        log.add(values, int(values[step]), loss)
+    return log
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Those of a row's fields that are numbers; tables have words in some of their columns."""
+    found = {}
+    for name, text in row.items():
+        try:
+            found[name] = float(text)
+        except (TypeError, ValueError):
+            continue
+    return found
+
+
+def _column(
+    file: Path, names: list[str], given: str | None, usual: Iterable[str], what: str
+) -> str:
+    wanted = [given] if given is not None else [*usual]
+    for name in wanted:
+        if name in names:
+            return name
+    raise ArgumentError(
+        f"expected {file} to have a column for {what}, named {' or '.join(wanted)}, got "
+        f"{', '.join(names) or 'none'}"
+    )

@@ -1,0 +1,64 @@
+"""A module that holds a checkpoint's tensors under their names, for the recorder to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from losspath.errors import ModelError
+from losspath.parameters import unflatten
+from losspath.recording.trajectory import Trajectory
+
+PARAMETER, FROZEN, BUFFER = "parameter", "frozen", "buffer"
+
+
+class Shell(torch.nn.Module):
+    """Holds tensors under their names: a network without what it computes.
+
+    Args:
+        kinds: "parameter", "frozen" or "buffer" by name, in order.
+        dtypes: the dtype that a parameter's numbers are taken as, by name.
+    """
+
+    def __init__(self, kinds: Mapping[str, str], dtypes: Mapping[str, torch.dtype]) -> None:
+        super().__init__()
+        self._kinds, self._dtypes = dict(kinds), dict(dtypes)
+
+    @classmethod
+    def of_run(cls, path: Trajectory) -> Shell:
+        """In the last state of a run."""
+        rows = {entry.name: entry for entry in path.layout.parameters}
+        kinds = dict.fromkeys(rows, PARAMETER) | path.side_kinds
+        dtypes = {name: getattr(torch, entry.dtype) for name, entry in rows.items()}
+        shell = cls(kinds, dtypes)
+        state = unflatten(torch.from_numpy(path[-1]), path.layout)
+        shell.hold({**state, **path.sides(len(path) - 1)})
+        return shell
+
+    def hold(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Holds these tensors from now on, without copying them."""
+        for name, kind in self._kinds.items():
+            if name not in tensors:
+                continue
+            tensor = tensors[name]
+            dtype = self._dtypes.get(name, tensor.dtype)
+            if kind == BUFFER:
+                self._put(name, tensor, "_buffers")
+            else:
+                held = tensor.to(dtype)
+                is_trained = kind == PARAMETER
+                self._put(name, torch.nn.Parameter(held, is_trained), "_parameters")
+
+    def _put(self, name: str, tensor: torch.Tensor, table: str) -> None:
+        *parents, last = name.split(".")
+        module: torch.nn.Module = self
+        for parent in parents:
+            if (child := module._modules.get(parent)) is None:
+                child = module._modules[parent] = torch.nn.Module()
+            module = child
+        getattr(module, table)[last] = tensor
+
+    def forward(self) -> None:
+        """Refuses, as nothing is known of what the network computes."""
+        raise ModelError("checkpoints alone compute nothing; give an objective with the network")
