@@ -325,6 +325,9 @@ def _over_parameters_of(path: StateSequence, objective: Objective) -> Objective:
         entry.name in whole and whole[entry.name].shape == entry.shape
         for entry in layout.parameters
     )
+    trained = {entry.name for entry in objective.layout.parameters}
+    if trained == {entry.name for entry in layout.parameters}:
+        recorded |= set(whole)  # in another order; frozen ones that it has not are the model's own
     if not fits or any(name not in recorded for name in whole):
         layout.check_same(objective.whole_layout, "the recorded path", "the objective's model")
     entries = tuple(
