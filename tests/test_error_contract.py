@@ -132,6 +132,8 @@ def calls(it):
         ),
         "Plane.project": (it.plane.project, {"states": state}),
         "Plane.save": (it.plane.save, {"path": it.home / "saved.npz"}),
+        "LogSpaced": (lp.LogSpaced, {"per_decade": 5}),
+        "Pairs": (lp.Pairs, {"every": 5}),
         "Recorder": (
             lambda **given: lp.Recorder(**given).close(),
             {

@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from losspath.importing import import_checkpoints as import_checkpoints
     from losspath.recording.joint import JointPath as JointPath
     from losspath.recording.recorder import Recorder as Recorder
+    from losspath.recording.schedules import LogSpaced as LogSpaced
+    from losspath.recording.schedules import Pairs as Pairs
     from losspath.recording.trajectory import Trajectory as Trajectory
     from losspath.surface import Landscape as Landscape
     from losspath.surface import Surface as Surface
@@ -86,9 +88,11 @@ _EXPORTS = {
     "JointPath": "losspath.recording.joint",
     "Landscape": "losspath.surface",
     "LocalProcesses": "losspath.evaluation.execution.processes",
+    "LogSpaced": "losspath.recording.schedules",
     "LosspathError": "losspath.errors",
     "LosspathWarning": "losspath.errors",
     "Objective": "losspath.evaluation.objective",
+    "Pairs": "losspath.recording.schedules",
     "Plane": "losspath.geometry.plane",
     "PrincipalPlane": "losspath.geometry.plane",
     "Projection": "losspath.geometry.projection",

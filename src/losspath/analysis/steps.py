@@ -16,6 +16,7 @@ from losspath.errors import ArgumentError, PathError
 from losspath.evaluation.recorded import path_notes
 from losspath.files import load_archive, save_archive
 from losspath.geometry.pca import blocks
+from losspath.recording.schedules import Pairs
 from losspath.recording.trajectory import StateSequence, as_run
 
 Floats = npt.NDArray[np.float64]
@@ -171,9 +172,11 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
         "states": count,
         **path_notes(recorded),
     }
-    if holes := _holes_of(recorded):
-        sizes[list(holes)] = np.nan
-        provenance["holes"] = list(holes)
+    lost, between = _holes_of(recorded), _between_pairs(recorded)
+    if holes := sorted({*lost, *between}):
+        sizes[holes] = np.nan
+        provenance["holes"] = holes
+        provenance |= {"between_pairs": len(holes) - len(lost)} if between else {}
     return StepSizes(sizes, np.array(steps), np.array(losses, np.float64), provenance)
 
 
@@ -208,9 +211,18 @@ def step_cosines(path: StateSequence | npt.ArrayLike) -> Floats:
             first = start - (0 if before is None else len(before))
             cosines[first : first + len(values)] = values.numpy()
         before = known[-2:].clone()
-    for hole in _holes_of(recorded):
+    for hole in {*_holes_of(recorded), *_between_pairs(recorded)}:
         cosines[max(0, hole - 1) : hole + 1] = np.nan
     return np.clip(cosines, -1.0, 1.0)
+
+
+def _between_pairs(path: StateSequence) -> list[int]:
+    """Where states of a run of pairs are no pair, and so lie many steps apart."""
+    schedule = getattr(path, "schedule", None) or {}
+    if schedule.get("name") != Pairs.name:
+        return []
+    found: list[int] = np.flatnonzero(np.diff(path.steps) != 1).tolist()  # type: ignore[attr-defined]
+    return found
 
 
 def _holes_of(path: StateSequence) -> tuple[int, ...]:

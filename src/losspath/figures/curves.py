@@ -205,7 +205,12 @@ def plot_step_sizes(
     add_title(figure, title)
     shown = min([bins, *(len(sizes.sizes) for sizes in named.values())])
     caption = f"Means over {shown} equal parts of {'the' if single else 'each'} run."
-    if lost := sum(len(sizes.holes) for sizes in named.values()):
+    pairs = sum(sizes.provenance.get("between_pairs", 0) for sizes in named.values())
+    if pairs:
+        caption += (
+            " Sizes are those of pairs of states in a row; the way between pairs is left out."
+        )
+    if lost := sum(len(sizes.holes) for sizes in named.values()) - pairs:
         caption += f" Left out: {lost} steps in which states were lost."
     caption += describe_origins([sizes.provenance for sizes in named.values()])
     add_footer(figure, caption, _run_legend(named, has_losses))

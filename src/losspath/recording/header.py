@@ -37,6 +37,7 @@ class Header:
         dtype: "float32" or "float64".
         every: a state is stored at every so many steps.
         metadata: JSON values of the caller's.
+        schedule: at which steps states are kept, where that is not `every` so many.
         version: of the format.
         buffers: in the first format, the buffers that follow the parameters in a row.
         prefix: what was taken off all names of the first format, as DDP begins them with it; it may
@@ -50,6 +51,7 @@ class Header:
     version: int = VERSION
     buffers: tuple[Entry, ...] = ()
     prefix: str = ""
+    schedule: dict[str, Any] | None = None
 
     def prefix_in(self, names: Container[str]) -> str:
         """What the names of the layout begin with besides in a network whose parameters these are.
@@ -111,6 +113,7 @@ def write_header(directory: Path, header: Header) -> None:
         "layout": header.layout.to_json(),
         "metadata": header.metadata,
         **({"prefix": header.prefix} if header.prefix else {}),
+        **({"schedule": header.schedule} if header.schedule else {}),
     }
     for name in (META, META_COPY):
         write_document(directory / name, content)
@@ -209,6 +212,7 @@ def _header(path: Path, content: dict[str, Any]) -> Header:
             version=int(version),
             buffers=tuple(entry for entry in entries if entry.kind == "buffer"),
             prefix=str(prefix),
+            schedule=content.get("schedule"),
         )
         if header.dtype not in ("float32", "float64"):
             raise StoreError(

@@ -161,6 +161,7 @@ def _check_header(directory: Path, mine: store.Header, written: store.Header) ->
     for name, old, new in [
         ("dtype", written.dtype, mine.dtype),
         ("every", written.every, mine.every),
+        ("schedule", written.schedule, mine.schedule),
         ("the list of the parameters' dtypes", *dtypes),
     ]:
         if old != new:

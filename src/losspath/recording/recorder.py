@@ -31,6 +31,7 @@ from losspath.recording import chain, store
 from losspath.recording.hidden import warn_of_hidden
 from losspath.recording.locking import RunLock
 from losspath.recording.opening import Existing, open_run, prepare_directory
+from losspath.recording.schedules import Condition, Every, Schedule, When
 from losspath.recording.session import Session
 from losspath.recording.settings import MARK, SettingsReader
 from losspath.recording.state import StateReader
@@ -44,6 +45,15 @@ _MOST_ROWS = 512
 # How long a state may wait until it is made durable (seconds): what a crash can cost of a slow
 # training. Together with the time between two looks of the writer it stays within two seconds.
 _COMMIT_SECONDS = 1.5
+
+
+def _schedule(name: str, value: object) -> object:
+    if value is None or isinstance(value, Schedule) or callable(value):
+        return value
+    raise ArgumentError(
+        f"expected {name} as LogSpaced(), Pairs() or a function of step and loss, got "
+        f"{described(value)}"
+    )
 
 
 class Recorder:
@@ -71,6 +81,9 @@ class Recorder:
         model: any `torch.nn.Module`, on any device.
         every: store a state at every so many steps (and the newest one always); losses are all
             kept.
+        schedule: which states to store, instead of `every`: `losspath.LogSpaced`, `losspath.Pairs`
+            (two in a row now and then), or a function of step and loss that says whether. Once an
+            epoch is ``every=len(loader)``.
         existing: what to do when the directory exists and is not empty: "error" refuses; "resume"
             goes on after the last state that was recorded, which the model must be in;
             "overwrite" removes the recorded trajectory in it and starts anew.
@@ -103,6 +116,7 @@ class Recorder:
         directory=file,
         model=MODEL,
         every=count(1),
+        schedule=_schedule,
         existing=one_of(get_args(Existing)),
         dtype=one_of(("float32", "float64")),
         allow_complex=flag,
@@ -115,6 +129,7 @@ class Recorder:
         model: torch.nn.Module,
         *,
         every: int = 1,
+        schedule: Schedule | Condition | None = None,
         existing: Existing = "error",
         step: int | None = None,
         dtype: Literal["float32", "float64"] = "float32",
@@ -130,7 +145,11 @@ class Recorder:
         layout = Layout.of(model, dtype, allow_complex, parameters)
         warn_of_hidden(unwrapped(model), stacklevel=3)
         state = StateReader(model, layout)
-        header = store.Header(layout, dtype, every, dict(metadata or {}))
+        kept = _kept(every, schedule)
+        header = store.Header(
+            *(layout, dtype, every, dict(metadata or {})),
+            schedule=None if schedule is None else kept.to_json(),
+        )
         _check_metadata(header.metadata)
         prepare_directory(self.directory, existing)
         session: Session | None = None
@@ -147,10 +166,10 @@ class Recorder:
             sizes = chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS)
             session = Session(
                 *(self.directory, header, state, SettingsReader(model)),
-                *(lock, opened.base, sizes),
+                *(lock, opened.base, kept, sizes),
             )
             writer = Writer(
-                *(self.directory, every, layout.row_size, session.first),
+                *(self.directory, kept != Every(), layout.row_size, session.first),
                 *(opened, _COMMIT_SECONDS),
             )
             session.begin(writer, step or 0)
@@ -264,6 +283,14 @@ class Recorder:
             # The loop's own error is the one to see.
             if error is None:
                 raise
+
+
+def _kept(every: int, schedule: Schedule | Condition | None) -> Schedule:
+    if schedule is None:
+        return Every(every)
+    if every != 1:
+        raise ArgumentError(f"expected every or schedule, got every={every} and a schedule")
+    return schedule if isinstance(schedule, Schedule) else When(schedule)
 
 
 def _check_metadata(metadata: dict[str, Any]) -> None:

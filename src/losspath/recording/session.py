@@ -15,6 +15,7 @@ from losspath.errors import ArgumentError, LosspathWarning, ModelError, StoreErr
 from losspath.recording import chain, store
 from losspath.recording.chain import Entry, Piece, Segment, SideBlob
 from losspath.recording.locking import RunLock, keep, let_go
+from losspath.recording.schedules import Schedule
 from losspath.recording.settings import SettingsReader, changed
 from losspath.recording.sides import key_of
 from losspath.recording.state import StateReader
@@ -39,6 +40,7 @@ class Session:
         settings: reads the numbers that it is set to.
         lock: of the run.
         base: what is there.
+        schedule: at which steps states are kept.
         sizes: how much waits to be written at a time.
 
     Attributes:
@@ -56,10 +58,11 @@ class Session:
         settings: SettingsReader,
         lock: RunLock,
         base: Entry,
+        schedule: Schedule,
         sizes: chain.Sizes,
     ) -> None:
         self.directory, self.lock = directory, lock
-        self._every = header.every
+        self._keeps = schedule.keeps
         self._row_size = header.layout.row_size
         self._dtype: torch.dtype = getattr(torch, header.dtype)
         self._state = state
@@ -147,9 +150,8 @@ class Session:
         tensors: list[torch.Tensor],
         looked: Comparison | None = None,
     ) -> None:
-        every = self._every
         in_row = kind == chain.INITIAL or (
-            kind == chain.RECORD and step // every != last.row_step // every
+            kind == chain.RECORD and self._keeps(step, last.row_step, loss)
         )
         now = time.monotonic()
         known: Known = last.known

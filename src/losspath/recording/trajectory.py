@@ -17,6 +17,7 @@ from losspath.errors import ArgumentError, StoreError
 from losspath.files import digest_of
 from losspath.parameters import Layout, named_parameters
 from losspath.recording import slots, store
+from losspath.recording.arrays import as_array, read_only
 from losspath.recording.joint import JointPath, as_path, as_run
 from losspath.recording.loading import check_not_lost, load_state
 from losspath.recording.locking import is_locked
@@ -75,8 +76,9 @@ class Trajectory:
 
     def __repr__(self) -> str:
         notes = f" ({'; '.join(self.notes)})" if self.notes else ""
-        size = f"{len(self):,} × {self.parameter_count:,}"
-        return f"Trajectory({str(self.directory)!r}): {size}{notes}"
+        return (
+            f"Trajectory({str(self.directory)!r}): {len(self):,} × {self.parameter_count:,}{notes}"
+        )
 
     def __reduce__(self) -> tuple[type[Trajectory], tuple[str]]:
         # Other processes open the files themselves.
@@ -109,6 +111,11 @@ class Trajectory:
     def every(self) -> int:
         """A state was stored at every so many steps."""
         return self._header.every
+
+    @property
+    def schedule(self) -> dict[str, Any] | None:
+        """Which states were stored, where it is not one at `every` so many steps."""
+        return self._header.schedule
 
     @property
     def format_version(self) -> int:
@@ -185,9 +192,7 @@ class Trajectory:
 
         Where steps were given to `Recorder.record`, they are those.
         """
-        steps = self._contents.steps.copy()
-        steps.flags.writeable = False
-        return steps
+        return read_only(self._contents.steps)
 
     @property
     def all_losses(self) -> npt.NDArray[np.float64]:
@@ -210,9 +215,7 @@ class Trajectory:
         ``every=k`` these are the losses at the stored states; `all_losses` has the others. The last
         state has none.
         """
-        losses = self._contents.losses.copy()
-        losses.flags.writeable = False
-        return losses
+        return read_only(self._contents.losses)
 
     @property
     def values(self) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
@@ -354,7 +357,7 @@ class Trajectory:
         NumPy has no bfloat16 and no float8, which become float32.
         """
         return {
-            name: _as_array(tensor)
+            name: as_array(tensor)
             for name, tensor in self.sides(index).items()
             if self.side_kinds[name] == "buffer"
         }
@@ -387,11 +390,3 @@ class Trajectory:
             sides = {prefix + name: tensor for name, tensor in sides.items()}
             kinds = {prefix + name: kind for name, kind in kinds.items()}
         load_state(model, self.layout_in(names), state, sides, kinds, buffers, self)
-
-
-def _as_array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    try:
-        array: npt.NDArray[Any] = tensor.numpy()
-    except TypeError:
-        array = tensor.float().numpy()
-    return array

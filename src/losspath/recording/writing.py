@@ -35,7 +35,7 @@ class Writer:
 
     Args:
         directory: the run.
-        every: a row at every so many steps; with more than one there is a newest state.
+        has_newest: whether there is a newest state, as not every state has a row.
         row_size: the numbers of a row.
         first: the segment that the chain begins with.
         opened: where recording goes on.
@@ -51,7 +51,7 @@ class Writer:
     def __init__(
         self,
         directory: Path,
-        every: int,
+        has_newest: bool,
         row_size: int,
         first: chain.Segment,
         opened: Opened,
@@ -76,9 +76,9 @@ class Writer:
         )
         self._sizes: dict[str, int] = {}  # of the files, when they were let go
         self._is_begun = self._is_over = False
-        # A state whose row was lost is told again as the newest, whatever `every` is.
+        # A state whose row was lost is told again as the newest.
         again = first.base.row_step >= 0 and not first.base.has_state
-        self._files = Files(directory, _FILES if every > 1 or again else _FILES_OF_ROWS)
+        self._files = Files(directory, _FILES if has_newest or again else _FILES_OF_ROWS)
         self._syncing = Syncing(self._files)
         write = functools.partial(self._syncing.write, store.SIDES)
         self._sides = sides.SideWriter(write, self._files.size(store.SIDES))
