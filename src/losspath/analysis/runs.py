@@ -17,6 +17,7 @@ from losspath.evaluation.recorded import along, path_notes
 from losspath.recording.trajectory import StateSequence, as_run
 
 Floats = npt.NDArray[np.float64]
+Series = tuple[npt.NDArray[np.int64], Floats]
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,13 @@ class RunCurves:
         sizes: the size of its steps.
         history: its losses and accuracies, if they were kept.
         seed: its seed, if that is known.
+        values: named numbers that were recorded with its steps: the steps, and the values.
     """
 
     sizes: StepSizes
     history: History | None = field(default=None, repr=False)
     seed: int | None = None
+    values: Mapping[str, Series] = field(default_factory=dict, repr=False)
 
     @property
     def steps_per_epoch(self) -> float | None:
@@ -132,6 +135,27 @@ class RunCurves:
         if self.history is None or not len(self.history.epoch):
             return float("nan")
         return float(getattr(self.history, name)[-1])
+
+
+def binned_series(series: Series, parts: int) -> tuple[Floats, Floats]:
+    """Means of a named number over equal parts of its steps.
+
+    Args:
+        series: (n,) steps and (n,) values.
+        parts: how many; all of them where these are no more.
+
+    Returns:
+        The middles of the parts, and the mean of what is finite in each.
+    """
+    steps, values = (np.asarray(each, np.float64) for each in series)
+    known = np.isfinite(values)
+    if not known.any():
+        return steps[:0], values[:0]
+    several = [
+        np.array_split(each[known], min(parts, int(known.sum()))) for each in (steps, values)
+    ]
+    middles, means = (np.array([part.mean() for part in each]) for each in several)
+    return middles, means
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ class Group:
 
 def curves_of(run: Run) -> RunCurves:
     """What a run is compared by."""
-    return RunCurves(jobs.compute_steps(run), run.history, run.made.seed)
+    sizes = jobs.compute_steps(run)
+    return RunCurves(sizes, run.history, run.made.seed, run.recorded_values)
 
 
 def group_runs(runs: Sequence[Run], each: bool = False) -> dict[str, Group]:

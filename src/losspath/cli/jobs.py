@@ -40,6 +40,7 @@ from losspath.surface import (
 )
 
 R = TypeVar("R", bound=Result)
+_MOST_VALUES = 8  # named numbers of a run that are drawn below its step sizes
 
 
 def make_methods(name: str, options: Mapping[str, Any]) -> list[Method]:
@@ -379,4 +380,12 @@ def draw_steps(
     key = digest_of([result.provenance["path_digest"] for result in results], bins)[:8]
     target = figure_file(runs[0], figure, f"steps-{key}.{extension}")
     title = titles[0] if len(runs) == 1 else None
-    say_file("figure", save_figure(plot_step_sizes(named, bins=bins, title=title), target))
+    values: dict[str, dict[str, Any]] = {}
+    for label, run in zip(titles, runs, strict=True):
+        for name, series in run.recorded_values.items():
+            values.setdefault(name, {})[label] = series
+    if left := list(values)[_MOST_VALUES:]:
+        say(f"not drawn, as there are many recorded values: {', '.join(left)}")
+        values = {name: values[name] for name in list(values)[:_MOST_VALUES]}
+    drawn = plot_step_sizes(named, bins=bins, title=title, values=values)
+    say_file("figure", save_figure(drawn, target))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from losspath.cli.console import busy, say
 from losspath.cli.sources import value_of
@@ -141,6 +142,12 @@ class Run:
 
         rows = self.made.history()
         return History.of(rows) if rows else None
+
+    @property
+    def recorded_values(self) -> Mapping[str, Any]:
+        """Named numbers that were recorded with the run's steps: steps and values by name."""
+        found: Mapping[str, Any] = getattr(self.path, "values", {})
+        return found
 
     def training_objective(self, samples: int | None) -> Objective:
         """The loss on training data.

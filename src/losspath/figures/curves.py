@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from losspath.analysis.interpolation import WHOLE_MODEL, Interpolation
+from losspath.analysis.runs import Series, binned_series
 from losspath.analysis.steps import StepSizes
-from losspath.arguments import TITLE, WHOLE, checked, optional, texts
+from losspath.arguments import TITLE, WHOLE, checked, mapping, optional, texts
 from losspath.errors import ArgumentError
 from losspath.figures.style import (
     COLUMN,
@@ -152,9 +153,13 @@ def _layer_legend(
     return entries
 
 
-@checked(bins=WHOLE, title=TITLE)
+@checked(bins=WHOLE, title=TITLE, values=optional(mapping))
 def plot_step_sizes(
-    runs: StepSizes | Mapping[str, StepSizes], *, bins: int = 100, title: str | None = None
+    runs: StepSizes | Mapping[str, StepSizes],
+    *,
+    bins: int = 100,
+    title: str | None = None,
+    values: Mapping[str, Mapping[str, Series]] | None = None,
 ) -> Figure:
     """Draws the size of the steps over training, and the training loss on a second axis.
 
@@ -162,6 +167,8 @@ def plot_step_sizes(
         runs: one run, or several by the names that the legend gives them.
         bins: means over so many equal parts of each run; 100 in the thesis.
         title: over the figure.
+        values: what else to draw, below: by its name, and by the names of runs, steps and values,
+            as ``{"lr": {"": path.values["lr"]}}`` for one run.
 
     Returns:
         A figure, as wide as a column for one run and as a page for several.
@@ -176,9 +183,12 @@ def plot_step_sizes(
         check_type(run, StepSizes, "a mapping from names to StepSizes")
     if not named:
         raise ArgumentError("expected at least one run to draw the step sizes of")
-    single = len(named) == 1
-    figure = new_figure(COLUMN if single else PAGE, 2.4 if single else 2.8)
-    axes = figure.add_subplot()
+    single, below = len(named) == 1, dict(values or {})
+    height = (2.4 if single else 2.8) + _BELOW * len(below)
+    figure = new_figure(COLUMN if single else PAGE, height)
+    ratios = [height - _BELOW * len(below), *[_BELOW] * len(below)]
+    rows = figure.subplots(1 + len(below), squeeze=False, sharex=True, height_ratios=ratios)[:, 0]
+    axes = rows[0]
     losses = axes.twinx()
     axes.set_zorder(losses.get_zorder() + 1)  # the sizes are what the figure is about
     axes.patch.set_visible(False)
@@ -190,7 +200,9 @@ def plot_step_sizes(
         axes.plot(middles, means, color=color, ls=dashes, lw=1.4, marker=marker)
         other = {"color": "#888888"} if single else {"color": color, "alpha": 0.55}
         losses.plot(middles, mean_losses, lw=0.8, ls=(0, (1, 1)), marker=marker, **other)
-    axes.set_xlabel("optimiser step")
+    for row, (name, series) in zip(rows[1:], below.items(), strict=True):
+        _draw_values(row, name, series, list(named), bins)
+    rows[-1].set_xlabel("optimiser step")
     axes.set_ylabel(_size_label(list(named.values())))
     axes.set_ylim(bottom=0.0)
     has_losses = any(np.isfinite(sizes.losses).any() for sizes in named.values())
@@ -215,6 +227,23 @@ def plot_step_sizes(
     caption += describe_origins([sizes.provenance for sizes in named.values()])
     add_footer(figure, caption, _run_legend(named, has_losses))
     return figure
+
+
+_BELOW = 1.0  # inches of a named value
+
+
+def _draw_values(
+    axes: Axes, name: str, series: Mapping[str, Series], runs: Sequence[str], bins: int
+) -> None:
+    """A named value of each run, in the run's colour."""
+    for number, run in enumerate(runs):
+        if run not in series:
+            continue
+        middles, means = binned_series(series[run], bins)
+        style: dict[str, Any] = line_style(number)
+        axes.plot(middles, means, lw=1.2, marker="." if len(middles) == 1 else "", **style)
+    axes.set_ylabel(name)
+    tidy(axes)
 
 
 def _size_label(runs: list[StepSizes]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from losspath.analysis.runs import History, RunCurves
+from losspath.analysis.runs import History, RunCurves, binned_series
 from losspath.arguments import TITLE, checked, count, mapping, one_of, optional, text, texts
 from losspath.errors import ArgumentError
 from losspath.figures.style import (
@@ -49,7 +49,7 @@ def plot_runs(
     title: str | None = None,
     styles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Figure:
-    """Draws step sizes, losses and accuracies of runs side by side.
+    """Draws step sizes, losses, accuracies and recorded values of runs side by side.
 
     Args:
         runs: by the name that the legend gives them, runs that differ in their seeds alone: a line
@@ -85,32 +85,66 @@ def plot_runs(
 
         return curve
 
-    panels = {"step size": batches(1), "training loss (batches)": batches(2)}
+    def named(name: str) -> Callable[[RunCurves], Curve | None]:
+        def curve(run: RunCurves) -> Curve | None:
+            if name not in run.values:
+                return None
+            steps, values = binned_series(run.values[name], bins)
+            return steps / _unit(run, by), values
+
+        return curve
+
+    panels = {"step size": batches(1)}
+    if any(np.isfinite(run.sizes.losses).any() for run in everything):
+        panels["training loss (batches)"] = batches(2)
     if any(run.history is not None for run in everything):
         panels |= {
             "validation loss": epochs("validation_loss"),
             "validation accuracy": epochs("validation_accuracy"),
         }
-    named = _named_styles(runs, styles)
-    rows = len(panels) // 2
+    values = list(dict.fromkeys(name for run in everything for name in run.values))
+    panels |= {name: named(name) for name in values[:_MOST_VALUES]}
+    found = _named_styles(runs, styles)
+    figure = _draw_panels(runs, panels, found, by)
+    add_title(figure, title)
+    caption = f"Step sizes, batch losses and recorded values: {_tell_means(runs, bins)}"
+    if not values:
+        caption = f"Step sizes and batch losses: {_tell_means(runs, bins)}"
+    elif left := len(values) - _MOST_VALUES:
+        caption += f" {left} more recorded values are not drawn." if left > 0 else ""
+    entries = [_entry(n, found[n], len(g)) for n, g in runs.items()]
+    add_footer(figure, caption, entries, columns=min(2, _columns(list(runs))))
+    return figure
+
+
+_MOST_VALUES = 8  # that are drawn
+
+
+def _draw_panels(
+    runs: Mapping[str, Sequence[RunCurves]],
+    panels: Mapping[str, Callable[[RunCurves], Curve | None]],
+    styles: Mapping[str, Mapping[str, Any]],
+    by: str,
+) -> Figure:
+    """A figure with two panels in a row, each of one quantity of all runs."""
+    rows = -(-len(panels) // 2)
     figure = new_figure(PAGE, 0.3 + 1.9 * rows)
     grid = figure.subplots(rows, 2, sharex=True, squeeze=False)
-    for axes, (label, curve_of) in zip(grid.flat, panels.items(), strict=True):
+    for axes, (label, curve_of) in zip(grid.flat, panels.items(), strict=False):
         drawn = [
-            _draw_group(axes, [curve_of(run) for run in group], named[name])
+            _draw_group(axes, [curve_of(run) for run in group], styles[name])
             for name, group in runs.items()
         ]
         axes.set_ylabel(label)
         _set_scale(axes, label, drawn)
         tidy(axes)
-    for axes in grid[-1]:
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes in figure.axes[-2:]:
         axes.set_xlabel("optimiser step" if by == "step" else "epoch")
+        axes.tick_params(labelbottom=True)
         if by == "epoch":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    add_title(figure, title)
-    caption = f"Step sizes and batch losses: {_tell_means(runs, bins)}"
-    entries = [_entry(n, named[n], len(g)) for n, g in runs.items()]
-    add_footer(figure, caption, entries, columns=min(2, _columns(list(runs))))
     return figure
 
 
