@@ -7,6 +7,7 @@ from cases import METHODS, CountedPath, descent, named, projection_of
 from losspath import Grid, fit_plane
 from losspath.geometry import blend as module
 from losspath.geometry.blend import blend, group_size
+from losspath.recording.paths import ArrayPath
 from losspath.recording.trajectory import as_path
 
 
@@ -46,12 +47,15 @@ def partial(count, points, seed=0):
 
 
 @pytest.mark.parametrize("weights", [dense, one_each, partial])
-@pytest.mark.parametrize("rows", [None, 1, 3, 7])
+@pytest.mark.parametrize("rows", [None, 1, 3, 7, "a stretch", "stretches"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_blend_equals_the_formula(weights, rows, dtype, monkeypatch):
     path = descent(23, 9).astype(dtype)
-    if rows:
+    if isinstance(rows, int):
         monkeypatch.setattr(module, "_BLOCK_BYTES", rows * 4 * 9)
+    elif rows:  # as of large states
+        monkeypatch.setattr(module, "_LARGE", 0)
+        monkeypatch.setattr(module, "_STRETCH_BYTES", 8 * 23 * (1 << 20 if rows[-1] == "h" else 4))
     plane = fit_plane(path)
     places = np.random.default_rng(1).standard_normal((10, 2)) * 3
     rows = weights(23, 10)
@@ -182,3 +186,19 @@ def test_two_blends_are_bit_equal(method):
     weights = method.weights(points, projection_of(plane))
     one, two = (blended(path, plane, points, weights) for _ in range(2))
     assert one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("used", [[0], [3, 4, 9]])
+def test_of_large_states_those_with_a_weight_are_read(monkeypatch, used):
+    monkeypatch.setattr(module, "_LARGE", 0)
+    states, asked = descent(12, 7), set()
+
+    class Asked(ArrayPath):
+        def read_columns(self, start, stop, states):
+            asked.update(states)
+            return super().read_columns(start, stop, states)
+
+    weights = np.zeros((2, 12))
+    weights[:, used] = 0.5
+    list(blend(Asked(states), fit_plane(states), np.zeros((2, 2)), weights))
+    assert asked == set(used)

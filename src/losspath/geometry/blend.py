@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from losspath.geometry.plane import Plane
+from losspath.recording.paths import columns
 from losspath.recording.trajectory import StateSequence
 
 Floats = npt.NDArray[np.float64]
@@ -17,6 +18,9 @@ _GROUP_BYTES = 192 << 20  # of parameters, in float64, blended in one pass over 
 # Of states read at a time: sums are kept in float64, and adding a block to them costs as much as a
 # good part of the product that made it.
 _BLOCK_BYTES = 192 << 20
+# Of states with more numbers than this, a stretch is read of all at a time.
+_LARGE = 8 << 20
+_STRETCH_BYTES = 64 << 20
 
 
 def group_size(plane: Plane) -> int:
@@ -52,14 +56,16 @@ def blend(
         outside = deviations[number]
         # Twice, as one subtraction leaves the rounding of a large in-plane part behind.
         for _ in range(2):
-            outside -= basis @ (basis.T @ outside)
-        yield (origin + basis @ place + outside).numpy()
+            outside.sub_(basis @ (basis.T @ outside))
+        yield outside.add_(basis @ place).add_(origin).numpy()
 
 
 def _weighted_sums(
     path: StateSequence, weights: torch.Tensor, origin: torch.Tensor
 ) -> torch.Tensor:
     """Σ_i w_i (θ_i − θ̄) for each row of weights, reading only states that some row weighs."""
+    if path.parameter_count > _LARGE:
+        return _sums_by_stretches(path, weights, origin)
     sums = torch.zeros(len(weights), path.parameter_count, dtype=torch.float64, device="cpu")
     most = max(1, _BLOCK_BYTES // (4 * path.parameter_count))
     product = torch.empty(
@@ -81,6 +87,29 @@ def _weighted_sums(
             touched = torch.nonzero((part != 0).any(dim=1)).reshape(-1)
             sums[touched] += part[touched] @ (rows.double() - origin)
     return sums.addcmul_(shares, near.double() - origin)
+
+
+def _sums_by_stretches(
+    path: StateSequence, weights: torch.Tensor, origin: torch.Tensor
+) -> torch.Tensor:
+    """The same of large states, a stretch of parameters at a time: nothing else has their size."""
+    used = torch.nonzero((weights != 0).any(dim=0)).reshape(-1)
+    sums = torch.zeros(len(weights), path.parameter_count, dtype=torch.float64, device="cpu")
+    part = weights[:, used]
+    is_one = bool(((part != 0).sum(dim=1) <= 1).all())  # a state each: exactly that state
+    length = max(1, _STRETCH_BYTES // (8 * max(1, len(used))))
+    for start in range(0, path.parameter_count, length):
+        stop = min(start + length, path.parameter_count)
+        rows = torch.from_numpy(columns(path, start, stop, used.tolist()))
+        middle = origin[start:stop]
+        if is_one:
+            sums[:, start:stop] = part @ (rows.double() - middle)
+            continue
+        near = middle.to(rows.dtype)
+        product = part.to(rows.dtype) @ rows.sub_(near)
+        sums[:, start:stop] = product
+        sums[:, start:stop].addcmul_(part.sum(dim=1, keepdim=True), near.double() - middle)
+    return sums
 
 
 def _runs(indices: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -114,10 +115,7 @@ def first_pass(path: StateSequence, components: int, seed: int) -> Moments:
         total += torch.ones(len(rows), dtype=torch.float64, device="cpu") @ rows
         start += rows.T @ torch.from_numpy(mix[first : first + len(rows)])
     if not moved:
-        raise PathError(
-            f"all {count} states are the same: nothing moved, so there is no plane to draw; "
-            "check the learning rate and that the optimiser has the model's parameters"
-        )
+        refuse_same(path)
     epsilon = float(np.finfo(path.dtype).eps)
     return Moments(
         mean=(reference + total / count).numpy(),
@@ -126,7 +124,23 @@ def first_pass(path: StateSequence, components: int, seed: int) -> Moments:
     )
 
 
-def _refuse_non_finite(path: StateSequence, rows: torch.Tensor, first: int) -> None:
+def refuse_same(path: StateSequence) -> NoReturn:
+    """Raises `PathError`, as all states are the same."""
+    raise PathError(
+        f"all {len(path)} states are the same: nothing moved, so there is no plane to draw; "
+        "check the learning rate and that the optimiser has the model's parameters"
+    )
+
+
+def refuse_non_finite(path: StateSequence) -> NoReturn:
+    """Raises `PathError` with the first state that is not finite."""
+    for first, rows in doubled(path):
+        if not np.isfinite(float(torch.linalg.vector_norm(rows))):
+            _refuse_non_finite(path, rows, first)
+    raise PathError("the path's states are too large to square; scale them")
+
+
+def _refuse_non_finite(path: StateSequence, rows: torch.Tensor, first: int) -> NoReturn:
     sizes = torch.linalg.vector_norm(rows, dim=1)
     bad = torch.nonzero(~torch.isfinite(sizes)).reshape(-1)
     number = first + int(bad[0] if len(bad) else sizes.argmax())
@@ -152,14 +166,25 @@ def principal_axes(
         basis, values = _decompose(path, moments.mean)
     else:
         basis, values = _iterate(path, moments, components, tolerance)
-    values = values / len(path)
+    determined, gap = determined_by(values / len(path), components, moments.noise)
+    return Axes(complete(basis[:, :determined], components), determined, gap)
+
+
+def determined_by(values: Floats, components: int, noise: float) -> tuple[int, float]:
+    """How many axes a path determines, and the relative gap behind the last that is asked for.
+
+    Args:
+        values: variances along the axes, descending.
+        components: how many are asked for.
+        noise: variance that rounding accounts for.
+    """
     # Along an axis with less variance than rounding makes, the path says nothing.
-    floor = max(moments.noise, 1e-14 * values[0])
+    floor = max(noise, 1e-14 * values[0])
     determined = int(np.sum(values[:components] > floor))
-    gap = 1.0
-    if determined == components and len(values) > components:
-        gap = float((values[components - 1] - values[components]) / values[components - 1])
-    return Axes(_complete(basis[:, :determined], components), determined, gap)
+    if determined < components or len(values) <= components:
+        return determined, 1.0
+    last, following = values[components - 1], values[components]
+    return determined, float((last - following) / last)
 
 
 def _decompose(path: StateSequence, mean: Floats) -> tuple[Floats, Floats]:
@@ -168,7 +193,7 @@ def _decompose(path: StateSequence, mean: Floats) -> tuple[Floats, Floats]:
     return np.ascontiguousarray(rows.T), singular**2
 
 
-def _complete(basis: Floats, components: int) -> Floats:
+def complete(basis: Floats, components: int) -> Floats:
     """Adds, for each axis that is missing, the unit vector that is least along the others."""
     while basis.shape[1] < components:
         along = np.sum(basis**2, axis=1)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from losspath.arguments import as_floats, checked, count, described, file, number, texts
 from losspath.errors import ArgumentError, LosspathWarning, PathError
 from losspath.files import load_archive, save_archive
-from losspath.geometry import pca
+from losspath.geometry import gram, pca
 from losspath.geometry.projection import Projection, project_path
 from losspath.recording.joint import Runs
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
@@ -174,7 +174,8 @@ def fit_plane(
     Small paths are decomposed exactly. Others go through a block Krylov iteration over blocks of
     states [1], until every axis is an eigenvector of the path's covariance to `tolerance`
     relative to λ₁; the coordinates, the variances and the residual that is reported come from one
-    last pass in float64. Nothing of the path's size is ever held in memory.
+    last pass in float64. Few large states have their components by their Gram matrix [2]. Nothing
+    of the path's size is ever held in memory.
 
     Signs: the path starts on the negative side of every axis (where its start has no coordinate
     to speak of, the largest coordinate is negative), so that a figure never mirrors from one
@@ -208,6 +209,8 @@ def fit_plane(
     References:
         [1] C. Musco and C. Musco, "Randomized block Krylov methods for stronger and faster
         approximate singular value decomposition", NeurIPS 2015.
+        [2] L. Sirovich, "Turbulence and the dynamics of coherent structures", Quarterly of Applied
+        Mathematics 45 (1987) 561-571.
     """
     states = as_path(path)
     if states.parameter_count < components:
@@ -217,14 +220,17 @@ def fit_plane(
         )
     if len(states) < 2:
         raise PathError("a path of one state has no plane; record at least one step")
-    moments = pca.first_pass(states, components, seed)
-    axes = pca.principal_axes(states, moments, components, tolerance)
+    if gram.is_for(states):
+        moments, axes, final = gram.fit(states, components)
+    else:
+        moments = pca.first_pass(states, components, seed)
+        axes = pca.principal_axes(states, moments, components, tolerance)
+        final = pca.project_all(states, moments.mean, axes.basis)
     if axes.determined == 0:
         raise PathError(
             "the states differ by less than rounding makes: nothing moved, so there is no plane to "
             "draw; check the learning rate"
         )
-    final = pca.project_all(states, moments.mean, axes.basis)
     # Along an axis that was completed the path has no extent, whatever rounding says.
     coordinates = final.coordinates
     coordinates[:, axes.determined :] = 0.0
@@ -269,4 +275,5 @@ def _fix_signs(basis: Floats, coordinates: Floats) -> tuple[Floats, Floats]:
     # The start decides unless its coordinate is too small for its sign to be reliable.
     deciding = np.where(np.abs(start) > 1e-3 * np.abs(extent), start, extent)
     signs = np.where(deciding > 0, -1.0, 1.0)
-    return basis * signs, coordinates * signs
+    basis *= signs  # in place, as it may be large
+    return basis, coordinates * signs

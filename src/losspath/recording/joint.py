@@ -20,6 +20,7 @@ from losspath.recording.paths import (
     States,
     StateSequence,
     check_range,
+    columns,
     state_index,
 )
 
@@ -119,6 +120,17 @@ class JointPath:
         starts = list(self.starts.values())
         number = bisect_right(starts, index) - 1
         return list(self.runs)[number], index - starts[number]
+
+    def read_columns(self, start: int, stop: int, states: Sequence[int]) -> States:
+        """(n, stop−start): the numbers start … stop−1 of some states of all runs."""
+        found = np.empty((len(states), stop - start), self.dtype)
+        chosen = np.asarray(states, np.intp)
+        for name, run in self.runs.items():
+            first = self.starts[name]
+            own = np.flatnonzero((chosen >= first) & (chosen < first + len(run)))
+            if len(own):
+                found[own] = columns(run, start, stop, (chosen[own] - first).tolist())
+        return found
 
     def read(self, start: int, stop: int, out: States | None = None) -> States:
         """A copy of the states start … stop−1: see `Trajectory.read`."""

@@ -91,6 +91,35 @@ class ArrayPath:
         out[:] = self._states[start:stop]
         return out
 
+    def read_columns(self, start: int, stop: int, states: Sequence[int]) -> States:
+        """(n, stop−start): a copy of the numbers start … stop−1 of some states."""
+        return self._states[np.asarray(states, np.intp), start:stop]
+
+
+def columns(
+    path: StateSequence, start: int, stop: int, states: Sequence[int] | None = None
+) -> States:
+    """The numbers start … stop−1 of every state, or of some: an array (n, stop−start) of its own.
+
+    Paths that can read a part of each state have a method ``read_columns``; of others whole states
+    are read.
+
+    Args:
+        path: T states of P numbers.
+        start: 0 ≤ start ≤ stop.
+        stop: at most P.
+        states: which; all by default.
+    """
+    chosen = range(len(path)) if states is None else states
+    if hasattr(path, "read_columns"):
+        found: States = path.read_columns(start, stop, chosen)
+        return found
+    found = np.empty((len(chosen), stop - start), path.dtype)
+    row = np.empty((1, path.parameter_count), path.dtype)
+    for place, index in enumerate(chosen):
+        found[place] = path.read(index, index + 1, row)[0, start:stop]
+    return found
+
 
 def starts_of(path: StateSequence) -> dict[str, int]:
     """By the name of each run that a path is of, its first state; ``{"": 0}`` of a single one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,27 @@ class RowReader:
                 raise self._damage(f"state {start + position} has other bytes than were recorded")
         self._checked[start:stop] = True
 
+    def columns(self, start: int, stop: int, states: Sequence[int]) -> States:
+        """The numbers start … stop−1 of some states; states are checked whole the first time.
+
+        Raises:
+            DamagedError: a state's bytes are missing or are not those that were recorded.
+        """
+        header = self._header
+        for index in [each for each in states if not self._checked[each]]:
+            self.read(np.empty((1, header.row_size), header.row_dtype), index)
+        found = np.empty((len(states), stop - start), header.row_dtype)
+        offset = start * header.row_dtype.itemsize
+        for row, index in zip(found, states, strict=True):
+            number = int(self._contents.rows[index])
+            if number >= 0:
+                self._read_into(row, store.STATES, number * header.row_bytes + offset)
+            elif self._newest is not None:
+                row[:] = self._newest[0, start:stop]
+            else:
+                self._read_into(row, store.NEWEST, (-1 - number) * header.row_bytes + offset)
+        return found
+
     def _fill(self, rows: States, start: int) -> None:
         numbers = self._contents.rows[start : start + len(rows)]
         # Rows that follow each other on disk are read at once.
@@ -63,17 +85,19 @@ class RowReader:
                 continue
             first = int(numbers[part[0]])
             if first >= 0:
-                self._read_into(rows[part[0] : part[-1] + 1], store.STATES, first)
+                at = first * self._header.row_bytes
+                self._read_into(rows[part[0] : part[-1] + 1], store.STATES, at)
             elif self._newest is not None:
                 rows[part[0]] = self._newest[0]
             else:
-                self._read_into(rows[part[0] : part[0] + 1], store.NEWEST, -1 - first)
+                at = (-1 - first) * self._header.row_bytes
+                self._read_into(rows[part[0] : part[0] + 1], store.NEWEST, at)
 
-    def _read_into(self, rows: States, name: str, first: int) -> None:
+    def _read_into(self, rows: States, name: str, at: int) -> None:
         path = self._directory / name
         view = rows.reshape(-1).view(np.uint8).data
         with wrap_os_errors(f"read {path}"), path.open("rb", buffering=0) as file:
-            file.seek(first * self._header.row_bytes)
+            file.seek(at)
             while view:
                 count = file.readinto(view)
                 if not count:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -299,6 +299,14 @@ class Trajectory:
         if rows is not out:
             out[:] = rows[:, :count]
         return out
+
+    def read_columns(self, start: int, stop: int, states: Sequence[int]) -> States:
+        """(n, stop−start): the numbers start … stop−1 of some states.
+
+        Raises:
+            DamagedError: a state's bytes are not those that were recorded.
+        """
+        return self._rows.columns(start, stop, states)
 
     @checked(start=WHOLE, stop=optional(WHOLE), stride=WHOLE)
     def window(self, start: int = 0, stop: int | None = None, stride: int = 1) -> Window:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,3 +152,7 @@ class Window:
         for position, index in enumerate(chosen):
             self._path.read(index, index + 1, out[position : position + 1])
         return out
+
+    def read_columns(self, start: int, stop: int, states: Sequence[int]) -> States:
+        """(n, stop−start): the numbers start … stop−1 of some of the window's states."""
+        return self._path.read_columns(start, stop, [self._at(index) for index in states])
