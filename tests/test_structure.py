@@ -55,6 +55,8 @@ MAY_IMPORT = {
     "analysis": BASE | {"recording", "geometry", "distances", "methods", "surface"} | EVALUATION,
     "figures": BASE | {"geometry", "surface", "analysis"},
     "makers": BASE | {"evaluation", "analysis"},
+    "lightning": BASE | {"recording"},  # callbacks of other libraries; nothing imports them
+    "transformers": BASE | {"recording"},
     "cli": COMPUTING | {"planes", "results", "figures", "makers"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -273,6 +275,14 @@ def loaded_by(code):
 
 DRAWING = {"matplotlib", "mpl_toolkits", "PIL"}
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "scipy.spatial", "typer", "rich", "pooch"}
+
+
+def test_nothing_loads_the_libraries_that_there_are_callbacks_for():
+    loaded = loaded_by(
+        "import losspath, losspath.cli\nfor name in losspath.__all__:\n    getattr(losspath, name)"
+    )
+    assert not loaded & {"lightning", "pytorch_lightning", "transformers", "accelerate"}
+    assert not loaded & {"losspath.lightning", "losspath.transformers"}
 
 
 def test_importing_the_package_loads_nothing():
