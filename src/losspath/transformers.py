@@ -129,7 +129,7 @@ class RecorderCallback(TrainerCallback):
         if self._run is None:
             return
         values, self._logged = self._logged, {}
-        values |= rates(kwargs["optimizer"].param_groups)
+        values |= rates(getattr(kwargs.get("optimizer"), "param_groups", ()))
         if self._grad_norm is not None:
             values |= numbers({"grad_norm": self._grad_norm})
         losses, self._losses, self._grad_norm = self._losses, [], None

@@ -313,6 +313,30 @@ def test_steps_that_mixed_precision_skips_are_steps_without_a_change(tmp_path, e
     np.testing.assert_allclose(path.all_losses, module.losses, rtol=1e-3)
 
 
+class OverflowingGAN(GAN):
+    """Some of its steps overflow, alone and one after the other, and the last."""
+
+    def loss(self, of, real):
+        loss = super().loss(of, real)
+        if len(self.losses) in (0, 2, 4, 5, 24):
+            loss = loss + (loss - loss.detach()) * 1e38
+        return loss
+
+
+@pytest.mark.parametrize("closures", [False, True])
+def test_skipped_steps_of_several_optimisers_have_their_own_losses(tmp_path, closures):
+    module = OverflowingGAN(closures=closures)
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))
+    path, fit = fitted(tmp_path, module, plugins=[precision])
+    assert fit.global_step == 25
+    assert path.steps.tolist() == list(range(26))
+    assert path.unchanged_steps == 5
+    same = (path[1:] == path[:-1]).all(axis=1)
+    assert np.flatnonzero(same).tolist() == [0, 2, 4, 5, 24]
+    np.testing.assert_array_equal(path[:][[0, *(np.flatnonzero(~same) + 1)]], np.stack(module.seen))
+    np.testing.assert_allclose(path.all_losses, module.losses, rtol=1e-6)
+
+
 def test_a_training_step_that_returns_nothing_is_a_step_without_a_loss(tmp_path):
     class Skipping(Net):
         def training_step(self, batch, batch_idx):
@@ -694,3 +718,36 @@ def test_a_run_that_cannot_be_closed_does_not_hide_the_error(tmp_path, monkeypat
         patch.setattr(Recorder, "close", close)
         with pytest.raises(RuntimeError, match="as told"):
             fitted(tmp_path, module)
+
+
+class Ranked(Net):
+    """Writes down what the first process sees."""
+
+    def on_train_end(self):
+        if self.global_rank == 0:
+            np.save(self.where, np.stack(self.seen))
+            np.save(str(self.where) + ".losses", np.array(self.losses))
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_records(tmp_path):
+    module = Ranked()
+    module.where = str(tmp_path / "seen")
+    fit = L.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_spawn",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[RecorderCallback(tmp_path / "run")],
+    )
+    fit.fit(module, data())
+    path = Trajectory(tmp_path / "run")
+    assert_states(path, np.load(tmp_path / "seen.npy"))
+    assert len(path) == 6  # half of the batches each
+    np.testing.assert_array_equal(path.all_losses, np.load(tmp_path / "seen.losses.npy"))
+    assert {e.name for e in path.layout.parameters} == {n for n, _ in Net().named_parameters()}

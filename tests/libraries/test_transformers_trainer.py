@@ -3,6 +3,9 @@
 import copy
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -662,3 +665,42 @@ def test_a_run_that_cannot_be_closed_does_not_hide_the_error(tmp_path, monkeypat
         with pytest.raises(RuntimeError, match="as told"):
             trainer.train()
     assert_untouched(trainer)
+
+
+DISTRIBUTED = """
+import sys
+import numpy as np
+import torch
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from test_transformers_trainer import Net, trained
+
+where = Path(sys.argv[2])
+trainer, optimizer, _ = trained(where, Net(), ddp_backend="gloo")
+trainer.train()
+assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParallel)
+if trainer.is_world_process_zero():
+    np.savez(where / "seen.npz", seen=np.stack(optimizer.seen), losses=np.array(trainer.kept))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_records(tmp_path):
+    (tmp_path / "program.py").write_text(DISTRIBUTED)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [str(tmp_path / "program.py"), str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *launch, *program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    path, seen = Trajectory(tmp_path / "run"), np.load(tmp_path / "seen.npz")
+    assert_states(path, seen["seen"])
+    assert len(path) == 6  # half of the batches each
+    np.testing.assert_allclose(path.all_losses, seen["losses"], rtol=1e-6)
+    assert [e.name for e in path.layout.parameters] == [n for n, _ in Net().named_parameters()]
