@@ -99,6 +99,7 @@ def test_a_callback_says_what_to_install(tmp_path, module, missing, package):
     )
 
 
+@pytest.mark.slow
 def test_lightning_is_found_under_its_older_name(tmp_path):
     pytest.importorskip("pytorch_lightning")
     code = """

@@ -277,6 +277,7 @@ DRAWING = {"matplotlib", "mpl_toolkits", "PIL"}
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "scipy.spatial", "typer", "rich", "pooch"}
 
 
+@pytest.mark.slow
 def test_nothing_loads_the_libraries_that_there_are_callbacks_for():
     loaded = loaded_by(
         "import losspath, losspath.cli\nfor name in losspath.__all__:\n    getattr(losspath, name)"

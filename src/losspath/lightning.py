@@ -147,6 +147,13 @@ class RecorderCallback(Callback):
         if self._fit is not None and self._settings.every > 1:
             self._fit.run.recorder.flush()
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Makes durable what a checkpoint that is about to be written may be gone on from."""
+        if self._fit is not None:
+            self._fit.run.recorder.flush()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the run."""
         if (fit := self._end()) is not None:

@@ -147,11 +147,25 @@ class RecorderCallback(TrainerCallback):
         if self._run is not None and logs:
             self._logged |= numbers({k: v for k, v in logs.items() if k != "learning_rate"})
 
+    def on_step_end(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Makes durable what a checkpoint that is about to be written may be gone on from."""
+        if self._run is not None and control.should_save:
+            self._run.recorder.flush()
+
     def on_epoch_end(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keeps the newest state, as the best one may be put in its place when training ends."""
-        if self._run is not None and self._settings.every > 1:
+        if self._run is not None and (self._settings.every > 1 or control.should_save):
+            self._run.recorder.flush()
+
+    def on_save(
+        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Does so where another callback asked for the checkpoint."""
+        if self._run is not None:
             self._run.recorder.flush()
 
     def on_train_end(

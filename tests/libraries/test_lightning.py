@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import pickle
+import shutil
 import warnings
 
 import numpy as np
@@ -389,9 +390,24 @@ def test_large_frozen_parameters_are_not_taken_from_the_average(tmp_path):
         assert torch.equal(path.sides(index)["frozen.weight"], frozen)
 
 
-def checkpointed(tmp_path, module, **options):
+@pytest.mark.slow
+def test_the_last_of_large_states_is_not_the_average(tmp_path):
+    module = Net()  # rows of more than 16 MiB are not copied at every step
+    module.wide = nn.Linear(2100, 2100)
+    module.register_parameter("scale", nn.Parameter(torch.ones(1)))
+    forward = module.forward
+    module.forward = lambda x: forward(x) + module.wide(x[:, :1].expand(-1, 2100)).mean()
+    average = EMAWeightAveraging(decay=0.5)
+    path, _ = fitted(tmp_path, module, average, recorder={"every": 4})
+    assert path.closed
+    assert path.steps.tolist() == [0, 4, 8, 10]
+    np.testing.assert_array_equal(path[-1], module.seen[10])
+
+
+def checkpointed(tmp_path, module, *callbacks, **options):
     saving = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=4, save_top_k=-1)
-    path, _ = fitted(tmp_path, module, saving, enable_checkpointing=True, **options)
+    used = [*callbacks, saving, *options.pop("callbacks", [])]
+    path, _ = fitted(tmp_path, module, *used, enable_checkpointing=True, **options)
     files = sorted((tmp_path / "saved").glob("*.ckpt"), key=lambda p: p.stat().st_mtime_ns)
     return path, {int(p.stem.split("step=")[1].partition("-")[0]): p for p in files}
 
@@ -413,6 +429,27 @@ def test_training_that_goes_on_from_a_checkpoint(tmp_path, every, accumulate):
     assert path.steps.tolist() == list(range(0, 21, every))
     aside = Trajectory(tmp_path / "run" / "aside-1")
     np.testing.assert_array_equal(aside[-1], first.seen[20])
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_what_a_checkpoint_needs_is_durable_before_it_is_written(tmp_path, every):
+    class Copying(L.Callback):
+        """Leaves what a kill would leave as the checkpoint is written."""
+
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            shutil.copytree(tmp_path / "run", tmp_path / f"killed-{trainer.global_step}")
+
+    first, second = Net(), Net()
+    recorder = RecorderCallback(tmp_path / "run", every=every)
+    _, saved = checkpointed(tmp_path, first, recorder, callbacks=[Copying()])
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "killed-8").rename(tmp_path / "run")
+    assert not Trajectory(tmp_path / "run").closed
+    recorder = RecorderCallback(tmp_path / "run", every=every)
+    path, _ = fitted(tmp_path, second, recorder, ckpt_path=saved[8])
+    seen = [*first.seen[:9], *second.seen[1:]]
+    assert path.steps.tolist() == sorted({*range(0, 11, every), 10})
+    assert_states(path, [seen[step] for step in path.steps])
 
 
 def test_a_gan_goes_on_from_a_checkpoint(tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -388,6 +389,29 @@ def test_training_that_goes_on_from_a_checkpoint(tmp_path, every, accumulate):
     np.testing.assert_array_equal(path[:], np.stack(first[::every]))  # as a Trainer resumes exactly
     aside = Trajectory(tmp_path / "run" / "aside-1")
     np.testing.assert_array_equal(aside[-1], first[20])
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("strategy", [{"save_strategy": "steps", "save_steps": 5}, {}])
+def test_what_a_checkpoint_needs_is_durable_before_it_is_written(tmp_path, every, strategy):
+    class Killed(Silent):
+        """Leaves what a kill would leave as the checkpoint is written."""
+
+        def _save_checkpoint(self, *args, **options):
+            shutil.copytree(tmp_path / "run", tmp_path / f"killed-{self.state.global_step}")
+            super()._save_checkpoint(*args, **options)
+
+    options = {"num_train_epochs": 2, "save_strategy": "epoch", **strategy}
+    recorder = {"every": every}
+    _, _, first = fitted(tmp_path, Net(), kind=Killed, recorder=recorder, **options)
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "killed-10").rename(tmp_path / "run")
+    assert not Trajectory(tmp_path / "run").closed
+    saved = str(tmp_path / "out" / "checkpoint-10")
+    path, _, second = fitted(tmp_path, Net(), resume=saved, recorder=recorder, **options)
+    seen = [*first[:11], *second[1:]]
+    assert path.steps.tolist() == sorted({*range(0, 21, every), 20})
+    assert_states(path, [seen[step] for step in path.steps])
 
 
 def test_a_run_that_begins_at_a_checkpoint_counts_from_it(tmp_path):
