@@ -188,6 +188,15 @@ def test_accumulation_is_one_step_with_the_mean_loss(tmp_path):
     np.testing.assert_allclose(path.all_losses, [part.mean() for part in parts], rtol=1e-6)
 
 
+def test_a_step_that_calls_that_of_its_base_class_is_one(tmp_path):
+    torch.optim.SGD([nn.Parameter(torch.ones(1))])  # since then hooks run in the base's step too
+    assert torch.optim.SGD.step.hooked
+    module = Net()
+    path, fit = fitted(tmp_path, module)
+    assert_states(path, module.seen)
+    assert path.steps[-1] == fit.global_step == 10
+
+
 class GAN(L.LightningModule):
     """Two optimisers that take turns; the discriminator steps twice at even batches."""
 
