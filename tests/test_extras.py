@@ -83,6 +83,38 @@ _similarity(np.eye(9), np.ones((9, 9)))
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "missing", "package"),
+    [
+        ("lightning", ["lightning", "pytorch_lightning"], "lightning"),
+        ("transformers", ["transformers"], "transformers"),
+    ],
+)
+def test_a_callback_says_what_to_install(tmp_path, module, missing, package):
+    done = without(missing, f"import losspath.{module}", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"losspath.errors.MissingExtraError: this needs {package}, which is not installed: "
+        f"pip install 'losspath[{module}]'"
+    )
+
+
+@pytest.mark.slow
+def test_lightning_is_found_under_its_older_name(tmp_path):
+    pytest.importorskip("pytorch_lightning")
+    code = """
+from losspath.lightning import RecorderCallback
+print(RecorderCallback("run").state_key, *RecorderCallback.__bases__)
+"""
+    done = without(["lightning"], code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "RecorderCallback",
+        "<class",
+        "'pytorch_lightning.callbacks.callback.Callback'>",
+    ]
+
+
 @pytest.mark.slow
 def test_the_core_does_its_work_with_no_extra_at_all(tmp_path):
     (tmp_path / "own.py").write_text(OBJECTIVE)

@@ -266,6 +266,19 @@ def test_complex128_needs_both_permissions():
     assert Layout.of(model, "float64", allow_complex=True).parameter_count == 6
 
 
+@pytest.mark.parametrize("mark", ["ds_id", "ds_tensor"])
+def test_parameters_that_deepspeed_has_emptied_are_refused(mark):
+    model = torch.nn.Linear(2, 2)
+    model.bias = torch.nn.Parameter(torch.empty(0))
+    assert Layout.of(model).parameter_count == 4  # empty ones may be meant
+    setattr(model.bias, mark, 1)
+    with pytest.raises(ModelError, match=r"parameter bias is empty.*ZeRO-3.*ZeRO stage 2 or less"):
+        Layout.of(model)
+    model.bias = torch.nn.Parameter(torch.ones(2))  # gathered
+    setattr(model.bias, mark, 1)
+    assert Layout.of(model).parameter_count == 6
+
+
 def test_lazy_parameters_and_buffers_are_refused_until_they_have_seen_data():
     model = torch.nn.Sequential(torch.nn.LazyLinear(3), torch.nn.LazyBatchNorm1d())
     with pytest.raises(ModelError, match=r"0\.weight has no shape yet"):

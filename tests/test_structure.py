@@ -57,6 +57,8 @@ MAY_IMPORT = {
     "figures": BASE | {"geometry", "surface", "analysis"},
     "makers": BASE | {"evaluation", "analysis"},
     "cli": COMPUTING | {"planes", "results", "figures", "makers", "importing"},
+    "lightning": BASE | {"recording"},  # callbacks of other libraries; nothing imports them
+    "transformers": BASE | {"recording"},
     "__main__": {"cli"},
     "__init__": set(),
     # The annex. The core imports nothing of it.
@@ -285,6 +287,15 @@ def loaded_by(code):
 
 DRAWING = {"matplotlib", "mpl_toolkits", "PIL"}
 HEAVY = {"torch", "numpy", "sklearn", "scipy", "scipy.spatial", "typer", "rich", "pooch"}
+
+
+@pytest.mark.slow
+def test_nothing_loads_the_libraries_that_there_are_callbacks_for():
+    loaded = loaded_by(
+        "import losspath, losspath.cli\nfor name in losspath.__all__:\n    getattr(losspath, name)"
+    )
+    assert not loaded & {"lightning", "pytorch_lightning", "transformers", "accelerate"}
+    assert not loaded & {"losspath.lightning", "losspath.transformers"}
 
 
 def test_importing_the_package_loads_nothing():

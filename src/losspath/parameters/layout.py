@@ -210,6 +210,12 @@ def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bo
             "expected whole tensors: use the model before it is sharded (fully_shard), or a copy "
             "that full_tensor() of each parameter is written to"
         )
+    if tensor.numel() == 0 and (hasattr(tensor, "ds_id") or hasattr(tensor, "ds_tensor")):
+        raise ModelError(
+            f"parameter {name} is empty, as by DeepSpeed's ZeRO-3 each process holds a part of it; "
+            "expected whole tensors: train with ZeRO stage 2 or less, or use a copy of the model "
+            "that its parameters are written to inside deepspeed.zero.GatheredParameters"
+        )
     if tensor.is_complex() and not allow_complex:
         raise ModelError(
             f"{name} is {tensor.dtype}; pass allow_complex=True to record complex numbers as "

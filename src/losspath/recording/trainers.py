@@ -1,0 +1,254 @@
+"""What callbacks of training libraries share: where they record, and a recorder that is told steps.
+
+A callback holds `Settings` for as long as it lives and a `Run` while training goes on, so that it
+can be copied and sent to other processes, where it has the settings alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
+
+import numpy as np
+import torch
+
+from losspath.arguments import checked, count, file, flag, mapping, one_of, optional
+from losspath.errors import LosspathError, LosspathWarning, ModelError, StoreError
+from losspath.parameters import Layout, Taken, unwrapped, wrapped_in
+from losspath.recording import store
+from losspath.recording.opening import Existing
+from losspath.recording.recorder import Recorder
+from losspath.recording.settings import MARK
+from losspath.recording.trajectory import Trajectory
+
+# The metadata that a callback adds. A run keeps those that it was begun with.
+FIRST_STEP = "first_step"
+_OWN = ("library", "library_version", "model_class", FIRST_STEP)
+# Named values cannot be called like what `Recorder.record` takes beside them.
+_TAKEN = {"self", "loss", "step"}
+
+
+class Options(TypedDict, total=False):
+    """The options of a `Recorder` that its callbacks take, by keyword."""
+
+    every: int
+    existing: Existing
+    dtype: Literal["float32", "float64"]
+    allow_complex: bool
+    metadata: Mapping[str, Any] | None
+    parameters: Taken
+
+
+class Settings:
+    """Where and how a callback records.
+
+    Args:
+        directory: where to record.
+        every: as `Recorder` takes it, like all that follow.
+        existing: what to do with a run that is in the directory when training begins at step 0.
+        dtype: of the rows.
+        allow_complex: record complex tensors as pairs.
+        metadata: JSON values to keep with the run.
+        parameters: "trainable" or "all".
+    """
+
+    @checked(
+        directory=file,
+        every=count(1),
+        existing=one_of(get_args(Existing)),
+        dtype=one_of(("float32", "float64")),
+        allow_complex=flag,
+        metadata=optional(mapping),
+        parameters=one_of(get_args(Taken)),
+    )
+    def __init__(
+        self,
+        directory: str | PathLike[str],
+        *,
+        every: int = 1,
+        existing: Existing = "error",
+        dtype: Literal["float32", "float64"] = "float32",
+        allow_complex: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+        parameters: Taken = "trainable",
+    ) -> None:
+        self.directory = Path(directory).absolute()  # the process may go elsewhere
+        self.every, self.existing = every, existing
+        self.metadata = None if metadata is None else dict(metadata)
+        self._layout = (dtype, allow_complex, parameters)
+
+    def check(self, model: torch.nn.Module) -> None:
+        """Raises `ModelError` where a process has only a part of the model; for every process.
+
+        Args:
+            model: the model as it is trained, in all its wrappers.
+        """
+        for module in model.modules():
+            if wrapped_in(module) != "_fsdp_wrapped_module":
+                continue
+            strategy = getattr(getattr(module, "sharding_strategy", None), "name", "")
+            if strategy != "NO_SHARD":  # as it always is with one process
+                raise ModelError(
+                    f"{type(unwrapped(module)).__name__} is in a FullyShardedDataParallel, by "
+                    "which each process holds a part of its parameters; expected whole tensors: "
+                    "train with DDP, or with sharding_strategy NO_SHARD"
+                )
+        Layout.of(model, *self._layout)
+
+    def begin(
+        self, model: torch.nn.Module, step: int, library: str, version: str, is_blank: bool
+    ) -> Run:
+        """Begins to record, or goes on in the run that is there.
+
+        Args:
+            model: the model, in the state before the first step.
+            step: how many steps training has done, as by a checkpoint that was loaded.
+            library: whose callback it is.
+            version: of the library.
+            is_blank: whether the callback began the run that is there and recorded no step.
+
+        Raises:
+            LosspathError: as `Recorder` does.
+        """
+        model_class = type(unwrapped(model))
+        own: dict[str, Any] = {
+            "library": library,
+            "library_version": version,
+            "model_class": f"{model_class.__module__}.{model_class.__qualname__}",
+        }
+        first, at = step, None
+        existing: Existing = self.existing
+        is_there = store.exists(self.directory)
+        if is_there and is_blank and not Trajectory(self.directory).all_losses.size:
+            existing = "overwrite"  # what a training left that failed before its first step
+        if is_there and (step > 0 or existing == "resume"):
+            kept = store.read_header(self.directory).metadata
+            own = {name: kept[name] for name in _OWN if name in kept}
+            first = int(own.get(FIRST_STEP, 0))
+            existing, at = "resume", step - first
+            if at < 0:
+                raise StoreError(
+                    f"the run in {self.directory} was begun at step {first} of the training, and "
+                    f"cannot go on from step {step}; record in another directory"
+                )
+        elif step:
+            own[FIRST_STEP] = step
+        metadata = {**own, **(self.metadata or {})}
+        if existing == "resume" and at is not None and self.metadata is None:
+            metadata = {}  # those of the run stay
+        dtype, allow_complex, parameters = self._layout
+        recorder = Recorder(
+            self.directory,
+            model,
+            every=self.every,
+            existing=existing,
+            step=at,
+            dtype=dtype,
+            allow_complex=allow_complex,
+            metadata=metadata,
+            parameters=parameters,
+        )
+        return Run(recorder, first)
+
+
+class Run:
+    """A recorder that counts steps as a trainer does.
+
+    Args:
+        recorder: the recorder.
+        first: the trainer's step that is the run's step 0.
+
+    Attributes:
+        recorder: the recorder.
+    """
+
+    def __init__(self, recorder: Recorder, first: int) -> None:
+        self.recorder = recorder
+        self._first = first
+
+    @property
+    def step(self) -> int:
+        """The trainer's step that was recorded last."""
+        return self._first + self.recorder.steps
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no step was recorded."""
+        return self.recorder.steps == 0
+
+    def record(
+        self, step: int, losses: Iterable[float | torch.Tensor], values: Mapping[str, float]
+    ) -> None:
+        """Records a step of the trainer's.
+
+        Args:
+            step: its number; one that was recorded already, as where the trainer does not count,
+                is the one after the last.
+            losses: what the step's loss is the sum of; it is NaN where there are none.
+            values: named numbers, with names of `safe`.
+        """
+        parts = [value.item() if isinstance(value, torch.Tensor) else value for value in losses]
+        loss = float(sum(parts)) if parts else float("nan")
+        self.recorder.record(loss, max(step, self.step + 1) - self._first, **values)
+
+    def close(self) -> None:
+        """Closes the recorder.
+
+        Raises:
+            StoreError: something could not be written.
+        """
+        self.recorder.close()
+
+    def close_after_an_error(self) -> None:
+        """Closes the recorder; what goes wrong is a warning, as another error is under way."""
+        try:
+            self.recorder.close()
+        except LosspathError as error:
+            with contextlib.suppress(LosspathWarning):  # where warnings are errors
+                told = f"the recording was not closed: {error}"
+                warnings.warn(told, LosspathWarning, stacklevel=2)
+
+
+def safe(name: str) -> str:
+    """A name that `Recorder.record` takes for a value: "loss" is "logged_loss", say."""
+    name = str(name)
+    if name in _TAKEN or not name or name.startswith(MARK):
+        return f"logged_{name.lstrip(MARK)}"
+    return name
+
+
+def number(value: Any) -> float | None:
+    """A value that is one real number; None for any other."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.is_complex() or value.is_meta:
+            return None
+        return float(value.detach().item())
+    if isinstance(value, (int, float, np.integer, np.floating)):
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    return None
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those of some values that are one real number, under safe names."""
+    found = ((safe(name), number(value)) for name, value in values.items())
+    return {name: value for name, value in found if value is not None}
+
+
+def rates(groups: Sequence[Mapping[str, Any]], stem: str = "lr") -> dict[str, float]:
+    """The learning rates of an optimiser by name: one, and those of groups that have another.
+
+    Args:
+        groups: the optimiser's ``param_groups``.
+        stem: the name of the first group's rate.
+    """
+    found: dict[str, float] = {}
+    for index, group in enumerate(groups):
+        rate = number(group.get("lr"))
+        if rate is not None and rate != found.get(stem):
+            found[f"{stem}/group{index}" if index else stem] = rate
+    return found
