@@ -1,5 +1,6 @@
 """What the documentation shows runs."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -46,23 +47,28 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["lightning", "trainer"])
-def test_the_tutorials_of_callbacks_run(page, tmp_path):
-    pytest.importorskip({"lightning": "lightning", "trainer": "accelerate"}[page])
+@pytest.mark.parametrize(
+    ("page", "needs", "states"),
+    [("lightning", "lightning", 172), ("trainer", "accelerate", 172), ("checkpoints", "torch", 21)],
+)
+def test_the_tutorials_run(page, needs, states, tmp_path):
+    pytest.importorskip(needs)
     text = (ROOT / "docs" / f"{page}.md").read_text()
     for name, code in re.findall(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL):
         (tmp_path / name).write_text(code)
     (commands,) = re.findall(r"```\n(losspath .*?)```", text, re.DOTALL)
     lines = [["train_digits.py"]]
     lines += [["-m", *line.split()] for line in commands.splitlines()]
-    assert len(lines) == 3
-    for line in lines:
+    assert len(lines) >= 3
+    for words in lines:
+        found = [map(str, tmp_path.glob(word)) if "*" in word else [word] for word in words]
+        line = [*itertools.chain(*found)]  # as a shell does
         done = subprocess.run(
             [sys.executable, *line], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
     path = losspath.Trajectory(tmp_path / "runs" / "digits")
-    assert (len(path), path.closed, path.notes) == (172, True, [])
+    assert (len(path), path.closed, path.notes) == (states, True, [])
     losses = path.all_losses
     assert losses[-57:].mean() < 0.4 * losses[:10].mean()
     figures = {figure.name.partition("-")[0] for figure in (path.directory / "figures").iterdir()}

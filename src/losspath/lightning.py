@@ -64,16 +64,16 @@ class RecorderCallback(Callback):
       pass over the data by which averages get their statistics.
     - **Going on**: with ``ckpt_path=`` and the same directory the run goes on at the checkpoint's
       step; what was recorded after it is moved into ``aside-<n>``, and a warning says so. Where the
-      directory holds no run, one is begun, whose metadata have ``first_step``.
+      directory holds no run, one is begun at that step.
     - **Several processes**: the first one records.
 
     Training is not changed: the weights are the same bits as without the callback.
 
     Args:
         directory: where to record; made if it does not exist.
-        options: `every`, `existing`, `dtype`, `allow_complex`, `metadata` and `parameters`, as
-            `Recorder` takes them. `existing` is for training that begins at step 0. The metadata
-            get ``library``, ``library_version`` and ``model_class``.
+        options: `every`, `schedule`, `existing`, `dtype`, `allow_complex`, `metadata` and
+            `parameters`, as for `Recorder`. `existing` is for training that begins at step 0.
+            The metadata get ``library``, ``library_version`` and ``model_class``.
 
     Raises:
         MissingExtraError: when this module is imported and Lightning is not installed.

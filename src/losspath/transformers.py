@@ -46,7 +46,7 @@ class RecorderCallback(TrainerCallback):
     - **The best model** that ``load_best_model_at_end=True`` puts into the model is not recorded.
     - **Going on**: with ``resume_from_checkpoint=`` and the same directory the run goes on at the
       checkpoint's step; what was recorded after it is moved into ``aside-<n>``, and a warning says
-      so. Where the directory holds no run, one is begun, whose metadata have ``first_step``.
+      so. Where the directory holds no run, one is begun at that step.
     - **The end**: the run is closed when training ends, and where an error ends it in an epoch. The
       Trainer tells callbacks of no errors: after one elsewhere call `close`, or train again; at
       the latest the run is closed as the interpreter exits.
@@ -57,9 +57,9 @@ class RecorderCallback(TrainerCallback):
 
     Args:
         directory: where to record; made if it does not exist.
-        options: `every`, `existing`, `dtype`, `allow_complex`, `metadata` and `parameters`, as
-            `Recorder` takes them. `existing` is for training that begins at step 0. The metadata
-            get ``library``, ``library_version`` and ``model_class``.
+        options: `every`, `schedule`, `existing`, `dtype`, `allow_complex`, `metadata` and
+            `parameters`, as for `Recorder`. `existing` is for training that begins at step 0.
+            The metadata get ``library``, ``library_version`` and ``model_class``.
 
     Raises:
         MissingExtraError: when this module is imported and transformers is not installed.

@@ -47,7 +47,8 @@ _MOST_ROWS = 512
 _COMMIT_SECONDS = 1.5
 
 
-def _schedule(name: str, value: object) -> object:
+def check_schedule(name: str, value: object) -> object:
+    """A schedule, a function, or None."""
     if value is None or isinstance(value, Schedule) or callable(value):
         return value
     raise ArgumentError(
@@ -116,7 +117,7 @@ class Recorder:
         directory=file,
         model=MODEL,
         every=count(1),
-        schedule=_schedule,
+        schedule=check_schedule,
         existing=one_of(get_args(Existing)),
         dtype=one_of(("float32", "float64")),
         allow_complex=flag,

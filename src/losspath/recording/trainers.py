@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from losspath.arguments import checked, count, file, flag, mapping, one_of, optional
-from losspath.errors import LosspathError, LosspathWarning, ModelError, StoreError
+from losspath.errors import LosspathError, LosspathWarning, ModelError
 from losspath.parameters import Layout, Taken, unwrapped, wrapped_in
 from losspath.recording import store
 from losspath.recording.opening import Existing
-from losspath.recording.recorder import Recorder
+from losspath.recording.recorder import Recorder, check_schedule
+from losspath.recording.schedules import Condition, Schedule
 from losspath.recording.settings import MARK
 from losspath.recording.trajectory import Trajectory
 
 # The metadata that a callback adds. A run keeps those that it was begun with.
-FIRST_STEP = "first_step"
-_OWN = ("library", "library_version", "model_class", FIRST_STEP)
+_OWN = ("library", "library_version", "model_class")
 # Named values cannot be called like what `Recorder.record` takes beside them.
 _TAKEN = {"self", "loss", "step"}
 
@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     """The options of a `Recorder` that its callbacks take, by keyword."""
 
     every: int
+    schedule: Schedule | Condition | None
     existing: Existing
     dtype: Literal["float32", "float64"]
     allow_complex: bool
@@ -49,6 +50,7 @@ class Settings:
     Args:
         directory: where to record.
         every: as `Recorder` takes it, like all that follow.
+        schedule: which states to store, instead of `every`.
         existing: what to do with a run that is in the directory when training begins at step 0.
         dtype: of the rows.
         allow_complex: record complex tensors as pairs.
@@ -59,6 +61,7 @@ class Settings:
     @checked(
         directory=file,
         every=count(1),
+        schedule=check_schedule,
         existing=one_of(get_args(Existing)),
         dtype=one_of(("float32", "float64")),
         allow_complex=flag,
@@ -70,6 +73,7 @@ class Settings:
         directory: str | PathLike[str],
         *,
         every: int = 1,
+        schedule: Schedule | Condition | None = None,
         existing: Existing = "error",
         dtype: Literal["float32", "float64"] = "float32",
         allow_complex: bool = False,
@@ -77,7 +81,7 @@ class Settings:
         parameters: Taken = "trainable",
     ) -> None:
         self.directory = Path(directory).absolute()  # the process may go elsewhere
-        self.every, self.existing = every, existing
+        self.every, self.schedule, self.existing = every, schedule, existing
         self.metadata = None if metadata is None else dict(metadata)
         self._layout = (dtype, allow_complex, parameters)
 
@@ -120,7 +124,6 @@ class Settings:
             "library_version": version,
             "model_class": f"{model_class.__module__}.{model_class.__qualname__}",
         }
-        first, at = step, None
         existing: Existing = self.existing
         is_there = store.exists(self.directory)
         if is_there and is_blank and not Trajectory(self.directory).all_losses.size:
@@ -128,31 +131,24 @@ class Settings:
         if is_there and (step > 0 or existing == "resume"):
             kept = store.read_header(self.directory).metadata
             own = {name: kept[name] for name in _OWN if name in kept}
-            first = int(own.get(FIRST_STEP, 0))
-            existing, at = "resume", step - first
-            if at < 0:
-                raise StoreError(
-                    f"the run in {self.directory} was begun at step {first} of the training, and "
-                    f"cannot go on from step {step}; record in another directory"
-                )
-        elif step:
-            own[FIRST_STEP] = step
+            existing = "resume"
         metadata = {**own, **(self.metadata or {})}
-        if existing == "resume" and at is not None and self.metadata is None:
+        if is_there and existing == "resume" and self.metadata is None:
             metadata = {}  # those of the run stay
         dtype, allow_complex, parameters = self._layout
         recorder = Recorder(
             self.directory,
             model,
             every=self.every,
+            schedule=self.schedule,
             existing=existing,
-            step=at,
+            step=step if is_there or existing != "resume" else None,
             dtype=dtype,
             allow_complex=allow_complex,
             metadata=metadata,
             parameters=parameters,
         )
-        return Run(recorder, first)
+        return Run(recorder)
 
 
 class Run:
@@ -160,25 +156,20 @@ class Run:
 
     Args:
         recorder: the recorder.
-        first: the trainer's step that is the run's step 0.
 
     Attributes:
         recorder: the recorder.
+        is_blank: whether no step was recorded.
     """
 
-    def __init__(self, recorder: Recorder, first: int) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self._first = first
+        self.is_blank = recorder.steps == 0
 
     @property
     def step(self) -> int:
         """The trainer's step that was recorded last."""
-        return self._first + self.recorder.steps
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether no step was recorded."""
-        return self.recorder.steps == 0
+        return self.recorder.steps
 
     def record(
         self, step: int, losses: Iterable[float | torch.Tensor], values: Mapping[str, float]
@@ -193,7 +184,8 @@ class Run:
         """
         parts = [value.item() if isinstance(value, torch.Tensor) else value for value in losses]
         loss = float(sum(parts)) if parts else float("nan")
-        self.recorder.record(loss, max(step, self.step + 1) - self._first, **values)
+        self.recorder.record(loss, max(step, self.step + 1), **values)
+        self.is_blank = False
 
     def close(self) -> None:
         """Closes the recorder.
