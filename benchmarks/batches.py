@@ -83,7 +83,9 @@ def points_around(model: nn.Module) -> tuple[Affine, Rows]:
 
 def buffers_like(model: nn.Module) -> dict[str, torch.Tensor]:
     return {
-        name: buffer * (0.9 + 0.2 * torch.rand(buffer.shape)) if buffer.dim() else buffer.clone()
+        name: buffer * (0.9 + 0.2 * torch.rand_like(buffer, dtype=torch.float32))
+        if buffer.dim()
+        else buffer.clone()
         for name, buffer in model.named_buffers()
     }
 

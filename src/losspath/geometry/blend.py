@@ -21,6 +21,7 @@ _BLOCK_BYTES = 192 << 20
 # Of states with more numbers than this, a stretch is read of all at a time.
 _LARGE = 8 << 20
 _STRETCH_BYTES = 64 << 20
+_PIECE = 8 << 20  # numbers of a long vector that are worked on at a time
 
 
 def group_size(plane: Plane) -> int:
@@ -53,11 +54,18 @@ def blend(
     origin = torch.from_numpy(plane.origin)
     deviations = _weighted_sums(path, sums, origin)
     for number, place in enumerate(torch.from_numpy(places)):
-        outside = deviations[number]
+        point = deviations[number]
         # Twice, as one subtraction leaves the rounding of a large in-plane part behind.
         for _ in range(2):
-            outside.sub_(basis @ (basis.T @ outside))
-        yield outside.add_(basis @ place).add_(origin).numpy()
+            _add_in_plane(point, basis, -(basis.T @ point))
+        _add_in_plane(point, basis, place)
+        yield point.add_(origin).numpy()
+
+
+def _add_in_plane(point: torch.Tensor, basis: torch.Tensor, place: torch.Tensor) -> None:
+    """Adds U·place to a point, a stretch at a time: no other vector is made of its length."""
+    for start in range(0, len(point), _PIECE):
+        point[start : start + _PIECE] += basis[start : start + _PIECE] @ place
 
 
 def _weighted_sums(
