@@ -2,6 +2,7 @@
 
 import gc
 import math
+import time
 
 import numpy as np
 import pytest
@@ -371,3 +372,25 @@ def test_a_closed_recorder_records_no_more(tmp_path):
     for call in (lambda: recorder.record(0.0), recorder.flush):
         with pytest.raises(StoreError, match="closed"):
             call()
+
+
+def test_what_recording_cost_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", "losspath")
+    model = torch.nn.Linear(20, 30)
+    recorder = Recorder(tmp_path / "run", model)
+    assert (recorder.cost.steps, recorder.cost.seconds) == (0, 0.0)
+    assert np.isnan(recorder.cost.share)
+    for _ in range(5):
+        recorder.record(1.0)
+        time.sleep(0.01)
+    recorder.close()
+    recorder.close()
+    cost = recorder.cost
+    assert cost.steps == 5
+    assert 0 < cost.seconds < cost.loop_seconds
+    assert cost.loop_seconds > 0.04
+    assert 0 < cost.share < 1
+    assert cost.bytes == sum(f.stat().st_size for f in (tmp_path / "run").iterdir() if f.suffix)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{tmp_path / 'run'}: 5 steps recorded in ")
+    assert line.endswith(f"{cost.bytes / 1e6:,.1f} MB")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import operator
+import time
 import weakref
 from collections.abc import Mapping
 from os import PathLike
@@ -28,6 +30,7 @@ from losspath.errors import ArgumentError, LosspathError, LosspathWarning, Store
 from losspath.files import canonical_json
 from losspath.parameters import Layout, Taken, unwrapped
 from losspath.recording import chain, store
+from losspath.recording.cost import Cost
 from losspath.recording.hidden import warn_of_hidden
 from losspath.recording.locking import RunLock
 from losspath.recording.opening import Existing, open_run, prepare_directory
@@ -36,6 +39,8 @@ from losspath.recording.session import Session
 from losspath.recording.settings import MARK, SettingsReader
 from losspath.recording.state import StateReader
 from losspath.recording.writing import Writer
+
+_LOGGER = logging.getLogger("losspath")
 
 # Three buffers go round and stay within 64 MiB. Small states fill smaller buffers, that stay in the
 # cache: measured, that is worth more than waking the writer less often.
@@ -176,6 +181,8 @@ class Recorder:
             session.begin(writer, step or 0)
             session.keep_open()
             self._session = session
+            self._since = time.perf_counter()
+            self._spent = 0, 0.0, self._since  # steps, seconds in `record`, and until when
             # When nobody has the recorder any more, and when the interpreter exits.
             self._finalizer = weakref.finalize(self, session.close_quietly)
         except BaseException:
@@ -195,6 +202,14 @@ class Recorder:
     def unchanged_steps(self) -> int:
         """At how many steps no parameter changed, as where mixed precision skips a step."""
         return self._session.unchanged
+
+    @property
+    def cost(self) -> Cost:
+        """What recording has cost so far; told to the logger "losspath" when it is closed."""
+        steps, seconds, until = self._spent
+        files = (self.directory / name for name in store.ALL_FILES)
+        size = sum(file.stat().st_size for file in files if file.exists())
+        return Cost(steps, seconds, until - self._since, size)
 
     def record(
         self, loss: float | torch.Tensor, step: int | None = None, **values: float | torch.Tensor
@@ -219,11 +234,15 @@ class Recorder:
             StoreError: an earlier state could not be written (disk full, say) and once more not,
                 the recorder is closed, or this is a copy of it in a forked process.
         """
+        begin = time.perf_counter()
         session = self._session
         session.check_usable()
         # Whatever can be refused is refused before anything is changed.
         numbers = {name: _as_value(name, value) for name, value in values.items()} if values else {}
         session.record(_as_float(loss), None if step is None else _as_step(step), numbers)
+        until = time.perf_counter()
+        steps, seconds, _ = self._spent
+        self._spent = steps + 1, seconds + until - begin, until
 
     def _note(self, loss: float | None, step: int, values: Mapping[str, float]) -> None:
         """Records what is known of a step without its state: see `Session.note`."""
@@ -257,7 +276,8 @@ class Recorder:
                 f"{self.directory} could not be closed, as {type(cause).__name__} was raised: "
                 f"{cause}; close() can be called again, and what was recorded before is kept"
             ) from cause
-        self._finalizer.detach()
+        if self._finalizer.detach():
+            _LOGGER.info("%s: %s", self.directory, self.cost)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recorder:
         """Itself: the copy of a model that holds it, as of an average, is not what is recorded."""
