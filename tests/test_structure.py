@@ -57,6 +57,7 @@ MAY_IMPORT = {
     "figures": BASE | {"geometry", "surface", "analysis"},
     "makers": BASE | {"evaluation", "analysis"},
     "cli": COMPUTING | {"planes", "results", "figures", "makers", "importing"},
+    "imported": BASE | {"recording", "evaluation", "makers"},
     "lightning": BASE | {"recording"},  # callbacks of other libraries; nothing imports them
     "transformers": BASE | {"recording"},
     "__main__": {"cli"},

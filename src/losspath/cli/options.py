@@ -29,6 +29,16 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Where the data set's files are, or are downloaded to.", metavar="DIR"),
 ]
+DataPlace = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        "--data",
+        help="Where the data set's files are. Of imported checkpoints of transformers: a file of "
+        "text, or a .csv or .jsonl file of texts and labels.",
+        metavar="PLACE",
+    ),
+]
 OutDir = Annotated[
     Path | None,
     typer.Option(

@@ -24,7 +24,7 @@ from losspath.arguments import (
 )
 from losspath.errors import ArgumentError
 from losspath.importing.files import Pattern, find, in_order, steps_in_names
-from losspath.importing.formats import read_checkpoint
+from losspath.importing.formats import keep_model_files, read_checkpoint
 from losspath.importing.logs import Log, read_log
 from losspath.importing.shell import Shell
 from losspath.importing.state_dicts import WEIGHTS, Choice, Weights
@@ -143,7 +143,9 @@ def import_checkpoints(
     todo = dated if begun is None else _after(begun, dated)
     if begun is not None and not todo:
         return begun
-    return _recorded(out, found, shell, todo, log, begun, existing, allow_complex, progress)
+    path = _recorded(out, found, shell, todo, log, begun, existing, allow_complex, progress)
+    keep_model_files(dated[-1][1], out)
+    return path
 
 
 def _dated(

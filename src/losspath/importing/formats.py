@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from safetensors.torch import load_file
 
 from losspath.errors import DamagedError, StoreError, UnsupportedError, wrap_os_errors
 from losspath.importing.state_dicts import Checkpoint, Choice, Tensors, chosen, step_in
+from losspath.recording.header import MODEL_FILES
+
+# What transformers keeps beside the weights that says how they are used.
+_OF_MODEL = re.compile(
+    r"config\.json|.*token.*\.json|vocab\..*|merges\.txt|.*\.model|special_tokens_map\.json"
+)
+_LARGEST_FILE = 64 << 20
 
 TORCH = (".pt", ".pth", ".ckpt", ".bin")
 SAFETENSORS = ".safetensors"
@@ -75,6 +83,24 @@ def read_checkpoint(place: Path, choice: Choice) -> Checkpoint:
         if not place.exists():
             raise StoreError(f"expected a checkpoint, found no file {place}")
         return _file(place, choice)
+
+
+def keep_model_files(place: Path, run: Path) -> None:
+    """Copies what a folder of transformers says of its network and tokenizer into a run.
+
+    Args:
+        place: the checkpoint; nothing is done where it has no ``config.json``.
+        run: the run.
+    """
+    if not (place / "config.json").is_file():
+        return
+    target = run / MODEL_FILES
+    with wrap_os_errors(f"write {target}"):
+        target.mkdir(exist_ok=True)
+        for file in sorted(place.iterdir()):
+            is_small = file.is_file() and file.stat().st_size <= _LARGEST_FILE
+            if is_small and _OF_MODEL.fullmatch(file.name):
+                shutil.copyfile(file, target / file.name)
 
 
 def _format_of(folder: Path) -> Callable[[Path, Choice], Checkpoint] | None:
