@@ -221,6 +221,13 @@ def test_a_surface_finds_parameters_by_their_names(trained, write, tmp_path):
     )
 
 
+def test_the_last_model_beside_its_checkpoints_is_passed_over(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, hugging_face)
+    save_file(trained.states[100], folder / "model.safetensors")
+    path = import_checkpoints(folder, tmp_path / "run")
+    assert path.steps.tolist() == [*STEPS]
+
+
 def test_losses_and_values_of_a_trainer(trained, tmp_path):
     folder = saved(tmp_path / "saved", trained, hugging_face)
     path = import_checkpoints(folder, tmp_path / "run")

@@ -24,7 +24,7 @@ from losspath.arguments import (
 )
 from losspath.errors import ArgumentError
 from losspath.importing.files import Pattern, find, in_order, steps_in_names
-from losspath.importing.formats import keep_model_files, read_checkpoint
+from losspath.importing.formats import keep_model_files, step_of
 from losspath.importing.logs import Log, read_log
 from losspath.importing.shell import Shell
 from losspath.importing.state_dicts import WEIGHTS, Choice, Weights
@@ -160,7 +160,7 @@ def _dated(
             )
         known: list[int | None] = [int(step) for step in steps]
     else:
-        known = [read_checkpoint(place, choice).step for place in places]
+        known = [step_of(place, choice) for place in places]
         if None in known:
             known = [*steps_in_names(places)]
     dated: dict[int, Path] = {}
@@ -171,7 +171,7 @@ def _dated(
         if step in dated:
             raise ArgumentError(
                 f"expected one checkpoint of each step, got {dated[step]} and {place}, both of "
-                f"step {step}; give a pattern that leaves one of them out"
+                f"step {step}; give a pattern that leaves one of them out, or steps=[…] (--steps)"
             )
         dated[step] = place
     return sorted(dated.items())

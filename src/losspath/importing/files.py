@@ -35,8 +35,7 @@ def find(patterns: Pattern | Sequence[Pattern]) -> tuple[list[Path], list[Path]]
     others: dict[Path, None] = {}
     for pattern in several:
         for place in _matching(Path(pattern).expanduser()):
-            inside = sorted(place.iterdir()) if place.is_dir() else []
-            some = [place] if is_checkpoint(place) else [p for p in inside if is_checkpoint(p)]
+            some = _in_folder(place) if place.is_dir() else [place] * is_checkpoint(place)
             found |= dict.fromkeys(each.absolute() for each in some)
             if not some:
                 others[place] = None
@@ -48,6 +47,18 @@ def find(patterns: Pattern | Sequence[Pattern]) -> tuple[list[Path], list[Path]]
         raise ArgumentError(f"expected checkpoints at {words}, found none{near}")
     # Files in a folder that is a checkpoint are parts of it.
     return [each for each in found if each.parent not in found], list(others)
+
+
+def _in_folder(place: Path) -> list[Path]:
+    """The checkpoints that a folder holds; it may be one itself.
+
+    Where a trainer wrote its last model beside folders of checkpoints, those folders are meant.
+    """
+    inside = [each for each in sorted(place.iterdir()) if is_checkpoint(each)]
+    folders = [each for each in inside if each.is_dir()]
+    if is_checkpoint(place):
+        return folders or [place]
+    return inside
 
 
 def _matching(pattern: Path) -> list[Path]:

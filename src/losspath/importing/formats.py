@@ -85,6 +85,34 @@ def read_checkpoint(place: Path, choice: Choice) -> Checkpoint:
         return _file(place, choice)
 
 
+def step_of(place: Path, choice: Choice) -> int | None:
+    """The step that a checkpoint says it is of; its tensors are read only where they say it.
+
+    Args:
+        place: a file or folder.
+        choice: which of several state dicts.
+    """
+    if place.is_dir() and (step := _step_of_trainer(place / TRAINER_STATE)) is not None:
+        return step
+    if place.is_dir() and _format_of(place) in (_model_folder, _adapter):
+        place = next(place / name for name in (*_MODELS, *_ADAPTERS) if (place / name).exists())
+    if place.name.endswith(INDEX):
+        return None
+    if place.suffix == SAFETENSORS:
+        return step_in(_notes(place))
+    return read_checkpoint(place, choice).step
+
+
+def _notes(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself."""
+    with wrap_os_errors(f"read {file}"):
+        try:
+            with safetensors.safe_open(file, framework="pt") as opened:
+                return opened.metadata() or {}
+        except safetensors.SafetensorError as cause:
+            raise DamagedError(f"{file} cannot be read as safetensors: {cause}") from cause
+
+
 def keep_model_files(place: Path, run: Path) -> None:
     """Copies what a folder of transformers says of its network and tokenizer into a run.
 
@@ -184,12 +212,10 @@ def _sharded(index: Path, choice: Choice) -> Checkpoint:
 def _safetensors(file: Path, choice: Choice) -> Checkpoint:
     try:
         tensors = load_file(file)
-        with safetensors.safe_open(file, framework="pt") as opened:
-            notes = opened.metadata() or {}
     except safetensors.SafetensorError as cause:
         raise DamagedError(f"{file} cannot be read as safetensors: {cause}") from cause
     tensors = dict(chosen(tensors, choice, file))
-    return Checkpoint(tensors, step_in(notes), is_ordered=False)
+    return Checkpoint(tensors, step_in(_notes(file)), is_ordered=False)
 
 
 def _torch(file: Path, choice: Choice) -> Checkpoint:
