@@ -414,9 +414,11 @@ def test_what_a_checkpoint_needs_is_durable_before_it_is_written(tmp_path, every
     assert_states(path, [seen[step] for step in path.steps])
 
 
-def test_a_run_that_begins_at_a_checkpoint_counts_from_it(tmp_path):
+@pytest.mark.parametrize("existing", ["error", "resume", "overwrite"])
+def test_a_run_that_begins_at_a_checkpoint_counts_from_it(existing, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 4}
     fitted(tmp_path, Net(), **options)
+    options["recorder"] = {"existing": existing}
     (tmp_path / "run").rename(tmp_path / "before")
     saved = str(tmp_path / "out" / "checkpoint-4")
     path, _, seen = fitted(tmp_path, Net(), resume=saved, **options)

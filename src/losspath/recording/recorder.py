@@ -144,6 +144,7 @@ class Recorder:
         parameters: Taken = "trainable",
         _by_checkpoint: bool = False,  # states that were lost before `step` do not matter
         _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
+        _may_begin: bool = False,  # where there is no run to resume, one is begun at `step`
     ) -> None:
         if step is not None:
             step = _as_step(step)
@@ -163,9 +164,9 @@ class Recorder:
         lock = RunLock(self.directory, store.LOCK)
         try:
             lock.acquire()
+            begins = existing != "resume" or (_may_begin and not store.exists(self.directory))
             opened = open_run(
-                *(self.directory, header, state, existing),
-                step if existing == "resume" else None,
+                *(self.directory, header, state, existing, None if begins else step),
                 across_holes=_by_checkpoint,
                 made_again=_made_again,
             )
