@@ -222,14 +222,14 @@ class Dots:
 
     Attributes:
         label: of the quantity.
-        rows: values, or values by series, by what they are of.
+        rows: values by series, by what they are of; one series alone has no name.
         title: over the panel.
         guides: values, or ranges (low, high), that are to be seen beside them, by what they are.
         logarithmic: whether the axis is.
     """
 
     label: str
-    rows: Mapping[str, Values | Mapping[str, Values]]
+    rows: Mapping[str, Mapping[str, Values]]
     title: str = ""
     guides: Mapping[str, float | tuple[float, float]] = field(default_factory=dict)
     logarithmic: bool = False
@@ -258,17 +258,10 @@ class Dots:
         """
         data = {"data": options["title"]} if "title" in options else {}
         rows = {
-            name: factor * table.values(quantity, method, **data, **group)
+            name: {"": factor * table.values(quantity, method, **data, **group)}
             for name, group in groups.items()
         }
         return cls(label, rows, **options)
-
-    @property
-    def by_series(self) -> dict[str, Mapping[str, Values]]:
-        """The rows, where there is but one series by an empty name."""
-        return {
-            name: row if isinstance(row, Mapping) else {"": row} for name, row in self.rows.items()
-        }
 
 
 def draw_dots(grid: Sequence[Sequence[Dots]], caption: str) -> Figure:
@@ -279,9 +272,7 @@ def draw_dots(grid: Sequence[Sequence[Dots]], caption: str) -> Figure:
         caption: what to see.
     """
     panels = [panel for line in grid for panel in line]
-    series = list(
-        dict.fromkeys(name for p in panels for row in p.by_series.values() for name in row)
-    )
+    series = list(dict.fromkeys(name for p in panels for row in p.rows.values() for name in row))
     guides = list(dict.fromkeys(name for panel in panels for name in panel.guides))
     heights = [0.6 + 0.19 * len(line[0].rows) for line in grid]
     figure = new_figure(PAGE, sum(heights))
@@ -324,7 +315,7 @@ def _draw_panel(axes: Axes, panel: Dots, series: Sequence[str], guides: Sequence
         else:
             dashes = _GUIDES[guides.index(name) % len(_GUIDES)]
             axes.axvline(value, color=_LINE, lw=0.9, ls=dashes, zorder=0)
-    for row, by_series in enumerate(panel.by_series.values()):
+    for row, by_series in enumerate(panel.rows.values()):
         axes.axhline(row, color="#eeeeee", lw=0.8, zorder=0)
         for number, (name, values) in enumerate(by_series.items()):
             offset = 0.28 * (number - (len(by_series) - 1) / 2)

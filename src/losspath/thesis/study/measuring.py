@@ -48,8 +48,8 @@ def measure(plan: Plan, load: Callable[[Result[Any]], Any], there: Iterable[Resu
         (plan.lengths, _of_lengths),
         (plan.dynamics, _of_dynamics),
     ]
-    known, rows = set(there), []
-    for run in dict.fromkeys(result.run for result in there):
+    known, rows = dict.fromkeys(there), []
+    for run in dict.fromkeys(result.run for result in known):
         found = [*_of_network(plan, run)]
         for result_of, measured in kinds:
             if result_of(run) in known:
@@ -128,7 +128,8 @@ def _of_lengths(plan: Plan, run: Run, lengths: dict[int, float]) -> Iterator[Row
 
 
 def _of_dynamics(plan: Plan, run: Run, dynamics: Dynamics) -> Iterator[Row]:
-    sharpest = int(np.nanargmax(dynamics.sharpness))
+    is_known = np.isfinite(dynamics.sharpness)
+    sharpest = int(np.nanargmax(dynamics.sharpness)) if is_known.any() else 0
     yield "steps between measured states", np.diff(dynamics.steps).mean()
     yield "sharpest at step", dynamics.steps[sharpest]
     yield "largest sharpness", dynamics.sharpness[sharpest]

@@ -154,11 +154,7 @@ def _draw_trust(table: Table, files: ResultFiles, caption: str) -> Figure:
     return draw_dots([panels[:2], panels[2:]], caption)
 
 
-@METHODS.claim(
-    "pca",
-    "The pca surface is inaccurate.",
-    "trust",
-)
+@METHODS.claim("pca", "The pca surface is inaccurate.", "trust")
 def _check_pca(table: Table) -> Iterator[Check]:
     for variant, method in _variants("pca").items():
         for optimizer, title in OPTIMIZERS.items():
@@ -168,11 +164,7 @@ def _check_pca(table: Table) -> Iterator[Check]:
             yield Check(f"{off} (limit {_INACCURATE:.0%})", inaccurate, variant)
 
 
-@METHODS.claim(
-    "sampled",
-    "The sampled surface is jagged, full of local extremes.",
-    "trust",
-)
+@METHODS.claim("sampled", "The sampled surface is jagged, full of local extremes.", "trust")
 def _check_sampled(table: Table) -> Iterator[Check]:
     jagged, smooth = (_of(table, _ROUGH, name) for name in ("sampled", "averaged"))
     words = f"roughness {spread(jagged, '.1%')}, averaged {spread(smooth, '.1%')}"

@@ -127,6 +127,8 @@ def state_error(surface: Surface) -> float:
 def rise(values: Floats) -> float:
     """The largest climb on the way along values, as a share of their whole fall."""
     finite = values[np.isfinite(values)]
+    if not len(finite):
+        return float("nan")
     lowest = np.minimum.accumulate(finite)
     fall = float(finite[0] - finite.min())
     return float((finite - lowest).max() / fall) if fall > 0 else float("inf")

@@ -19,9 +19,7 @@ from losspath.thesis.study.table import Floats, Table
 from losspath.thesis.study.techniques import GUESS
 
 PREDICTION = Section(
-    "prediction",
-    "Do the first steps tell how a run ends?",
-    lambda plan: curves(plan.all_trials()),
+    "prediction", "Do the first steps tell how a run ends?", lambda plan: curves(plan.all_trials())
 )
 
 # Two signs at three shares are looked at, of which the best is told.

@@ -18,14 +18,7 @@ from losspath.thesis.study.judgments import Check, check_ranks
 from losspath.thesis.study.plan import TECHNIQUES, curves
 from losspath.thesis.study.result_files import ResultFiles
 from losspath.thesis.study.sections import Section, markdown_table
-from losspath.thesis.study.statistics import (
-    Values,
-    agreed,
-    all_above,
-    all_of,
-    separated,
-    spread,
-)
+from losspath.thesis.study.statistics import Values, agreed, all_above, all_of, separated, spread
 from losspath.thesis.study.table import Table
 
 GUESS = 0.15
@@ -42,9 +35,7 @@ _BY_COMPLEXITY = ("tiny-nn", "tiny-cnn", "modified-lenet", "vgg")
 
 BY_TECHNIQUE = Section("6.10", "Step sizes by technique", lambda plan: curves(plan.by_technique()))
 NETWORKS = Section(
-    "6.11",
-    "Step sizes of other networks",
-    lambda plan: curves(plan.by_technique(plan.networks)),
+    "6.11", "Step sizes of other networks", lambda plan: curves(plan.by_technique(plan.networks))
 )
 LOSSES = Section(
     "6.12", "Step sizes and loss", lambda plan: curves(plan.by_technique(techniques=_SGD))
@@ -218,18 +209,14 @@ def _by_size(table: Table, data: str) -> dict[str, Values]:
     "whichever is less.",
 )
 def _draw_bumps(table: Table, files: ResultFiles, caption: str) -> Figure:
-    grid = [
-        [Dots("bump (× what follows)", _by_size(table, data), data, {"no bump": 1.0})]
-        for data in table.plan.scale.data
-    ]
+    grid = []
+    for data in table.plan.scale.data:
+        rows = {name: {"": bumps} for name, bumps in _by_size(table, data).items()}
+        grid.append([Dots("bump (× what follows)", rows, data, {"no bump": 1.0})])
     return draw_dots(grid, caption)
 
 
-@NETWORKS.claim(
-    "SGD's bump",
-    "The larger the network, the larger the bump.",
-    "bumps",
-)
+@NETWORKS.claim("SGD's bump", "The larger the network, the larger the bump.", "bumps")
 def _check_bump(table: Table) -> Iterator[Check]:
     for data in table.plan.scale.data:
         found = _by_size(table, data)

@@ -93,8 +93,7 @@ def _check_networks(table: Table) -> Iterator[Check]:
 
 
 @ACCURACY.claim(
-    "cost",
-    "Training takes about 10 minutes, a surface about 30, the step sizes about 1.",
+    "cost", "Training takes about 10 minutes, a surface about 30, the step sizes about 1."
 )
 def _check_cost(table: Table) -> Iterator[Check]:
     """Times differ from machine to machine: what can be counted is told, and judged nowhere."""
