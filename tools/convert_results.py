@@ -22,7 +22,7 @@ from losspath.geometry.plane import PrincipalPlane
 from losspath.geometry.projection import Projection
 from losspath.methods import method_class
 from losspath.surface import Surface
-from losspath.thesis.study.runs import surface_file
+from losspath.thesis.study.results import surface_file
 
 _AS_DRAWN = {
     "pca": "pca-as-drawn",

@@ -14,15 +14,15 @@ from losspath.analysis import interpolation
 from losspath.errors import ArgumentError, RunError, StoreError
 from losspath.files import load_archive, save_archive
 from losspath.surface import StateLosses
-from losspath.thesis.datasets import load_dataset
 from losspath.thesis.study import run as study
 from losspath.thesis.study import techniques
-from losspath.thesis.study.claims import FAILS, HOLDS, NOT_JUDGED, Check, Judgment
-from losspath.thesis.study.numbers import Development
+from losspath.thesis.study.judgments import FAILS, HOLDS, NOT_JUDGED, Check
+from losspath.thesis.study.measuring import measure
 from losspath.thesis.study.plan import Plan, full_scale, quick_scale
-from losspath.thesis.study.runs import Accuracies, Steps, with_fewer_states
-from losspath.thesis.study.section import Evidence, Section
-from losspath.thesis.study.workshop import Workshop
+from losspath.thesis.study.result_files import ResultFiles
+from losspath.thesis.study.results import history, steps, with_fewer_states
+from losspath.thesis.study.scheduler import Scheduler
+from losspath.thesis.study.sections import Section
 
 TINY = dataclasses.replace(
     quick_scale(),
@@ -45,7 +45,14 @@ def contents(directory):
     """Every file of a study but its runs, which hold times."""
     return {
         str(file.relative_to(directory)): file.read_bytes()
-        for kind in ("results", "figures", "README.md", "index.html", "claims.json")
+        for kind in (
+            "results",
+            "figures",
+            "README.md",
+            "index.html",
+            "claims.json",
+            "measurements.csv",
+        )
         for file in sorted([directory / kind, *(directory / kind).rglob("*")])
         if file.is_file()
     }
@@ -63,14 +70,16 @@ def whole(tmp_path_factory):
 def test_every_part_has_its_figures_and_claims(whole):
     directory, judgments = whole
     plan = Plan(TINY)
-    names = {picture.name for section in study.SECTIONS for picture in section.pictures(plan)}
+    names = {picture.name for section in study.SECTIONS for picture in section.pictures_of(plan)}
     assert {file.stem for file in (directory / "figures").iterdir()} == names
     assert len(judgments) == sum(len(section.judges) for section in study.SECTIONS)
     page = (directory / "README.md").read_text()
     for name in names:
         assert f"figures/{name}.png" in page
+    table = study.measure_sections(study.SECTIONS, plan, ResultFiles(directory, {}))
     for tell in (each for section in study.SECTIONS for each in section.notes):
-        assert tell(Evidence(plan, Workshop(directory, {}).load, load_dataset)) in page
+        assert tell(table) in page
+    assert (directory / "measurements.csv").read_text() == table.csv()
     for judgment in judgments:
         assert judgment.claim in page
         assert judgment.figure in names or judgment.verdict == NOT_JUDGED
@@ -252,18 +261,13 @@ def test_a_false_claim_does_not_hold(tmp_path, monkeypatch):
     """Planted: that the steps of plain descent at a rate a hundred times smaller are larger."""
     small, usual = (Plan(TINY).run(lr=lr) for lr in (0.0005, 0.05))
 
-    def judge(evidence):
-        sizes = [Development.of(evidence.sizes(run)).mean for run in (small, usual)]
-        check = Check(f"{sizes[0]:.2g} against {sizes[1]:.2g}", sizes[0] > sizes[1])
-        return Judgment("planted", "A smaller rate makes larger steps.", (check,))
+    planted = Section("planted", "A planted claim", lambda plan: [steps(small), steps(usual)])
 
-    planted = Section(
-        "planted",
-        "A planted claim",
-        lambda plan: [Steps(small), Steps(usual)],
-        lambda plan: [],
-        (judge,),
-    )
+    @planted.claim("planted", "A smaller rate makes larger steps.")
+    def check(table):
+        sizes = table.of([small, usual], "mean step size")
+        yield Check(f"{sizes[0]:.2g} against {sizes[1]:.2g}", bool(sizes[0] > sizes[1]))
+
     monkeypatch.setattr(study, "SECTIONS", (planted,))
     (judgment,) = study.run_study(TINY, tmp_path)
     assert judgment.verdict == FAILS == "does not hold"
@@ -281,7 +285,7 @@ HILL = np.exp(-(((TIME - 0.08) / 0.03) ** 2))
 
 
 @pytest.mark.parametrize("true", [True, False])
-def test_judges_tell_the_claimed_evidence_from_its_reverse(true):
+def test_judges_tell_claimed_measurements_from_their_reverse(true):
     """Made up as the thesis has it, all hold; with optimisers or data swapped, none does."""
     scale = full_scale(cifar10="images:cifar.zip")
     plan = Plan(scale)
@@ -297,23 +301,20 @@ def test_judges_tell_the_claimed_evidence_from_its_reverse(true):
         turn = -0.5 if data == easy else 0.5
         return developing(0.5 + (0.3 if drop else 0.8) * HILL + 0.5 * turn * TIME + 0.4)
 
-    def load(result):
-        assert isinstance(result, Steps)
-        return sizes(result.run)
-
-    evidence = Evidence(plan, load, lambda name: None)
-    verdicts = [judge(evidence).verdict for judge in techniques.TECHNIQUES.judges]
+    runs = [result.run for result in techniques.BY_TECHNIQUE.needs(plan)]
+    table = measure(plan, lambda result: sizes(result.run), [steps(run) for run in runs])
+    verdicts = [judge(table).verdict for judge in techniques.BY_TECHNIQUE.judges]
     assert verdicts == [HOLDS] * 3 if true else HOLDS not in verdicts
 
 
 def test_rates_come_from_the_run_of_the_same_seed(tmp_path):
     plan = Plan(TINY)
-    arm = plan.arms()["lr = step sizes"][1]
+    arm = plan.runs(rates="raw")[1]
     assert arm.rates_from.config.seed == arm.config.seed == 1
-    workshop = Workshop(tmp_path, {})
-    workshop.make([Accuracies(arm)])
+    scheduler = Scheduler(ResultFiles(tmp_path, {}))
+    scheduler.make([history(arm)])
     assert (tmp_path / "results" / arm.rates_from.name / "every-step.npz").exists()
-    assert workshop.config_of(arm).lr_schedule.endswith(f"{arm.rates_from.name}/every-step.npz")
+    assert scheduler.config_of(arm).lr_schedule.endswith(f"{arm.rates_from.name}/every-step.npz")
 
 
 def test_the_full_scale_is_the_thesiss():

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from losspath.extras import extra
 from losspath.files import write_atomically
 from losspath.thesis.networks import TITLES
-from losspath.thesis.study.claims import VERDICTS, Judgment
+from losspath.thesis.study.judgments import MARKS, VERDICTS, Judgment
 from losspath.thesis.study.plan import OPTIMIZERS, Plan
-from losspath.thesis.study.section import Finding
+from losspath.thesis.study.sections import Section
+from losspath.thesis.study.table import Table
 
 with extra("thesis"):
     from markdown_it import MarkdownIt
+
+MEASUREMENTS = "measurements.csv"
+
+Judgments = Mapping[Section, Sequence[Judgment]]
 
 _CAUTION = {
     "quick": " This scale is too small to judge any claim of the thesis: it shows that the study "
@@ -31,19 +36,20 @@ th, td { border-bottom: 1px solid #ccc; padding: 0.35rem 0.6rem; text-align: lef
 """
 
 
-def write_pages(directory: Path, plan: Plan, findings: Sequence[Finding]) -> list[Path]:
+def write_pages(directory: Path, table: Table, judgments: Judgments) -> list[Path]:
     """Writes README.md and index.html; returns where.
 
     Args:
         directory: of the study; its figures are in figures/.
-        plan: its runs.
-        findings: what the results say, part by part.
+        table: its measurements.
+        judgments: part by part.
     """
-    text = markdown(plan, findings)
+    text = markdown(table, judgments)
     page = MarkdownIt("commonmark").enable("table").render(text)
     html = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{_title(plan)}</title><style>{_STYLE}</style></head>\n<body>\n{page}</body></html>\n"
+        f"<title>{_title(table.plan)}</title><style>{_STYLE}</style></head>\n"
+        f"<body>\n{page}</body></html>\n"
     )
     files = {directory / "README.md": text, directory / "index.html": html}
     for file, content in files.items():
@@ -51,21 +57,22 @@ def write_pages(directory: Path, plan: Plan, findings: Sequence[Finding]) -> lis
     return list(files)
 
 
-def markdown(plan: Plan, findings: Sequence[Finding]) -> str:
+def markdown(table: Table, judgments: Judgments) -> str:
     """The page as Markdown.
 
     Args:
-        plan: the runs.
-        findings: what the results say, part by part.
+        table: the study's measurements.
+        judgments: part by part.
     """
-    return "\n".join([*_head(plan, findings), *_parts(plan, findings)]) + "\n"
+    every = [each for several in judgments.values() for each in several]
+    return "\n".join([*_head(table.plan, every), *_parts(table, judgments)]) + "\n"
 
 
 def _title(plan: Plan) -> str:
     return f"The thesis's study, {plan.scale.name} scale"
 
 
-def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
+def _head(plan: Plan, judgments: Sequence[Judgment]) -> list[str]:
     scale = plan.scale
     count = len(scale.seeds)
     seeds = f"{count} seeds"
@@ -73,7 +80,6 @@ def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
     if slow:
         seeds += f" (one for {', '.join(slow)})"
     rates = ", ".join(f"{scale.rates[name]:g} for {title}" for name, title in OPTIMIZERS.items())
-    judgments = [judgment for found in findings for judgment in found.judgments]
     lines = [
         f"# {_title(plan)}",
         "",
@@ -85,7 +91,8 @@ def _head(plan: Plan, findings: Sequence[Finding]) -> list[str]:
         f"{scale.samples:,} training samples." + (_JPEG if "JPEG" in str(scale.data) else ""),
         "",
         "Every number here is read from the study's result files by the command that wrote this "
-        "page; ± is the standard deviation over seeds.",
+        f"page; ± is the standard deviation over seeds. [{MEASUREMENTS}]({MEASUREMENTS}) has all "
+        "measurements, a row for each number of each run.",
     ]
     if not judgments:
         return [*lines, "", "The parts that were made hold no claims; without --only there are."]
@@ -132,18 +139,18 @@ _WORDS = (
 )
 
 
-def _parts(plan: Plan, findings: Sequence[Finding]) -> list[str]:
+def _parts(table: Table, judgments: Judgments) -> list[str]:
     lines = []
-    for found in findings:
-        lines += ["", f"## {found.section.title}", ""]
-        for picture in found.section.pictures(plan):
+    for section in judgments:
+        lines += ["", f"## {section.title}", ""]
+        for picture in section.pictures_of(table.plan):
             lines += [
                 f"![{picture.caption}](figures/{picture.name}.png)",
                 "",
                 *([] if picture.captioned else [picture.caption, ""]),
             ]
-        for note in found.notes:
-            lines += [note, ""]
+        for note in section.notes:
+            lines += [note(table), ""]
     return lines
 
 
@@ -159,8 +166,7 @@ def _summary(judgments: Sequence[Judgment]) -> str:
 def _marks(judgment: Judgment, variant: str) -> str:
     """How much of a claim was found, not found, and not told."""
     found = Counter(check.found for check in judgment.of(variant))
-    marks = ((True, "✓"), (False, "✗"), (None, "–"))
-    return ", ".join(f"{found[key]} {mark}" for key, mark in marks if found[key])
+    return ", ".join(f"{found[key]} {mark}" for key, mark in MARKS.items() if found[key])
 
 
 def _row(judgment: Judgment) -> str:

@@ -1,25 +1,47 @@
-"""Which runs the study makes, in full and on a small scale."""
+"""Which runs and surfaces a study has, in full and on a small scale."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
+from losspath.analysis.dynamics import Dynamics
+from losspath.analysis.interpolation import Interpolation
 from losspath.analysis.rates import Form
 from losspath.methods import PCA, Averaged, AveragedND, Method, Sampled, SampledPCA
+from losspath.surface import Surface
 from losspath.thesis.as_drawn import PCAAsDrawn, SampledPCAAsDrawn
 from losspath.thesis.config import TrainingConfig
-from losspath.thesis.networks import TITLES, build_network
-from losspath.thesis.study.runs import Run
+from losspath.thesis.networks import build_network
+from losspath.thesis.study import results
+from losspath.thesis.study.results import Result, Run, SurfaceSettings
 
 OptimizerName = Literal["sgd", "adam"]
 
 OPTIMIZERS: dict[OptimizerName, str] = {"sgd": "SGD", "adam": "Adam"}
 
-REPAIRED: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), Averaged(), AveragedND())
+TECHNIQUES: dict[str, dict[str, Any]] = {
+    f"{title}, dropout" if dropout else title: {"optimizer": optimizer, "dropout": dropout}
+    for optimizer, title in OPTIMIZERS.items()
+    for dropout in (False, True)
+}
+"""The four techniques of chapter 6.5 by their names, as `Plan.run` takes them."""
+
+ARMS: dict[str, dict[str, Any]] = {
+    "plain rate": {"rates": None},
+    "lr = step sizes": {"rates": "raw"},
+    "mean step size": {"rates": "mean"},
+    "shuffled step sizes": {"rates": "shuffled"},
+    "scaled step sizes": {"rates": "scaled"},
+}
+"""The learning-rate experiment and its controls, by the form that rates have."""
+
+BY_DEFAULT: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), Averaged(), AveragedND())
 """The five methods as they are by default."""
 
 AS_DRAWN: tuple[Method, ...] = (
@@ -32,20 +54,24 @@ AS_DRAWN: tuple[Method, ...] = (
 """The five methods as the thesis's program drew them. The side of the path is told there by the
 second coordinate; which of the two it is hangs on the arbitrary sign of a principal direction."""
 
+READINGS: tuple[Method, ...] = (SampledPCAAsDrawn(side="below"), SampledPCAAsDrawn(side="sign"))
+"""What else the program's rule for the side of the path may be: the other sign, and the centre's
+side at every point."""
+
+TEMPERATURES: tuple[float | Literal["auto"], ...] = (0.01, 0.1, 1.0, 10.0, "auto")
+"""Of the averages; 1 is usual."""
+
+_LINE_POINTS = 41
+
 
 def rule_of(method: Method) -> str:
     """Which of the thesis's five rules a method is, repaired or as drawn."""
     return method.name.removesuffix("-as-drawn")
 
 
-ARMS: dict[str, Form | None] = {
-    "plain rate": None,
-    "lr = step sizes": "raw",
-    "mean step size": "mean",
-    "shuffled step sizes": "shuffled",
-    "scaled step sizes": "scaled",
-}
-"""The learning-rate experiment and its controls, by the form that rates have."""
+def label_of(method: Method) -> tuple[str, str]:
+    """The name of a method, and its side where it has several, as measurements have them."""
+    return method.name, f"side {method.side}" if isinstance(method, SampledPCAAsDrawn) else ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +150,7 @@ def quick_scale() -> Scale:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a study, by what they are."""
+    """The runs and results of a study, by what they are."""
 
     scale: Scale
 
@@ -135,6 +161,7 @@ class Plan:
         optimizer: OptimizerName = "sgd",
         dropout: bool = False,
         seed: int = 0,
+        rates: Form | None = None,
         **changes: Any,
     ) -> Run:
         """One run.
@@ -145,53 +172,53 @@ class Plan:
             optimizer: "sgd" or "adam".
             dropout: whether half of the features are dropped before the first linear layer.
             seed: the seed.
+            rates: the form in which the step sizes of the same run are its learning rates.
             changes: of the configuration.
         """
+        title = data or self.scale.first
         config = TrainingConfig(
             network=network,
-            data=self.scale.data[data or self.scale.first],
+            data=self.scale.data[title],
             optimizer=optimizer,
             lr=self.scale.rates[optimizer],
             dropout=0.5 if dropout else 0.0,
             seed=seed,
         )
-        return Run(dataclasses.replace(config, **changes), self.scale.epochs)
+        plain = Run(dataclasses.replace(config, **changes), self.scale.epochs, title)
+        if rates is None:
+            return plain
+        config = dataclasses.replace(plain.config, lr_schedule="steps:plain", lr_form=rates)
+        return dataclasses.replace(plain, config=config, rates_from=plain)
 
-    def seeds(self, run: Run) -> list[Run]:
-        """A run with every seed of the study; slow ones with one."""
+    def runs(self, **options: Any) -> list[Run]:
+        """A run with every seed of the study; slow ones with one.
+
+        Args:
+            options: of `run`.
+        """
+        run = self.run(**options)
         if run.config.network in self.scale.slow:
             return [run]
         return [run.with_seed(seed) for seed in self.scale.seeds]
 
-    def by_optimizer(self) -> dict[str, list[Run]]:
-        """Modified-LeNet on the first data by the title of each optimiser, with every seed."""
-        return {title: self.seeds(self.run(optimizer=name)) for name, title in OPTIMIZERS.items()}
+    def by_technique(
+        self,
+        networks: Iterable[str] = ("modified-lenet",),
+        techniques: Mapping[str, dict[str, Any]] = TECHNIQUES,
+    ) -> list[Run]:
+        """Runs on all data with every seed.
 
-    def main_runs(self) -> list[Run]:
-        """Modified-LeNet by SGD on the first data: what the methods are compared on."""
-        return self.seeds(self.run())
-
-    def techniques(self, network: str, data: str) -> dict[str, list[Run]]:
-        """The four techniques of chapter 6.5 by their names, each with every seed."""
-        return {
-            f"{title}, dropout" if dropout else title: self.seeds(
-                self.run(network, data, optimizer, dropout)
-            )
-            for optimizer, title in OPTIMIZERS.items()
-            for dropout in (False, True)
-        }
-
-    def arms(self) -> dict[str, list[Run]]:
-        """The learning-rate experiment: the plain rate, and four ways to take step sizes."""
-        plain = self.run()
-        arms = {}
-        for name, form in ARMS.items():
-            arm = plain
-            if form is not None:
-                config = dataclasses.replace(plain.config, lr_schedule="steps:plain", lr_form=form)
-                arm = Run(config, plain.epochs, plain)
-            arms[name] = self.seeds(arm)
-        return arms
+        Args:
+            networks: of these networks.
+            techniques: by these techniques.
+        """
+        return [
+            run
+            for network in networks
+            for data in self.scale.data
+            for technique in techniques.values()
+            for run in self.runs(network=network, data=data, **technique)
+        ]
 
     def trials(self) -> dict[float, list[Run]]:
         """Runs for the prediction of how a run ends, by their learning rate.
@@ -209,24 +236,90 @@ class Plan:
         rates = self._rates(self.scale.rates_alone)
         return [self._trial(rate, seed) for seed, rate in enumerate(rates)]
 
+    def all_trials(self) -> list[Run]:
+        """All of these runs."""
+        several = [run for runs in self.trials().values() for run in runs]
+        return list(dict.fromkeys([*several, *self.trials_alone()]))
+
     def _rates(self, count: int) -> list[float]:
         usual = self.scale.rates["sgd"]
         rates = [usual * 10 ** (-2 + 4 * number / max(count - 1, 1)) for number in range(count)]
         return [float(f"{rate:.3g}") for rate in rates]
 
     def _trial(self, rate: float, seed: int) -> Run:
-        config = dataclasses.replace(self.run().config, lr=rate, seed=seed)
-        return Run(config, self.scale.trial_epochs)
+        return dataclasses.replace(self.run(lr=rate, seed=seed), epochs=self.scale.trial_epochs)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks whose steps are compared."""
+        return ("modified-lenet", *self.scale.networks)
 
     def network(self, name: str, data: str) -> nn.Module:
         """A network for the data of a title."""
         return build_network(name, self.scale.channels[data], 10)
 
-    def parameter_count(self, name: str, data: str) -> int:
-        """The number of its parameters."""
-        return sum(parameter.numel() for parameter in self.network(name, data).parameters())
+    @functools.cached_property
+    def sweeps(self) -> dict[str, tuple[int, ...]]:
+        """Values of what a surface depends on. The finest are the last, but the first stride."""
+        grid, samples, stride = self.scale.resolution, self.scale.samples, self.scale.stride
+        grids = sorted({max(5, grid // 2), round(grid * 0.7), grid, 2 * grid - 1})
+        return {
+            "resolution": tuple(grids),
+            "samples": (samples // 10, samples // 3, samples, 6 * samples),
+            "stride": (1, max(2, stride // 10), max(3, stride // 3), stride, 3 * stride),
+        }
 
-    def title(self, run: Run) -> str:
-        """Network and data, as figures name them."""
-        data = {source: title for title, source in self.scale.data.items()}[run.config.data]
-        return f"{TITLES[run.config.network]}, {data}"
+    def setting(self, name: str, value: float | str) -> str:
+        """What is not as usual about a surface, in words; nothing if it is.
+
+        Args:
+            name: "resolution", "samples", "stride" or "temperature".
+            value: its value.
+        """
+        usual = {"resolution": self.scale.resolution, "samples": self.scale.samples}
+        return "" if value == usual.get(name, 1) else f"{name} {value}"
+
+    @functools.cached_property
+    def surfaces(self) -> dict[tuple[str, str], SurfaceSettings]:
+        """Settings of all surfaces, by the name of the method and by what is not as usual."""
+        usual = SurfaceSettings(Averaged(), self.scale.resolution, self.scale.samples)
+        methods = {label_of(each): each for each in (*BY_DEFAULT, *AS_DRAWN, *READINGS)}
+        for temperature in TEMPERATURES:
+            label = ("averaged", self.setting("temperature", temperature))
+            methods[label] = Averaged(temperature=temperature)
+        found = {
+            label: dataclasses.replace(usual, method=method) for label, method in methods.items()
+        }
+        for name, values in self.sweeps.items():
+            for value in values:
+                changed: dict[str, Any] = {name: value}
+                label = ("averaged", self.setting(name, value))
+                found[label] = dataclasses.replace(usual, **changed)
+        return found
+
+    def surface(self, run: Run, method: str = "averaged", setting: str = "") -> Result[Surface]:
+        """A surface of a run.
+
+        Args:
+            run: the run.
+            method: the method's name.
+            setting: what is not as usual.
+        """
+        return results.surface(run, self.surfaces[method, setting])
+
+    def line(self, run: Run) -> Result[Interpolation]:
+        """The line that surfaces are held against."""
+        return results.line(run, self.scale.samples, _LINE_POINTS)
+
+    def dynamics(self, run: Run) -> Result[Dynamics]:
+        """Gradient and curvature of a run."""
+        return results.dynamics(run, self.scale.states, min(1000, self.scale.samples))
+
+    def lengths(self, run: Run) -> Result[dict[int, float]]:
+        """A path's lengths when it is sampled."""
+        return results.lengths(run, self.sweeps["stride"][1:])
+
+
+def curves(runs: Iterable[Run]) -> list[Result[Any]]:
+    """Step sizes and histories of runs."""
+    return [kind(run) for run in runs for kind in (results.steps, results.history)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -12,11 +12,14 @@ from losspath.errors import ArgumentError, RunError
 from losspath.figures import save_figure
 from losspath.files import plain_json, read_document, write_atomically, write_document
 from losspath.thesis.study import distances, methods, prediction, surfaces, techniques, training
-from losspath.thesis.study.claims import Judgment
-from losspath.thesis.study.pages import write_pages
+from losspath.thesis.study.judgments import Judgment
+from losspath.thesis.study.measuring import measure
+from losspath.thesis.study.pages import MEASUREMENTS, write_pages
 from losspath.thesis.study.plan import Plan, Scale
-from losspath.thesis.study.section import Evidence, Finding, Section
-from losspath.thesis.study.workshop import Progress, Workshop
+from losspath.thesis.study.result_files import ResultFiles
+from losspath.thesis.study.scheduler import Progress, Scheduler
+from losspath.thesis.study.sections import Section
+from losspath.thesis.study.table import Table
 
 SECTIONS: tuple[Section, ...] = (
     training.DATA,
@@ -27,7 +30,7 @@ SECTIONS: tuple[Section, ...] = (
     methods.LAYERS,
     distances.DISTANCES,
     distances.TEMPERATURE,
-    techniques.TECHNIQUES,
+    techniques.BY_TECHNIQUE,
     techniques.NETWORKS,
     techniques.LOSSES,
     prediction.PREDICTION,
@@ -46,7 +49,7 @@ def chosen_sections(names: Sequence[str], plan: Plan) -> list[Section]:
     Raises:
         ArgumentError: there is no part and no figure of a name.
     """
-    known = {picture.name: each.name for each in SECTIONS for picture in each.pictures(plan)}
+    known = {picture.name: each.name for each in SECTIONS for picture in each.pictures_of(plan)}
     known |= {section.name: section.name for section in SECTIONS}
     for name in names:
         if name not in known:
@@ -94,24 +97,41 @@ def run_study(
     plan = Plan(scale)
     sections = chosen_sections(only, plan)
     _check_scale(directory, scale)
-    workshop = Workshop(directory, data_dirs or {}, keep_bytes, progress, executor)
-    workshop.make(result for section in sections for result in section.needs(plan))
-    evidence = Evidence(plan, workshop.load, workshop.dataset)
-    for section in sections:
-        for picture in section.pictures(plan):
-            file = directory / "figures" / f"{picture.name}.png"
-            save_figure(picture.draw(evidence), file)
-            if told:
-                told(f"figure: {file}")
+    files = ResultFiles(directory, data_dirs or {})
+    wanted = [result for section in sections for result in section.needs(plan)]
+    Scheduler(files, keep_bytes, progress, executor).make(wanted)
+    told = told or (lambda line: None)
     # The page has every part that was made, also by an earlier call.
-    there = [section for section in SECTIONS if _is_made(section, plan, workshop)]
-    findings = [Finding.of(section, evidence) for section in there]
-    judgments = [judgment for found in findings for judgment in found.judgments]
-    _write_claims(directory / "claims.json", judgments)
-    for page in write_pages(directory, plan, findings):
-        if told:
-            told(f"page: {page}")
-    return [each for found in findings if found.section in sections for each in found.judgments]
+    there = [each for each in SECTIONS if each in sections or _is_made(each, plan, files)]
+    table = measure_sections(there, plan, files)
+    for section in sections:
+        for picture in section.pictures_of(plan):
+            file = directory / "figures" / f"{picture.name}.png"
+            save_figure(picture.drawn(table, files), file)
+            told(f"figure: {file}")
+    judgments = judge_sections(there, table)
+    _write_text(directory / MEASUREMENTS, table.csv())
+    _write_text(directory / "claims.json", _claims(judgments))
+    for page in write_pages(directory, table, judgments):
+        told(f"page: {page}")
+    return [each for section in sections for each in judgments[section]]
+
+
+def measure_sections(sections: Iterable[Section], plan: Plan, files: ResultFiles) -> Table:
+    """The measurements of the results of some parts.
+
+    Args:
+        sections: parts whose results have been made.
+        plan: the study.
+        files: its results.
+    """
+    wanted = (result for section in sections for result in section.needs(plan))
+    return measure(plan, files.load, dict.fromkeys(wanted))
+
+
+def judge_sections(sections: Iterable[Section], table: Table) -> dict[Section, list[Judgment]]:
+    """Holds the claims of some parts against measurements."""
+    return {section: [judge(table) for judge in section.judges] for section in sections}
 
 
 def _check_scale(directory: Path, scale: Scale) -> None:
@@ -129,13 +149,13 @@ def _check_scale(directory: Path, scale: Scale) -> None:
         write_document(file, {"scale": mine})
 
 
-def _is_made(section: Section, plan: Plan, workshop: Workshop) -> bool:
-    figures = workshop.directory / "figures"
-    drawn = all((figures / f"{each.name}.png").exists() for each in section.pictures(plan))
-    return drawn and all(map(workshop.has, section.needs(plan)))
+def _is_made(section: Section, plan: Plan, files: ResultFiles) -> bool:
+    figures = files.directory / "figures"
+    drawn = all((figures / f"{each.name}.png").exists() for each in section.pictures_of(plan))
+    return drawn and all(map(files.has, section.needs(plan)))
 
 
-def _write_claims(file: Path, judgments: Sequence[Judgment]) -> None:
+def _claims(judgments: Mapping[Section, Sequence[Judgment]]) -> str:
     rows = [
         {
             "subject": each.subject,
@@ -144,7 +164,11 @@ def _write_claims(file: Path, judgments: Sequence[Judgment]) -> None:
             "checks": [dataclasses.asdict(check) for check in each.checks],
             "figure": each.figure,
         }
-        for each in judgments
+        for several in judgments.values()
+        for each in several
     ]
-    text = json.dumps(plain_json(rows), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(plain_json(rows), indent=1, ensure_ascii=False) + "\n"
+
+
+def _write_text(file: Path, text: str) -> None:
     write_atomically(file, lambda out: out.write(text.encode()))

@@ -2,307 +2,220 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from losspath.analysis.comparison import SurfaceDifference, compare_surfaces
 from losspath.figures import plot_surfaces
-from losspath.methods import Averaged
-from losspath.thesis.study import numbers
-from losspath.thesis.study.claims import Check, Judgment, all_above, all_below, spread
-from losspath.thesis.study.drawing import draw_check, draw_lines
+from losspath.thesis.study.drawing import Panel, draw_check, draw_lines, read_line
+from losspath.thesis.study.judgments import Check
 from losspath.thesis.study.plan import Plan
-from losspath.thesis.study.runs import Result, Run
-from losspath.thesis.study.section import (
-    Evidence,
-    Picture,
-    Section,
-    linear_path_of,
-    strides_of,
-    surface_of,
-    thinned_of,
-)
+from losspath.thesis.study.result_files import ResultFiles
+from losspath.thesis.study.results import Result, Run
+from losspath.thesis.study.sections import Section, markdown_table
+from losspath.thesis.study.statistics import all_above, all_below, spread
+from losspath.thesis.study.table import Floats, Table
 
 # Two pictures are taken for the same from this structural similarity and relative error on.
 _SAME, _ERROR = 0.95, 0.05
 
 
-def _sizes_needs(plan: Plan) -> list[Result]:
-    large = plan.run("lenet5")
-    needs: list[Result] = [surface_of(plan, large, Averaged()), linear_path_of(plan, large)]
-    for run in plan.main_runs():
-        needs += [
-            surface_of(plan, run, Averaged()),
-            thinned_of(plan, run),
-            linear_path_of(plan, run),
-        ]
-        needs.append(surface_of(plan, run, Averaged(), stride=plan.scale.stride))
+def _paths(plan: Plan) -> dict[str, tuple[list[Run], str]]:
+    """Runs whose surfaces are compared by their titles, with the setting of the surface."""
+    stride = plan.scale.stride
+    main = plan.runs()
+    return {
+        "LeNet-5": ([plan.run("lenet5")], ""),
+        "Modified-LeNet": (main, ""),
+        f"Modified-LeNet, every {stride}th state": (main, plan.setting("stride", stride)),
+    }
+
+
+def _sizes_needs(plan: Plan) -> list[Result[Any]]:
+    needs: list[Result[Any]] = [plan.lengths(run) for run in plan.runs()]
+    for runs, setting in _paths(plan).values():
+        for run in runs:
+            needs += [plan.surface(run, setting=setting), plan.line(run)]
     return needs
 
 
-def _draw_sizes(evidence: Evidence) -> Figure:
-    plan = evidence.plan
-    stride = plan.scale.stride
+def _resolution_needs(plan: Plan) -> list[Result[Any]]:
+    needs: list[Result[Any]] = [plan.lengths(run) for run in plan.runs()]
+    for name, values in plan.sweeps.items():
+        settings = [plan.setting(name, value) for value in values]
+        needs += [plan.surface(run, setting=each) for run in plan.runs() for each in settings]
+    return needs
+
+
+SIZES = Section("6.7", "The size of the network and of the path", _sizes_needs)
+RESOLUTION = Section("resolution", "Grid and samples", _resolution_needs)
+
+
+@SIZES.picture(
+    "fig-6.7",
+    "Averaged surfaces of LeNet-5, of Modified-LeNet, and of Modified-LeNet's path sampled (seed "
+    "0; thesis Fig. 6.7): how alike valley and path are in a network of a thirtieth of the "
+    "parameters, and what is lost with most of the states.",
+)
+def _draw_sizes(table: Table, files: ResultFiles) -> Figure:
+    paths = _paths(table.plan)
     surfaces = [
-        evidence.surface(plan.run("lenet5"), Averaged()),
-        evidence.surface(plan.run(), Averaged()),
-        evidence.surface(plan.run(), Averaged(), stride=stride),
+        files.load(table.plan.surface(runs[0], setting=setting)) for runs, setting in paths.values()
     ]
-    titles = ["LeNet-5", "Modified-LeNet", f"Modified-LeNet, every {stride}th state"]
-    return plot_surfaces(surfaces, titles=titles)
+    return plot_surfaces(surfaces, titles=list(paths))
 
 
-def _tell_sizes(evidence: Evidence) -> str:
+@SIZES.picture(
+    "check-6.7",
+    "Losses along the straight line between the ends of the paths of Fig. 6.7 (seed 0): exact, "
+    "and as their averaged surfaces have them.",
+)
+def _draw_sizes_check(table: Table, files: ResultFiles, caption: str) -> Figure:
+    panels = [
+        read_line(files, table.plan, title.replace(", ", ",\n"), runs[0], {"averaged": setting})
+        for title, (runs, setting) in _paths(table.plan).items()
+    ]
+    return draw_check(panels, caption, columns=3)
+
+
+@SIZES.note
+def _tell_sizes(table: Table) -> str:
     """How far the surfaces are to be trusted."""
-    plan, stride = evidence.plan, evidence.plan.scale.stride
-    rows = {
-        "LeNet-5": ([plan.run("lenet5")], {}),
-        "Modified-LeNet": (plan.main_runs(), {}),
-        f"Modified-LeNet, every {stride}th state": (plan.main_runs(), {"stride": stride}),
-    }
-    lines = [
-        "| path | seeds | ground off the states' own losses (median) | off the exact losses of the "
-        "straight line (most, of their range) |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, (runs, options) in rows.items():
-        surfaces = [evidence.surface(run, Averaged(), **options) for run in runs]
-        states = [numbers.state_error(surface) for surface in surfaces]
+    names = (
+        "path",
+        "seeds",
+        "ground off the states' own losses (median)",
+        "off the exact losses of the straight line (most, of their range)",
+    )
+    rows = []
+    for name, (runs, setting) in _paths(table.plan).items():
         # The last state that is kept of a sampled path need not be the path's last: the line is.
-        errors = [
-            numbers.linear_path_error(surface, evidence.linear_path(run))
-            for surface, run in zip(surfaces, runs, strict=True)
-        ]
-        lines.append(
-            f"| {name} | {len(runs)} | {spread(states, '.0%')} | {spread(errors, '.0%')} |"
+        states, line = (
+            spread(table.of(runs, quantity, "averaged", setting), ".0%")
+            for quantity in ("off the states' losses", "off the line")
         )
-    return "\n".join(lines)
+        rows.append([name, str(len(runs)), states, line])
+    return markdown_table(names, rows)
 
 
-def _draw_sizes_check(evidence: Evidence) -> Figure:
-    plan, stride = evidence.plan, evidence.plan.scale.stride
-    panels = []
-    for title, run, options in (
-        ("LeNet-5", plan.run("lenet5"), {}),
-        ("Modified-LeNet", plan.run(), {}),
-        (f"Modified-LeNet,\nevery {stride}th state", plan.run(), {"stride": stride}),
-    ):
-        line = evidence.linear_path(run)
-        read, exact = numbers.linear_path(evidence.surface(run, Averaged(), **options), line)
-        panels.append((title, line.alpha, exact, {"averaged": read}))
-    return draw_check(panels, _SIZES_CHECK, columns=3)
+def _kept_lengths(table: Table, stride: int) -> Floats:
+    """A thinned path's length as a share of the path's, for each seed."""
+    length = "length of the path"
+    thinned = table.values(length, setting=table.plan.setting("stride", stride))
+    return thinned / table.values(length)
 
 
-_SIZES_CHECK = (
-    "Losses along the straight line between the ends of the paths of Fig. 6.7 (seed 0): exact, and "
-    "as their averaged surfaces have them."
+@SIZES.claim(
+    "sampled path",
+    "A path sampled {scale.stride}× gives almost the same surface, but wrong step sizes.",
+    "fig-6.7",
+)
+def _check_sampling(table: Table) -> Iterator[Check]:
+    stride = table.plan.scale.stride
+    setting = table.plan.setting("stride", stride)
+    alike = table.values("similarity to all states", "averaged", setting)
+    errors = table.values("median difference from all states", "averaged", setting)
+    shares = _kept_lengths(table, stride)
+    yield Check(f"structural similarity {spread(alike)}", all_above(alike, _SAME))
+    yield Check(f"median difference {spread(errors, '.1%')}", all_below(errors, _ERROR))
+    words = f"its steps add up to {spread(shares, '.0%')} of the path's length"
+    yield Check(words, all_below(shares, 0.9))
+
+
+# What is varied, with its words, what it is held against, and how that is called in a figure.
+_SWEEPS = (
+    ("resolution", "grid lines", "the finest grid", "twice the lines"),
+    ("samples", "samples", "the most samples", "six times as many"),
+    ("stride", "one state kept of", "all states", "all states"),
 )
 
 
-def _judge_sampling(evidence: Evidence) -> Judgment:
-    plan, stride = evidence.plan, evidence.plan.scale.stride
-    found = [
-        compare_surfaces(
-            evidence.surface(run, Averaged(), stride=stride), evidence.surface(run, Averaged())
-        )
-        for run in plan.main_runs()
-    ]
-    ssim, errors = [each.ssim for each in found], [each.median_error for each in found]
-    shares = [evidence.lengths(r)[stride] / evidence.lengths(r)[1] for r in plan.main_runs()]
-    return Judgment(
-        "sampled path",
-        f"A path sampled {stride}× gives almost the same surface, but wrong step sizes.",
-        (
-            Check(f"structural similarity {spread(ssim)}", all_above(ssim, _SAME)),
-            Check(f"median difference {spread(errors, '.1%')}", all_below(errors, _ERROR)),
-            Check(
-                f"its steps add up to {spread(shares, '.0%')} of the path's length",
-                all_below(shares, 0.9),
-            ),
-        ),
-        "fig-6.7",
-    )
+def _varied(plan: Plan, name: str) -> tuple[int, ...]:
+    values = plan.sweeps[name]
+    return values[1:] if name == "stride" else values[:-1]
 
 
-def _grids(plan: Plan) -> tuple[int, ...]:
-    usual = plan.scale.resolution
-    return tuple(sorted({max(5, usual // 2), round(usual * 0.7), usual, 2 * usual - 1}))
-
-
-def _sample_counts(plan: Plan) -> tuple[int, ...]:
-    usual = plan.scale.samples
-    return (usual // 10, usual // 3, usual, 6 * usual)
-
-
-def _resolution_needs(plan: Plan) -> list[Result]:
-    needs: list[Result] = []
-    for run in plan.main_runs():
-        needs += [surface_of(plan, run, Averaged(), resolution=n) for n in _grids(plan)]
-        needs += [surface_of(plan, run, Averaged(), samples=n) for n in _sample_counts(plan)]
-        needs += [surface_of(plan, run, Averaged(), stride=n) for n in strides_of(plan)]
-        needs.append(thinned_of(plan, run))
-    return needs
-
-
-@dataclass(frozen=True)
-class _Coarser:
-    """How far a run's surface is from the finest, with a number for each seed."""
-
-    differences: tuple[SurfaceDifference, ...]
-
-    def values(self, name: str) -> list[float]:
-        return [float(getattr(each, name)) for each in self.differences]
-
-    @property
-    def cost(self) -> float:
-        """Evaluations, of the finest's; much the same for all seeds."""
-        return float(np.mean(self.values("cost")))
-
-    @property
-    def alike(self) -> bool:
-        """Whether each is taken for the same picture."""
-        return min(self.values("ssim")) > _SAME and max(self.values("median_error")) < _ERROR
-
-
-def _resolution_numbers(evidence: Evidence) -> dict[str, dict[int, _Coarser]]:
-    """By what is varied and its values."""
-    plan = evidence.plan
-
-    def against(values: Sequence[int], finest: dict[str, int], key: str) -> dict[int, _Coarser]:
-        return {
-            value: _Coarser(
-                tuple(
-                    compare_surfaces(
-                        evidence.surface(run, Averaged(), **{key: value}),
-                        evidence.surface(run, Averaged(), **finest),
-                    )
-                    for run in plan.main_runs()
-                )
-            )
-            for value in values
-        }
-
-    grids, counts = _grids(plan), _sample_counts(plan)
+def _compared(table: Table, name: str, value: int, reference: str) -> dict[str, Floats]:
+    """How far surfaces are from finer ones, with a number for each seed."""
+    setting = table.plan.setting(name, value)
     return {
-        "grid lines": against(grids[:-1], {"resolution": grids[-1]}, "resolution"),
-        "samples": against(counts[:-1], {"samples": counts[-1]}, "samples"),
-        _THINNED: against(strides_of(plan), {}, "stride"),
+        words: table.values(f"{words} {reference}", "averaged", setting)
+        for words in (
+            "similarity to",
+            "median difference from",
+            "95 % difference from",
+            "evaluations against",
+        )
     }
 
 
-def _kept_lengths(evidence: Evidence, stride: int) -> list[float]:
-    """A thinned path's length as a share of the path's, for each seed."""
-    lengths = [evidence.lengths(run) for run in evidence.plan.main_runs()]
-    return [each[stride] / each[1] for each in lengths]
-
-
-def _draw_resolution(evidence: Evidence) -> Figure:
-    panels: list[tuple[str, str, Mapping[str, tuple[numbers.Floats, numbers.Floats]]]] = []
-    for name, by_value in _resolution_numbers(evidence).items():
-        x = np.array(list(by_value), float)
-        found = list(by_value.values())
-        curves = {
-            "1 − structural similarity": (x, 1 - np.array([e.values("ssim") for e in found]).T),
-            "median difference": (x, np.array([e.values("median_error") for e in found]).T),
-        }
-        label = f"{name}\n(evaluations: {', '.join(f'{each.cost:.0%}' for each in found)})"
-        if name == _THINNED:
-            lost = 1 - np.array([_kept_lengths(evidence, stride) for stride in by_value]).T
-            curves["length that the path has lost"] = (x, lost)
-            label = name
-        panels.append((label, f"against {_AGAINST[name]}", curves))
-    return draw_lines(panels, _RESOLUTION, logarithmic=True)
-
-
-_THINNED = "one state kept of"
-_AGAINST = {"grid lines": "twice the lines", "samples": "six times as many", _THINNED: "all states"}
-
-_RESOLUTION = (
+@RESOLUTION.picture(
+    "resolution",
     "The averaged surface of Modified-LeNet (SGD) on coarser grids, over fewer samples and around "
     "a thinned path: how far the picture and the losses are from the finest, and how much shorter "
     "a thinned path is than the path. Evaluations are shares of the finest's. Lines: means over "
-    "seeds; bands: from the least to the greatest."
+    "seeds; bands: from the least to the greatest.",
 )
+def _draw_resolution(table: Table, files: ResultFiles, caption: str) -> Figure:
+    panels = []
+    for name, words, reference, called in _SWEEPS:
+        values = _varied(table.plan, name)
+        found = [_compared(table, name, value, reference) for value in values]
+        x = np.array(values, float)
+        similar, errors = (
+            np.array([each[quantity] for each in found]).T
+            for quantity in ("similarity to", "median difference from")
+        )
+        curves = {"1 − structural similarity": (x, 1 - similar), "median difference": (x, errors)}
+        costs = ", ".join(f"{np.mean(each['evaluations against']):.0%}" for each in found)
+        label = f"{words}\n(evaluations: {costs})"
+        if name == "stride":
+            lost = 1 - np.array([_kept_lengths(table, stride) for stride in values]).T
+            curves["length that the path has lost"] = (x, lost)
+            label = words
+        panels.append(Panel(label, f"against {called}", curves))
+    return draw_lines(panels, caption, logarithmic=True)
 
 
-def _tell_resolution(evidence: Evidence) -> str:
+@RESOLUTION.note
+def _tell_resolution(table: Table) -> str:
     """The numbers of the figure as a table."""
-    plan = evidence.plan
-    lines = [
-        "| what | value | structural similarity | median difference | 95 % below | cost |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, by_value in _resolution_numbers(evidence).items():
-        for value, each in by_value.items():
-            cost = f"{each.cost:.0%} of the evaluations"
-            if name == _THINNED:
-                shifts = [_shift(evidence, run, value) for run in plan.main_runs()]
+    rows = []
+    for name, words, reference, _ in _SWEEPS:
+        for value in _varied(table.plan, name):
+            similar, median, high, costs = _compared(table, name, value, reference).values()
+            cost = f"{np.mean(costs):.0%} of the evaluations"
+            if name == "stride":
+                setting = table.plan.setting("stride", value)
                 cost = (
                     f"{1 / value:.1%} of the states; the path is "
-                    f"{spread(_kept_lengths(evidence, value), '.0%')} as long, and its start "
-                    f"{spread(shifts)} away in its own plane"
+                    f"{spread(_kept_lengths(table, value), '.0%')} as long, and its start "
+                    f"{spread(table.values('shift of the start', 'averaged', setting))} away in "
+                    "its own plane"
                 )
-            lines.append(
-                f"| {name} | {value:,} | {spread(each.values('ssim'))} | "
-                f"{spread(each.values('median_error'), '.1%')} | "
-                f"{spread(each.values('high_error'), '.1%')} | {cost} |"
-            )
-    return "\n".join(lines)
+            numbers = [spread(similar), spread(median, ".1%"), spread(high, ".1%")]
+            rows.append([words, f"{value:,}", *numbers, cost])
+    names = ("what", "value", "structural similarity", "median difference", "95 % below", "cost")
+    return markdown_table(names, rows)
 
 
-def _shift(evidence: Evidence, run: Run, stride: int) -> float:
-    """How far the start of a thinned path is from the path's, each in its own plane."""
-    paths = [evidence.surface(run, Averaged(), **o).path for o in ({"stride": stride}, {})]
-    return float(np.linalg.norm(paths[0][0] - paths[1][0]))
-
-
-def _judge_resolution(evidence: Evidence) -> Judgment:
-    found, scale = _resolution_numbers(evidence), evidence.plan.scale
-    checks = []
-    for name, usual in (("grid lines", scale.resolution), ("samples", scale.samples)):
-        here = found[name][usual]
-        words = (
-            f"{usual:,} {name}: similarity {spread(here.values('ssim'))} and difference "
-            f"{spread(here.values('median_error'), '.1%')} for {here.cost:.0%} of the evaluations"
-        )
-        fewest = min((value for value, each in found[name].items() if each.alike), default=usual)
-        if fewest < usual:
-            words += f"; {fewest:,} would pass too"
-        checks.append(Check(words, here.alike))
-    return Judgment(
-        "resolution and samples",
-        "More than 10,000 samples and a grid of 19 × 19 change nothing visible.",
-        tuple(checks),
-        "resolution",
-    )
-
-
-SIZES = Section(
-    "6.7",
-    "The size of the network and of the path",
-    _sizes_needs,
-    lambda plan: [
-        Picture(
-            "fig-6.7",
-            "Averaged surfaces of LeNet-5, of Modified-LeNet, and of Modified-LeNet's path "
-            "sampled (seed 0; thesis Fig. 6.7): how alike valley and path are in a network of a "
-            "thirtieth of the parameters, and what is lost with most of the states.",
-            _draw_sizes,
-        ),
-        Picture("check-6.7", _SIZES_CHECK, _draw_sizes_check, True),
-    ],
-    (_judge_sampling,),
-    (_tell_sizes,),
-)
-
-RESOLUTION = Section(
+@RESOLUTION.claim(
+    "resolution and samples",
+    "More than 10,000 samples and a grid of 19 × 19 change nothing visible.",
     "resolution",
-    "Grid and samples",
-    _resolution_needs,
-    lambda plan: [Picture("resolution", _RESOLUTION, _draw_resolution, True)],
-    (_judge_resolution,),
-    (_tell_resolution,),
 )
+def _check_resolution(table: Table) -> Iterator[Check]:
+    for name, words, reference, _ in _SWEEPS[:2]:
+        usual, alike = getattr(table.plan.scale, name), {}
+        for value in _varied(table.plan, name):
+            similar, median, *_ = _compared(table, name, value, reference).values()
+            alike[value] = bool(min(similar) > _SAME and max(median) < _ERROR)
+        similar, median, _, costs = _compared(table, name, usual, reference).values()
+        told = (
+            f"{usual:,} {words}: similarity {spread(similar)} and difference "
+            f"{spread(median, '.1%')} for {np.mean(costs):.0%} of the evaluations"
+        )
+        fewest = min((value for value in alike if alike[value]), default=usual)
+        yield Check(told + (f"; {fewest:,} would pass too" if fewest < usual else ""), alike[usual])

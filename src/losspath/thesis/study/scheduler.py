@@ -1,4 +1,4 @@
-"""Does what a study needs, each thing once: trains, computes, and forgets paths that are done with.
+"""Trains and computes what a study lacks, each thing once, and removes paths that are done with.
 
 Whatever is there is not done again, so that a study that was stopped anywhere goes on, and comes to
 the same files.
@@ -7,20 +7,17 @@ the same files.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losspath.errors import DamagedError, RunError
-from losspath.files import move_aside, read_document, write_document
 from losspath.recording import store
 from losspath.thesis.config import TrainingConfig
-from losspath.thesis.datasets import Dataset, load_dataset
-from losspath.thesis.study.runs import EveryStep, Ground, Result, Run
+from losspath.thesis.study.result_files import ResultFiles, load_once
+from losspath.thesis.study.results import Result, Run, TrainedRun, every_step
 from losspath.thesis.training import train
 
 # Called with (seconds of work done, in all, what is under way).
@@ -47,7 +44,7 @@ class Job:
 
     run: Run
     config: TrainingConfig
-    results: tuple[tuple[Result, Path], ...]
+    results: tuple[tuple[Result[Any], Path], ...]
     directory: Path
     data_dir: Path | None
     keep_bytes: float
@@ -72,7 +69,7 @@ def do_job(job: Job, progress: Callable[[float, str], None] | None = None) -> No
         progress: called with (seconds of work done, what is under way).
     """
     tell = progress or (lambda done, what: None)
-    dataset = _dataset(job.config.data, job.data_dir)
+    dataset = load_once(job.config.data, job.data_dir)
     title = job.config.title
 
     def on_step(step: int, steps: int) -> None:
@@ -80,78 +77,46 @@ def do_job(job: Job, progress: Callable[[float, str], None] | None = None) -> No
 
     train(job.config, dataset, job.directory, job.run.epochs, on_step=on_step)
     done = job.training_weight
-    ground = Ground(job.run, job.directory, dataset)
+    trained = TrainedRun(job.run, job.directory, dataset)
     for result, file in job.results:
         tell(done, f"{file.stem} of {title}")
         file.parent.mkdir(parents=True, exist_ok=True)
-        result.compute(ground, file)
+        result.compute(trained, file)
         done += result.weight
     tell(done, title)
     if (job.directory / store.STATES).stat().st_size > job.keep_bytes:
         shutil.rmtree(job.directory)
 
 
-@functools.lru_cache(maxsize=2)
-def _dataset(name: str, directory: Path | None) -> Dataset:
-    return load_dataset(name, directory)
-
-
-@dataclass
-class Workshop:
-    """Where a study's runs and results are, and how to make what is missing.
+@dataclass(frozen=True)
+class Scheduler:
+    """Makes what is missing of a study's results.
 
     Attributes:
-        directory: of the study.
-        data_dirs: where data sets are, by name; for those that can be downloaded it may be missing.
+        files: where results go.
         keep_bytes: paths larger than this are removed once everything is computed of them.
         progress: told how far the work is.
         executor: does jobs side by side in other processes; None for this one.
     """
 
-    directory: Path
-    data_dirs: Mapping[str, Path | None]
+    files: ResultFiles
     keep_bytes: float = float("inf")
     progress: Progress | None = None
     executor: Executor | None = None
 
-    def file_of(self, result: Result) -> Path:
-        """Where a result is, or will be."""
-        return self.directory / "results" / result.run.name / result.file_name
-
-    def load(self, result: Result) -> Any:
-        """A result that `make` has made."""
-        return result.load(self.file_of(result))
-
-    def dataset(self, name: str) -> Dataset:
-        """A data set, loaded once.
-
-        Raises:
-            RunError: results in this directory are of other data of the same name.
-        """
-        found = _dataset(name, self.data_dirs.get(name))
-        file = self.directory / "results" / "data.json"
-        known = read_document(file)["data"] if file.exists() else {}
-        key = Path(name).name
-        if key not in known:
-            write_document(file, {"data": {**known, key: found.digest}})
-        elif known[key] != found.digest:
-            raise RunError(
-                f"{self.directory} holds results of other data named {name!r} than these; look at "
-                "--data-dir, or choose another directory (--out)"
-            )
-        return found
-
-    def make(self, wanted: Iterable[Result]) -> None:
+    def make(self, wanted: Iterable[Result[Any]]) -> None:
         """Trains and computes whatever is missing.
 
         Args:
             wanted: results; what they need beside is made too.
         """
-        everything = _by_run(wanted)
+        everything: dict[Run, list[Result[Any]]] = {}
+        for result in dict.fromkeys(wanted):
+            everything.setdefault(result.run, []).append(result)
         missing = self._missing(everything)
         jobs = [self._job(run, results) for run, results in missing.items()]
         for name in dict.fromkeys(job.config.data for job in jobs):
-            self.dataset(name)  # what cannot be read is told before anything is trained
+            self.files.dataset(name)  # what cannot be read is told before anything is trained
         # What was there before counts as done.
         done = 0.0
         for run, results in everything.items():
@@ -165,7 +130,7 @@ class Workshop:
                 done += job.weight
                 self._tell(done, total, job.config.title)
 
-    def _do(self, jobs: list[Job], before: float, total: float) -> Iterable[Job]:
+    def _do(self, jobs: list[Job], before: float, total: float) -> Iterator[Job]:
         """Does jobs that do not depend on each other; gives them back as they are done."""
         if self.executor is None:
             for job in jobs:
@@ -184,45 +149,28 @@ class Workshop:
             for future in futures:
                 future.cancel()
 
-    def _missing(self, everything: Mapping[Run, Iterable[Result]]) -> dict[Run, list[Result]]:
+    def _missing(self, everything: dict[Run, list[Result[Any]]]) -> dict[Run, list[Result[Any]]]:
         """What is not there, by run, and what that depends on."""
-        missing: dict[Run, list[Result]] = {}
+        missing: dict[Run, list[Result[Any]]] = {}
 
-        def need(result: Result) -> None:
-            if result in missing.get(result.run, ()) or self.has(result):
+        def need(result: Result[Any]) -> None:
+            if result in missing.get(result.run, ()) or self.files.has(result):
                 return
             if result.run.rates_from is not None:
-                need(EveryStep(result.run.rates_from))
+                need(every_step(result.run.rates_from))
             missing.setdefault(result.run, []).append(result)
 
-        for results in everything.values():
-            for result in results:
-                need(result)
+        for result in (each for results in everything.values() for each in results):
+            need(result)
         return missing
 
-    def has(self, result: Result) -> bool:
-        """Whether a result was made; one that is surely damaged makes way, renamed aside.
-
-        Raises:
-            StoreError: it is there and cannot be read now, or by this version.
-        """
-        file = self.file_of(result)
-        if not file.exists():
-            return False
-        try:
-            result.load(file)
-        except DamagedError:
-            move_aside(file, self.directory)
-            return False
-        return True
-
-    def _job(self, run: Run, results: list[Result]) -> Job:
+    def _job(self, run: Run, results: list[Result[Any]]) -> Job:
         return Job(
             run=run,
             config=self.config_of(run),
-            results=tuple((result, self.file_of(result)) for result in results),
-            directory=self.directory / "runs" / run.name,
-            data_dir=self.data_dirs.get(run.config.data),
+            results=tuple((result, self.files.file_of(result)) for result in results),
+            directory=self.files.directory / "runs" / run.name,
+            data_dir=self.files.data_dirs.get(run.config.data),
             keep_bytes=self.keep_bytes,
         )
 
@@ -230,20 +178,12 @@ class Workshop:
         """The configuration with the place of the step sizes that are its rates."""
         if run.rates_from is None:
             return run.config
-        source = self.file_of(EveryStep(run.rates_from)).resolve()
+        source = self.files.file_of(every_step(run.rates_from)).resolve()
         return dataclasses.replace(run.config, lr_schedule=f"steps:{source}")
 
     def _tell(self, done: float, total: float, what: str) -> None:
         if self.progress:
             self.progress(done, total, what)
-
-
-def _by_run(wanted: Iterable[Result]) -> dict[Run, list[Result]]:
-    """Each result once, with the others of its run."""
-    found: dict[Run, dict[Result, None]] = {}
-    for result in wanted:
-        found.setdefault(result.run, {})[result] = None
-    return {run: list(results) for run, results in found.items()}
 
 
 def _depth(run: Run) -> int:

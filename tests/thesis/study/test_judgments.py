@@ -1,8 +1,8 @@
 import pytest
 
-from losspath.thesis.study.claims import (
-    AS_DRAWN,
+from losspath.thesis.study.judgments import (
     BOTH,
+    DRAWN,
     FAILS,
     HOLDS,
     IN_PART,
@@ -10,13 +10,15 @@ from losspath.thesis.study.claims import (
     REPAIRED,
     Check,
     Judgment,
+    verdict_of,
+)
+from losspath.thesis.study.statistics import (
     all_above,
     all_below,
     all_of,
     paired_below,
     separated,
     spread,
-    verdict_of,
 )
 
 
@@ -47,11 +49,11 @@ def test_a_judgment_says_what_was_found():
 def test_variants_are_judged_each():
     checks = (
         Check("same", True, BOTH),
-        Check("before", False, AS_DRAWN),
+        Check("before", False, DRAWN),
         Check("after", True, REPAIRED),
     )
     judgment = Judgment("pca", "It is right.", checks)
-    assert judgment.verdicts == {AS_DRAWN: IN_PART, REPAIRED: HOLDS}
+    assert judgment.verdicts == {DRAWN: IN_PART, REPAIRED: HOLDS}
     assert judgment.measured[1] == "✗ as drawn: before"
     alone = Judgment("sampled", "It is jagged.", (Check("same", True, BOTH),))
     assert alone.verdicts == {BOTH: HOLDS}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from scipy.stats import kendalltau
+
+from losspath.thesis.study.statistics import Values
+from losspath.thesis.study.table import Table
 
 Verdict = Literal["holds", "holds in part", "does not hold", "not judged"]
 
@@ -18,10 +20,13 @@ NOT_JUDGED: Verdict = "not judged"
 
 VERDICTS: tuple[Verdict, ...] = (HOLDS, IN_PART, FAILS, NOT_JUDGED)
 
+MARKS = {True: "✓", False: "✗", None: "–"}
 
-AS_DRAWN, REPAIRED, BOTH = "as drawn", "repaired", "as drawn and repaired"
+DRAWN, REPAIRED, BOTH = "as drawn", "repaired", "as drawn and repaired"
 """Variants of surfaces: as the thesis's program draws them, without its defects, and where that is
 the same."""
+
+_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Judgment:
     def verdicts(self) -> dict[str, Verdict]:
         """The verdict of each variant; of a claim that is judged once, by an empty name."""
         variants = dict.fromkeys(check.variant for check in self.checks)
-        if AS_DRAWN in variants or REPAIRED in variants:
+        if DRAWN in variants or REPAIRED in variants:
             variants.pop(BOTH, None)
         return {name: verdict_of([each.found for each in self.of(name)]) for name in variants}
 
@@ -75,9 +80,8 @@ class Judgment:
     @property
     def measured(self) -> list[str]:
         """What was measured, in words, with a mark of whether it was found."""
-        marks = {True: "✓", False: "✗", None: "–"}
         return [
-            f"{marks[check.found]} {check.variant and check.variant + ': '}{check.what}"
+            f"{MARKS[check.found]} {check.variant and check.variant + ': '}{check.what}"
             for check in self.checks
         ]
 
@@ -92,57 +96,32 @@ def verdict_of(found: Sequence[bool | None]) -> Verdict:
     return IN_PART if any(told) else FAILS
 
 
-def spread(values: Sequence[float], form: str = ".3g") -> str:
-    """Mean and standard deviation in words, both to the digits of the deviation's second."""
-    numbers = np.array(values, float)
-    if len(numbers) == 1 or not np.isfinite(numbers).all():
-        return format(float(numbers.mean()), form)
-    mean, deviation = float(numbers.mean()), float(numbers.std(ddof=1))
-    if not form.endswith("%") and deviation > 0:
-        form = f".{min(4, max(0, 1 - int(np.floor(np.log10(deviation)))))}f"
-    return f"{mean:{form}} ± {deviation:{form}}"
+Checks = Callable[[Table], Iterable[Check]]
 
 
-def agreed(found: Iterable[bool]) -> bool | None:
-    """What all seeds say; None where they disagree, or there are none."""
-    told = list(found)
-    if not told or (any(told) and not all(told)):
-        return None
-    return told[0]
+@dataclass(frozen=True)
+class Judge:
+    """A claim of the thesis, and how to check it.
+
+    Attributes:
+        subject: what it is about.
+        claim: what the thesis says; ``{scale}`` stands for the study's scale.
+        checks: holds it against the measurements.
+        figure: name of the figure that shows it.
+    """
+
+    subject: str
+    claim: str
+    checks: Checks
+    figure: str = ""
+
+    def __call__(self, table: Table) -> Judgment:
+        """Judges by a table alone."""
+        claim = self.claim.format(scale=table.plan.scale)
+        return Judgment(self.subject, claim, tuple(self.checks(table)), self.figure)
 
 
-def all_of(found: Sequence[bool | None]) -> bool | None:
-    """Whether several things are all so; None where one could not be told, and none is not so."""
-    if False in found:
-        return False
-    return None if None in found else True
-
-
-def all_above(values: Sequence[float], limit: float) -> bool | None:
-    """Whether every seed's value is above a limit; None where seeds disagree."""
-    return agreed(value > limit for value in values)
-
-
-def all_below(values: Sequence[float], limit: float) -> bool | None:
-    """Whether every seed's value is below a limit; None where seeds disagree."""
-    return agreed(value < limit for value in values)
-
-
-def separated(lower: Sequence[float], upper: Sequence[float]) -> bool | None:
-    """Whether all of some seeds' values are below all of others'; None where they overlap."""
-    if not len(lower) or not len(upper):
-        return None
-    if max(lower) < min(upper):
-        return True
-    return False if min(lower) >= max(upper) else None
-
-
-def paired_below(lower: Sequence[float], upper: Sequence[float]) -> bool | None:
-    """Whether one value is below the other with every seed; None where seeds disagree."""
-    return agreed(low < high for low, high in zip(lower, upper, strict=True))
-
-
-def check_ranks(words: str, one: Sequence[float], other: Sequence[float], sign: int) -> Check:
+def check_ranks(words: str, one: Values, other: Values, sign: int) -> Check:
     """Whether two quantities rise together (sign 1) or against each other (sign −1).
 
     Found if Kendall's τ has that sign with p < 0.05, not found if it has the other; the words say
@@ -154,6 +133,3 @@ def check_ranks(words: str, one: Sequence[float], other: Sequence[float], sign: 
         return Check(told, None)
     found = bool(result.statistic * sign > 0)
     return Check(told if found else f"{told}: the reverse", found)
-
-
-_SIGNIFICANT = 0.05
