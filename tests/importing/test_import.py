@@ -330,6 +330,19 @@ def test_a_checkpoint_between_those_that_are_there_is_refused(trained, tmp_path)
     assert path.steps.tolist() == [0, 5, 100]
 
 
+def test_checkpoints_of_another_training_are_not_added(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, nested, STEPS[:3])
+    import_checkpoints(folder / "*", tmp_path / "run")
+    before = Trajectory(tmp_path / "run").digest
+    other = {name: tensor.clone() for name, tensor in trained.states[5].items()}
+    other["conv.bias"] += 1
+    nested(folder, 5, other, {})
+    saved(folder, trained, nested, STEPS[3:])
+    with pytest.raises(ArgumentError, match=r"other numbers at step 5 than .*5.pt, .*conv.bias"):
+        import_checkpoints(folder / "*", tmp_path / "run", existing="resume")
+    assert Trajectory(tmp_path / "run").digest == before
+
+
 def test_an_import_that_was_stopped_goes_on(trained, tmp_path):
     folder = saved(tmp_path / "saved", trained, hugging_face)
 

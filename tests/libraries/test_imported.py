@@ -127,6 +127,7 @@ def assert_same(path, models):
         assert found[index] == pytest.approx(mean, rel=1e-5)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("make", [gpt2, t5])
 def test_a_trainers_checkpoints(make, tmp_path):
     models, log = trained_by_trainer(
@@ -144,6 +145,7 @@ def test_a_trainers_checkpoints(make, tmp_path):
     ]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("adapt", [lora, dora])
 def test_an_adapters_checkpoints(adapt, tmp_path):
     models, _ = trained_by_trainer(adapt(gpt2()), tmp_path / "out")

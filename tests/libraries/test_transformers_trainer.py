@@ -181,6 +181,7 @@ def test_every_step_with_its_loss_bit_for_bit(tmp_path):
     assert path.buffers(20)["body.1.num_batches_tracked"] == 20
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_training_is_the_same_without_it(tmp_path, accumulate):
     ends = []
@@ -367,6 +368,7 @@ def test_averages_that_are_swapped_in_are_not_in_the_path(tmp_path, is_first):
     assert_states(path, seen)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_training_that_goes_on_from_a_checkpoint(tmp_path, every, accumulate):
@@ -391,6 +393,7 @@ def test_training_that_goes_on_from_a_checkpoint(tmp_path, every, accumulate):
     np.testing.assert_array_equal(aside[-1], first[20])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("strategy", [{"save_strategy": "steps", "save_steps": 5}, {}])
 def test_what_a_checkpoint_needs_is_durable_before_it_is_written(tmp_path, every, strategy):
@@ -414,6 +417,7 @@ def test_what_a_checkpoint_needs_is_durable_before_it_is_written(tmp_path, every
     assert_states(path, [seen[step] for step in path.steps])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("existing", ["error", "resume", "overwrite"])
 def test_a_run_that_begins_at_a_checkpoint_counts_from_it(existing, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 4}
@@ -545,6 +549,7 @@ def test_wrapped_models_are_recorded_under_their_own_names(tmp_path):
     assert [e.name for e in path.layout.parameters] == names
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("how", ["in place", "wrapped", "by the Trainer"])
 def test_compiled_models_are_recorded_under_their_own_names(tmp_path, how):
     class Taking(Net):

@@ -141,6 +141,8 @@ def import_checkpoints(
     begun = Trajectory(out) if is_there else None
     shell = found.shell() if begun is None else Shell.of_run(begun)
     todo = dated if begun is None else _after(begun, dated)
+    if begun is not None:
+        _check_same_training(begun, found, dated)
     if begun is not None and not todo:
         return begun
     path = _recorded(out, found, shell, todo, log, begun, existing, allow_complex, progress)
@@ -189,6 +191,27 @@ def _after(begun: Trajectory, dated: list[tuple[int, Path]]) -> list[tuple[int, 
             'run can only be added to at its end: begin it anew (existing="overwrite")'
         )
     return [(step, place) for step, place in dated if step > last]
+
+
+def _check_same_training(begun: Trajectory, found: Survey, dated: list[tuple[int, Path]]) -> None:
+    """Raises where a checkpoint that a run has at its step has other numbers than the run."""
+    places = {int(step): index for index, step in enumerate(begun.steps)}
+    for step, place in dated:
+        if step not in places:
+            continue
+        row, tensors = begun[places[step]], found.read(place)
+        for entry in begun.layout.parameters:
+            tensor = tensors.get(entry.name)
+            if tensor is not None:
+                tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+                numbers = tensor.detach().to(torch.from_numpy(row).dtype).reshape(-1).numpy()
+                if numbers.tobytes() == row[entry.place].tobytes():
+                    continue
+            raise ArgumentError(
+                f"{begun.directory} has other numbers at step {step} than {place}, which is of "
+                f"another training ({entry.name} differs); import it into another directory, or "
+                'begin the run anew (existing="overwrite")'
+            )
 
 
 def _recorded(
