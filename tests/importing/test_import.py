@@ -256,7 +256,7 @@ def test_losses_of_a_table(trained, tmp_path):
         folder / "*", tmp_path / "run", losses=tmp_path / "metrics.csv", loss_column="train_loss"
     )
     assert path.loss_steps.tolist() == [5, 10, 50, 100]
-    assert path.all_losses.tolist() == [2.5, 1.25, 0.75, 0.75]  # the last one that was logged
+    np.testing.assert_array_equal(path.all_losses, [2.5, 1.25, 0.75, np.nan])  # as it was logged
     assert path.losses.tolist() == [2.5, 1.25, 0.75]
     steps, values = path.values["val_loss"]
     assert (steps.tolist(), values.tolist()) == ([7, 100], [1.5, 0.25])
@@ -272,6 +272,10 @@ def test_losses_of_a_table(trained, tmp_path):
         ("step,loss\n1,2\n", {"loss_column": "other"}, "named other, got step, loss"),
         ("step,loss\n1,2\nx,3\n", {}, "line 3 of .* has no number as step or loss"),
         ("", {}, "got none"),
+        ("step,other\n", {}, "got step, other"),
+        ("step,loss\nnan,3\n", {}, "line 2 of .* has no number as step or loss"),
+        ("step,loss\n1e400,3\n", {}, "line 2 of .* has no number as step or loss"),
+        ("step,loss\n1.5,3\n", {}, "line 2 of .* has no number as step or loss"),
     ],
 )
 def test_tables_without_losses_are_told(trained, tmp_path, text, options, says):
@@ -280,6 +284,23 @@ def test_tables_without_losses_are_told(trained, tmp_path, text, options, says):
     with pytest.raises((ArgumentError, DamagedError), match=says):
         import_checkpoints(folder / "*", tmp_path / "run", losses=tmp_path / "log.csv", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_tables_as_spreadsheets_write_them(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, bare)
+    text = "\ufeffstep,loss,train_loss,self\n5,9,0.5,1,more\n10,8,0.25,1\n"
+    (tmp_path / "log.csv").write_text(text, encoding="utf-8")
+    path = import_checkpoints(
+        folder, tmp_path / "run", losses=tmp_path / "log.csv", loss_column="train_loss"
+    )
+    assert path.all_losses[:2].tolist() == [0.5, 0.25]
+    assert path.values["logged_loss"][1].tolist() == [9.0, 8.0]
+
+
+def test_a_column_that_a_trainer_never_logged(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, hugging_face)
+    with pytest.raises(ArgumentError, match=r"expected nonsense to be logged in .*, got loss"):
+        import_checkpoints(folder, tmp_path / "run", loss_column="nonsense")
 
 
 def test_without_losses_they_are_not_known(trained, tmp_path):
@@ -343,6 +364,57 @@ def test_checkpoints_of_another_training_are_not_added(trained, tmp_path):
     assert Trajectory(tmp_path / "run").digest == before
 
 
+def keep(folder, **states):
+    folder.mkdir(exist_ok=True)
+    for step, state in states.items():
+        torch.save(state, folder / f"{step}.pt")
+    return folder / "*.pt"
+
+
+def full(value, count=4, dtype=torch.float32):
+    return torch.full((count,), value, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("later", "error", "says"),
+    [
+        ({"a": full(3.0), "c": full(3.0)}, ModelError, "it lacks b"),
+        ({"a": full(3.0), "b": full(3.0), "c": full(3.0)}, ModelError, "it has besides c"),
+        ({"a": full(3.0), "b": full(3.0, 5)}, ModelError, "it has reshaped b"),
+        ({"a": full(3.0), "b": full(3.0, dtype=torch.float64)}, ArgumentError, "b is float32 in"),
+    ],
+)
+def test_checkpoints_of_another_network_are_not_added(tmp_path, later, error, says):
+    first = {"a": full(1.0), "b": full(1.0)}
+    pattern = keep(tmp_path / "saved", s1=first, s2={"a": full(2.0), "b": full(2.0)})
+    import_checkpoints(pattern, tmp_path / "run", steps=[1, 2])
+    before = Trajectory(tmp_path / "run").digest
+    for file in (tmp_path / "saved").iterdir():
+        file.unlink()
+    keep(tmp_path / "saved", s3=later)
+    with pytest.raises(error, match=says):
+        import_checkpoints(pattern, tmp_path / "run", steps=[3], existing="resume")
+    assert Trajectory(tmp_path / "run").digest == before
+
+
+def test_what_was_frozen_and_is_trained_now_is_told(tmp_path):
+    def states(value, head):
+        return {"body": full(value, 100), "head": full(head)}
+
+    pattern = keep(tmp_path / "saved", s1=states(1.0, 1.0), s2=states(1.0, 2.0))
+    path = import_checkpoints(pattern, tmp_path / "run", steps=[1, 2])
+    assert path.side_kinds == {"body": "frozen"}
+    keep(tmp_path / "saved", s3=states(5.0, 3.0))
+    with pytest.raises(ArgumentError, match="body was the same in all checkpoints"):
+        import_checkpoints(pattern, tmp_path / "run", steps=[1, 2, 3], existing="resume")
+
+
+def test_going_on_where_there_is_no_run_begins_one(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, nested, STEPS[1:])
+    path = import_checkpoints(folder, tmp_path / "run", existing="resume")
+    assert path.steps.tolist() == [5, 10, 100]
+
+
 def test_an_import_that_was_stopped_goes_on(trained, tmp_path):
     folder = saved(tmp_path / "saved", trained, hugging_face)
 
@@ -390,7 +462,7 @@ def test_steps_are_read_from_names(tmp_path, names, steps):
     ("names", "says"),
     [
         (["best.pt", "last.pt"], "pass steps="),
-        (["a1b2.pt", "a2b3.pt"], "do not differ in one number alone"),
+        (["a1-b2.pt", "a2-b3.pt"], "do not differ in one alone"),
         (["step-5.pt", "again-step-5.pt"], "both of step 5; give a pattern"),
     ],
 )
@@ -410,6 +482,103 @@ def test_no_checkpoints(tmp_path):
     for pattern in ("*.pt", "notes.txt", "missing/*"):
         with pytest.raises(ArgumentError, match=r"expected checkpoints at .*, found none"):
             import_checkpoints(tmp_path / pattern, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["ckpt_500.pt", "ckpt_1k.pt", "ckpt_10k.pt"],
+        ["loss_0.52.pt", "loss_0.31.pt"],
+        ["model_1.5M.pt", "model_2.5M.pt"],
+        ["2024-01-02.pt", "2024-01-03.pt"],
+        ["step_1_000.pt", "step_2_000.pt"],
+        ["seed0/m.pt", "seed1/m.pt"],
+        ["ck-1e3.pt", "ck-1e4.pt"],
+    ],
+    ids=str,
+)
+def test_numbers_that_are_no_steps_are_not_taken_for_them(tmp_path, names):
+    for number, name in enumerate(names):
+        (tmp_path / "saved" / name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"w": torch.full((3,), float(number))}, tmp_path / "saved" / name)
+    with pytest.raises(ArgumentError, match="pass steps="):
+        import_checkpoints([tmp_path / "saved" / name for name in names], tmp_path / "run")
+
+
+def save_with(folder, **notes):
+    """One checkpoint for each set of notes, by its file's name."""
+    for number, (name, content) in enumerate(notes.items()):
+        torch.save(
+            {"model": {"w": torch.full((3,), float(number))}, **content}, folder / f"{name}.pt"
+        )
+
+
+def test_steps_that_some_do_not_say(tmp_path):
+    save_with(tmp_path, m1={"step": 500}, m2={"step": 1000}, m3={})
+    with pytest.raises(ArgumentError, match=r"as some do, but .*m3.pt does not"):
+        import_checkpoints(tmp_path / "*.pt", tmp_path / "run")
+
+
+def test_steps_that_begin_anew_in_each_epoch(tmp_path):
+    save_with(
+        tmp_path,
+        a={"epoch": 0, "step": 100},
+        b={"epoch": 1, "step": 50},
+        c={"epoch": 2, "step": 70},
+    )
+    with pytest.raises(ArgumentError, match="steps and epochs contradict each other"):
+        import_checkpoints(tmp_path / "*.pt", tmp_path / "run")
+    path = import_checkpoints(tmp_path / "*.pt", tmp_path / "run", steps=[100, 150, 220])
+    assert path.steps.tolist() == [100, 150, 220]
+
+
+@pytest.mark.parametrize("value", [500.0, "500", np.int64(500), torch.tensor(500)])
+def test_steps_of_every_type(tmp_path, value):
+    content = {"model": {"w": torch.ones(3)}, "iter_num": value}
+    if isinstance(value, np.generic):
+        content["iter_num"] = int(value)
+    torch.save(content, tmp_path / "ckpt1.pt")
+    assert import_checkpoints(tmp_path / "*.pt", tmp_path / "run").steps.tolist() == [500]
+
+
+def test_epochs_are_not_matched_with_losses_of_steps(tmp_path):
+    for epoch in (1, 2, 3):
+        torch.save({"w": torch.full((3,), float(epoch))}, tmp_path / f"epoch_{epoch}.pt")
+    (tmp_path / "log.csv").write_text("step,loss\n1,9.0\n100,1.0\n")
+    with pytest.raises(ArgumentError, match="numbered by epochs, and losses by steps"):
+        import_checkpoints(tmp_path / "*.pt", tmp_path / "run", losses=tmp_path / "log.csv")
+    assert import_checkpoints(tmp_path / "*.pt", tmp_path / "run").steps.tolist() == [1, 2, 3]
+
+
+def test_checkpoints_of_two_trainings_are_not_mixed(tmp_path):
+    for version in ("version_0", "version_1"):
+        (tmp_path / version).mkdir()
+        for step in (100, 200):
+            torch.save({"w": torch.ones(3) * step}, tmp_path / version / f"step={step}.ckpt")
+    with pytest.raises(ArgumentError, match="expected checkpoints of one training"):
+        import_checkpoints(tmp_path / "**" / "*.ckpt", tmp_path / "run")
+
+
+def test_a_link_to_the_newest_is_no_other_checkpoint(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, nested)
+    (folder / "last.pt").symlink_to(folder / "100.pt")
+    path = import_checkpoints(folder / "*.pt", tmp_path / "run")
+    assert path.steps.tolist() == [*STEPS]
+
+
+def test_a_run_among_its_checkpoints_is_none_of_them(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, nested)
+    import_checkpoints(folder / "*", folder / "run")
+    path = import_checkpoints(folder / "*", folder / "run", existing="resume")
+    assert path.steps.tolist() == [*STEPS]
+    assert import_checkpoints(folder, tmp_path / "other").digest == path.digest
+
+
+def test_archives_of_old_examples(trained, tmp_path):
+    saved(tmp_path / "saved", trained, bare)
+    for file in (tmp_path / "saved").iterdir():
+        file.rename(file.with_name(f"{file.stem}.pth.tar"))
+    assert len(import_checkpoints(tmp_path / "saved", tmp_path / "run")) == 4
 
 
 # -- which state dict -----------------------------------------------------------------------------
@@ -448,6 +617,8 @@ def test_averaged_weights_are_never_taken_unasked(trained, write, tmp_path):
     plain = saved(tmp_path / "plain", trained, nested)
     with pytest.raises(ArgumentError, match="holds no averaged weights"):
         import_checkpoints(plain, tmp_path / "none", weights="averaged")
+    with pytest.raises(ArgumentError, match="weights='raw', and now it is 'averaged'"):
+        import_checkpoints(folder, tmp_path / "raw", weights="averaged", existing="resume")
 
 
 def test_several_networks_are_told_apart_by_their_keys(tmp_path):
@@ -479,9 +650,63 @@ def test_patterns_of_names(trained, tmp_path):
     folder = saved(tmp_path / "saved", trained, bare)
     path = import_checkpoints(folder, tmp_path / "run", parameters=["conv.*", "rest.*.bias"])
     assert [e.name for e in path.layout.parameters] == ["conv.weight", "conv.bias", "rest.2.bias"]
-    assert path.side_kinds == {}
+    assert set(path.side_kinds) == set()
     with pytest.raises(ArgumentError, match=r"match no.such in"):
         import_checkpoints(folder, tmp_path / "other", parameters="no.such")
+
+
+def test_tensors_beside_another_state_dict_are_not_dropped(tmp_path):
+    for step in (1, 2):
+        state = {"a.weight": torch.full((2, 3), float(step))}
+        half = {"a.weight": torch.full((2, 3), step / 2)}
+        torch.save({**state, "ema": half}, tmp_path / f"{step}.pt")
+    with pytest.raises(ArgumentError, match="two sets of weights, the top"):
+        import_checkpoints(tmp_path / "*.pt", tmp_path / "run")
+    path = import_checkpoints(tmp_path / "*.pt", tmp_path / "run", weights="raw")
+    assert path[:].tolist() == [[1.0] * 6, [2.0] * 6]
+    half = import_checkpoints(tmp_path / "*.pt", tmp_path / "half", weights="averaged")
+    assert half[:].tolist() == [[0.5] * 6, [1.0] * 6]
+
+
+def test_weights_that_are_not_what_they_are_said_to_be(tmp_path):
+    torch.save({"ema": {"w": torch.ones(3)}}, tmp_path / "1.pt")
+    with pytest.raises(ArgumentError, match=r"raw weights .* under ema, which are averaged"):
+        import_checkpoints(tmp_path / "1.pt", tmp_path / "run", weights="raw")
+    path = import_checkpoints(tmp_path / "1.pt", tmp_path / "run", weights="averaged")
+    assert len(path) == 1
+
+
+def test_names_that_are_one_without_wrappers(tmp_path):
+    state = {"net.weight": torch.ones(3), "net._orig_mod.weight": torch.zeros(3)}
+    torch.save(state, tmp_path / "1.pt")
+    with pytest.raises(ModelError, match=r"net.weight and net._orig_mod.weight"):
+        import_checkpoints(tmp_path / "1.pt", tmp_path / "run")
+
+
+def test_statistics_stay_with_the_layers_that_are_taken(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, bare)
+    path = import_checkpoints(folder, tmp_path / "run", parameters=["*.weight", "*.bias"])
+    assert set(path.buffers(0)) == set(trained.path.buffers(0))
+
+
+class Larger(nn.Module):
+    """The network, and a frozen part that checkpoints have not."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.rest = network()
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def test_a_model_is_as_strict_as_loading_it(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, bare)
+    with pytest.raises(ModelError, match=r"not of the model: frozen.weight \[2, 2\] is absent"):
+        import_checkpoints(folder, tmp_path / "run", model=Larger())
+    smaller = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 2, 3)))
+    with pytest.raises(ModelError, match=r"has no norm.weight, norm.bias, norm.running_mean and 4"):
+        import_checkpoints(folder, tmp_path / "run", model=smaller)
+    path = import_checkpoints(folder, tmp_path / "run", model=smaller, parameters="conv.*")
+    assert path.parameter_count == 20
 
 
 # -- what differs ---------------------------------------------------------------------------------
@@ -692,7 +917,7 @@ def told(run):
     path = Trajectory(run)
     values = {name: (s.tolist(), v.tolist()) for name, (s, v) in path.values.items()}
     logged = (path.loss_steps.tolist(), path.all_losses.tolist(), path.losses.tolist())
-    return path.digest, logged, values, [path[i].tobytes() for i in range(len(path))]
+    return path.digest, str(logged), values, [path[i].tobytes() for i in range(len(path))]
 
 
 def test_any_byte_of_one_copy_of_the_records_may_be_wrong(trained, tmp_path):
@@ -723,7 +948,7 @@ def test_a_record_that_both_copies_lost_costs_no_state(trained, tmp_path):
         path = Trajectory(run)
         assert {row.tobytes() for row in path[:]} <= set(states)
         assert len(path) >= len(states) - 1
-        assert set(path.all_losses[~np.isnan(path.all_losses)]) <= set(before[1][1])
+        assert set(path.all_losses[~np.isnan(path.all_losses)]) <= {2.5, 1.25, 0.75}
         for place in [*run.iterdir()]:
             if place.name.startswith("aside"):
                 shutil.rmtree(place)
@@ -742,4 +967,4 @@ def test_recording_goes_on_in_a_run_with_a_log(trained, tmp_path):
         recorder.record(0.5)
     path = Trajectory(run)
     assert path.steps.tolist() == [*STEPS, 101]
-    assert path.all_losses.tolist() == [2.5, 1.25, 0.75, 0.75, 0.5]
+    np.testing.assert_array_equal(path.all_losses, [2.5, 1.25, 0.75, np.nan, 0.5])

@@ -78,6 +78,10 @@ def fit(path: StateSequence, components: int) -> tuple[Moments, Axes, Pass]:
         basis[place, :determined] = part.T @ scale
         coordinates += part @ basis[place]
         squares += np.sum(np.square(part), axis=1)
+    # √λ of a small λ has few digits, as G has them relative to its largest.
+    lengths = np.sqrt(np.sum(np.square(basis[:, :determined]), axis=0))
+    basis[:, :determined] /= lengths
+    coordinates[:, :determined] /= lengths
     if determined < components:
         basis = complete(basis[:, :determined], components)
     residual = _residual(path, mean, basis, coordinates)

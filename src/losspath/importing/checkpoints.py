@@ -24,7 +24,8 @@ from losspath.arguments import (
 )
 from losspath.errors import ArgumentError
 from losspath.importing.files import Pattern, find, in_order, steps_in_names
-from losspath.importing.formats import keep_model_files, step_of
+from losspath.importing.formats import keep_model_files, progress_of
+from losspath.importing.going_on import check_goes_on
 from losspath.importing.logs import Log, read_log
 from losspath.importing.shell import Shell
 from losspath.importing.state_dicts import WEIGHTS, Choice, Weights
@@ -132,9 +133,9 @@ def import_checkpoints(
         >>> path = import_checkpoints("out/checkpoint-*", "runs/mine")  # doctest: +SKIP
     """
     out = Path(out)
-    places, _ = find(checkpoints)
+    places = find(checkpoints, out)
     choice = Choice(key, weights, prefix)
-    dated = _dated(places, choice, steps)
+    dated = _dated(places, choice, steps, has_losses=losses is not None)
     found = survey(dated, choice, parameters, model)
     log = read_log(None if losses is None else Path(losses), loss_column, [p for _, p in dated])
     is_there = existing == "resume" and store.exists(out)
@@ -142,32 +143,27 @@ def import_checkpoints(
     shell = found.shell() if begun is None else Shell.of_run(begun)
     todo = dated if begun is None else _after(begun, dated)
     if begun is not None:
-        _check_same_training(begun, found, dated)
-    if begun is not None and not todo:
-        return begun
-    path = _recorded(out, found, shell, todo, log, begun, existing, allow_complex, progress)
+        check_goes_on(begun, found, dated, has_model=model is not None)
+    path = begun
+    if path is None or todo:
+        path = _recorded(out, found, shell, todo, log, begun, existing, allow_complex, progress)
     keep_model_files(dated[-1][1], out)
     return path
 
 
 def _dated(
-    places: Sequence[Path], choice: Choice, steps: Sequence[int] | None
+    places: Sequence[Path], choice: Choice, steps: Sequence[int] | None, has_losses: bool
 ) -> list[tuple[int, Path]]:
     """Checkpoints with their steps, by these."""
     places = in_order(places)
-    if steps is not None:
-        if len(steps) != len(places):
-            raise ArgumentError(
-                f"expected a step for each of {len(places)} checkpoints, got {len(steps)}"
-            )
-        known: list[int | None] = [int(step) for step in steps]
-    else:
-        known = [step_of(place, choice) for place in places]
-        if None in known:
-            known = [*steps_in_names(places)]
+    if steps is None:
+        steps = _steps_of(places, choice, has_losses)
+    elif len(steps) != len(places):
+        raise ArgumentError(
+            f"expected a step for each of {len(places)} checkpoints, got {len(steps)}"
+        )
     dated: dict[int, Path] = {}
-    for step, place in zip(known, places, strict=True):
-        assert step is not None
+    for step, place in zip(steps, places, strict=True):
         if step < 0:
             raise ArgumentError(f"expected steps ≥ 0, got {step} for {place}")
         if step in dated:
@@ -177,6 +173,36 @@ def _dated(
             )
         dated[step] = place
     return sorted(dated.items())
+
+
+def _steps_of(places: Sequence[Path], choice: Choice, has_losses: bool) -> list[int]:
+    """What checkpoints say of their steps, or else their names."""
+    told = [progress_of(place, choice) for place in places]
+    steps = [step for step, _ in told]
+    without = [place for place, step in zip(places, steps, strict=True) if step is None]
+    if without and len(without) < len(places):
+        raise ArgumentError(
+            f"expected all checkpoints to say of which step they are, as some do, but {without[0]} "
+            "does not; pass steps=[…] (--steps), one for each in the order of their names"
+        )
+    found = [step for step in steps if step is not None]
+    if without:
+        found, are_epochs = steps_in_names(places)
+        if are_epochs and has_losses:
+            raise ArgumentError(
+                f"{places[0].name} and the others are numbered by epochs, and losses by steps; "
+                "pass steps=[…] (--steps), one for each in the order of their names"
+            )
+    order = sorted(range(len(places)), key=found.__getitem__)
+    epochs = [told[index][1] for index in order]
+    known = [epoch for epoch in epochs if epoch is not None]
+    if len(known) == len(epochs) and known != sorted(known):
+        raise ArgumentError(
+            f"checkpoints' steps and epochs contradict each other, as where steps begin anew in "
+            f"each epoch: step {found[order[0]]} is of epoch {known[0]} in {places[order[0]]}; "
+            "pass steps=[…] (--steps), one for each in the order of their names"
+        )
+    return found
 
 
 def _after(begun: Trajectory, dated: list[tuple[int, Path]]) -> list[tuple[int, Path]]:
@@ -191,27 +217,6 @@ def _after(begun: Trajectory, dated: list[tuple[int, Path]]) -> list[tuple[int, 
             'run can only be added to at its end: begin it anew (existing="overwrite")'
         )
     return [(step, place) for step, place in dated if step > last]
-
-
-def _check_same_training(begun: Trajectory, found: Survey, dated: list[tuple[int, Path]]) -> None:
-    """Raises where a checkpoint that a run has at its step has other numbers than the run."""
-    places = {int(step): index for index, step in enumerate(begun.steps)}
-    for step, place in dated:
-        if step not in places:
-            continue
-        row, tensors = begun[places[step]], found.read(place)
-        for entry in begun.layout.parameters:
-            tensor = tensors.get(entry.name)
-            if tensor is not None:
-                tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-                numbers = tensor.detach().to(torch.from_numpy(row).dtype).reshape(-1).numpy()
-                if numbers.tobytes() == row[entry.place].tobytes():
-                    continue
-            raise ArgumentError(
-                f"{begun.directory} has other numbers at step {step} than {place}, which is of "
-                f"another training ({entry.name} differs); import it into another directory, or "
-                'begin the run anew (existing="overwrite")'
-            )
 
 
 def _recorded(
@@ -240,6 +245,7 @@ def _recorded(
         existing=existing,
         dtype=found.dtype if begun is None else begun.dtype.name,  # type: ignore[arg-type]
         allow_complex=allow_complex,
+        _may_begin=True,
         **options,
     ) as recorder:
         tell(total - len(todo), total)
@@ -247,7 +253,7 @@ def _recorded(
             shell.hold(found.read(place))
             for logged in log.between(before, step):
                 recorder._note(log.losses.get(logged), logged, log.values.get(logged, {}))
-            loss = log.loss_at(before, step)
+            loss = log.loss_at(step)
             recorder.record(loss, step, **log.values.get(step, {}))
             before = step
             tell(number, total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Sequence
 from os import PathLike
@@ -10,33 +11,42 @@ from pathlib import Path
 
 from losspath.errors import ArgumentError
 from losspath.importing.formats import is_checkpoint, is_part
+from losspath.recording.store import exists
 
 Pattern = str | PathLike[str]
 
-_STEP = re.compile(r"(?:global_?)?steps?[-_=]?(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"\d+")
+# A whole number by itself: no part of a decimal, of 1_000, of a date or version, no 10k or 1e3.
+_WHOLE = r"(?<![\d.,])(?<!\d[_\-eE])(\d+)(?![\d,]|\.\d|[_-]\d{2,3}(?!\d)|[a-zA-Z])"
+_STEP = re.compile(rf"(?:global_?)?(?:steps?|iter(?:ation)?s?)[-_=]?{_WHOLE}", re.IGNORECASE)
+_EPOCH = re.compile(r"epochs?[-_=]?\d+", re.IGNORECASE)
+# Numbers behind these words say something else.
+_OTHER = re.compile(
+    r"(?:seed|fold|run|rank|trial|version|lr|loss|acc|bs|batch)[-_=]?\d[\d.]*", re.IGNORECASE
+)
+_NUMBER = re.compile(_WHOLE)
 
 
-def find(patterns: Pattern | Sequence[Pattern]) -> tuple[list[Path], list[Path]]:
-    """The checkpoints that patterns stand for, and what else they match.
+def find(patterns: Pattern | Sequence[Pattern], out: Path) -> list[Path]:
+    """The checkpoints that patterns stand for, each once.
 
     Args:
         patterns: files, folders, or patterns with ``*``, ``?`` and ``**``. A folder that is no
             checkpoint stands for those that it holds.
-
-    Returns:
-        Checkpoints, each once; and files that are none by their names.
+        out: the run that is made, which is none of them.
 
     Raises:
-        ArgumentError: there is none.
+        ArgumentError: there is none, or they are of several trainings.
     """
     several = [patterns] if isinstance(patterns, (str, PathLike)) else list(patterns)
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     others: dict[Path, None] = {}
     for pattern in several:
         for place in _matching(Path(pattern).expanduser()):
+            if _is_of_a_run(place, out):
+                continue
             some = _in_folder(place) if place.is_dir() else [place] * is_checkpoint(place)
-            found |= dict.fromkeys(each.absolute() for each in some)
+            for each in some:  # a link to the newest is no other checkpoint
+                found.setdefault(each.resolve(), each.absolute())
             if not some:
                 others[place] = None
     if not found:
@@ -46,7 +56,28 @@ def find(patterns: Pattern | Sequence[Pattern]) -> tuple[list[Path], list[Path]]
             near = "; what is there is a part of one: give its folder, or its index"
         raise ArgumentError(f"expected checkpoints at {words}, found none{near}")
     # Files in a folder that is a checkpoint are parts of it.
-    return [each for each in found if each.parent not in found], list(others)
+    kept = [place for real, place in found.items() if real.parent not in found]
+    _check_one_training(kept)
+    return kept
+
+
+def _is_of_a_run(place: Path, out: Path) -> bool:
+    """Whether a file or folder is a run, or in one."""
+    mine = out.resolve()
+    real = place.resolve()
+    return real == mine or mine in real.parents or exists(place) or exists(place.parent)
+
+
+def _check_one_training(places: Sequence[Path]) -> None:
+    folders: dict[Path, list[Path]] = {}
+    for place in places:
+        folders.setdefault(place.parent, []).append(place)
+    several = [folder for folder, own in folders.items() if len(own) > 1]
+    if len(several) > 1:
+        raise ArgumentError(
+            f"expected checkpoints of one training, got several in {several[0]} and in "
+            f"{several[1]}; give the pattern of one folder"
+        )
 
 
 def _in_folder(place: Path) -> list[Path]:
@@ -68,32 +99,37 @@ def _matching(pattern: Path) -> list[Path]:
     return [Path(each) for each in sorted(found)]
 
 
-def steps_in_names(places: Sequence[Path]) -> list[int]:
-    """The step of each checkpoint, from its name.
+def steps_in_names(places: Sequence[Path]) -> tuple[list[int], bool]:
+    """The step of each checkpoint, from its name, and whether these are epochs by their names.
 
-    It is the number behind the word "step", or the one number in which names differ. The names of
-    folders count where those of files are the same.
+    It is the number behind the word "step" or "iter", or the one whole number in which names
+    differ. The names of folders count where those of files are the same.
 
     Raises:
         ArgumentError: names do not tell.
     """
-    for names in ([p.name for p in places], [str(p) for p in places]):
+    common = places[0].parent.parent
+    if len(places) > 1:
+        common = Path(os.path.commonpath([place.parent for place in places]))
+    for names in ([p.name for p in places], [str(p.relative_to(common)) for p in places]):
         found = [_STEP.findall(name) for name in names]
         if all(found):
-            return [int(numbers[-1]) for numbers in found]
-        numbers = [[int(each) for each in _NUMBER.findall(name)] for name in names]
+            return [int(numbers[-1]) for numbers in found], False
+        plain = [_OTHER.sub("", name) for name in names]
+        numbers = [[int(each) for each in _NUMBER.findall(name)] for name in plain]
         lengths = {len(each) for each in numbers}
         if len(lengths) > 1 or lengths == {0}:
             continue
         differing = [column for column in zip(*numbers, strict=True) if len({*column}) > 1]
+        are_epochs = all(_EPOCH.search(name) for name in names)
         if len(places) == 1 and lengths == {1}:
-            return [numbers[0][0]]
+            return [numbers[0][0]], are_epochs
         if len(differing) == 1:
-            return list(differing[0])
+            return list(differing[0]), are_epochs
     raise ArgumentError(
         f"expected checkpoints that say of which step they are, got {places[0].name}"
         + (f" and {len(places) - 1} others" if len(places) > 1 else "")
-        + ', whose names have no number behind "step" and do not differ in one number alone; pass '
+        + ', whose names have no whole number behind "step" and do not differ in one alone; pass '
         "steps=[…] (--steps), one for each in the order of their names"
     )
 

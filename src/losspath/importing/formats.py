@@ -6,6 +6,7 @@ and runs no code of the file's.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from losspath.errors import DamagedError, StoreError, UnsupportedError, wrap_os_errors
-from losspath.importing.state_dicts import Checkpoint, Choice, Tensors, chosen, step_in
+from losspath.importing.state_dicts import EPOCHS, Checkpoint, Choice, Tensors, chosen, step_in
 from losspath.recording.header import MODEL_FILES
 
 # What transformers keeps beside the weights that says how they are used.
@@ -27,7 +28,7 @@ _OF_MODEL = re.compile(
 )
 _LARGEST_FILE = 64 << 20
 
-TORCH = (".pt", ".pth", ".ckpt", ".bin")
+TORCH = (".pt", ".pth", ".ckpt", ".bin", ".pth.tar", ".pt.tar")
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
 TRAINER_STATE = "trainer_state.json"
@@ -79,28 +80,32 @@ def read_checkpoint(place: Path, choice: Choice) -> Checkpoint:
                 )
             found = read(place, choice)
             step = _step_of_trainer(place / TRAINER_STATE)
-            return found if step is None else Checkpoint(found.tensors, step, found.is_ordered)
+            return found if step is None else dataclasses.replace(found, step=step)
         if not place.exists():
             raise StoreError(f"expected a checkpoint, found no file {place}")
         return _file(place, choice)
 
 
-def step_of(place: Path, choice: Choice) -> int | None:
-    """The step that a checkpoint says it is of; its tensors are read only where they say it.
+def progress_of(place: Path, choice: Choice) -> tuple[int | None, int | None]:
+    """The step and the epoch that a checkpoint says it is of; None where it does not.
+
+    Its tensors are read only where they say it.
 
     Args:
         place: a file or folder.
         choice: which of several state dicts.
     """
     if place.is_dir() and (step := _step_of_trainer(place / TRAINER_STATE)) is not None:
-        return step
+        return step, None
     if place.is_dir() and _format_of(place) in (_model_folder, _adapter):
         place = next(place / name for name in (*_MODELS, *_ADAPTERS) if (place / name).exists())
     if place.name.endswith(INDEX):
-        return None
+        return None, None
     if place.suffix == SAFETENSORS:
-        return step_in(_notes(place))
-    return read_checkpoint(place, choice).step
+        notes = _notes(place)
+        return step_in(notes), step_in(notes, EPOCHS)
+    found = read_checkpoint(place, choice)
+    return found.step, found.epoch
 
 
 def _notes(file: Path) -> dict[str, str]:
@@ -121,10 +126,14 @@ def keep_model_files(place: Path, run: Path) -> None:
         run: the run.
     """
     if not (place / "config.json").is_file():
+        shutil.rmtree(
+            run / MODEL_FILES, ignore_errors=True
+        )  # of checkpoints that were there before
         return
     target = run / MODEL_FILES
     with wrap_os_errors(f"write {target}"):
-        target.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
         for file in sorted(place.iterdir()):
             is_small = file.is_file() and file.stat().st_size <= _LARGEST_FILE
             if is_small and _OF_MODEL.fullmatch(file.name):
@@ -155,7 +164,7 @@ def _adapter(folder: Path, choice: Choice) -> Checkpoint:
     except (ValueError, AttributeError) as cause:
         raise DamagedError(f"{config} cannot be read: {cause}") from cause
     tensors = {in_peft_model(n, trained or ()): tensor for n, tensor in found.tensors.items()}
-    return Checkpoint(tensors, found.step, found.is_ordered)
+    return Checkpoint(tensors, found.step, found.is_ordered, is_part=True)
 
 
 def in_peft_model(name: str, trained: Collection[str] = ()) -> str:
@@ -221,7 +230,9 @@ def _safetensors(file: Path, choice: Choice) -> Checkpoint:
 def _torch(file: Path, choice: Choice) -> Checkpoint:
     content = load_weights(file)
     tensors = {name: tensor.detach() for name, tensor in chosen(content, choice, file).items()}
-    return Checkpoint(tensors, step_in(content) if isinstance(content, Mapping) else None)
+    if not isinstance(content, Mapping):
+        return Checkpoint(tensors, None)
+    return Checkpoint(tensors, step_in(content), epoch=step_in(content, EPOCHS))
 
 
 def load_weights(file: Path) -> Any:

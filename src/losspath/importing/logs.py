@@ -12,6 +12,7 @@ from typing import Any
 
 from losspath.errors import ArgumentError, DamagedError, wrap_os_errors
 from losspath.importing.formats import TRAINER_STATE
+from losspath.recording.trainers import safe
 
 _LOSSES = ("loss", "train_loss", "train/loss", "train_loss_step", "training_loss", "Train/Loss")
 _STEPS = ("step", "global_step", "iteration", "Step")
@@ -36,17 +37,16 @@ class Log:
                 continue
             if name == loss:
                 self.losses[step] = float(value)
-            elif name not in _STEPS and not name.startswith("."):
-                self.values.setdefault(step, {})[name] = float(value)
+            elif name not in _STEPS:
+                self.values.setdefault(step, {})[safe(name)] = float(value)
 
     def between(self, before: int, step: int) -> list[int]:
         """The steps behind one state and before the next at which anything was logged."""
         return sorted(each for each in {*self.losses, *self.values} if before < each < step)
 
-    def loss_at(self, before: int, step: int) -> float:
-        """The loss that was logged at a step, or last behind the state before; NaN for none."""
-        logged = [each for each in self.losses if before < each <= step]
-        return self.losses[max(logged)] if logged else math.nan
+    def loss_at(self, step: int) -> float:
+        """The loss that was logged at a step; NaN for none."""
+        return self.losses.get(step, math.nan)
 
 
 def read_log(losses: Path | None, column: str | None, places: Iterable[Path]) -> Log:
@@ -76,6 +76,11 @@ def _of_trainer(file: Path, column: str | None) -> Log:
             log = Log()
             for row in rows:
                 log.add(row, int(row["step"]), column or "loss")
+            if column is not None and not log.losses:
+                names = ", ".join(dict.fromkeys(name for row in rows for name in row))
+                raise ArgumentError(f"expected {column} to be logged in {file}, got {names}")
+        except ArgumentError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as cause:
             raise DamagedError(f"{file} has no history of a trainer: {cause!r}") from cause
     return log
@@ -84,25 +89,20 @@ def _of_trainer(file: Path, column: str | None) -> Log:
 def _of_table(file: Path, column: str | None) -> Log:
     with wrap_os_errors(f"read {file}"):
         try:
-            with file.open(newline="") as opened:
-                rows = list(csv.DictReader(opened))
+            with file.open(newline="", encoding="utf-8-sig") as opened:
+                reader = csv.DictReader(opened, restkey="", restval="")
+                rows, names = list(reader), list(reader.fieldnames or ())
         except (UnicodeDecodeError, csv.Error) as cause:
             raise DamagedError(f"{file} is no table of values: {cause}") from cause
-    names = list(rows[0]) if rows else []
     step = _column(file, names, None, _STEPS, "a step")
     loss = _column(file, names, column, _LOSSES, "the loss, say which (loss_column=)")
     log = Log()
     for number, row in enumerate(rows, 2):
         if not row[step]:
             continue
-        try:
-            values = {name: float(row[name]) for name in names if row[name]}
-        except (TypeError, ValueError):
-            values = _numbers(row)
-            if step not in values or (row[loss] and loss not in values):
-                raise DamagedError(
-                    f"line {number} of {file} has no number as {step} or {loss}"
-                ) from None
+        values = _numbers({name: row[name] for name in names})
+        if not values.get(step, 0.5).is_integer() or (row[loss] and loss not in values):
+            raise DamagedError(f"line {number} of {file} has no number as {step} or {loss}")
         log.add(values, int(values[step]), loss)
     return log
 

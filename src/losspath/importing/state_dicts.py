@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,8 +19,12 @@ WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 _TRAINED = "current_model_state"
 _OF_AVERAGES = ("ema", "avg", "average", "averaged", "swa", "shadow")
 _DEPTH = 4
+EPOCHS = ("epoch",)
 _MODEL = "state_dict"
-_STEPS = ("global_step", "step", "iteration", "num_updates", "iter")
+_STEPS = (
+    *("global_step", "global_steps", "step", "steps", "num_steps"),
+    *("iteration", "iterations", "iter", "iter_num", "num_updates"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,15 @@ class Checkpoint:
         tensors: by name, on the CPU; read from the file as they are used, where it allows that.
         step: how many steps were taken, where the checkpoint says so.
         is_ordered: whether the tensors are in the order that the network has them in.
+        epoch: the epoch, where the checkpoint says it.
+        is_part: whether it is meant to hold a part of the network only, as an adapter does.
     """
 
     tensors: Tensors
     step: int | None
     is_ordered: bool = True
+    epoch: int | None = None
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,11 +105,14 @@ def _key(found: Mapping[str, Mapping[str, Any]], choice: Choice, file: Path) -> 
                 f"expected a key of a state dict in {file}, got {choice.key!r}; there are "
                 f"{_listed(found)}"
             )
-        return choice.key
+        return _checked(choice.key, choice, file)
     averages = [key for key in found if _is_average(key, found)]
     raw = [key for key in found if key not in averages]
     if not averages and choice.weights == "averaged":
-        raise ArgumentError(f"{file} holds no averaged weights; there are {_listed(found)}")
+        averages = [key for key in found if _is_called_average(key)]
+        if not averages:
+            raise ArgumentError(f"{file} holds no averaged weights; there are {_listed(found)}")
+        return _only(averages, found, file)
     if averages and raw:
         if choice.weights is None:
             raise ArgumentError(
@@ -109,7 +120,22 @@ def _key(found: Mapping[str, Mapping[str, Any]], choice: Choice, file: Path) -> 
                 "that training went on from, or weights='averaged' (--weights)"
             )
         return _only(raw if choice.weights == "raw" else averages, found, file)
-    return _only([*found], found, file)
+    return _checked(_only([*found], found, file), choice, file)
+
+
+def _checked(key: str, choice: Choice, file: Path) -> str:
+    """A key, if it is not called what `weights` says it is not."""
+    if choice.weights == ("raw" if _is_called_average(key) else "averaged") and key:
+        raise ArgumentError(
+            f"expected {choice.weights} weights in {file}, got those under {key}, which are "
+            f"{'averaged' if choice.weights == 'raw' else 'not'} by their name"
+        )
+    return key
+
+
+def _is_called_average(key: str) -> bool:
+    words = key.lower().replace(".", "_").split("_")
+    return any(word in _OF_AVERAGES for word in words)
 
 
 def _only(keys: list[str], found: Mapping[str, Mapping[str, Any]], file: Path) -> str:
@@ -128,8 +154,7 @@ def _is_average(key: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
         return False
     if key == _MODEL and _TRAINED in found:
         return True
-    words = key.lower().replace(".", "_").split("_")
-    return any(word in _OF_AVERAGES for word in words)
+    return _is_called_average(key)
 
 
 def _state_dicts(content: object, at: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -138,9 +163,16 @@ def _state_dicts(content: object, at: tuple[str, ...]) -> Iterator[tuple[tuple[s
     if _is_state_dict(content):
         yield at, content
         return
+    direct = {k: v for k, v in content.items() if isinstance(k, str) and _is_tensor(v)}
+    if any("." in name or tensor.dim() > 1 for name, tensor in direct.items()):
+        yield at, direct  # a state dict with other things beside its tensors
     for key, value in content.items():
         if isinstance(key, str):
             yield from _state_dicts(value, (*at, key))
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _is_state_dict(content: Mapping[Any, Any]) -> bool:
@@ -168,13 +200,23 @@ def _told(content: object) -> str:
     return f"a {type(content).__name__}"
 
 
-def step_in(notes: Mapping[Any, Any]) -> int | None:
-    """The number of steps that notes in a checkpoint tell; None where they do not."""
-    for name in _STEPS:
+def step_in(notes: Mapping[Any, Any], names: Sequence[str] = _STEPS) -> int | None:
+    """The number of steps that notes in a checkpoint tell; None where they do not.
+
+    Args:
+        notes: by their names.
+        names: under which it may be.
+    """
+    for name in names:
         value = notes.get(name)
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             value = value.item()
-        if isinstance(value, str) and value.isdecimal():
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                continue
+        if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from losspath.importing.files import natural
 from losspath.importing.formats import read_checkpoint
 from losspath.importing.shell import BUFFER, FROZEN, PARAMETER, Shell
 from losspath.importing.state_dicts import Checkpoint, Choice, Tensors
-from losspath.parameters import Layout, named_buffers, named_parameters, unwrapped
+from losspath.parameters import Layout, layer_of, named_buffers, named_parameters, unwrapped
 
 # What normalisation layers keep beside their parameters.
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_STATISTICS = (
+    *("running_mean", "running_var", "num_batches_tracked"),
+    *("weight_u", "weight_v", "_u", "_v"),  # spectral norm's
+)
 # What wrappers put into names; the last is DataParallel's and DDP's, before all of them.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _PARALLEL = "module."
@@ -35,6 +38,7 @@ class Survey:
         kinds: "parameter", "frozen" or "buffer" by name, in order.
         dtypes: of parameters, the widest that a checkpoint has.
         dtype: of the rows.
+        shapes: of all tensors.
         notes: where it comes from, for the run's metadata.
         choice: which state dict.
         patterns: which tensors; None for all.
@@ -43,6 +47,7 @@ class Survey:
     kinds: dict[str, str]
     dtypes: dict[str, torch.dtype]
     dtype: str
+    shapes: Mapping[str, torch.Size]
     notes: dict[str, Any]
     choice: Choice
     patterns: Sequence[str] | None
@@ -86,14 +91,15 @@ def survey(
         _check_same(shapes, others, first, place)
         for name in names:
             tensor = others[name]
-            dtypes[name] = torch.promote_types(dtypes[name], tensor.dtype)
+            dtypes[name] = _promoted(name, dtypes[name], tensor.dtype, place)
             if name not in changing and _digest(tensor) != digests[name]:
                 changing.add(name)
     kinds = {name: _kind(name, dtypes[name]) for name in names}
     if changing:
         kinds |= dict.fromkeys(_frozen(kinds, shapes, changing), FROZEN)
     if model is not None:
-        kinds = _kinds_of_model(model, kinds, shapes, first)
+        is_part = checkpoint.is_part or patterns is not None
+        kinds = _kinds_of_model(model, kinds, shapes, first, is_part)
     rows = {name: _row_dtype(dtypes[name]) for name, kind in kinds.items() if kind != BUFFER}
     taken = [name for name, kind in kinds.items() if kind == PARAMETER]
     if not taken:
@@ -104,9 +110,11 @@ def survey(
         **({"key": choice.key} if choice.key else {}),
         **({"weights": choice.weights} if choice.weights else {}),
         **({"prefix": choice.prefix} if choice.prefix else {}),
+        **({"parameters": list(patterns)} if patterns is not None else {}),
         **({"tied": tied} if tied else {}),
     }
-    return Survey(kinds, rows, "float64" if is_wide else "float32", notes, choice, patterns)
+    dtype = "float64" if is_wide else "float32"
+    return Survey(kinds, rows, dtype, shapes, notes, choice, patterns)
 
 
 def _taken(
@@ -114,14 +122,15 @@ def _taken(
 ) -> tuple[Tensors, dict[str, str]]:
     """The tensors that are meant, by canonical names, each once; and what is tied to them."""
     named = {_canonical(name): tensor for name, tensor in checkpoint.tensors.items()}
+    if len(named) < len(checkpoint.tensors):
+        raise ModelError(
+            f"{place} has tensors that have one name once what wrappers add is left out, such as "
+            f"{_twice(checkpoint.tensors)}; take one of them by parameters=[…]"
+        )
     if named and all(name.startswith(_PARALLEL) for name in named):
         named = {name.removeprefix(_PARALLEL): tensor for name, tensor in named.items()}
     if patterns is not None:
-        named = {
-            name: tensor
-            for name, tensor in named.items()
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        }
+        named = _matching(named, patterns)
         if not named:
             some = ", ".join(list(checkpoint.tensors)[:_SHOWN])
             raise ArgumentError(
@@ -142,6 +151,27 @@ def _taken(
     return kept, tied
 
 
+def _matching(named: Tensors, patterns: Sequence[str]) -> Tensors:
+    """Those whose names match, and the statistics of modules of which any does."""
+    found = [n for n in named if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
+    modules = {layer_of(name) for name in found}
+    kept = {*found, *(n for n in named if _is_statistic(n) and layer_of(n) in modules)}
+    return {name: tensor for name, tensor in named.items() if name in kept}
+
+
+def _is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in _STATISTICS
+
+
+def _twice(names: Iterable[str]) -> str:
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(_canonical(name), name)
+        if other != name:
+            return f"{other} and {name}"
+    return ""
+
+
 def _canonical(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
@@ -153,7 +183,7 @@ def _check(name: str, tensor: torch.Tensor, place: Path) -> None:
             + (" on the meta device" if tensor.is_meta else "")
             + "; leave it out by parameters=[…]"
         )
-    if not tensor.numel() and name.endswith(("weight", "bias")):
+    if tensor.shape == (0,) and name.endswith(("weight", "bias")):
         raise ModelError(
             f"{name} in {place} has no numbers, as where DeepSpeed's ZeRO-3 saved a part of the "
             "model only; put it together first (zero_to_fp32.py in that folder), or leave it out "
@@ -189,7 +219,7 @@ def _check_same(
 
 def _kind(name: str, dtype: torch.dtype) -> str:
     is_number = dtype.is_floating_point or dtype.is_complex
-    return PARAMETER if is_number and name.rpartition(".")[2] not in _STATISTICS else BUFFER
+    return PARAMETER if is_number and not _is_statistic(name) else BUFFER
 
 
 def _frozen(
@@ -210,25 +240,56 @@ def _kinds_of_model(
     found: Mapping[str, str],
     shapes: Mapping[str, torch.Size],
     place: Path,
+    is_part: bool,
 ) -> dict[str, str]:
-    """Kinds as the model has them, in its order."""
+    """Kinds as the model has them, in its order.
+
+    Args:
+        model: the network.
+        found: the kinds as names tell them.
+        shapes: of the checkpoint's tensors.
+        place: the checkpoint.
+        is_part: whether frozen parameters and others may be missing, as in an adapter.
+    """
     inner = unwrapped(model)
     layout = Layout.of(inner, dtype="float64", allow_complex=True)
     rows = {entry.name for entry in layout.parameters}
+    own = dict(named_parameters(inner)) | dict(named_buffers(inner))
+    buffers = {name for name, _ in named_buffers(inner)}
     kinds: dict[str, str] = {}
-    for name, tensor in named_parameters(inner):
-        kind = PARAMETER if name in rows else FROZEN
+    for name, tensor in own.items():
+        kind = PARAMETER if name in rows else BUFFER if name in buffers else FROZEN
         if name in found and shapes[name] == tensor.shape:
             kinds[name] = kind
-        elif kind == PARAMETER:
+        elif name in found or kind == PARAMETER or (kind == FROZEN and not is_part):
             there = f"of shape {list(shapes[name])}" if name in found else "absent"
             raise ModelError(
                 f"the checkpoint {place} is not of the model: {name} {list(tensor.shape)} is "
                 f"{there}; names there are like {', '.join(list(found)[:_SHOWN])}. Look at prefix= "
                 "and key=, or leave the model out"
             )
-    kinds |= {name: BUFFER for name, _ in named_buffers(inner) if name in found}
+    known = {_canonical(name) for name in inner.state_dict()}  # those of tied tensors too
+    extra = [name for name in found if name not in kinds and name not in known]
+    if extra:
+        raise ModelError(
+            f"the checkpoint {place} is not of the model, which has no {', '.join(extra[:_SHOWN])}"
+            + (f" and {len(extra) - _SHOWN} others" if len(extra) > _SHOWN else "")
+            + "; look at prefix= and key=, or leave them out by parameters=[…]"
+        )
     return kinds
+
+
+def _promoted(name: str, one: torch.dtype, other: torch.dtype, place: Path) -> torch.dtype:
+    """A dtype that holds the numbers of both exactly."""
+    if one == other:
+        return one
+    try:
+        return torch.promote_types(_row_dtype(one), _row_dtype(other))
+    except RuntimeError:
+        raise ModelError(
+            f"{name} is {other} in {place} and {one} in the checkpoint before, which no dtype "
+            "holds both; leave it out by parameters=[…]"
+        ) from None
 
 
 def _row_dtype(dtype: torch.dtype) -> torch.dtype:

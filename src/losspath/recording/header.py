@@ -25,7 +25,7 @@ _INSIDE_WRAPPERS = re.compile(
 META = "trajectory.json"
 META_COPY = "trajectory.copy.json"
 # A directory in an imported run: what says which network its checkpoints are of.
-MODEL_FILES = "model"
+MODEL_FILES = "imported-model"
 # A directory in a run that is being brought over to this format: its new files.
 MIGRATED = "migrated"
 

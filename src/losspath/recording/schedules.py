@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from losspath.arguments import count, function
+from losspath.errors import ArgumentError
 
 Condition = Callable[[int, float], bool]
 
@@ -21,12 +22,13 @@ class Schedule(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def keeps(self, step: int, last: int, loss: float) -> bool:
+    def keeps(self, step: int, last: int, before: int, loss: float) -> bool:
         """Whether the state at a step is kept.
 
         Args:
             step: the step.
             last: the step of the last state that was kept.
+            before: the step that was recorded last.
             loss: the loss that led to the step.
         """
 
@@ -49,7 +51,7 @@ class Every(Schedule):
     def __post_init__(self) -> None:
         count(1)("steps", self.steps)
 
-    def keeps(self, step: int, last: int, loss: float) -> bool:
+    def keeps(self, step: int, last: int, before: int, loss: float) -> bool:
         """At the first record in each stretch of so many steps."""
         return step // self.steps != last // self.steps
 
@@ -69,7 +71,7 @@ class LogSpaced(Schedule):
     def __post_init__(self) -> None:
         count(1)("per_decade", self.per_decade)
 
-    def keeps(self, step: int, last: int, loss: float) -> bool:
+    def keeps(self, step: int, last: int, before: int, loss: float) -> bool:
         """At the first record in each stretch."""
         return self._stretch(step) != self._stretch(last)
 
@@ -93,8 +95,12 @@ class Pairs(Schedule):
     def __post_init__(self) -> None:
         count(3)("every", self.every)
 
-    def keeps(self, step: int, last: int, loss: float) -> bool:
+    def keeps(self, step: int, last: int, before: int, loss: float) -> bool:
         """At the first two records of each stretch of so many steps."""
+        if step != before + 1:
+            raise ArgumentError(
+                f"expected steps one by one, as a run of pairs has, got step {step} after {before}"
+            )
         begins = step // self.every != last // self.every
         return begins or (last % self.every == 0 and step == last + 1)
 
@@ -113,7 +119,7 @@ class When(Schedule):
     def __post_init__(self) -> None:
         function("condition", self.condition)
 
-    def keeps(self, step: int, last: int, loss: float) -> bool:
+    def keeps(self, step: int, last: int, before: int, loss: float) -> bool:
         """Where the condition says so."""
         return bool(self.condition(step, loss))
 

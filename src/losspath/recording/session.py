@@ -151,7 +151,7 @@ class Session:
         looked: Comparison | None = None,
     ) -> None:
         in_row = kind == chain.INITIAL or (
-            kind == chain.RECORD and self._keeps(step, last.row_step, loss)
+            kind == chain.RECORD and self._keeps(step, last.row_step, last.step, loss)
         )
         now = time.monotonic()
         known: Known = last.known
