@@ -18,6 +18,7 @@ from losspath.errors import (
     ArgumentError,
     DamagedError,
     ExistsError,
+    LosspathWarning,
     ModelError,
     UnsupportedError,
 )
@@ -415,6 +416,7 @@ def test_going_on_where_there_is_no_run_begins_one(trained, tmp_path):
     assert path.steps.tolist() == [5, 10, 100]
 
 
+@pytest.mark.filterwarnings("error")
 def test_an_import_that_was_stopped_goes_on(trained, tmp_path):
     folder = saved(tmp_path / "saved", trained, hugging_face)
 
@@ -707,6 +709,16 @@ def test_a_model_is_as_strict_as_loading_it(trained, tmp_path):
         import_checkpoints(folder, tmp_path / "run", model=smaller)
     path = import_checkpoints(folder, tmp_path / "run", model=smaller, parameters="conv.*")
     assert path.parameter_count == 20
+
+
+def test_a_network_that_holds_its_own_average_is_told(tmp_path):
+    for step in (1, 2):
+        names = ("net.a", "net.b", "ema_model.module.a", "ema_model.module.b")
+        torch.save({name: full(float(step)) for name in names}, tmp_path / f"{step}.pt")
+    with pytest.warns(LosspathWarning, match="each parameter twice, as ema_model is an average"):
+        import_checkpoints(tmp_path / "*.pt", tmp_path / "run")
+    path = import_checkpoints(tmp_path / "*.pt", tmp_path / "net", prefix="net.")
+    assert path.parameter_count == 8
 
 
 # -- what differs ---------------------------------------------------------------------------------

@@ -178,3 +178,12 @@ def test_networks_of_other_kinds_are_refused(tmp_path):
     saved(tmp_path / "out", model)
     with pytest.raises(UnsupportedError, match="classifier of sequences, got GPT2Model"):
         text_objective(tmp_path / "out" / "checkpoint-0", tmp_path / "text.txt")
+
+
+def test_what_an_earlier_run_knew_of_its_network_is_forgotten(tmp_path):
+    saved(tmp_path / "out", transformers.GPT2LMHeadModel(gpt2()))
+    import_checkpoints(tmp_path / "out", tmp_path / "run")
+    torch.save({"w": torch.ones(3)}, tmp_path / "1.pt")
+    path = import_checkpoints(tmp_path / "1.pt", tmp_path / "run", existing="overwrite")
+    with pytest.raises(RunError, match="say nothing of their network"):
+        made_by(tmp_path / "run", path.metadata, tmp_path).training_objective()

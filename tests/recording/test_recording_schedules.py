@@ -108,3 +108,12 @@ def test_what_is_no_schedule(tmp_path, options, says):
 def test_options_of_schedules_are_checked(make):
     with pytest.raises(ArgumentError, match="whole number"):
         make()
+
+
+def test_pairs_need_every_step(tmp_path):
+    with Recorder(tmp_path / "run", torch.nn.Linear(1, 1), schedule=Pairs(20)) as recorder:
+        recorder.record(1.0)
+        with pytest.raises(ArgumentError, match=r"steps one by one, .* got step 4 after 1"):
+            recorder.record(1.0, step=4)
+        recorder.record(1.0, step=2)
+    assert Trajectory(tmp_path / "run").loss_steps.tolist() == [1, 2]

@@ -109,7 +109,7 @@ def _key(found: Mapping[str, Mapping[str, Any]], choice: Choice, file: Path) -> 
     averages = [key for key in found if _is_average(key, found)]
     raw = [key for key in found if key not in averages]
     if not averages and choice.weights == "averaged":
-        averages = [key for key in found if _is_called_average(key)]
+        averages = [key for key in found if is_called_average(key)]
         if not averages:
             raise ArgumentError(f"{file} holds no averaged weights; there are {_listed(found)}")
         return _only(averages, found, file)
@@ -125,7 +125,7 @@ def _key(found: Mapping[str, Mapping[str, Any]], choice: Choice, file: Path) -> 
 
 def _checked(key: str, choice: Choice, file: Path) -> str:
     """A key, if it is not called what `weights` says it is not."""
-    if choice.weights == ("raw" if _is_called_average(key) else "averaged") and key:
+    if choice.weights == ("raw" if is_called_average(key) else "averaged") and key:
         raise ArgumentError(
             f"expected {choice.weights} weights in {file}, got those under {key}, which are "
             f"{'averaged' if choice.weights == 'raw' else 'not'} by their name"
@@ -133,7 +133,8 @@ def _checked(key: str, choice: Choice, file: Path) -> str:
     return key
 
 
-def _is_called_average(key: str) -> bool:
+def is_called_average(key: str) -> bool:
+    """Whether a key or name has a word for an average in it."""
     words = key.lower().replace(".", "_").split("_")
     return any(word in _OF_AVERAGES for word in words)
 
@@ -154,7 +155,7 @@ def _is_average(key: str, found: Mapping[str, Mapping[str, Any]]) -> bool:
         return False
     if key == _MODEL and _TRAINED in found:
         return True
-    return _is_called_average(key)
+    return is_called_average(key)
 
 
 def _state_dicts(content: object, at: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

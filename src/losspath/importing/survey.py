@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import torch
 import xxhash
 
-from losspath.errors import ArgumentError, ModelError
+from losspath.errors import ArgumentError, LosspathWarning, ModelError
 from losspath.importing.files import natural
 from losspath.importing.formats import read_checkpoint
 from losspath.importing.shell import BUFFER, FROZEN, PARAMETER, Shell
-from losspath.importing.state_dicts import Checkpoint, Choice, Tensors
+from losspath.importing.state_dicts import Checkpoint, Choice, Tensors, is_called_average
 from losspath.parameters import Layout, layer_of, named_buffers, named_parameters, unwrapped
 
 # What normalisation layers keep beside their parameters.
@@ -104,6 +105,7 @@ def survey(
     taken = [name for name, kind in kinds.items() if kind == PARAMETER]
     if not taken:
         raise ModelError(f"{first} holds no parameters: {', '.join(names[:_SHOWN])} are buffers")
+    _warn_of_averages(taken, first)
     is_wide = any(rows[name] in (torch.float64, torch.complex128) for name in taken)
     notes = {
         "from": [str(place) for _, place in dated],
@@ -220,6 +222,27 @@ def _check_same(
 def _kind(name: str, dtype: torch.dtype) -> str:
     is_number = dtype.is_floating_point or dtype.is_complex
     return PARAMETER if is_number and not _is_statistic(name) else BUFFER
+
+
+def _warn_of_averages(names: Sequence[str], place: Path) -> None:
+    """Warns where a network holds an average of its own parameters, which would count twice."""
+    for top in dict.fromkeys(name.partition(".")[0] for name in names):
+        if not is_called_average(top):
+            continue
+        inside = {
+            name.partition(".")[2].removeprefix("module.")
+            for name in names
+            if name.startswith(f"{top}.")
+        }
+        others = [name for name in names if not name.startswith(f"{top}.")]
+        known = {*others, *(name.partition(".")[2] for name in others)}
+        if inside and inside <= known:
+            warnings.warn(
+                f"{place} has each parameter twice, as {top} is an average by its name, so both "
+                "count in sizes and planes; take one by prefix= or parameters=[…]",
+                LosspathWarning,
+                stacklevel=5,
+            )
 
 
 def _frozen(

@@ -369,6 +369,8 @@ class Session:
         last = self.chain.last()
         if last.kind == chain.CLOSING or (last.has_state and not self._watch.by_turns):
             return True
+        if last.kind == chain.RECORD and last.digest is None:
+            return True  # a step whose state is not known
         try:
             tensors = self._state.tensors()
         except ModelError:
