@@ -15,7 +15,7 @@ from torch import nn
 import losspath.objects
 from losspath import LosspathWarning, Objective, Recorder, Trajectory
 from losspath.evaluation.checking.caches import _held_by
-from losspath.evaluation.isolation.attributes import Snapshot, put_back, remembered
+from losspath.evaluation.isolation.attributes import AttributeSnapshot, put_back, remembered
 from losspath.evaluation.isolation.reached import objects_reached
 from losspath.evaluation.isolation.replica import copy_model
 from losspath.objects import Slots, leaves_in, walk
@@ -255,7 +255,7 @@ def test_slots_and_attributes_of_containers_are_put_back():
 def test_what_is_not_set_in_a_slot_is_not_set_afterwards():
     held = Slotted(1)
     del held.value
-    kept = Snapshot([], [held])
+    kept = AttributeSnapshot([], [held])
     held.value = 2
     kept.put_back()
     assert not hasattr(held, "value")

@@ -15,7 +15,7 @@ from losspath.errors import LosspathError, ModelError
 from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.counter import failed
 from losspath.evaluation.data import Batch, Part, Samples
-from losspath.evaluation.isolation.attributes import Snapshot
+from losspath.evaluation.isolation.attributes import AttributeSnapshot
 from losspath.evaluation.isolation.evaluation_mode import LENT, evaluation_mode, random_fork
 from losspath.evaluation.isolation.kernels import unfused
 from losspath.evaluation.isolation.reached import modules_among, objects_reached, shared_objects
@@ -64,7 +64,7 @@ class Evaluator:
             self.loss_modules = [each for each in modules_among(reached) if each not in own]
             self.replica = self.make_replica()
         self.may_fuse = torch.backends.mha.get_fastpath_enabled()
-        self._loss = Snapshot([])
+        self._loss = AttributeSnapshot([])
         self._depth = 0
 
     def make_replica(self) -> Replica:
@@ -95,7 +95,7 @@ class Evaluator:
             torch.set_grad_enabled(grads),
         ):
             self._depth += 1
-            self._loss = Snapshot(self.loss_modules, self.shared)
+            self._loss = AttributeSnapshot(self.loss_modules, self.shared)
             try:
                 yield
             finally:

@@ -13,7 +13,7 @@ from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.checking.counting import copied, counted, is_close, mean_of
 from losspath.evaluation.data import Batch
 from losspath.evaluation.evaluator import Evaluator
-from losspath.evaluation.isolation.attributes import Snapshot
+from losspath.evaluation.isolation.attributes import AttributeSnapshot
 from losspath.evaluation.isolation.evaluation_mode import evaluation_mode, random_fork
 from losspath.evaluation.isolation.kernels import unfused
 from losspath.evaluation.isolation.links import afterwards, linked
@@ -105,7 +105,7 @@ def _owners_count(
     objective: BaseObjective, evaluator: Evaluator, used: torch.nn.Module, batch: Batch
 ) -> Count:
     # A loss that reads the owner's model sees what is evaluated, merged weights too.
-    kept = Snapshot(evaluator.loss_modules, evaluator.shared)
+    kept = AttributeSnapshot(evaluator.loss_modules, evaluator.shared)
     with (
         random_fork(used),
         linked(objective.model, used),

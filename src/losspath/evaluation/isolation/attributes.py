@@ -110,7 +110,7 @@ def attributes_of(model: torch.nn.Module) -> Callable[[], None]:
     return lambda: put_back(attributes)
 
 
-class Snapshot:
+class AttributeSnapshot:
     """What modules and other objects hold, to be put back after each use.
 
     Args:
