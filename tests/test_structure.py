@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "discovery": {"errors"},
     "extras": {"errors"},
     "files": {"errors"},
-    "parameters": {"errors"},
+    "parameters": {"errors", "arguments"},
     "threads": set(),
     "user_cache": set(),
     "objects": {"parameters"},

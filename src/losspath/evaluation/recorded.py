@@ -328,7 +328,15 @@ def _over_parameters_of(path: StateSequence, objective: Objective) -> Objective:
     trained = {entry.name for entry in objective.layout.parameters}
     if trained == {entry.name for entry in layout.parameters}:
         recorded |= set(whole)  # in another order; frozen ones that it has not are the model's own
-    if not fits or any(name not in recorded for name in whole):
+    missing = [name for name in whole if name not in recorded]
+    if fits and missing:
+        raise ModelError(
+            f"the recorded path has a part of the model's parameters, and lacks {missing[0]}"
+            + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+            + ", without which it has no loss; record all that are trained, or take its step sizes "
+            "and planes alone"
+        )
+    if not fits:
         layout.check_same(objective.whole_layout, "the recorded path", "the objective's model")
     entries = tuple(
         Entry(e.name, e.shape, dtype_name(model[e.name]), "parameter", e.offset)

@@ -5,7 +5,7 @@ A row is the trainable parameters in ``named_parameters()`` order, under canonic
 frozen parameters, are `side_tensors`.
 """
 
-from losspath.parameters.layout import Entry, Layout, Taken, dtype_name, layer_of
+from losspath.parameters.layout import Entry, Layout, Taken, check_taken, dtype_name, layer_of
 from losspath.parameters.memory import positions_in
 from losspath.parameters.names import (
     is_torchs,
@@ -30,6 +30,7 @@ __all__ = [
     "Layout",
     "SideTensor",
     "Taken",
+    "check_taken",
     "dtype_name",
     "flat",
     "flatten_parameters",

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 
-from losspath.errors import DamagedError, ModelError
+from losspath.arguments import described
+from losspath.errors import ArgumentError, DamagedError, ModelError
 from losspath.parameters.memory import Memory
 from losspath.parameters.names import named_parameters
 
 Kind = Literal["parameter", "buffer"]
-Taken = Literal["trainable", "all"]
+Taken = Literal["trainable", "all"] | Sequence[str] | torch.nn.Module
 
 # What float32 holds exactly: itself and the two half precisions.
 _WIDENED = {torch.float32, torch.float16, torch.bfloat16}
@@ -85,7 +88,8 @@ class Layout:
             dtype: "float32" or "float64", the dtype of the rows.
             allow_complex: take complex tensors as pairs of real numbers.
             parameters: "trainable" takes those that require a gradient, or all where none does;
-                "all" takes frozen ones too.
+                "all" takes frozen ones too; patterns of names, or a module of the model, take a
+                part of the trainable ones.
 
         Raises:
             ModelError: a lazy module that has not seen data, no parameters at all, a tensor that
@@ -93,8 +97,10 @@ class Layout:
                 memory.
         """
         named = list(named_parameters(model))
-        if parameters == "trainable" and any(tensor.requires_grad for _, tensor in named):
+        if parameters != "all" and any(tensor.requires_grad for _, tensor in named):
             named = [(name, tensor) for name, tensor in named if tensor.requires_grad]
+        if parameters not in ("trainable", "all"):
+            named = _part(named, parameters)
         entries: list[Entry] = []
         offset = 0
         memory = Memory()
@@ -183,6 +189,44 @@ class Layout:
             f"{_describe(left)} in {mine} ({self.parameter_count:,} numbers in all) and "
             f"{_describe(right)} in {others} ({other.parameter_count:,})"
         )
+
+
+def check_taken(name: str, value: Any) -> Any:
+    """Which parameters a run takes: "trainable", "all", patterns of names, or a module."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    if is_list and value and all(isinstance(each, str) for each in value):
+        return list(value)
+    if value in ("trainable", "all") if isinstance(value, str) else _is_module(value):
+        return value
+    raise ArgumentError(
+        f"expected {name} among trainable, all, or as patterns of names in a list, or as a module "
+        f"of the model, got {described(value)}"
+    )
+
+
+def _is_module(value: object) -> bool:
+    return isinstance(value, torch.nn.Module)
+
+
+def _part(
+    named: list[tuple[str, torch.Tensor]], parameters: Sequence[str] | torch.nn.Module
+) -> list[tuple[str, torch.Tensor]]:
+    """Those of a module, or whose names match a pattern."""
+    if isinstance(parameters, torch.nn.Module):
+        own = {id(tensor) for tensor in parameters.parameters()}
+        found = [(name, tensor) for name, tensor in named if id(tensor) in own]
+        asked = f"a module of the model, got {type(parameters).__name__}, which has none of its"
+    else:
+        found = [
+            (name, tensor)
+            for name, tensor in named
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in parameters)
+        ]
+        asked = f"patterns that match, got {', '.join(parameters)}, which match none of the"
+    if not found:
+        some = ", ".join(name for name, _ in named[:3])
+        raise ModelError(f"expected parameters as {asked} trainable parameters, such as {some}")
+    return found
 
 
 def _describe(parameter: tuple[str, tuple[int, ...]] | None) -> str:

@@ -28,7 +28,7 @@ from losspath.arguments import (
 )
 from losspath.errors import ArgumentError, LosspathError, LosspathWarning, StoreError
 from losspath.files import canonical_json
-from losspath.parameters import Layout, Taken, unwrapped
+from losspath.parameters import Layout, Taken, check_taken, unwrapped
 from losspath.recording import chain, store
 from losspath.recording.cost import Cost
 from losspath.recording.hidden import warn_of_hidden
@@ -101,7 +101,9 @@ class Recorder:
         allow_complex: record complex tensors as pairs (real, imaginary).
         metadata: JSON values to keep with the trajectory.
         parameters: "trainable" records the path of those that require a gradient (of all where none
-            does); "all" takes frozen ones into the path.
+            does); "all" takes frozen ones into the path. Patterns of names, as ``["head.*"]``, or a
+            module of the model take a part of those that are trained; the others are left out of
+            the run, so that it has step sizes and planes, and no surface.
 
     Raises:
         ExistsError: the directory is not empty and `existing` is "error".
@@ -127,7 +129,7 @@ class Recorder:
         dtype=one_of(("float32", "float64")),
         allow_complex=flag,
         metadata=optional(mapping),
-        parameters=one_of(get_args(Taken)),
+        parameters=check_taken,
     )
     def __init__(
         self,

@@ -41,6 +41,11 @@ class StateReader:
         self._is_found = False  # until all is done that can fail
         tensors = in_order(self._model, self._layout)
         sides = side_tensors(self._model, self._layout)
+        if self._begun_with is None:  # those that are trained and were not asked for
+            self._left_out = frozenset(
+                side.name for side in sides if side.kind == "frozen" and side.tensor.requires_grad
+            )
+        sides = [side for side in sides if side.name not in self._left_out]
         frozen = {side.name: side.tensor for side in sides if side.kind == "frozen"}
         if self._begun_with is None:
             self._begun_with = frozenset(frozen)

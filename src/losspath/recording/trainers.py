@@ -18,7 +18,7 @@ import torch
 
 from losspath.arguments import checked, count, file, flag, mapping, one_of, optional
 from losspath.errors import LosspathError, LosspathWarning, ModelError
-from losspath.parameters import Layout, Taken, unwrapped, wrapped_in
+from losspath.parameters import Layout, Taken, check_taken, unwrapped, wrapped_in
 from losspath.recording import store
 from losspath.recording.opening import Existing
 from losspath.recording.recorder import Recorder, check_schedule
@@ -55,7 +55,7 @@ class Settings:
         dtype: of the rows.
         allow_complex: record complex tensors as pairs.
         metadata: JSON values to keep with the run.
-        parameters: "trainable" or "all".
+        parameters: which are in the path.
     """
 
     @checked(
@@ -66,7 +66,7 @@ class Settings:
         dtype=one_of(("float32", "float64")),
         allow_complex=flag,
         metadata=optional(mapping),
-        parameters=one_of(get_args(Taken)),
+        parameters=check_taken,
     )
     def __init__(
         self,
