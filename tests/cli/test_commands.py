@@ -53,6 +53,7 @@ def test_surface_computes_once_and_draws(call, run):
     assert result(run, "surface-averaged").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_changed_parameters_are_never_mixed_with_old_results(call, run):
     call("surface", run, *SMALL)
     call("surface", run, *SMALL, "--temperature", "0.1")

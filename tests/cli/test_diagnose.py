@@ -25,6 +25,7 @@ def figures(run):
     return sorted(file.name for file in (run / "figures").iterdir())
 
 
+@pytest.mark.slow
 def test_every_view_of_a_run(call, run):
     code, out, _ = call("diagnose", run)
     assert code == 0

@@ -60,6 +60,7 @@ def own_loss(model, batch):
     return model(**batch).loss
 
 
+@pytest.mark.slow
 def test_rows_are_the_adapter_alone_and_all_is_right(tmp_path):
     model = adapted()
     path, models = trained(tmp_path / "run", model, BATCHES, own_loss, rate=0.5)
@@ -138,6 +139,7 @@ def test_a_merged_adapter_has_no_say_and_is_refused(tmp_path):
         assert objective(path[index]).loss == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_that_took_its_adapter_in_is_another_network(tmp_path):
     model = adapted()
     path, _ = trained(tmp_path / "run", model, BATCHES, own_loss)

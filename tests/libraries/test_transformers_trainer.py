@@ -438,6 +438,7 @@ def test_a_run_that_begins_at_a_checkpoint_counts_from_it(existing, tmp_path):
         fitted(tmp_path, Net(), early)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_kept_unless_told_otherwise(tmp_path):
     _, _, seen = fitted(tmp_path, Net())
     with pytest.raises(ExistsError, match="not empty"):
@@ -488,6 +489,7 @@ def test_an_error_closes_the_run_and_lets_go_of_the_trainer(tmp_path, kind, ever
     np.testing.assert_array_equal(path[-1], optimizer.seen[last])
 
 
+@pytest.mark.slow
 def test_an_error_that_nobody_tells_of_is_made_good_by_close_or_by_the_next_training(tmp_path):
     class Stopping(transformers.TrainerCallback):
         is_on = True
@@ -510,6 +512,7 @@ def test_an_error_that_nobody_tells_of_is_made_good_by_close_or_by_the_next_trai
     assert_states(path, optimizer.seen[10:])
 
 
+@pytest.mark.slow
 def test_an_error_before_the_first_step_lets_training_begin_again(tmp_path):
     class Smaller(Silent):
         fails = True
@@ -583,6 +586,7 @@ def test_the_rows_of_an_adapted_model_are_the_adapter(tmp_path):
     assert not np.isnan(path.all_losses).any()
 
 
+@pytest.mark.slow
 def test_decayed_groups_have_one_rate_until_they_differ(tmp_path):
     model = Net()
     groups = [{"params": model.body.parameters()}, {"params": model.head.parameters()}]
@@ -632,6 +636,7 @@ def test_options_are_those_of_the_recorder(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_settings_alone(tmp_path):
     copies = []
 
