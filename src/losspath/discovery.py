@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from losspath.errors import ArgumentError, UnsupportedError
+from losspath.errors import ArgumentError, LosspathError, UnsupportedError
 
 T = TypeVar("T")
 
@@ -73,6 +73,36 @@ def added_names(group: str) -> list[str]:
     return sorted({entry.name for entry in entry_points(group=group)})
 
 
+def owner_of(entry: EntryPoint) -> str:
+    """The package that an entry point is of, in words."""
+    return f"the package {entry.dist.name if entry.dist else entry.module}"
+
+
+def load_entry(
+    entry: EntryPoint,
+    what: str,
+    error: type[LosspathError],
+    use: Callable[[Any], Any] = lambda found: found,
+) -> Any:
+    """What an entry point of another package names.
+
+    Args:
+        entry: the entry point.
+        what: it is, in words.
+        error: what to raise where that package is broken.
+        use: what to make of it; where this fails, the package is broken too.
+    """
+    try:
+        return use(entry.load())
+    except LosspathError:
+        raise
+    except Exception as cause:
+        raise error(
+            f"{what} of {owner_of(entry)} ({entry.value}) cannot be loaded: "
+            f"{type(cause).__name__}: {cause}; mend or uninstall that package"
+        ) from cause
+
+
 def added_class(group: str, name: str, base: type[T]) -> type[T]:
     """A class that another package adds.
 
@@ -85,17 +115,10 @@ def added_class(group: str, name: str, base: type[T]) -> type[T]:
         UnsupportedError: it cannot be loaded, or is something else.
     """
     entry = min(entry_points(group=group, name=name), key=lambda entry: entry.value)
-    owner = entry.dist.name if entry.dist else entry.module
-    try:
-        found = entry.load()
-    except Exception as cause:
-        raise UnsupportedError(
-            f"{name!r} of the package {owner} ({entry.value}) cannot be loaded: "
-            f"{type(cause).__name__}: {cause}; mend or uninstall that package"
-        ) from cause
+    found = load_entry(entry, repr(name), UnsupportedError)
     if not (inspect.isclass(found) and issubclass(found, base) and found.name == name):  # type: ignore[attr-defined]
         raise UnsupportedError(
-            f"expected {entry.value} of the package {owner} as a {base.__name__} named {name!r}, "
+            f"expected {entry.value} of {owner_of(entry)} as a {base.__name__} named {name!r}, "
             f"got {found!r}; mend or uninstall that package"
         )
     return found

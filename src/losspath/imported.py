@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from losspath.arguments import checked, count
 from losspath.errors import ArgumentError, DamagedError, RunError, UnsupportedError, wrap_os_errors
 from losspath.evaluation.objective import Objective
 from losspath.extras import extra
@@ -46,7 +47,7 @@ class ImportedRun(MadeRun):
 
     def training_objective(self, samples: int | None = None) -> Objective:
         """The loss on a file of text, or of texts with labels."""
-        return self._objective(samples or SAMPLES)
+        return self._objective(SAMPLES if samples is None else samples)
 
     def validation_objective(self) -> Objective:
         """The same, as there is no other file."""
@@ -77,6 +78,7 @@ class ImportedRun(MadeRun):
         return (str(named), *super().parts)
 
 
+@checked(samples=count(1))
 def text_objective(folder: Path, data: Path, samples: int = SAMPLES) -> Objective:
     """The loss of a network of transformers on a file.
 
@@ -109,7 +111,9 @@ def text_objective(folder: Path, data: Path, samples: int = SAMPLES) -> Objectiv
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     make = _labelled if name.endswith(_CLASSIFYING) else _stretches
     batches = make(data, tokenizer, config, samples)
-    return Objective.of_batches(kind(config), batches, loss_of, name=f"{name} on {data.name}")
+    with torch.random.fork_rng():  # its weights do not matter, the caller's random numbers do
+        model = kind(config)
+    return Objective.of_batches(model, batches, loss_of, name=f"{name} on {data.name}")
 
 
 def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -127,12 +131,12 @@ def _stretches(data: Path, tokenizer: Any, config: Any, samples: int) -> list[Ba
             raise DamagedError(f"{data} is no text in UTF-8: {cause}") from cause
     length = min(_LENGTH, int(getattr(config, "max_position_embeddings", None) or _LENGTH))
     tokens = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
-    count = min(samples, len(tokens) // length)
-    if count == 0:
+    found = min(samples, len(tokens) // length)
+    if found == 0:
         raise ArgumentError(
             f"expected at least {length} tokens of text in {data}, got {len(tokens)}"
         )
-    rows = tokens[: count * length].view(count, length)
+    rows = tokens[: found * length].view(found, length)
     return [{"input_ids": part, "labels": part.clone()} for part in torch.split(rows, _BATCH)]
 
 

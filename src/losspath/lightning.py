@@ -144,7 +144,7 @@ class RecorderCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the newest state, as callbacks put averages in its place when training ends."""
-        if self._fit is not None and self._settings.every > 1:
+        if self._fit is not None and self._settings.leaves_out_states:
             self._fit.run.recorder.flush()
 
     def on_save_checkpoint(

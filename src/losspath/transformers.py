@@ -158,7 +158,7 @@ class RecorderCallback(TrainerCallback):
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keeps the newest state, as the best one may be put in its place when training ends."""
-        if self._run is not None and (self._settings.every > 1 or control.should_save):
+        if self._run is not None and (self._settings.leaves_out_states or control.should_save):
             self._run.recorder.flush()
 
     def on_save(

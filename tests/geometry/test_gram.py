@@ -35,9 +35,9 @@ def exact(states, components):
 )
 def test_axes_are_those_of_the_decomposition(count, size, seed, offset, components, dtype):
     states = walk(count, size, seed, offset, dtype)
-    moments, axes, final = gram.fit(ArrayPath(states), components)
+    mean, axes, final = gram.fit(ArrayPath(states), components)
     centred, values, basis = exact(states, components)
-    np.testing.assert_allclose(moments.mean, states.astype(np.float64).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(mean, states.astype(np.float64).mean(axis=0), rtol=1e-12)
     kept = min(axes.determined, len(values))
     np.testing.assert_allclose(axes.basis.T @ axes.basis, np.eye(components), atol=1e-9)
     found = np.mean(final.coordinates**2, axis=0)[:kept]
@@ -52,8 +52,8 @@ def test_axes_are_those_of_the_decomposition(count, size, seed, offset, componen
 def test_they_are_those_of_the_usual_way():
     states = descent(60, 40)
     plane = fit_plane(states)
-    moments, axes, final = gram.fit(ArrayPath(states), 2)
-    np.testing.assert_allclose(moments.mean, plane.origin)
+    mean, axes, final = gram.fit(ArrayPath(states), 2)
+    np.testing.assert_allclose(mean, plane.origin)
     signs = np.sign(np.sum(axes.basis * plane.basis, axis=0))
     np.testing.assert_allclose(axes.basis * signs, plane.basis, atol=1e-9)
     np.testing.assert_allclose(final.coordinates * signs, plane.path.coordinates, atol=1e-9)

@@ -980,3 +980,26 @@ def test_recording_goes_on_in_a_run_with_a_log(trained, tmp_path):
     path = Trajectory(run)
     assert path.steps.tolist() == [*STEPS, 101]
     np.testing.assert_array_equal(path.all_losses, [2.5, 1.25, 0.75, np.nan, 0.5])
+
+
+def test_checkpoints_in_the_folder_of_a_recorded_run(trained, tmp_path):
+    folder = tmp_path / "run"
+    with Recorder(folder, network()) as recorder:
+        recorder.record(1.0)
+    saved(folder, trained, nested)
+    path = import_checkpoints(folder / "*", tmp_path / "imported")
+    assert path.steps.tolist() == [*STEPS]
+    assert import_checkpoints(folder / "*.pt", tmp_path / "other").digest == path.digest
+
+
+def test_whole_numbers_beside_another_state_dict_are_not_dropped(tmp_path):
+    for step in (1, 2):
+        state = {
+            "norm.weight": torch.ones(3) * step,
+            "norm.num_batches_tracked": torch.tensor(step),
+        }
+        content = {**state, "step": torch.tensor(step), "epoch": 0}
+        torch.save(content, tmp_path / f"{step}.pt")
+    path = import_checkpoints(tmp_path / "*.pt", tmp_path / "run")
+    assert path.side_kinds == {"norm.num_batches_tracked": "buffer"}
+    assert [int(path.buffers(i)["norm.num_batches_tracked"]) for i in range(2)] == [1, 2]

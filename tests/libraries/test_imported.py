@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_transformers_models import WORDS, gpt2, t5
 from torch import nn
 
 from losspath import Objective, import_checkpoints
@@ -26,30 +27,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:'pin_memory':UserWarning"),
 ]
 
-WORDS, COUNT = 30, 12
+COUNT = 12
 SENTENCES = torch.randint(1, WORDS, (COUNT, 6), generator=torch.Generator().manual_seed(3))
 
 
-def gpt2():
+@pytest.fixture(autouse=True)
+def _seeded():
     torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=WORDS, n_positions=8, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.1
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def t5():
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=WORDS,
-        d_model=16,
-        d_kv=8,
-        d_ff=24,
-        num_layers=1,
-        num_heads=2,
-        decoder_start_token_id=0,
-    )
-    return transformers.T5ForConditionalGeneration(config)
 
 
 def lora(model):

@@ -400,14 +400,16 @@ def test_large_frozen_parameters_are_not_taken_from_the_average(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_last_of_large_states_is_not_the_average(tmp_path):
+@pytest.mark.parametrize("left_out", ["every", "schedule"])
+def test_the_last_of_large_states_is_not_the_average(tmp_path, left_out):
+    recorder = {"every": {"every": 4}, "schedule": {"schedule": lambda step, loss: step % 4 == 0}}
     module = Net()  # rows of more than 16 MiB are not copied at every step
     module.wide = nn.Linear(2100, 2100)
     module.register_parameter("scale", nn.Parameter(torch.ones(1)))
     forward = module.forward
     module.forward = lambda x: forward(x) + module.wide(x[:, :1].expand(-1, 2100)).mean()
     average = EMAWeightAveraging(decay=0.5)
-    path, _ = fitted(tmp_path, module, average, recorder={"every": 4})
+    path, _ = fitted(tmp_path, module, average, recorder=recorder[left_out])
     assert path.closed
     assert path.steps.tolist() == [0, 4, 8, 10]
     np.testing.assert_array_equal(path[-1], module.seen[10])

@@ -187,3 +187,27 @@ def test_what_an_earlier_run_knew_of_its_network_is_forgotten(tmp_path):
     path = import_checkpoints(tmp_path / "1.pt", tmp_path / "run", existing="overwrite")
     with pytest.raises(RunError, match="say nothing of their network"):
         made_by(tmp_path / "run", path.metadata, tmp_path).training_objective()
+
+
+def test_what_is_known_of_the_network_stays_when_others_are_added(tmp_path):
+    saved(tmp_path / "out", transformers.GPT2LMHeadModel(gpt2()))
+    import_checkpoints(tmp_path / "out" / "checkpoint-[05]", tmp_path / "run")
+    kept = sorted(file.name for file in (tmp_path / "run" / "imported-model").iterdir())
+    (tmp_path / "later").mkdir()
+    weights = tmp_path / "out" / "checkpoint-10" / "model.safetensors"
+    weights.rename(tmp_path / "later" / "step-10.safetensors")
+    path = import_checkpoints(tmp_path / "later", tmp_path / "run", existing="resume")
+    assert path.steps.tolist() == [0, 5, 10]
+    assert sorted(file.name for file in (tmp_path / "run" / "imported-model").iterdir()) == kept
+
+
+def test_no_samples_and_the_callers_random_numbers(tmp_path):
+    saved(tmp_path / "out", transformers.GPT2LMHeadModel(gpt2()))
+    (tmp_path / "text.txt").write_text(TEXT)
+    path = import_checkpoints(tmp_path / "out", tmp_path / "run")
+    made = made_by(tmp_path / "run", path.metadata, tmp_path / "text.txt")
+    with pytest.raises(ArgumentError, match="samples as a whole number, at least 1, got 0"):
+        made.training_objective(0)
+    before = torch.get_rng_state()
+    made.training_objective(3)
+    assert torch.equal(torch.get_rng_state(), before)

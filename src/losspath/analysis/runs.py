@@ -19,6 +19,9 @@ from losspath.recording.trajectory import StateSequence, as_run
 Floats = npt.NDArray[np.float64]
 Series = tuple[npt.NDArray[np.int64], Floats]
 
+MOST_VALUES = 8
+"""Named numbers of runs that have room in a figure."""
+
 
 @dataclass(frozen=True)
 class History:

@@ -18,6 +18,7 @@ from losspath.analysis.interpolation import (
     interpolate,
     interpolation_key,
 )
+from losspath.analysis.runs import MOST_VALUES
 from losspath.analysis.steps import StepSizes, step_sizes
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
@@ -40,7 +41,6 @@ from losspath.surface import (
 )
 
 R = TypeVar("R", bound=Result)
-_MOST_VALUES = 8  # named numbers of a run that are drawn below its step sizes
 
 
 def make_methods(name: str, options: Mapping[str, Any]) -> list[Method]:
@@ -384,8 +384,8 @@ def draw_steps(
     for label, run in zip(titles, runs, strict=True):
         for name, series in run.recorded_values.items():
             values.setdefault(name, {})[label] = series
-    if left := list(values)[_MOST_VALUES:]:
+    if left := list(values)[MOST_VALUES:]:
         say(f"not drawn, as there are many recorded values: {', '.join(left)}")
-        values = {name: values[name] for name in list(values)[:_MOST_VALUES]}
+        values = {name: values[name] for name in list(values)[:MOST_VALUES]}
     drawn = plot_step_sizes(named, bins=bins, title=title, values=values)
     say_file("figure", save_figure(drawn, target))

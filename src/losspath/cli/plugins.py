@@ -19,7 +19,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from losspath.errors import LosspathError, RunError
+from losspath.errors import RunError
 
 GROUP = "losspath.commands"
 
@@ -57,19 +57,12 @@ class _Found(TyperCommand):
         self._entry = entry
 
     def load(self) -> Any:
-        entry = self._entry
-        try:
-            app = _as_app(entry.load())
-        except LosspathError:
-            raise
-        except Exception as cause:
-            owner = entry.dist.name if entry.dist else entry.module
-            raise RunError(
-                f"the command {entry.name!r} of the package {owner} ({entry.value}) cannot be "
-                f"loaded: {type(cause).__name__}: {cause}; mend or uninstall that package"
-            ) from cause
+        from losspath.discovery import load_entry
+
+        name = self._entry.name
+        app = load_entry(self._entry, f"the command {name!r}", RunError, _as_app)
         command = typer.main.get_command(app)
-        command.name = entry.name
+        command.name = name
         return command
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from losspath.analysis.runs import History, RunCurves, binned_series
+from losspath.analysis.runs import MOST_VALUES, History, RunCurves, binned_series
 from losspath.arguments import TITLE, checked, count, mapping, one_of, optional, text, texts
 from losspath.errors import ArgumentError
 from losspath.figures.style import (
@@ -103,21 +103,19 @@ def plot_runs(
             "validation accuracy": epochs("validation_accuracy"),
         }
     values = list(dict.fromkeys(name for run in everything for name in run.values))
-    panels |= {name: named(name) for name in values[:_MOST_VALUES]}
+    panels |= {name: named(name) for name in values[:MOST_VALUES]}
     found = _named_styles(runs, styles)
     figure = _draw_panels(runs, panels, found, by)
     add_title(figure, title)
-    caption = f"Step sizes, batch losses and recorded values: {_tell_means(runs, bins)}"
-    if not values:
-        caption = f"Step sizes and batch losses: {_tell_means(runs, bins)}"
-    elif left := len(values) - _MOST_VALUES:
-        caption += f" {left} more recorded values are not drawn." if left > 0 else ""
+    drawn = (
+        "Step sizes, batch losses and recorded values" if values else "Step sizes and batch losses"
+    )
+    caption = f"{drawn}: {_tell_means(runs, bins)}"
+    if len(values) > MOST_VALUES:
+        caption += f" {len(values) - MOST_VALUES} more recorded values are not drawn."
     entries = [_entry(n, found[n], len(g)) for n, g in runs.items()]
     add_footer(figure, caption, entries, columns=min(2, _columns(list(runs))))
     return figure
-
-
-_MOST_VALUES = 8  # that are drawn
 
 
 def _draw_panels(

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from losspath.geometry.pca import (
     Axes,
-    Moments,
     Pass,
     complete,
     determined_by,
@@ -41,7 +40,7 @@ def is_for(path: StateSequence) -> bool:
     return path.parameter_count > _LARGE and len(path) <= _MOST_STATES
 
 
-def fit(path: StateSequence, components: int) -> tuple[Moments, Axes, Pass]:
+def fit(path: StateSequence, components: int) -> tuple[Floats, Axes, Pass]:
     """The mean, the principal axes, and the path along them.
 
     Args:
@@ -85,8 +84,7 @@ def fit(path: StateSequence, components: int) -> tuple[Moments, Axes, Pass]:
     if determined < components:
         basis = complete(basis[:, :determined], components)
     residual = _residual(path, mean, basis, coordinates)
-    moments = Moments(mean, np.empty((0, 0)), noise)
-    return moments, Axes(basis, determined, gap), Pass(coordinates, squares, residual)
+    return mean, Axes(basis, determined, gap), Pass(coordinates, squares, residual)
 
 
 def _residual(path: StateSequence, mean: Floats, basis: Floats, coordinates: Floats) -> float:

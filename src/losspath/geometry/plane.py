@@ -221,11 +221,11 @@ def fit_plane(
     if len(states) < 2:
         raise PathError("a path of one state has no plane; record at least one step")
     if gram.is_for(states):
-        moments, axes, final = gram.fit(states, components)
+        mean, axes, final = gram.fit(states, components)
     else:
         moments = pca.first_pass(states, components, seed)
-        axes = pca.principal_axes(states, moments, components, tolerance)
-        final = pca.project_all(states, moments.mean, axes.basis)
+        mean, axes = moments.mean, pca.principal_axes(states, moments, components, tolerance)
+        final = pca.project_all(states, mean, axes.basis)
     if axes.determined == 0:
         raise PathError(
             "the states differ by less than rounding makes: nothing moved, so there is no plane to "
@@ -253,7 +253,7 @@ def fit_plane(
         )
     norms = np.sqrt(np.maximum(final.squares - np.sum(coordinates**2, axis=1), 0.0))
     return PrincipalPlane(
-        origin=moments.mean,
+        origin=mean,
         basis=basis,
         labels=tuple(f"PC {number}" for number in range(1, components + 1)),
         path=Projection(

@@ -133,7 +133,7 @@ def import_checkpoints(
         >>> path = import_checkpoints("out/checkpoint-*", "runs/mine")  # doctest: +SKIP
     """
     out = Path(out)
-    places = find(checkpoints, out)
+    places = find(checkpoints)
     choice = Choice(key, weights, prefix)
     dated = _dated(places, choice, steps, has_losses=losses is not None)
     found = survey(dated, choice, parameters, model)
@@ -147,7 +147,7 @@ def import_checkpoints(
     path = begun
     if path is None or todo:
         path = _recorded(out, found, shell, todo, log, begun, existing, allow_complex, progress)
-    keep_model_files(dated[-1][1], out)
+    keep_model_files(dated[-1][1], out, is_new=begun is None)
     return path
 
 

@@ -10,8 +10,8 @@ from os import PathLike
 from pathlib import Path
 
 from losspath.errors import ArgumentError
-from losspath.importing.formats import is_checkpoint, is_part
-from losspath.recording.store import exists
+from losspath.importing.formats import is_checkpoint, is_shard
+from losspath.recording.store import ALL_FILES, exists
 
 Pattern = str | PathLike[str]
 
@@ -26,13 +26,12 @@ _OTHER = re.compile(
 _NUMBER = re.compile(_WHOLE)
 
 
-def find(patterns: Pattern | Sequence[Pattern], out: Path) -> list[Path]:
+def find(patterns: Pattern | Sequence[Pattern]) -> list[Path]:
     """The checkpoints that patterns stand for, each once.
 
     Args:
         patterns: files, folders, or patterns with ``*``, ``?`` and ``**``. A folder that is no
-            checkpoint stands for those that it holds.
-        out: the run that is made, which is none of them.
+            checkpoint stands for those that it holds. Runs, and files of theirs, are none.
 
     Raises:
         ArgumentError: there is none, or they are of several trainings.
@@ -42,9 +41,7 @@ def find(patterns: Pattern | Sequence[Pattern], out: Path) -> list[Path]:
     others: dict[Path, None] = {}
     for pattern in several:
         for place in _matching(Path(pattern).expanduser()):
-            if _is_of_a_run(place, out):
-                continue
-            some = _in_folder(place) if place.is_dir() else [place] * is_checkpoint(place)
+            some = _in_folder(place) if place.is_dir() else [place] * _is_taken(place)
             for each in some:  # a link to the newest is no other checkpoint
                 found.setdefault(each.resolve(), each.absolute())
             if not some:
@@ -52,7 +49,7 @@ def find(patterns: Pattern | Sequence[Pattern], out: Path) -> list[Path]:
     if not found:
         words = " ".join(map(str, several))
         near = f"; what is there is no checkpoint, such as {next(iter(others))}" if others else ""
-        if any(map(is_part, others)):
+        if any(map(is_shard, others)):
             near = "; what is there is a part of one: give its folder, or its index"
         raise ArgumentError(f"expected checkpoints at {words}, found none{near}")
     # Files in a folder that is a checkpoint are parts of it.
@@ -61,11 +58,10 @@ def find(patterns: Pattern | Sequence[Pattern], out: Path) -> list[Path]:
     return kept
 
 
-def _is_of_a_run(place: Path, out: Path) -> bool:
-    """Whether a file or folder is a run, or in one."""
-    mine = out.resolve()
-    real = place.resolve()
-    return real == mine or mine in real.parents or exists(place) or exists(place.parent)
+def _is_taken(place: Path) -> bool:
+    """Whether a file or folder is a checkpoint, and no run or a file of one."""
+    is_of_a_run = exists(place) or (place.name in ALL_FILES and exists(place.parent))
+    return is_checkpoint(place) and not is_of_a_run
 
 
 def _check_one_training(places: Sequence[Path]) -> None:
@@ -85,9 +81,9 @@ def _in_folder(place: Path) -> list[Path]:
 
     Where a trainer wrote its last model beside folders of checkpoints, those folders are meant.
     """
-    inside = [each for each in sorted(place.iterdir()) if is_checkpoint(each)]
+    inside = [each for each in sorted(place.iterdir()) if _is_taken(each)]
     folders = [each for each in inside if each.is_dir()]
-    if is_checkpoint(place):
+    if _is_taken(place):
         return folders or [place]
     return inside
 

@@ -42,19 +42,19 @@ _MODELS = (
 )
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
-_PART = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 
 
 def is_checkpoint(place: Path) -> bool:
     """Whether a file or folder is a checkpoint, by its name and what is in it."""
     if place.is_dir():
         return _format_of(place) is not None
-    return place.name.endswith((*TORCH, SAFETENSORS, INDEX)) and not is_part(place)
+    return place.name.endswith((*TORCH, SAFETENSORS, INDEX)) and not is_shard(place)
 
 
-def is_part(place: Path) -> bool:
+def is_shard(place: Path) -> bool:
     """Whether a file is a part of a checkpoint of several, whose index is to be read."""
-    return bool(_PART.search(place.name))
+    return bool(_SHARD.search(place.name))
 
 
 def read_checkpoint(place: Path, choice: Choice) -> Checkpoint:
@@ -118,22 +118,21 @@ def _notes(file: Path) -> dict[str, str]:
             raise DamagedError(f"{file} cannot be read as safetensors: {cause}") from cause
 
 
-def keep_model_files(place: Path, run: Path) -> None:
+def keep_model_files(place: Path, run: Path, is_new: bool) -> None:
     """Copies what a folder of transformers says of its network and tokenizer into a run.
 
     Args:
-        place: the checkpoint; nothing is done where it has no ``config.json``.
+        place: the checkpoint; nothing is copied where it has no ``config.json``.
         run: the run.
+        is_new: whether it was begun now, so that what is there is of another one.
     """
-    if not (place / "config.json").is_file():
-        shutil.rmtree(
-            run / MODEL_FILES, ignore_errors=True
-        )  # of checkpoints that were there before
-        return
     target = run / MODEL_FILES
-    with wrap_os_errors(f"write {target}"):
+    if is_new:
         shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
+    if not (place / "config.json").is_file():
+        return
+    with wrap_os_errors(f"write {target}"):
+        target.mkdir(exist_ok=True)
         for file in sorted(place.iterdir()):
             is_small = file.is_file() and file.stat().st_size <= _LARGEST_FILE
             if is_small and _OF_MODEL.fullmatch(file.name):
@@ -164,7 +163,7 @@ def _adapter(folder: Path, choice: Choice) -> Checkpoint:
     except (ValueError, AttributeError) as cause:
         raise DamagedError(f"{config} cannot be read: {cause}") from cause
     tensors = {in_peft_model(n, trained or ()): tensor for n, tensor in found.tensors.items()}
-    return Checkpoint(tensors, found.step, found.is_ordered, is_part=True)
+    return dataclasses.replace(found, tensors=tensors, is_adapter=True)
 
 
 def in_peft_model(name: str, trained: Collection[str] = ()) -> str:
@@ -187,7 +186,7 @@ def in_peft_model(name: str, trained: Collection[str] = ()) -> str:
 
 
 def _file(file: Path, choice: Choice) -> Checkpoint:
-    if is_part(file):
+    if is_shard(file):
         raise UnsupportedError(
             f"{file} is one part of a checkpoint; give its folder, or the file that ends with "
             f"{INDEX}"

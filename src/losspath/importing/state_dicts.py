@@ -25,6 +25,7 @@ _STEPS = (
     *("global_step", "global_steps", "step", "steps", "num_steps"),
     *("iteration", "iterations", "iter", "iter_num", "num_updates"),
 )
+_COUNTS = (*_STEPS, *EPOCHS)
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class Checkpoint:
         step: how many steps were taken, where the checkpoint says so.
         is_ordered: whether the tensors are in the order that the network has them in.
         epoch: the epoch, where the checkpoint says it.
-        is_part: whether it is meant to hold a part of the network only, as an adapter does.
+        is_adapter: whether it is meant to hold a part of the network only.
     """
 
     tensors: Tensors
     step: int | None
     is_ordered: bool = True
     epoch: int | None = None
-    is_part: bool = False
+    is_adapter: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,16 +165,19 @@ def _state_dicts(content: object, at: tuple[str, ...]) -> Iterator[tuple[tuple[s
     if _is_state_dict(content):
         yield at, content
         return
-    direct = {k: v for k, v in content.items() if isinstance(k, str) and _is_tensor(v)}
-    if any("." in name or tensor.dim() > 1 for name, tensor in direct.items()):
+    direct = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor) and name not in _COUNTS
+    }
+    if any(
+        each.is_floating_point() and ("." in name or each.dim() > 1)
+        for name, each in direct.items()
+    ):
         yield at, direct  # a state dict with other things beside its tensors
     for key, value in content.items():
         if isinstance(key, str):
             yield from _state_dicts(value, (*at, key))
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _is_state_dict(content: Mapping[Any, Any]) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,21 @@ from losspath.importing.files import natural
 from losspath.importing.formats import read_checkpoint
 from losspath.importing.shell import BUFFER, FROZEN, PARAMETER, Shell
 from losspath.importing.state_dicts import Checkpoint, Choice, Tensors, is_called_average
-from losspath.parameters import Layout, layer_of, named_buffers, named_parameters, unwrapped
+from losspath.parameters import (
+    Layout,
+    layer_of,
+    matches,
+    named_buffers,
+    named_parameters,
+    unwrapped,
+    without_wrappers,
+)
 
 # What normalisation layers keep beside their parameters.
 _STATISTICS = (
     *("running_mean", "running_var", "num_batches_tracked"),
     *("weight_u", "weight_v", "_u", "_v"),  # spectral norm's
 )
-# What wrappers put into names; the last is DataParallel's and DDP's, before all of them.
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_PARALLEL = "module."
 _EXACT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHOWN = 3
 
@@ -99,8 +103,8 @@ def survey(
     if changing:
         kinds |= dict.fromkeys(_frozen(kinds, shapes, changing), FROZEN)
     if model is not None:
-        is_part = checkpoint.is_part or patterns is not None
-        kinds = _kinds_of_model(model, kinds, shapes, first, is_part)
+        is_partial = checkpoint.is_adapter or patterns is not None
+        kinds = _kinds_of_model(model, kinds, shapes, first, is_partial)
     rows = {name: _row_dtype(dtypes[name]) for name, kind in kinds.items() if kind != BUFFER}
     taken = [name for name, kind in kinds.items() if kind == PARAMETER]
     if not taken:
@@ -123,14 +127,15 @@ def _taken(
     checkpoint: Checkpoint, patterns: Sequence[str] | None, place: Path
 ) -> tuple[Tensors, dict[str, str]]:
     """The tensors that are meant, by canonical names, each once; and what is tied to them."""
-    named = {_canonical(name): tensor for name, tensor in checkpoint.tensors.items()}
-    if len(named) < len(checkpoint.tensors):
-        raise ModelError(
-            f"{place} has tensors that have one name once what wrappers add is left out, such as "
-            f"{_twice(checkpoint.tensors)}; take one of them by parameters=[…]"
-        )
-    if named and all(name.startswith(_PARALLEL) for name in named):
-        named = {name.removeprefix(_PARALLEL): tensor for name, tensor in named.items()}
+    inside, _ = without_wrappers(checkpoint.tensors)
+    saved: dict[str, str] = {}
+    for name, other in zip(inside, checkpoint.tensors, strict=True):
+        if saved.setdefault(name, other) != other:
+            raise ModelError(
+                f"{place} has tensors that have one name once what wrappers add is left out, such "
+                f"as {saved[name]} and {other}; take one of them by parameters=[…]"
+            )
+    named = {name: checkpoint.tensors[other] for name, other in saved.items()}
     if patterns is not None:
         named = _matching(named, patterns)
         if not named:
@@ -155,7 +160,7 @@ def _taken(
 
 def _matching(named: Tensors, patterns: Sequence[str]) -> Tensors:
     """Those whose names match, and the statistics of modules of which any does."""
-    found = [n for n in named if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)]
+    found = [name for name in named if matches(name, patterns)]
     modules = {layer_of(name) for name in found}
     kept = {*found, *(n for n in named if _is_statistic(n) and layer_of(n) in modules)}
     return {name: tensor for name, tensor in named.items() if name in kept}
@@ -163,19 +168,6 @@ def _matching(named: Tensors, patterns: Sequence[str]) -> Tensors:
 
 def _is_statistic(name: str) -> bool:
     return name.rpartition(".")[2] in _STATISTICS
-
-
-def _twice(names: Iterable[str]) -> str:
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(_canonical(name), name)
-        if other != name:
-            return f"{other} and {name}"
-    return ""
-
-
-def _canonical(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _check(name: str, tensor: torch.Tensor, place: Path) -> None:
@@ -263,7 +255,7 @@ def _kinds_of_model(
     found: Mapping[str, str],
     shapes: Mapping[str, torch.Size],
     place: Path,
-    is_part: bool,
+    is_partial: bool,
 ) -> dict[str, str]:
     """Kinds as the model has them, in its order.
 
@@ -272,7 +264,7 @@ def _kinds_of_model(
         found: the kinds as names tell them.
         shapes: of the checkpoint's tensors.
         place: the checkpoint.
-        is_part: whether frozen parameters and others may be missing, as in an adapter.
+        is_partial: whether frozen parameters and others may be missing, as in an adapter.
     """
     inner = unwrapped(model)
     layout = Layout.of(inner, dtype="float64", allow_complex=True)
@@ -284,14 +276,14 @@ def _kinds_of_model(
         kind = PARAMETER if name in rows else BUFFER if name in buffers else FROZEN
         if name in found and shapes[name] == tensor.shape:
             kinds[name] = kind
-        elif name in found or kind == PARAMETER or (kind == FROZEN and not is_part):
+        elif name in found or kind == PARAMETER or (kind == FROZEN and not is_partial):
             there = f"of shape {list(shapes[name])}" if name in found else "absent"
             raise ModelError(
                 f"the checkpoint {place} is not of the model: {name} {list(tensor.shape)} is "
                 f"{there}; names there are like {', '.join(list(found)[:_SHOWN])}. Look at prefix= "
                 "and key=, or leave the model out"
             )
-    known = {_canonical(name) for name in inner.state_dict()}  # those of tied tensors too
+    known = set(without_wrappers(inner.state_dict())[0])  # those of tied tensors too
     extra = [name for name in found if name not in kinds and name not in known]
     if extra:
         raise ModelError(

@@ -9,11 +9,13 @@ from losspath.parameters.layout import Entry, Layout, Taken, check_taken, dtype_
 from losspath.parameters.memory import positions_in
 from losspath.parameters.names import (
     is_torchs,
+    matches,
     named_buffers,
     named_modules,
     named_parameters,
     unwrapped,
     version_of,
+    without_wrappers,
     wrapped_in,
 )
 from losspath.parameters.sides import SideTensor, side_tensors
@@ -38,6 +40,7 @@ __all__ = [
     "is_torchs",
     "layer_of",
     "load_parameters",
+    "matches",
     "named_buffers",
     "named_modules",
     "named_parameters",
@@ -46,5 +49,6 @@ __all__ = [
     "unflatten",
     "unwrapped",
     "version_of",
+    "without_wrappers",
     "wrapped_in",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from losspath.arguments import described
 from losspath.errors import ArgumentError, DamagedError, ModelError
 from losspath.parameters.memory import Memory
-from losspath.parameters.names import named_parameters
+from losspath.parameters.names import matches, named_parameters
 
 Kind = Literal["parameter", "buffer"]
 Taken = Literal["trainable", "all"] | Sequence[str] | torch.nn.Module
@@ -196,16 +195,14 @@ def check_taken(name: str, value: Any) -> Any:
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     if is_list and value and all(isinstance(each, str) for each in value):
         return list(value)
-    if value in ("trainable", "all") if isinstance(value, str) else _is_module(value):
+    if isinstance(value, torch.nn.Module) or (
+        isinstance(value, str) and value in ("trainable", "all")
+    ):
         return value
     raise ArgumentError(
         f"expected {name} among trainable, all, or as patterns of names in a list, or as a module "
         f"of the model, got {described(value)}"
     )
-
-
-def _is_module(value: object) -> bool:
-    return isinstance(value, torch.nn.Module)
 
 
 def _part(
@@ -217,11 +214,7 @@ def _part(
         found = [(name, tensor) for name, tensor in named if id(tensor) in own]
         asked = f"a module of the model, got {type(parameters).__name__}, which has none of its"
     else:
-        found = [
-            (name, tensor)
-            for name, tensor in named
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in parameters)
-        ]
+        found = [(name, tensor) for name, tensor in named if matches(name, parameters)]
         asked = f"patterns that match, got {', '.join(parameters)}, which match none of the"
     if not found:
         some = ", ".join(name for name, _ in named[:3])

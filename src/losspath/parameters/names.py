@@ -6,7 +6,9 @@ them, and a tensor that a module tree holds twice has its first name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,6 +23,36 @@ _WRAPPERS = {
     "OffloadWrapper": "_checkpoint_wrapped_module",
     "OptimizedModule": "_orig_mod",
 }
+
+
+# What torch.compile, FSDP and activation checkpoints put into names, and nothing else has.
+_INSIDE_NAMES = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+_PARALLEL = "module."  # what DDP and DataParallel begin all names with
+
+
+def without_wrappers(names: Iterable[str]) -> tuple[list[str], str]:
+    """Names that were saved of a wrapped model, as they are in the model inside.
+
+    Args:
+        names: of all its tensors.
+
+    Returns:
+        The names; and what was taken off all of them as DDP's and DataParallel's, which may as well
+        be a child of the model's own that is called ``module``.
+    """
+    inside = [_INSIDE_NAMES.sub("", name) for name in names]
+    prefix = ""
+    while inside and all(name.startswith(_PARALLEL) for name in inside):
+        inside = [name.removeprefix(_PARALLEL) for name in inside]
+        prefix += _PARALLEL
+    return inside, prefix
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is that of any pattern, with ``*`` and ``?`` as in a shell."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def wrapped_in(module: torch.nn.Module) -> str | None:

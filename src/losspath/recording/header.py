@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,15 +11,10 @@ import numpy as np
 
 from losspath.errors import DamagedError, StoreError, wrap_os_errors
 from losspath.files import read_document, write_atomically, write_document
-from losspath.parameters import Entry, Layout
+from losspath.parameters import Entry, Layout, without_wrappers
 
 FORMAT = "losspath trajectory"
 VERSION = 2
-
-# What torch.compile, FSDP and activation checkpoints put into names, and nothing else has.
-_INSIDE_WRAPPERS = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-)
 
 META = "trajectory.json"
 META_COPY = "trajectory.copy.json"
@@ -228,11 +222,7 @@ def _header(path: Path, content: dict[str, Any]) -> Header:
 
 def _canonical(entries: tuple[Entry, ...]) -> tuple[tuple[Entry, ...], str]:
     """The first format's entries without what wrappers added, and with what of it all began."""
-    names = [_INSIDE_WRAPPERS.sub("", entry.name) for entry in entries]
-    prefix = ""
-    while names and all(name.startswith("module.") for name in names):  # DDP and DataParallel
-        names = [name.removeprefix("module.") for name in names]
-        prefix += "module."
+    names, prefix = without_wrappers(entry.name for entry in entries)
     named = zip(entries, names, strict=True)
     return tuple(replace(entry, name=name) for entry, name in named), prefix
 

@@ -17,6 +17,7 @@ import torch
 
 from losspath.arguments import (
     MODEL,
+    Check,
     checked,
     count,
     described,
@@ -60,6 +61,18 @@ def check_schedule(name: str, value: object) -> object:
         f"expected {name} as LogSpaced(), Pairs() or a function of step and loss, got "
         f"{described(value)}"
     )
+
+
+# The checks of what the callbacks of training libraries hand on to a recorder.
+OPTIONS: dict[str, Check] = {
+    "every": count(1),
+    "schedule": check_schedule,
+    "existing": one_of(get_args(Existing)),
+    "dtype": one_of(("float32", "float64")),
+    "allow_complex": flag,
+    "metadata": optional(mapping),
+    "parameters": check_taken,
+}
 
 
 class Recorder:
@@ -120,17 +133,7 @@ class Recorder:
         ...         recorder.record(loss)
     """
 
-    @checked(
-        directory=file,
-        model=MODEL,
-        every=count(1),
-        schedule=check_schedule,
-        existing=one_of(get_args(Existing)),
-        dtype=one_of(("float32", "float64")),
-        allow_complex=flag,
-        metadata=optional(mapping),
-        parameters=check_taken,
-    )
+    @checked(directory=file, model=MODEL, **OPTIONS)
     def __init__(
         self,
         directory: str | PathLike[str],

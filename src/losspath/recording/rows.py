@@ -69,12 +69,10 @@ class RowReader:
         offset = start * header.row_dtype.itemsize
         for row, index in zip(found, states, strict=True):
             number = int(self._contents.rows[index])
-            if number >= 0:
-                self._read_into(row, store.STATES, number * header.row_bytes + offset)
-            elif self._newest is not None:
+            if number < 0 and self._newest is not None:
                 row[:] = self._newest[0, start:stop]
             else:
-                self._read_into(row, store.NEWEST, (-1 - number) * header.row_bytes + offset)
+                self._read_into(row, number, offset)
         return found
 
     def _fill(self, rows: States, start: int) -> None:
@@ -84,20 +82,24 @@ class RowReader:
             if len(part) == 0:
                 continue
             first = int(numbers[part[0]])
-            if first >= 0:
-                at = first * self._header.row_bytes
-                self._read_into(rows[part[0] : part[-1] + 1], store.STATES, at)
-            elif self._newest is not None:
+            if first < 0 and self._newest is not None:
                 rows[part[0]] = self._newest[0]
             else:
-                at = (-1 - first) * self._header.row_bytes
-                self._read_into(rows[part[0] : part[0] + 1], store.NEWEST, at)
+                self._read_into(rows[part[0] : part[-1] + 1], first)
 
-    def _read_into(self, rows: States, name: str, at: int) -> None:
+    def _read_into(self, rows: States, number: int, offset: int = 0) -> None:
+        """Reads from a row on, which is −1 − p for the newest state at place p.
+
+        Args:
+            rows: to read into.
+            number: of the row.
+            offset: the byte in it to begin at.
+        """
+        name, place = (store.STATES, number) if number >= 0 else (store.NEWEST, -1 - number)
         path = self._directory / name
         view = rows.reshape(-1).view(np.uint8).data
         with wrap_os_errors(f"read {path}"), path.open("rb", buffering=0) as file:
-            file.seek(at)
+            file.seek(place * self._header.row_bytes + offset)
             while view:
                 count = file.readinto(view)
                 if not count:

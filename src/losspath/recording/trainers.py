@@ -11,17 +11,17 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 
-from losspath.arguments import checked, count, file, flag, mapping, one_of, optional
+from losspath.arguments import checked, file
 from losspath.errors import LosspathError, LosspathWarning, ModelError
-from losspath.parameters import Layout, Taken, check_taken, unwrapped, wrapped_in
+from losspath.parameters import Layout, Taken, unwrapped, wrapped_in
 from losspath.recording import store
 from losspath.recording.opening import Existing
-from losspath.recording.recorder import Recorder, check_schedule
+from losspath.recording.recorder import OPTIONS, Recorder
 from losspath.recording.schedules import Condition, Schedule
 from losspath.recording.settings import MARK
 from losspath.recording.trajectory import Trajectory
@@ -58,16 +58,7 @@ class Settings:
         parameters: which are in the path.
     """
 
-    @checked(
-        directory=file,
-        every=count(1),
-        schedule=check_schedule,
-        existing=one_of(get_args(Existing)),
-        dtype=one_of(("float32", "float64")),
-        allow_complex=flag,
-        metadata=optional(mapping),
-        parameters=check_taken,
-    )
+    @checked(directory=file, **OPTIONS)
     def __init__(
         self,
         directory: str | PathLike[str],
@@ -84,6 +75,11 @@ class Settings:
         self.every, self.schedule, self.existing = every, schedule, existing
         self.metadata = None if metadata is None else dict(metadata)
         self._layout = (dtype, allow_complex, parameters)
+
+    @property
+    def leaves_out_states(self) -> bool:
+        """Whether there are states without a row, so that the newest has to be kept in time."""
+        return self.schedule is not None or self.every > 1
 
     def check(self, model: torch.nn.Module) -> None:
         """Raises `ModelError` where a process has only a part of the model; for every process.
@@ -149,7 +145,8 @@ class Settings:
             metadata=metadata,
             parameters=parameters,
         )
-        return Run(recorder)
+        begins = not is_there or existing != "resume"
+        return Run(recorder, is_blank=begins or recorder.steps == 0)
 
 
 class Run:
@@ -157,15 +154,15 @@ class Run:
 
     Args:
         recorder: the recorder.
+        is_blank: whether no step was recorded before.
 
     Attributes:
         recorder: the recorder.
         is_blank: whether no step was recorded.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-        self.is_blank = recorder.steps == 0
+    def __init__(self, recorder: Recorder, is_blank: bool) -> None:
+        self.recorder, self.is_blank = recorder, is_blank
 
     @property
     def step(self) -> int:

@@ -76,9 +76,8 @@ class Trajectory:
 
     def __repr__(self) -> str:
         notes = f" ({'; '.join(self.notes)})" if self.notes else ""
-        return (
-            f"Trajectory({str(self.directory)!r}): {len(self):,} × {self.parameter_count:,}{notes}"
-        )
+        size = f"{len(self):,} × {self.parameter_count:,}"
+        return f"Trajectory({str(self.directory)!r}): {size}{notes}"
 
     def __reduce__(self) -> tuple[type[Trajectory], tuple[str]]:
         # Other processes open the files themselves.
