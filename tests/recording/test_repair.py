@@ -14,9 +14,11 @@ import torch
 from old_format import FILES, Walk
 from walks import network, record, truth
 
+import losspath.recording.recorder
 from losspath import Recorder, Trajectory
 from losspath.errors import BusyError, DamagedError, StoreError
 from losspath.files import only_writer, read_document, write_document
+from losspath.recording import slots
 from losspath.recording.header import read_header
 from losspath.recording.migrate import migrate
 from losspath.recording.repair import repair_trajectory
@@ -575,9 +577,32 @@ def test_a_newest_state_that_is_lost_is_told_of(tmp_path):
     assert path.notes == ["the last state is lost"]
 
 
-def test_records_that_are_lost_at_the_ends_are_told_of(tmp_path):
-    from losspath.recording import slots
+@pytest.mark.parametrize("lost", ["newest.bin", "sides.bin"])
+def test_what_tells_a_state_again_after_its_record_is_looked_at_too(tmp_path, monkeypatch, lost):
+    # Rows in pieces: the last state is kept at the end, after its record.
+    monkeypatch.setattr(losspath.recording.recorder, "_BUFFER_BYTES", 32)
+    run = tmp_path / "run"
+    record(run, 5, every=3)
+    kinds = np.frombuffer((run / "records.bin").read_bytes(), slots.SLOT)["kind"]
+    after = kinds[np.flatnonzero(kinds == slots.RECORD)[-1] :].tolist()
+    assert slots.NEWEST in after
+    assert slots.SIDE in after
+    assert Trajectory(run).steps.tolist() == [0, 3, 5]
+    (run / lost).unlink()
+    assert repair_trajectory(run)
+    assert repair_trajectory(run) == []
+    path = Trajectory(run)
+    if lost == "newest.bin":
+        assert path.steps.tolist() == [0, 3]
+        assert path.notes == ["the last state is lost"]
+    else:
+        assert path.steps.tolist() == [0, 3, 5]
+        assert path.notes == ["buffers or frozen parameters of 3 states are lost"]
+    model = network()
+    path.load_into(model, -1)
 
+
+def test_records_that_are_lost_at_the_ends_are_told_of(tmp_path):
     run = tmp_path / "run"
     record(run, 5)
     table = np.frombuffer((run / "records.bin").read_bytes(), slots.SLOT)

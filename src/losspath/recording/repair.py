@@ -145,8 +145,8 @@ def _plan_slots(directory: Path, header: Header, plan: _Plan) -> None:
         plan.lines.append(
             f"{len(stream.missing):,} records are right in neither copy of {store.RECORDS}"
         )
-    records = np.flatnonzero(table["kind"] == slots.RECORD)
-    counted = table[: int(records[-1]) + 1 if len(records) else 0]  # a view: marks go to `table`
+    told = np.flatnonzero(store.told_slots(table))
+    counted = table[: int(told[-1]) + 1 if len(told) else 0]  # a view: marks go to `table`
     lost = _lost_rows(directory, header, counted)
     counted["flags"][lost] |= slots.ROW_LOST
     again = _found_rows(directory, header, counted)

@@ -74,6 +74,7 @@ __all__ = [
     "read_header",
     "read_stream",
     "row_digest",
+    "told_slots",
     "without_sides",
     "write_header",
 ]
@@ -156,14 +157,10 @@ def contents_of(directory: Path, header: Header, stream: slots.Stream) -> Conten
     table = stream.slots
     kinds = table["kind"]
     records = np.flatnonzero(kinds == slots.RECORD)
-    last = int(records[-1]) if len(records) else -1
     of_losses = records[(table["flags"][records] & (slots.INITIAL | slots.NO_LOSS)) == 0]
     with_row = (table["a"][records] >= 0) & ((table["flags"][records] & slots.ROW_LOST) == 0)
     states = records[with_row]
-    # What comes after the last record counts where it is of the same step: told again, at a resume.
-    told = np.arange(len(table)) <= last
-    if last >= 0:
-        told |= table["step"] == table["step"][last]
+    told = told_slots(table)
     newest = _newest(table, states, told)
     if newest is not None:
         states = np.append(states, newest)
@@ -182,10 +179,21 @@ def contents_of(directory: Path, header: Header, stream: slots.Stream) -> Conten
         lost_ends=_lost_ends(table, rows, states),
         unchanged=_unchanged(table[records]),
         closed=bool(len(table)) and int(kinds[-1]) == slots.CLOSE,
-        values=_values(table[: last + 1]),
+        values=_values(table[: int(records[-1]) + 1 if len(records) else 0]),
         sides=SideLog(directory / SIDES, table[told & (kinds == slots.SIDE)]),
         stream=stream,
     )
+
+
+def told_slots(table: slots.Slots) -> npt.NDArray[np.bool_]:
+    """Which slots count: those up to the last record, and what tells its state again after it."""
+    records = np.flatnonzero(table["kind"] == slots.RECORD)
+    if not len(records):
+        return np.zeros(len(table), bool)
+    last = int(records[-1])
+    # Told again where recording was closed or gone on with.
+    again: npt.NDArray[np.bool_] = table["step"] == table["step"][last]
+    return again | (np.arange(len(table)) <= last)
 
 
 def _newest(
