@@ -22,6 +22,7 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.mostly_slow(96)
 @pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_paths_have_a_surface(name, method):

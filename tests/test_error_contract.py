@@ -134,6 +134,7 @@ def calls(it):
         "Plane.save": (it.plane.save, {"path": it.home / "saved.npz"}),
         "LogSpaced": (lp.LogSpaced, {"per_decade": 5}),
         "Pairs": (lp.Pairs, {"every": 5}),
+        "Sketch": (lp.Sketch, {"size": 5, "seed": 1}),
         "Recorder": (
             lambda **given: lp.Recorder(**given).close(),
             {

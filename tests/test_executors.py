@@ -92,7 +92,7 @@ def executor(request):
             yield client.get_executor()
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_surface_is_that_of_one_process(recorded, plain, executor, method):
     surface = compute_surface(*recorded, method, RESOLUTION, executor=executor)
@@ -138,6 +138,7 @@ def test_a_stopped_surface_goes_on(recorded, executor, tmp_path):
     np.testing.assert_array_equal(found.loss, whole.loss)
 
 
+@pytest.mark.mostly_slow(1)
 def test_an_array_is_a_path_too(recorded, plain, executor):
     path, objective = recorded
     surface = compute_surface(path[:], objective, "sampled", RESOLUTION, executor=executor)

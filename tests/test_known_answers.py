@@ -31,6 +31,7 @@ def affine(plane, offset, along):
     return lambda w: offset + slope @ (w - shift)
 
 
+@pytest.mark.mostly_slow(132)
 @pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=named)
 def test_surface_equals_the_formulas(problem, method):

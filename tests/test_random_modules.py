@@ -82,6 +82,7 @@ def one_layer(form, name, config, patch, surface):
     assert ("plain loop" in fast.notes[0]) == (name in PLAIN), fast.notes
 
 
+@pytest.mark.mostly_slow(33)
 @pytest.mark.parametrize("name", LAYERS["vectors"])
 def test_layers_of_vectors(always_fast, name):
     one_layer("vectors", name, CONFIGS[1], always_fast, surface=False)
@@ -100,7 +101,7 @@ def test_layers_of_images(always_fast, name):
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(problem=problems(), config=st.sampled_from(CONFIGS))
 def test_random_modules(always_fast, problem, config):
     check(problem, config, always_fast)

@@ -78,6 +78,7 @@ def numbers(result):
     return [each.tolist() for each in found]
 
 
+@pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize("what", ["loss", "model", "buffer", "hook"])
 @pytest.mark.parametrize("use", USES)
 def test_what_changes_after_a_checkpoint_is_not_mixed_with_it(tmp_path, what, use):

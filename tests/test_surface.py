@@ -39,6 +39,7 @@ def test_two_calls_are_bit_equal(method):
     assert_same(*(compute_surface(DESCENT.path, DESCENT.objective(), method, 5) for _ in range(2)))
 
 
+@pytest.mark.mostly_slow(24)
 @pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 @pytest.mark.parametrize("points", [1, 5])
 def test_groups_of_points_give_the_same_numbers(monkeypatch, method, points):
@@ -48,6 +49,7 @@ def test_groups_of_points_give_the_same_numbers(monkeypatch, method, points):
     np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-12)
 
 
+@pytest.mark.mostly_slow(24)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("method", [*METHODS, *AS_DRAWN], ids=named)
 def test_mirroring_an_axis_mirrors_the_surface(method, axis):

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from losspath.recording.recorder import Recorder as Recorder
     from losspath.recording.schedules import LogSpaced as LogSpaced
     from losspath.recording.schedules import Pairs as Pairs
+    from losspath.recording.sketch import Sketch as Sketch
     from losspath.recording.trajectory import Trajectory as Trajectory
     from losspath.surface import Landscape as Landscape
     from losspath.surface import Surface as Surface
@@ -100,6 +101,7 @@ _EXPORTS = {
     "Recorder": "losspath.recording.recorder",
     "RunCurves": "losspath.analysis.runs",
     "Saliency": "losspath.analysis.saliency",
+    "Sketch": "losspath.recording.sketch",
     "StepSizeLR": "losspath.analysis.rates",
     "StepSizes": "losspath.analysis.steps",
     "Surface": "losspath.surface",

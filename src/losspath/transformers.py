@@ -57,9 +57,9 @@ class RecorderCallback(TrainerCallback):
 
     Args:
         directory: where to record; made if it does not exist.
-        options: `every`, `schedule`, `existing`, `dtype`, `allow_complex`, `metadata` and
-            `parameters`, as for `Recorder`. `existing` is for training that begins at step 0.
-            The metadata get ``library``, ``library_version`` and ``model_class``.
+        options: `every`, `schedule`, `existing`, `dtype`, `allow_complex`, `metadata`,
+            `parameters` and `sketch`, as for `Recorder`. `existing` is for training that begins
+            at step 0. The metadata get ``library``, ``library_version`` and ``model_class``.
 
     Raises:
         MissingExtraError: when this module is imported and transformers is not installed.

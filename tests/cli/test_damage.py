@@ -61,7 +61,7 @@ def files(run):
     return sorted(name for name in names if "figures" not in name.parts)
 
 
-@pytest.mark.mostly_slow(4)
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("seed", range(40))
 def test_a_damaged_run_is_refused_or_repaired_and_then_the_same(whole, tmp_path, capsys, seed):
     run, grown = whole

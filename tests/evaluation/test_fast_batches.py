@@ -154,6 +154,7 @@ def made(loss, **options):
         return Objective.of_batches(model, batches(), loss, **options)
 
 
+@pytest.mark.mostly_slow(18)
 @pytest.mark.parametrize("kind", [Affine, Rows])
 @pytest.mark.parametrize("loss", [plain, summed, named, penalised, contrastive, twice])
 def test_a_loss_that_calls_the_model_with_one_tensor_is_fast(config, loss, kind):

@@ -391,7 +391,7 @@ def test_what_cannot_be_read_now_is_no_damage(new, tmp_path, monkeypatch):
 # The first format
 
 
-@pytest.mark.mostly_slow(6)
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["lost", "cut", "flip"])
 def test_of_a_damaged_run_of_the_first_format_every_whole_row_is_kept(

@@ -64,7 +64,7 @@ def fill(run, model, disk, left):
     return recorder
 
 
-@pytest.mark.mostly_slow(3)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("left", [0, 7, 20])
 def test_a_full_disk_is_told_by_the_next_record(tmp_path, disk, left):
     model = network()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from losspath.arguments import WHOLE, checked, file, range_of
-from losspath.errors import ArgumentError, PathError
+from losspath.errors import ArgumentError, LosspathWarning, PathError
 from losspath.evaluation.recorded import path_notes
 from losspath.files import load_archive, save_archive
 from losspath.geometry.pca import blocks
@@ -152,6 +154,10 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
 
     Raises:
         PathError: fewer than two states.
+
+    Warns:
+        LosspathWarning: states were rounded to bfloat16, and steps are no longer than what that
+            moved them by.
     """
     recorded = as_run(path)
     count = len(recorded)
@@ -177,7 +183,24 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
         sizes[holes] = np.nan
         provenance["holes"] = holes
         provenance |= {"between_pairs": len(holes) - len(lost)} if between else {}
+    if getattr(recorded, "is_rounded", False):
+        _warn_of_rounding(recorded, sizes)
     return StepSizes(sizes, np.array(steps), np.array(losses, np.float64), provenance)
+
+
+def _warn_of_rounding(path: StateSequence, sizes: Floats) -> None:
+    """Warns where steps drown in the rounding of states to bfloat16."""
+    exponents = np.frexp(path.read(0, 1)[0].astype(np.float64))[1]
+    # Two states are each off by a uniform error of one unit in the last of 8 binary digits.
+    rounding = math.sqrt(2 * float(np.sum(4.0 ** (exponents - 8))) / 12)
+    size = float(np.median(sizes[np.isfinite(sizes)])) if np.isfinite(sizes).any() else 0.0
+    if size < 2 * rounding:
+        warnings.warn(
+            f"half of the steps are no longer than {size:.2g}, and rounding states to bfloat16 "
+            f"moved them by {rounding:.2g}: their sizes and directions say little; record float32",
+            LosspathWarning,
+            stacklevel=3,
+        )
 
 
 def step_cosines(path: StateSequence | npt.ArrayLike) -> Floats:

@@ -13,6 +13,7 @@ from losspath.cli.console import busy, say
 from losspath.cli.sources import value_of
 from losspath.errors import ArgumentError, LosspathError, StoreError
 from losspath.recording import store
+from losspath.recording.sketch import check_whole
 from losspath.recording.trajectory import JointPath, StateSequence, Trajectory
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ class Run:
 
         Raises:
             ArgumentError: a number of samples for an objective of one's own.
+            PathError: the run keeps no states that a loss could be of.
         """
+        check_whole(self.trajectory)
         if self.objective_source is not None:
             if samples is not None:
                 raise ArgumentError(
@@ -173,6 +176,7 @@ class Run:
 
     def validation_objective(self) -> Objective:
         """The loss on validation data."""
+        check_whole(self.trajectory)
         if self.objective_source is not None:
             return _load_objective(self.objective_source)
         return self.made.validation_objective()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,9 @@ from losspath.errors import ArgumentError, LosspathWarning, PathError
 from losspath.files import load_archive, save_archive
 from losspath.geometry import gram, pca
 from losspath.geometry.projection import Projection, project_path
+from losspath.parameters import Layout
 from losspath.recording.joint import Runs
+from losspath.recording.sketch import Sketch, sketch_of
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
 
 Floats = npt.NDArray[np.float64]
@@ -82,16 +84,36 @@ class Plane:
     def projection(self, path: StateSequence | npt.ArrayLike | Runs) -> Projection:
         """A path as the plane shows it; one pass over its states.
 
+        Args:
+            path: states of P numbers; or sketches of such states, whose coordinates are then right
+                to about the distance from the plane times 1/√k: see `losspath.Sketch`.
+
         Raises:
             ArgumentError: its states have another number of parameters.
         """
         states = as_path(path)
+        if (sketch := sketch_of(states)) and sketch.size != len(self.origin):
+            return self._projection_of_sketches(states, sketch)
         if states.parameter_count != len(self.origin):
             raise ArgumentError(
                 f"expected a path of {len(self.origin):,} parameters, as the plane has, got one of "
                 f"{states.parameter_count:,}; make the plane of this network's states"
             )
         return project_path(states, self.origin, self.basis)
+
+    def _projection_of_sketches(self, path: StateSequence, sketch: Sketch) -> Projection:
+        """Where the states are whose sketches a path has, by sketches of the plane itself."""
+        layout: Layout = path.layout  # type: ignore[attr-defined]
+        if layout.parameter_count != len(self.origin):
+            raise ArgumentError(
+                f"expected sketches of states of {len(self.origin):,} parameters, as the plane "
+                f"has, got of {layout.parameter_count:,}; make the plane of this network's states"
+            )
+        directions = sketch.project(self.basis.T).T
+        # The sketched directions are only nearly orthonormal: coordinates are by least squares.
+        basis, turn = np.linalg.qr(directions)
+        found = project_path(path, sketch.project(self.origin), basis)
+        return replace(found, coordinates=np.linalg.solve(turn, found.coordinates.T).T)
 
 
 @dataclass(frozen=True)

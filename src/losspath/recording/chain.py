@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from losspath.recording.settings import Settings
@@ -64,7 +63,7 @@ class Buffer:
         # Memory made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
             self.numbers = torch.empty(size, dtype=dtype, device="cpu")
-            self._bytes = self.numbers.numpy().view(np.uint8).data
+            self._bytes = self.numbers.view(torch.uint8).numpy().data
             begins = range(0, size - row_size + 1, row_size)
             self.rows = [self.numbers[begin : begin + row_size] for begin in begins]
             self.row_bytes = [self.bytes(begin, row_size) for begin in begins]

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from losspath.errors import DamagedError, StoreError, wrap_os_errors
+from losspath.errors import ArgumentError, DamagedError, StoreError, wrap_os_errors
 from losspath.files import read_document, write_atomically, write_document
 from losspath.parameters import Entry, Layout, without_wrappers
+from losspath.recording.sketch import Sketch
 
 FORMAT = "losspath trajectory"
 VERSION = 2
@@ -20,6 +22,8 @@ META = "trajectory.json"
 META_COPY = "trajectory.copy.json"
 # A directory in an imported run: what says which network its checkpoints are of.
 MODEL_FILES = "imported-model"
+# How the numbers of a row lie on disk, by the header's dtype; NumPy has no bfloat16.
+_STORED = {"float32": "<f4", "float64": "<f8", "bfloat16": "<u2", "sketch": "<f8"}
 # A directory in a run that is being brought over to this format: its new files.
 MIGRATED = "migrated"
 
@@ -30,10 +34,12 @@ class Header:
 
     Attributes:
         layout: what lies where in a row: the parameters.
-        dtype: "float32" or "float64".
+        dtype: "float32", "float64", or "bfloat16", to which states were rounded; "sketch" where
+            rows are sketches of states.
         every: a state is stored at every so many steps.
         metadata: JSON values of the caller's.
         schedule: at which steps states are kept, where that is not `every` so many.
+        sketch: what states were projected by, where they are not kept themselves.
         version: of the format.
         buffers: in the first format, the buffers that follow the parameters in a row.
         prefix: what was taken off all names of the first format, as DDP begins them with it; it may
@@ -48,6 +54,7 @@ class Header:
     buffers: tuple[Entry, ...] = ()
     prefix: str = ""
     schedule: dict[str, Any] | None = None
+    sketch: Sketch | None = None
 
     def prefix_in(self, names: Container[str]) -> str:
         """What the names of the layout begin with besides in a network whose parameters these are.
@@ -67,20 +74,41 @@ class Header:
 
     def contradicts(self, other: Header) -> bool:
         """Whether rows are laid out otherwise than another header says."""
-        return (self.version, self.dtype, self.layout) != (
+        return (self.version, self.dtype, self.layout, self.sketch) != (
             other.version,
             other.dtype,
             other.layout,
+            other.sketch,
         )
 
     @property
     def row_dtype(self) -> np.dtype[Any]:
-        """The dtype of a stored number."""
-        return np.dtype(self.dtype).newbyteorder("<")
+        """The dtype of a stored number; bfloat16 is handled as its two bytes."""
+        return np.dtype(_STORED[self.dtype])
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype that a row is made in."""
+        found: torch.dtype = torch.float64 if self.sketch else getattr(torch, self.dtype)
+        return found
+
+    @property
+    def state_dtype(self) -> np.dtype[Any]:
+        """The dtype that states are handed out in."""
+        return np.dtype("f4" if self.dtype == "bfloat16" else _STORED[self.dtype][1:])
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether states have fewer digits than the parameters had."""
+        return self.dtype == "bfloat16" and any(
+            entry.dtype != "bfloat16" for entry in self.layout.parameters
+        )
 
     @property
     def row_size(self) -> int:
         """How many numbers a stored row has."""
+        if self.sketch:
+            return self.sketch.size
         return self.layout.row_size + sum(entry.size for entry in self.buffers)
 
     @property
@@ -110,6 +138,7 @@ def write_header(directory: Path, header: Header) -> None:
         "metadata": header.metadata,
         **({"prefix": header.prefix} if header.prefix else {}),
         **({"schedule": header.schedule} if header.schedule else {}),
+        **({"sketch": header.sketch.to_json()} if header.sketch else {}),
     }
     for name in (META, META_COPY):
         write_document(directory / name, content)
@@ -209,13 +238,14 @@ def _header(path: Path, content: dict[str, Any]) -> Header:
             buffers=tuple(entry for entry in entries if entry.kind == "buffer"),
             prefix=str(prefix),
             schedule=content.get("schedule"),
+            sketch=Sketch(**content["sketch"]) if content["dtype"] == "sketch" else None,
         )
-        if header.dtype not in ("float32", "float64"):
+        if header.dtype not in _STORED:
             raise StoreError(
                 f"{path} has rows of {header.dtype}, which this version of losspath does not read; "
                 "use the version that wrote it"
             )
-    except (KeyError, TypeError, ValueError) as cause:
+    except (KeyError, TypeError, ValueError, ArgumentError) as cause:
         raise DamagedError(f"{path} lacks what a header has: {cause}") from cause
     return header
 

@@ -23,6 +23,7 @@ from losspath.recording.paths import (
     columns,
     state_index,
 )
+from losspath.recording.sketch import Sketch, sketch_of
 
 Runs = Mapping[str, "StateSequence | npt.ArrayLike"] | Sequence["StateSequence | npt.ArrayLike"]
 
@@ -89,6 +90,11 @@ class JointPath:
         in_names = getattr(self._layout, "layout_in", None)
         found: Layout | None = in_names(names) if in_names else self.layout
         return found
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """What the states of all runs were projected by: see `Trajectory.sketch`."""
+        return sketch_of(next(iter(self.runs.values())))
 
     @property
     def parameter_count(self) -> int:
@@ -279,6 +285,12 @@ def _common_layout(runs: Mapping[str, StateSequence]) -> Any:
             raise PathError(
                 f"expected runs of one network, got states of {path.parameter_count:,} numbers in "
                 f"run {first!r} and of {run.parameter_count:,} in run {name!r}"
+            )
+        if sketch_of(run) != sketch_of(path):
+            raise PathError(
+                f"expected whole states or sketches of one size and seed in all runs, got "
+                f"{sketch_of(path) or 'whole states'} in run {first!r} and "
+                f"{sketch_of(run) or 'whole states'} in run {name!r}"
             )
     return known
 

@@ -162,6 +162,7 @@ def _check_header(directory: Path, mine: store.Header, written: store.Header) ->
         ("dtype", written.dtype, mine.dtype),
         ("every", written.every, mine.every),
         ("schedule", written.schedule, mine.schedule),
+        ("sketch", written.sketch, mine.sketch),
         ("the list of the parameters' dtypes", *dtypes),
     ]:
         if old != new:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 import time
 import weakref
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 
 from losspath.arguments import (
@@ -34,10 +32,12 @@ from losspath.recording import chain, store
 from losspath.recording.cost import Cost
 from losspath.recording.hidden import warn_of_hidden
 from losspath.recording.locking import RunLock
+from losspath.recording.numbers import as_float, as_step, as_value
 from losspath.recording.opening import Existing, open_run, prepare_directory
 from losspath.recording.schedules import Condition, Every, Schedule, When
 from losspath.recording.session import Session
-from losspath.recording.settings import MARK, SettingsReader
+from losspath.recording.settings import SettingsReader
+from losspath.recording.sketch import Sketch
 from losspath.recording.state import StateReader
 from losspath.recording.writing import Writer
 
@@ -63,16 +63,27 @@ def check_schedule(name: str, value: object) -> object:
     )
 
 
+def check_sketch(name: str, value: object) -> Sketch | None:
+    """A sketch, its size, or None."""
+    if value is None or isinstance(value, Sketch):
+        return value
+    return Sketch(int(count(1)(name, value)))
+
+
 # The checks of what the callbacks of training libraries hand on to a recorder.
 OPTIONS: dict[str, Check] = {
     "every": count(1),
     "schedule": check_schedule,
     "existing": one_of(get_args(Existing)),
-    "dtype": one_of(("float32", "float64")),
+    "dtype": one_of(("float32", "float64", "bfloat16")),
     "allow_complex": flag,
     "metadata": optional(mapping),
     "parameters": check_taken,
+    "sketch": check_sketch,
 }
+
+
+Dtype = Literal["float32", "float64", "bfloat16"]
 
 
 class Recorder:
@@ -110,13 +121,19 @@ class Recorder:
             With ``existing="resume"``, the step to go on from: give the step of the checkpoint
             that you loaded. What was recorded after it is moved into ``aside-<n>`` in the
             directory, a run of its own, and a warning says so.
-        dtype: "float32", or "float64" to record models that hold float64 exactly.
+        dtype: "float32"; "float64" to record models that hold float64 exactly; "bfloat16" for half
+            the room, in which parameters of float32 are rounded by up to 0.4 %: steps that are
+            smaller are lost in it, and training cannot go on from such a state as it was.
         allow_complex: record complex tensors as pairs (real, imaginary).
         metadata: JSON values to keep with the trajectory.
         parameters: "trainable" records the path of those that require a gradient (of all where none
             does); "all" takes frozen ones into the path. Patterns of names, as ``["head.*"]``, or a
             module of the model take a part of those that are trained; the others are left out of
             the run, so that it has step sizes and planes, and no surface.
+        sketch: keep a `losspath.Sketch` of each state instead of the state, for paths too large to
+            keep; a number k is ``Sketch(k)``. It serves distances, step sizes, turns and
+            coordinates in a plane, with an error of 1/√(2k). For a surface record whole states
+            too, now and then, by a second recorder in another directory.
 
     Raises:
         ExistsError: the directory is not empty and `existing` is "error".
@@ -143,24 +160,29 @@ class Recorder:
         schedule: Schedule | Condition | None = None,
         existing: Existing = "error",
         step: int | None = None,
-        dtype: Literal["float32", "float64"] = "float32",
+        dtype: Dtype = "float32",
         allow_complex: bool = False,
         metadata: Mapping[str, Any] | None = None,
         parameters: Taken = "trainable",
+        sketch: Sketch | int | None = None,
         _by_checkpoint: bool = False,  # states that were lost before `step` do not matter
         _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
         _may_begin: bool = False,  # where there is no run to resume, one is begun at `step`
     ) -> None:
         if step is not None:
-            step = _as_step(step)
+            step = as_step(step)
         self.directory = Path(directory).absolute()  # the process may go elsewhere
-        layout = Layout.of(model, dtype, allow_complex, parameters)
+        sketch = check_sketch("sketch", sketch)
+        layout = Layout.of(model, "float64" if sketch else dtype, allow_complex, parameters)
+        if sketch is not None:
+            sketch.check(layout.parameter_count, 8 if layout.is_wide else 4)
         warn_of_hidden(unwrapped(model), stacklevel=3)
-        state = StateReader(model, layout)
+        state = StateReader(model, layout, sketch)
         kept = _kept(every, schedule)
         header = store.Header(
-            *(layout, dtype, every, dict(metadata or {})),
+            *(layout, "sketch" if sketch else dtype, every, dict(metadata or {})),
             schedule=None if schedule is None else kept.to_json(),
+            sketch=sketch,
         )
         _check_metadata(header.metadata)
         prepare_directory(self.directory, existing)
@@ -181,7 +203,7 @@ class Recorder:
                 *(lock, opened.base, kept, sizes),
             )
             writer = Writer(
-                *(self.directory, kept != Every(), layout.row_size, session.first),
+                *(self.directory, kept != Every(), header.row_size, session.first),
                 *(opened, _COMMIT_SECONDS),
             )
             session.begin(writer, step or 0)
@@ -244,8 +266,8 @@ class Recorder:
         session = self._session
         session.check_usable()
         # Whatever can be refused is refused before anything is changed.
-        numbers = {name: _as_value(name, value) for name, value in values.items()} if values else {}
-        session.record(_as_float(loss), None if step is None else _as_step(step), numbers)
+        numbers = {name: as_value(name, value) for name, value in values.items()} if values else {}
+        session.record(as_float(loss), None if step is None else as_step(step), numbers)
         until = time.perf_counter()
         steps, seconds, _ = self._spent
         self._spent = steps + 1, seconds + until - begin, until
@@ -325,54 +347,3 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
         canonical_json(metadata).encode()
     except (TypeError, ValueError, RecursionError) as cause:
         raise ArgumentError(f"expected metadata of JSON values: {cause}") from None
-
-
-def _as_step(step: int) -> int:
-    try:
-        number = operator.index(step)
-    except TypeError:
-        number = -1
-    if isinstance(step, bool) or not 0 <= number < 1 << 62:
-        raise ArgumentError(f"expected a step as an integer ≥ 0, got {described(step)}")
-    return number
-
-
-def _as_value(name: str, value: float | torch.Tensor) -> float:
-    if name.startswith(MARK):
-        raise ArgumentError(
-            f"expected names of values that do not begin with {MARK!r}, as those are the "
-            f"recorder's own, got {name!r}"
-        )
-    return _as_float(value, name)
-
-
-def _as_float(value: float | torch.Tensor, name: str = "the loss") -> float:
-    if type(value) is torch.Tensor:
-        try:  # what nearly every loop gives; whatever else it is, is seen to below
-            if type(number := value.item()) is float:
-                return number
-        except RuntimeError:
-            pass
-    if isinstance(value, torch.Tensor):
-        value = value.detach()
-        if value.numel() != 1 or value.is_complex():
-            raise ArgumentError(
-                f"expected {name} as one real number, got a {value.dtype} tensor of shape "
-                f"{tuple(value.shape)}; take its mean first"
-            )
-        if value.is_meta:
-            raise ArgumentError(
-                f"expected {name} as one real number, got a tensor on the meta device, which holds "
-                "none"
-            )
-        return float(value.item())
-    try:
-        if isinstance(value, np.ndarray) and value.size == 1:
-            value = value.reshape(-1)[0]
-        if isinstance(value, (str, bytes, bytearray)) or np.iscomplexobj(value):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ArgumentError(
-            f"expected {name} as a float or a tensor of one number, got {described(value)}"
-        ) from None

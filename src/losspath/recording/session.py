@@ -63,8 +63,8 @@ class Session:
     ) -> None:
         self.directory, self.lock = directory, lock
         self._keeps = schedule.keeps
-        self._row_size = header.layout.row_size
-        self._dtype: torch.dtype = getattr(torch, header.dtype)
+        self._row_size = header.row_size
+        self._dtype = header.torch_dtype
         self._state = state
         self._watch = SideWatch(directory)
         self._settings = settings

@@ -6,12 +6,12 @@ from itertools import chain
 from operator import is_, methodcaller
 from typing import Any
 
-import numpy as np
 import torch
 import xxhash
 
 from losspath.errors import ModelError
 from losspath.parameters import Layout, flat, in_order, side_tensors
+from losspath.recording.sketch import Sketch, Sketcher
 
 # Called at every step through `map`, which spares the interpreter's own steps.
 _values = methodcaller("values")
@@ -25,15 +25,20 @@ class StateReader:
 
     Args:
         model: the model to read.
-        layout: the layout of its rows.
+        layout: the layout of its states.
+        sketch: what rows are made of states by; None where they are the states. Side tensors are
+            of no use without states, so that there are none.
 
     Attributes:
         sides: the side tensors as `tensors` found them; another list when they were found anew.
     """
 
-    def __init__(self, model: torch.nn.Module, layout: Layout) -> None:
+    def __init__(
+        self, model: torch.nn.Module, layout: Layout, sketch: Sketch | None = None
+    ) -> None:
         self._model = model
         self._layout = layout
+        self._sketcher = sketch and Sketcher(sketch, layout.parameter_count)
         self._begun_with: frozenset[str] | None = None
         self._find()
 
@@ -69,8 +74,8 @@ class StateReader:
         self._lengths = [len(table) for table in self._filled]
         self._names = [name for table in self._filled for name in table]
         self._held = [value for table in self._filled for value in table.values()]
-        self._tensors, self.sides = tensors, sides
-        self._side_tensors = [side.tensor for side in sides]
+        self._tensors, self.sides = tensors, [] if self._sketcher else sides
+        self._side_tensors = [side.tensor for side in self.sides]
         self._forms = _forms(tensors)
         self._side_forms = _forms(self._side_tensors)
         # Memory that is held cannot be given to another tensor, that would then look the same.
@@ -110,7 +115,9 @@ class StateReader:
     def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
         tensors = self.tensors() if tensors is None else tensors
-        if row.dtype is self._dtype:
+        if self._sketcher:
+            self._sketcher.into(row, tensors)
+        elif row.dtype is self._dtype:
             torch.cat(tensors, out=row)
         elif self._is_on_a_gpu:  # put together there: each copy from a GPU waits for it
             row.copy_(torch.cat([tensor.to(row.dtype) for tensor in tensors]))
@@ -119,11 +126,13 @@ class StateReader:
 
     def digest(self, dtype: torch.dtype) -> int:
         """The XXH3-64 of the bytes that a row of this state has, without making the row."""
-        hasher = xxhash.xxh3_64()
-        for tensor in self.tensors():
+        hasher, tensors = xxhash.xxh3_64(), self.tensors()
+        if self._sketcher:
+            tensors = [self._sketcher.of(tensors)]
+        for tensor in tensors:
             for part in tensor.split(1 << 20):  # type: ignore[no-untyped-call]
                 numbers = part.to(device="cpu", dtype=dtype).contiguous()
-                hasher.update(numbers.numpy().view(np.uint8).data)
+                hasher.update(numbers.view(torch.uint8).numpy().data)
         return hasher.intdigest()
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from losspath.errors import LosspathError, LosspathWarning, ModelError
 from losspath.parameters import Layout, Taken, unwrapped, wrapped_in
 from losspath.recording import store
 from losspath.recording.opening import Existing
-from losspath.recording.recorder import OPTIONS, Recorder
+from losspath.recording.recorder import OPTIONS, Dtype, Recorder
 from losspath.recording.schedules import Condition, Schedule
 from losspath.recording.settings import MARK
+from losspath.recording.sketch import Sketch
 from losspath.recording.trajectory import Trajectory
 
 # The metadata that a callback adds. A run keeps those that it was begun with.
@@ -38,10 +39,11 @@ class Options(TypedDict, total=False):
     every: int
     schedule: Schedule | Condition | None
     existing: Existing
-    dtype: Literal["float32", "float64"]
+    dtype: Dtype
     allow_complex: bool
     metadata: Mapping[str, Any] | None
     parameters: Taken
+    sketch: Sketch | int | None
 
 
 class Settings:
@@ -56,6 +58,7 @@ class Settings:
         allow_complex: record complex tensors as pairs.
         metadata: JSON values to keep with the run.
         parameters: which are in the path.
+        sketch: keep sketches of states.
     """
 
     @checked(directory=file, **OPTIONS)
@@ -66,15 +69,17 @@ class Settings:
         every: int = 1,
         schedule: Schedule | Condition | None = None,
         existing: Existing = "error",
-        dtype: Literal["float32", "float64"] = "float32",
+        dtype: Dtype = "float32",
         allow_complex: bool = False,
         metadata: Mapping[str, Any] | None = None,
         parameters: Taken = "trainable",
+        sketch: Sketch | int | None = None,
     ) -> None:
         self.directory = Path(directory).absolute()  # the process may go elsewhere
         self.every, self.schedule, self.existing = every, schedule, existing
         self.metadata = None if metadata is None else dict(metadata)
         self._layout = (dtype, allow_complex, parameters)
+        self._sketch = sketch
 
     @property
     def leaves_out_states(self) -> bool:
@@ -97,7 +102,8 @@ class Settings:
                     "which each process holds a part of its parameters; expected whole tensors: "
                     "train with DDP, or with sharding_strategy NO_SHARD"
                 )
-        Layout.of(model, *self._layout)
+        dtype, allow_complex, parameters = self._layout
+        Layout.of(model, "float64" if self._sketch else dtype, allow_complex, parameters)
 
     def begin(
         self, model: torch.nn.Module, step: int, library: str, version: str, is_blank: bool
@@ -144,6 +150,7 @@ class Settings:
             allow_complex=allow_complex,
             metadata=metadata,
             parameters=parameters,
+            sketch=self._sketch,
         )
         begins = not is_there or existing != "resume"
         return Run(recorder, is_blank=begins or recorder.steps == 0)

@@ -20,8 +20,8 @@ from losspath.recording import slots, store
 from losspath.recording.arrays import as_array, read_only
 from losspath.recording.joint import JointPath, as_path, as_run
 from losspath.recording.loading import check_not_lost, load_state
-from losspath.recording.locking import is_locked
 from losspath.recording.newest import read_run
+from losspath.recording.notes import notes_of
 from losspath.recording.paths import (
     ArrayPath,
     States,
@@ -32,6 +32,7 @@ from losspath.recording.paths import (
 )
 from losspath.recording.rows import RowReader
 from losspath.recording.settings import MARK
+from losspath.recording.sketch import Sketch, check_whole
 from losspath.recording.window import Window
 
 __all__ = ["ArrayPath", "JointPath", "StateSequence", "Trajectory", "Window"]
@@ -85,7 +86,7 @@ class Trajectory:
 
     @property
     def layout(self) -> Layout:
-        """Names, shapes and places of the parameters in a state."""
+        """Names, shapes and places of the parameters in a state, or in what it is a sketch of."""
         return self._header.layout
 
     def layout_in(self, names: Container[str]) -> Layout:
@@ -93,18 +94,32 @@ class Trajectory:
 
         It is `layout`, but for runs of the first format of a network whose only child is called
         ``module``, as what DDP and DataParallel add is.
+
+        Raises:
+            PathError: states are sketches, that no parameters can be made of.
         """
+        check_whole(self)
         return self._header.layout_in(names)
 
     @property
     def parameter_count(self) -> int:
-        """P, the length of a state."""
-        return self.layout.parameter_count
+        """P, the length of a state; of a sketch where the run keeps those."""
+        return self.sketch.size if self.sketch else self.layout.parameter_count
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the states."""
-        return np.dtype(self._header.dtype)
+        return self._header.state_dtype
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """What states were projected by, where the run keeps sketches of them; None otherwise."""
+        return self._header.sketch
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether states were rounded to bfloat16, from parameters of more digits."""
+        return self._header.is_rounded
 
     @property
     def every(self) -> int:
@@ -152,38 +167,7 @@ class Trajectory:
 
         None for a run that is whole and closed.
         """
-        notes = []
-        if not self.closed:
-            if is_locked(self.directory / store.LOCK):
-                notes.append(f"recording is going on: {len(self):,} states so far")
-            else:
-                notes.append(f"recording was cut off: {len(self):,} states until then")
-        if self._is_behind:
-            notes.append("its newest state was being written again when it was opened: left out")
-        if self.holes:
-            lost = ", ".join(f"{self.steps[i]:,} and {self.steps[i + 1]:,}" for i in self.holes[:5])
-            more = f" and in {len(self.holes) - 5:,} other places" if len(self.holes) > 5 else ""
-            notes.append(f"states were lost between steps {lost}{more}")
-        for count, which in zip(self._contents.lost_ends, ("first", "last"), strict=True):
-            if count:
-                lost = f"{count:,} states are" if count > 1 else "state is"
-                notes.append(f"the {which} {lost} lost")
-        if count := len(self._without_sides):
-            notes.append(f"buffers or frozen parameters of {count:,} states are lost")
-        if self.unchanged_steps:
-            notes.append(f"no parameter changed at {self.unchanged_steps:,} of the steps")
-        ranges = {n: (v[0], v[-1]) for n, (_, v) in self.settings.items() if v.min() < v.max()}
-        if ranges:
-            named = [f"{name} ({a:g} … {b:g})" for name, (a, b) in list(ranges.items())[:3]]
-            more = f" and {len(ranges) - 3} more" if len(ranges) > 3 else ""
-            notes.append(
-                f"{', '.join(named)}{more} changed while recording and is no part of a state: "
-                "losses are of the model's present value"
-            )
-        if self._contents.mended:
-            damaged = ", ".join(sorted(set(self._contents.mended)))
-            notes.append(f"read from second copies, as {damaged} is damaged or missing")
-        return notes
+        return notes_of(self, self._contents, self._is_behind, len(self._without_sides))
 
     @cached_property
     def steps(self) -> npt.NDArray[np.int64]:
@@ -288,16 +272,23 @@ class Trajectory:
         """
         start, stop, out = check_range(self, start, stop, out)
         count = self.parameter_count
+        header = self._header
         if out is None:
-            out = np.empty((stop - start, count), self._header.row_dtype)
-        if self._header.row_size == count and out.flags.c_contiguous:
+            out = np.empty((stop - start, count), header.state_dtype)
+        if (header.row_size, header.row_dtype) == (count, out.dtype) and out.flags.c_contiguous:
             rows = out
         else:
-            rows = np.empty((stop - start, self._header.row_size), self._header.row_dtype)
+            rows = np.empty((stop - start, header.row_size), header.row_dtype)
         self._rows.read(rows, start)
         if rows is not out:
-            out[:] = rows[:, :count]
+            out[:] = self._as_numbers(rows[:, :count])
         return out
+
+    def _as_numbers(self, rows: States) -> States:
+        """The numbers of stored rows: of bfloat16, the upper half of a float32."""
+        if self._header.dtype != "bfloat16":
+            return rows
+        return (rows.astype(np.uint32) << 16).view(np.float32)
 
     def read_columns(self, start: int, stop: int, states: Sequence[int]) -> States:
         """(n, stop−start): the numbers start … stop−1 of some states.
@@ -305,7 +296,7 @@ class Trajectory:
         Raises:
             DamagedError: a state's bytes are not those that were recorded.
         """
-        return self._rows.columns(start, stop, states)
+        return self._as_numbers(self._rows.columns(start, stop, states))
 
     @checked(start=WHOLE, stop=optional(WHOLE), stride=WHOLE)
     def window(self, start: int = 0, stop: int | None = None, stride: int = 1) -> Window:
@@ -384,8 +375,10 @@ class Trajectory:
 
         Raises:
             ModelError: the model is not the network that was recorded.
+            PathError: the run keeps sketches of states.
             DamagedError: the state's frozen parameters or, if asked for, its buffers are lost.
         """
+        check_whole(self)
         state, kinds = self[index], self.side_kinds
         is_lost = int(self.steps[self._position(index)]) in self._without_sides
         if is_lost and not buffers:

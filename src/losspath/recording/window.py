@@ -14,6 +14,7 @@ from losspath.errors import ArgumentError
 from losspath.files import digest_of
 from losspath.parameters import Layout
 from losspath.recording.paths import States, check_range, state_index
+from losspath.recording.sketch import Sketch
 
 if TYPE_CHECKING:
     from losspath.recording.trajectory import Trajectory
@@ -52,6 +53,16 @@ class Window:
     def parameter_count(self) -> int:
         """P."""
         return self._path.parameter_count
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """What states were projected by: see `Trajectory.sketch`."""
+        return self._path.sketch
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether states were rounded to bfloat16."""
+        return self._path.is_rounded
 
     @property
     def steps(self) -> npt.NDArray[np.int64]:

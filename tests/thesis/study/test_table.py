@@ -31,6 +31,7 @@ def published():
     return measure_sections(SECTIONS, FULL, ResultFiles(PUBLISHED, {}))
 
 
+@pytest.mark.slow
 def test_the_published_table_has_what_result_files_have(published):
     for run in (*FULL.runs(), FULL.run("vgg", FULL.scale.first, "adam", True)):
         file = PUBLISHED / "results" / run.name / "history.json"
