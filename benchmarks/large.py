@@ -1,20 +1,26 @@
 """A large model through record, plane and surface on a small machine: seconds and memory.
 
     python benchmarks/large.py [--millions 100] [--states 60] [--resolution 5] [--directory DIR]
+    python benchmarks/large.py --millions 1000 --states 4 --stages floor checkpoints import steps \
+        distances sketch sketched
 
 Each stage runs in a process of its own, whose largest resident memory is printed. Steps are
 synthetic: a drift and noise, so that the path has a plane. The network is two linear layers with
 half of the parameters each; its loss is over 64 samples, as what is measured is the way of the
-parameters, not of the data. "floor" is what reading or writing the path's bytes once takes here.
+parameters, not of the data. "steps" and "distances" are
+of the run that was made before them. "floor" is what reading or writing the path's bytes once
+takes here.
 """
 
 import argparse
+import math
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,22 +47,70 @@ def objective(millions: float):
     return losspath.Objective(network(millions), inputs, targets, F.cross_entropy)
 
 
-def record(options: argparse.Namespace) -> None:
+def training(model: nn.Module, states: int) -> Iterator[int]:
+    """Moves a model on; yields the step that it came to."""
+    for step in range(1, states):
+        generator = torch.Generator().manual_seed(1)  # the same drift at every step
+        with torch.no_grad():
+            for parameter in model.parameters():
+                for row in parameter.view(-1).split(1 << 22):
+                    drift = torch.randn(row.shape, generator=generator)
+                    row.add_(drift, alpha=1e-4 * math.cos(step / states * math.pi))
+                parameter.view(-1)[step::states] += 1e-3
+        yield step
+
+
+def record(options: argparse.Namespace, run: str = "run", sketch: int | None = None) -> None:
     import losspath
 
-    model, directory = network(options.millions), options.directory / "run"
-    drifts = [1e-4 * torch.randn(p.shape) for p in model.parameters()]
-    inside = 0.0
-    with losspath.Recorder(directory, model, existing="overwrite") as recorder:
-        for step in range(1, options.states):
-            with torch.no_grad():
-                for parameter, drift in zip(model.parameters(), drifts, strict=True):
-                    parameter += drift * np.cos(step / options.states * np.pi)
-                    parameter.view(-1)[step :: options.states] += 1e-3
+    model, inside = network(options.millions), 0.0
+    directory = options.directory / run
+    with losspath.Recorder(directory, model, existing="overwrite", sketch=sketch) as recorder:
+        for step in training(model, options.states):
             begin = time.perf_counter()
             recorder.record(1.0 / step)
             inside += time.perf_counter() - begin
     print(f"    inside record: {inside / (options.states - 1):.2f} s a step")
+
+
+def checkpoints(options: argparse.Namespace) -> None:
+    from safetensors.torch import save_file
+
+    folder = options.directory / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    model = network(options.millions)
+    save_file(model.state_dict(), folder / "step-0.safetensors")
+    for step in training(model, options.states):
+        save_file(model.state_dict(), folder / f"step-{step}.safetensors")
+
+
+def import_(options: argparse.Namespace) -> None:
+    import losspath
+
+    pattern, run = str(options.directory / "checkpoints" / "*"), options.directory / "run"
+    imported = losspath.import_checkpoints(pattern, run, existing="overwrite")
+    print(f"    {imported!r}")
+
+
+def distances(options: argparse.Namespace) -> None:
+    import losspath
+
+    found = losspath.state_distances(losspath.Trajectory(options.directory / "run"))
+    print(f"    from the first to the others: {found[0, 1]:.4g} to {found[0, -1]:.4g}")
+
+
+def sketch(options: argparse.Namespace) -> None:
+    record(options, "sketched", options.sketch)
+
+
+def sketched(options: argparse.Namespace) -> None:
+    import losspath
+
+    path = losspath.Trajectory(options.directory / "sketched")
+    print(f"    {path!r}; {losspath.step_sizes(path)!r}")
+    found = losspath.state_distances(path)
+    print(f"    from the first to the others: {found[0, 1]:.4g} to {found[0, -1]:.4g}")
+    print(f"    {losspath.fit_plane(path)!r}")
 
 
 def plane(options: argparse.Namespace) -> None:
@@ -111,10 +165,16 @@ def floor(options: argparse.Namespace) -> None:
 STAGES = {
     "floor": floor,
     "record": record,
+    "checkpoints": checkpoints,
+    "import": import_,
     "steps": steps,
     "plane": plane,
     "surface": surface,
+    "distances": distances,
+    "sketch": sketch,
+    "sketched": sketched,
 }
+USUAL = ("floor", "record", "steps", "plane", "surface")
 
 
 def main() -> None:
@@ -123,9 +183,10 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=60)
     parser.add_argument("--resolution", type=int, default=5)
     parser.add_argument("--method", default="averaged")
+    parser.add_argument("--sketch", type=int, default=100_000)
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--stage", choices=STAGES)
-    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--stages", nargs="+", default=USUAL, choices=STAGES)
     options = parser.parse_args()
     if options.stage:
         begin = time.perf_counter()
@@ -144,7 +205,7 @@ def main() -> None:
         directory.mkdir(exist_ok=True)
         for stage in options.stages:
             command = [sys.executable, __file__, "--stage", stage, "--directory", str(directory)]
-            for name in ("millions", "states", "resolution", "method"):
+            for name in ("millions", "states", "resolution", "method", "sketch"):
                 command += [f"--{name}", str(getattr(options, name))]
             subprocess.run(command, check=True)
 

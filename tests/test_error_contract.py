@@ -276,6 +276,7 @@ def calls(it):
             figures.save_figure,
             {"figure": lp.plot_history(it.history), "path": it.home / "figure.svg"},
         ),
+        "state_distances": (lp.state_distances, {"path": path}),
         "step_cosines": (lp.step_cosines, {"path": path}),
         "step_sizes": (lp.step_sizes, {"path": path}),
     }

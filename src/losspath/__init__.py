@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from losspath.analysis.diagnostics import confusion as confusion
     from losspath.analysis.distances import DistanceMap as DistanceMap
     from losspath.analysis.distances import distance_map as distance_map
+    from losspath.analysis.distances import state_distances as state_distances
     from losspath.analysis.dynamics import Dynamics as Dynamics
     from losspath.analysis.dynamics import measure_dynamics as measure_dynamics
     from losspath.analysis.filters import feature_maps as feature_maps
@@ -141,6 +142,7 @@ _EXPORTS = {
     "judge_dynamics": "losspath.analysis.verdict",
     "refine_surface": "losspath.surface",
     "saliency": "losspath.analysis.saliency",
+    "state_distances": "losspath.analysis.distances",
     "step_cosines": "losspath.analysis.steps",
     "step_sizes": "losspath.analysis.steps",
 }

@@ -2,10 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 from losspath import Grid, fit_plane
-from losspath.analysis.distances import distance_map
-from losspath.errors import ArgumentError
+from losspath.analysis import distances
+from losspath.analysis.distances import distance_map, state_distances
+from losspath.errors import ArgumentError, PathError
+from losspath.geometry import gram
 from losspath.geometry.blend import blend
 from losspath.methods import Sampled, SampledPCA
 from losspath.recording.trajectory import as_path
@@ -123,3 +126,37 @@ def test_a_resolution_below_three_is_refused(plane):
 def test_a_plane_of_three_axes_is_refused(states):
     with pytest.raises(ArgumentError):
         distance_map(fit_plane(states, 3))
+
+
+@pytest.mark.parametrize("stretch", [1 << 26, 8 * 9 * 7])
+def test_distances_between_states_are_scipys(monkeypatch, stretch):
+    monkeypatch.setattr(gram, "_STRETCH_BYTES", stretch)  # several stretches, the last one shorter
+    # Far from the origin, as the states of a large network are.
+    states = np.random.default_rng(0).normal(size=(9, 40)) + 1e4
+    found = state_distances(states)
+    np.testing.assert_allclose(found, cdist(states, states), atol=1e-7)
+    assert np.all(np.diag(found) == 0)
+    assert np.array_equal(found, found.T)
+
+
+def test_distances_of_states_that_are_not_finite_are_not():
+    states = np.ones((4, 3))
+    states[3, 1] = np.nan
+    found = state_distances(states)
+    assert np.all(found[:3, :3] == 0)
+    assert not np.isfinite(found[3]).any()
+    assert not np.isfinite(found[:, 3]).any()
+
+
+def test_distances_of_several_runs_are_between_all_their_states():
+    one, other = np.zeros((2, 3)), np.full((1, 3), 2.0)
+    root = np.sqrt(12.0)
+    np.testing.assert_allclose(
+        state_distances({"one": one, "other": other}), [[0, 0, root], [0, 0, root], [root, root, 0]]
+    )
+
+
+def test_too_many_states_for_all_distances_are_refused(monkeypatch):
+    monkeypatch.setattr(distances, "_MOST_STATES", 4)
+    with pytest.raises(PathError, match=r"at most 4 states.*got 9.*stride=3"):
+        state_distances(np.zeros((9, 2)))

@@ -1,4 +1,4 @@
-"""How far apart two methods' parameters are."""
+"""How far apart two methods' parameters are, and the states of a path."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import numpy.typing as npt
 
 from losspath.arguments import GRID, RESOLUTION, checked, of_type, optional, range_of
 from losspath.distances import Euclidean
-from losspath.errors import ArgumentError
+from losspath.errors import ArgumentError, PathError
+from losspath.geometry.gram import stretches
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import PrincipalPlane
 from losspath.methods import SampledPCA
+from losspath.recording.joint import Runs, as_path
+from losspath.recording.paths import StateSequence
 
 Floats = npt.NDArray[np.float64]
 
 _FITTED = of_type("losspath.geometry.plane:PrincipalPlane", "make one by fit_plane(path)")
+# T × T numbers: 512 MiB.
+_MOST_STATES = 8192
+
 _SAMPLED_PCA = of_type("losspath.methods:SampledPCA", "leave it out for the default one")
 
 
@@ -82,3 +88,44 @@ def distance_map(
     distance = (share * path.residual_norms[nearest]).reshape(grid.shape)
     ratio = path.explained_variance_ratio
     return DistanceMap(grid.x, grid.y, distance, path.coordinates, ratio, plane.labels, path.starts)
+
+
+def state_distances(path: StateSequence | npt.ArrayLike | Runs) -> Floats:
+    """The Euclidean distance between any two states of a path, or of several runs.
+
+    One pass over the path, a stretch of all states' parameters at a time, so that states of any
+    size fit into memory. Where training came back to where it had been, far from the diagonal is
+    small. Of sketches the distances are right to about ``path.sketch.relative_error``.
+
+    Args:
+        path: T states of P numbers, T ≤ 8,192; take ``path.window(stride=n)`` of more.
+
+    Returns:
+        (T, T) ‖θ_i − θ_j‖₂, right to about 1e-8 of the largest of them; NaN or infinite where a
+        state is not finite.
+
+    Raises:
+        PathError: more states.
+
+    Example:
+        >>> state_distances([[0.0, 0.0], [3.0, 4.0]]).tolist()
+        [[0.0, 5.0], [5.0, 0.0]]
+    """
+    states = as_path(path)
+    count = len(states)
+    if count > _MOST_STATES:
+        stride = -(-count // _MOST_STATES)
+        raise PathError(
+            f"expected at most {_MOST_STATES:,} states, as each has a distance to each, got "
+            f"{count:,}; take every so many: path.window(stride={stride})"
+        )
+    gram = np.zeros((count, count))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for _, part in stretches(states):
+            # What all have in common would take digits.
+            part -= part[count // 2].copy()
+            gram += part @ part.T
+        squares = np.diag(gram)
+        distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * gram, 0.0))
+    np.fill_diagonal(distances, np.where(np.isfinite(squares), 0.0, np.nan))
+    return distances

@@ -52,7 +52,7 @@ def fit(path: StateSequence, components: int) -> tuple[Floats, Axes, Pass]:
     """
     count, size = len(path), path.parameter_count
     mean, gram, magnitude = np.empty(size), np.zeros((count, count)), 0.0
-    for place, part in _stretches(path):
+    for place, part in stretches(path):
         with np.errstate(over="ignore", invalid="ignore"):
             magnitude += float(np.sum(np.square(part)))
             # Differences from the first state keep the digits that a common offset would take.
@@ -73,7 +73,7 @@ def fit(path: StateSequence, components: int) -> tuple[Floats, Axes, Pass]:
     coordinates, squares = np.zeros((count, components)), np.zeros(count)
     basis = np.zeros((size, components))
     scale = vectors[:, :determined] / np.sqrt(values[:determined])
-    for place, part in _stretches(path, mean):
+    for place, part in stretches(path, mean):
         basis[place, :determined] = part.T @ scale
         coordinates += part @ basis[place]
         squares += np.sum(np.square(part), axis=1)
@@ -91,12 +91,12 @@ def _residual(path: StateSequence, mean: Floats, basis: Floats, coordinates: Flo
     """How far axes are from being eigenvectors, as `Pass` has it."""
     values = np.sum(coordinates**2, axis=0)
     off = np.zeros(len(values))
-    for place, part in _stretches(path, mean):
+    for place, part in stretches(path, mean):
         off += np.sum(np.square(part.T @ coordinates - basis[place] * values), axis=0)
     return float(np.sqrt(off.max()) / max(values.max(), np.finfo(float).tiny))
 
 
-def _stretches(path: StateSequence, mean: Floats | None = None) -> Iterator[tuple[slice, Floats]]:
+def stretches(path: StateSequence, mean: Floats | None = None) -> Iterator[tuple[slice, Floats]]:
     """Stretches of parameters: where, and (T, n) the numbers of all states there in float64."""
     length = max(1, _STRETCH_BYTES // (8 * len(path)))
     for start in range(0, path.parameter_count, length):
