@@ -6,10 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import losspath.geometry.gram
 import losspath.geometry.pca
 from losspath import Recorder, StepSizes, Trajectory, step_cosines, step_sizes
 from losspath.errors import ArgumentError, PathError, StoreError
 from losspath.recording.trajectory import as_path
+
+
+@pytest.fixture(autouse=True, params=["states whole", "states by stretches"])
+def _large(request, monkeypatch):
+    if request.param == "states by stretches":
+        monkeypatch.setattr(losspath.geometry.gram, "_LARGE", 0)
+        monkeypatch.setattr(losspath.geometry.gram, "_STRETCH_BYTES", 3 * 50 * 8)
 
 
 def walk(count=50, width=7, dtype=np.float32, seed=0):

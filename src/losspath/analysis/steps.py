@@ -17,6 +17,7 @@ from losspath.arguments import WHOLE, checked, file, range_of
 from losspath.errors import ArgumentError, LosspathWarning, PathError
 from losspath.evaluation.recorded import path_notes
 from losspath.files import load_archive, save_archive
+from losspath.geometry import gram
 from losspath.geometry.pca import blocks
 from losspath.recording.schedules import Pairs
 from losspath.recording.trajectory import StateSequence, as_run
@@ -163,14 +164,7 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
     count = len(recorded)
     if count < 2:
         raise PathError("a path of one state has no steps; record at least one")
-    sizes = np.empty(count - 1)
-    last: torch.Tensor | None = None
-    for start, rows in blocks(recorded, 2 * recorded.dtype.itemsize + 8):
-        if last is not None:
-            sizes[start - 1] = _norm(rows[:1] - last)[0]
-        if len(rows) > 1:
-            sizes[start : start + len(rows) - 1] = _norm(rows[1:] - rows[:-1])
-        last = rows[-1:].clone()
+    sizes = _products_of_large(recorded)[0] if gram.is_for(recorded) else _sizes(recorded)
     losses = getattr(recorded, "losses", np.full(count - 1, np.nan))
     steps = getattr(recorded, "steps", np.arange(count))
     provenance: dict[str, Any] = {
@@ -186,6 +180,32 @@ def step_sizes(path: StateSequence | npt.ArrayLike) -> StepSizes:
     if getattr(recorded, "is_rounded", False):
         _warn_of_rounding(recorded, sizes)
     return StepSizes(sizes, np.array(steps), np.array(losses, np.float64), provenance)
+
+
+def _sizes(path: StateSequence) -> Floats:
+    sizes = np.empty(len(path) - 1)
+    last: torch.Tensor | None = None
+    for start, rows in blocks(path, 2 * path.dtype.itemsize + 8):
+        if last is not None:
+            sizes[start - 1] = _norm(rows[:1] - last)[0]
+        if len(rows) > 1:
+            sizes[start : start + len(rows) - 1] = _norm(rows[1:] - rows[:-1])
+        last = rows[-1:].clone()
+    return sizes
+
+
+def _products_of_large(path: StateSequence) -> tuple[Floats, Floats]:
+    """Norms of steps, and products of successive ones, of few states that are large.
+
+    A stretch of all states' parameters is in memory at a time.
+    """
+    squares, products = np.zeros(len(path) - 1), np.zeros(max(0, len(path) - 2))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for _, part in gram.stretches(path):
+            steps = np.diff(part, axis=0)
+            squares += np.einsum("ij,ij->i", steps, steps)
+            products += np.einsum("ij,ij->i", steps[1:], steps[:-1])
+    return np.sqrt(squares), products
 
 
 def _warn_of_rounding(path: StateSequence, sizes: Floats) -> None:
@@ -223,9 +243,21 @@ def step_cosines(path: StateSequence | npt.ArrayLike) -> Floats:
     count = len(recorded)
     if count < 3:
         raise PathError("successive steps have a cosine from three states on; record more")
-    cosines = np.empty(count - 2)
+    if gram.is_for(recorded):
+        norms, products = _products_of_large(recorded)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            cosines = products / (norms[1:] * norms[:-1])
+    else:
+        cosines = _cosines(recorded)
+    for hole in {*_holes_of(recorded), *_between_pairs(recorded)}:
+        cosines[max(0, hole - 1) : hole + 1] = np.nan
+    return np.clip(cosines, -1.0, 1.0)
+
+
+def _cosines(path: StateSequence) -> Floats:
+    cosines = np.empty(len(path) - 2)
     before: torch.Tensor | None = None
-    for start, rows in blocks(recorded, 4 * recorded.dtype.itemsize + 16):
+    for start, rows in blocks(path, 4 * path.dtype.itemsize + 16):
         known = rows if before is None else torch.cat([before, rows])
         steps = known[1:].double() - known[:-1].double()
         if len(steps) > 1:
@@ -234,9 +266,7 @@ def step_cosines(path: StateSequence | npt.ArrayLike) -> Floats:
             first = start - (0 if before is None else len(before))
             cosines[first : first + len(values)] = values.numpy()
         before = known[-2:].clone()
-    for hole in {*_holes_of(recorded), *_between_pairs(recorded)}:
-        cosines[max(0, hole - 1) : hole + 1] = np.nan
-    return np.clip(cosines, -1.0, 1.0)
+    return cosines
 
 
 def _between_pairs(path: StateSequence) -> list[int]:
