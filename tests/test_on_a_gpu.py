@@ -277,3 +277,70 @@ def test_given_batches(data_on, is_flat, tmp_path):
     whole = Objective(model, x, y, F.cross_entropy)
     expected = compute_surface(states, whole, "pca" if is_flat else "averaged", 5, states=2)
     np.testing.assert_allclose(surface.loss, expected.loss, rtol=1e-4)
+
+
+class Normed(nn.Module):
+    """Large enough that its copies are under way while training goes on."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(400, 2000), nn.BatchNorm1d(2000), nn.ReLU())
+        self.second = nn.Sequential(nn.Linear(2000, 400), nn.BatchNorm1d(400), nn.Linear(400, 3))
+        self.register_buffer("on_cpu", torch.zeros(3))
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+    def _apply(self, function, recurse=True):
+        moved = super()._apply(function, recurse)
+        self.on_cpu = self.on_cpu.cpu()
+        return moved
+
+
+@pytest.mark.parametrize("options", [{}, {"every": 3}, {"dtype": "bfloat16"}, {"sketch": 1000}])
+def test_recording_waits_for_nothing_and_keeps_each_state(options, tmp_path):
+    torch.manual_seed(0)
+    model = Normed().cuda()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    x, y = torch.randn(256, 400, device="cuda"), torch.randint(3, (256,), device="cuda")
+    states, sides, losses = [], [], []
+
+    def keep():
+        states.append(torch.cat([p.detach().reshape(-1) for p in model.parameters()]))
+        sides.append({name: buffer.clone() for name, buffer in model.named_buffers()})
+
+    with Recorder(tmp_path / "run", model, **options) as recorder:
+        keep()
+        for step in range(60):
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            model.on_cpu += 1.0
+            # Nothing waits once memory is there and what modules hold has been looked through.
+            torch.cuda.set_sync_debug_mode("error" if step > 3 else "default")
+            try:
+                recorder.record(loss, double=2 * loss, number=step)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            losses.append(loss.detach().clone())
+            loss.detach().zero_()
+            keep()
+    path = Trajectory(tmp_path / "run")
+    assert path.steps.tolist() == list(range(0, 61, options.get("every", 1)))
+    for place, step in enumerate(path.steps.tolist()):
+        wanted = states[step].cpu()
+        if "sketch" in options:
+            assert path[place].tolist() == path.sketch.project(wanted.numpy()).tolist()
+            continue
+        wanted = wanted.bfloat16().float() if path.is_rounded else wanted
+        assert path[place].tobytes() == wanted.numpy().tobytes()
+        for name, tensor in path.sides(place).items():
+            assert torch.equal(tensor, sides[step][name].cpu()), (step, name)
+    assert path.all_losses.tolist() == [float(loss) for loss in losses]
+    assert path.values["double"][1].tolist() == [float(2 * loss) for loss in losses]
+    assert path.values["number"][1].tolist() == list(map(float, range(60)))
+    # A sketch has the same bytes wherever it is made, so that recording goes on elsewhere.
+    own = {name: value for name, value in options.items() if name != "every"}
+    if not options.get("every"):
+        Recorder(tmp_path / "run", model.cpu(), existing="resume", **own).close()

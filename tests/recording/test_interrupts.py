@@ -313,7 +313,7 @@ def test_what_is_under_way_is_not_replaced_by_what_close_comes_to(tmp_path, monk
     monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 32)  # the last state is kept at the end
     recorder, truth = begin(tmp_path / "run", "plain", 3, 2)
 
-    def broken(reader, dtype):
+    def broken(reader, tensors=None):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with monkeypatch.context() as patch:
@@ -328,7 +328,7 @@ def test_what_close_comes_to_is_an_error_of_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module, "_BUFFER_BYTES", 32)
     recorder, truth = begin(tmp_path / "run", "plain", 3, 2)
 
-    def broken(reader, dtype):
+    def broken(reader, tensors=None):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with monkeypatch.context() as patch:

@@ -234,13 +234,14 @@ class Chain:
         sizes: of its buffers.
 
     Attributes:
+        row_size: the numbers of a row.
         in_pieces: whether rows are larger than a buffer.
         wait: returns once so many segments are written.
         wake: tells the writer that a segment is full.
     """
 
     def __init__(self, base: Entry, row_size: int, dtype: torch.dtype, sizes: Sizes) -> None:
-        self._row_size, self._dtype, self._sizes = row_size, dtype, sizes
+        self.row_size, self._dtype, self._sizes = row_size, dtype, sizes
         row_bytes = row_size * dtype.itemsize
         # Whole rows; a row that is larger than a buffer goes through in pieces.
         rows = min(max(1, sizes.preferred // row_bytes), sizes.buffer // row_bytes, sizes.items)
@@ -254,7 +255,7 @@ class Chain:
     def _buffer(self, number: int) -> Buffer:
         buffer = self._buffers[number % BUFFERS]
         if buffer is None:
-            buffer = Buffer(self._row_size, self._size, self._dtype)
+            buffer = Buffer(self.row_size, self._size, self._dtype)
             self._buffers[number % BUFFERS] = buffer
         return buffer
 

@@ -10,6 +10,7 @@ import torch
 from losspath.arguments import described
 from losspath.errors import ArgumentError
 from losspath.recording.settings import MARK
+from losspath.recording.snapshots import DEVICES
 
 
 def as_step(step: int) -> int:
@@ -23,14 +24,23 @@ def as_step(step: int) -> int:
     return number
 
 
-def as_value(name: str, value: float | torch.Tensor) -> float:
-    """A named value as a float."""
+def as_number(value: float | torch.Tensor, name: str = "the loss") -> float | torch.Tensor:
+    """One real number: a float, or a tensor on a device that is not waited for here."""
+    if isinstance(value, torch.Tensor) and value.device.type in DEVICES:
+        value = value.detach()
+        if value.numel() == 1 and not value.is_complex():
+            return value
+    return as_float(value, name)
+
+
+def as_value(name: str, value: float | torch.Tensor) -> float | torch.Tensor:
+    """A named value as one real number: see `as_number`."""
     if name.startswith(MARK):
         raise ArgumentError(
             f"expected names of values that do not begin with {MARK!r}, as those are the "
             f"recorder's own, got {name!r}"
         )
-    return as_float(value, name)
+    return as_number(value, name)
 
 
 def as_float(value: float | torch.Tensor, name: str = "the loss") -> float:
@@ -64,3 +74,13 @@ def as_float(value: float | torch.Tensor, name: str = "the loss") -> float:
         raise ArgumentError(
             f"expected {name} as a float or a tensor of one number, got {described(value)}"
         ) from None
+
+
+def not_after(before: int, step: int) -> str:
+    """What to say of a step that does not follow the one before."""
+    return f"expected a step after the last one, {before}, got {step}; " + (
+        "step 0 is the state before training, so count from 1"
+        if before == 0
+        else "steps are recorded in order (to go on from an earlier one, use "
+        'Recorder(..., existing="resume", step=…))'
+    )

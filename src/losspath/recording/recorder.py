@@ -32,7 +32,7 @@ from losspath.recording import chain, store
 from losspath.recording.cost import Cost
 from losspath.recording.hidden import warn_of_hidden
 from losspath.recording.locking import RunLock
-from losspath.recording.numbers import as_float, as_step, as_value
+from losspath.recording.numbers import as_number, as_step, as_value
 from losspath.recording.opening import Existing, open_run, prepare_directory
 from losspath.recording.schedules import Condition, Every, Schedule, When
 from losspath.recording.session import Session
@@ -177,13 +177,13 @@ class Recorder:
         if sketch is not None:
             sketch.check(layout.parameter_count, 8 if layout.is_wide else 4)
         warn_of_hidden(unwrapped(model), stacklevel=3)
-        state = StateReader(model, layout, sketch)
         kept = _kept(every, schedule)
         header = store.Header(
             *(layout, "sketch" if sketch else dtype, every, dict(metadata or {})),
             schedule=None if schedule is None else kept.to_json(),
             sketch=sketch,
         )
+        state = StateReader(model, layout, header.torch_dtype, sketch)
         _check_metadata(header.metadata)
         prepare_directory(self.directory, existing)
         session: Session | None = None
@@ -267,7 +267,7 @@ class Recorder:
         session.check_usable()
         # Whatever can be refused is refused before anything is changed.
         numbers = {name: as_value(name, value) for name, value in values.items()} if values else {}
-        session.record(as_float(loss), None if step is None else as_step(step), numbers)
+        session.record(as_number(loss), None if step is None else as_step(step), numbers)
         until = time.perf_counter()
         steps, seconds, _ = self._spent
         self._spent = steps + 1, seconds + until - begin, until

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import xxhash
 
-from losspath.errors import ArgumentError, LosspathWarning, ModelError, StoreError
+from losspath.errors import ArgumentError, ModelError, StoreError
 from losspath.recording import chain, store
-from losspath.recording.chain import Entry, Piece, Segment, SideBlob
+from losspath.recording.chain import Entry, SideBlob
+from losspath.recording.keeping import keep_state, warn_of_last
 from losspath.recording.locking import RunLock, keep, let_go
-from losspath.recording.schedules import Schedule
+from losspath.recording.numbers import not_after
+from losspath.recording.schedules import Schedule, When
 from losspath.recording.settings import SettingsReader, changed
 from losspath.recording.sides import key_of
+from losspath.recording.snapshots import LATE_SECONDS, Coming, Snapshot, call_now_and_then
 from losspath.recording.state import StateReader
 from losspath.recording.turns import Turns
 from losspath.recording.watch import Comparison, Known, SideWatch
@@ -63,16 +67,17 @@ class Session:
     ) -> None:
         self.directory, self.lock = directory, lock
         self._keeps = schedule.keeps
-        self._row_size = header.row_size
-        self._dtype = header.torch_dtype
+        self._waits = isinstance(schedule, When)  # for the loss, to ask a function
         self._state = state
         self._watch = SideWatch(directory)
         self._settings = settings
-        self.chain = chain.Chain(base, self._row_size, self._dtype, sizes)
+        self.chain = chain.Chain(base, header.row_size, header.torch_dtype, sizes)
         self.first = self.chain.tail()
         self.closing = self.is_closed = self.is_copy = False
         self._turns = Turns()
         self._failures = 0
+        self._coming: Coming | None = None
+        self._late: threading.Thread | None = None
         self.writer: Writer
 
     def begin(self, writer: Writer, first_step: int = 0) -> None:
@@ -99,14 +104,21 @@ class Session:
     @property
     def step(self) -> int:
         """The last step that was recorded."""
-        return max(0, self.chain.last().step)
+        coming = self._coming
+        return max(0, self.chain.last().step if coming is None else coming.step)
 
     @property
     def unchanged(self) -> int:
         """At how many steps no parameter changed."""
+        self._settle()
         return self.chain.last().unchanged
 
-    def record(self, loss: float, step: int | None, values: dict[str, float]) -> None:
+    def record(
+        self,
+        loss: float | torch.Tensor,
+        step: int | None,
+        values: Mapping[str, float | torch.Tensor],
+    ) -> None:
         """Records a step; true once it returns, and absent or whole if it raises."""
         try:
             if not self._turns.take():
@@ -115,16 +127,51 @@ class Session:
                     "handler; set a flag there, and record in the training loop"
                 )
             tensors = self._state.tensors()
+            self._take_over()
             last = self.chain.last()
             if step is None:
                 step = last.step + 1
             elif step <= last.step:
-                raise ArgumentError(_not_after(last.step, step))
-            self._append(last, chain.RECORD, step, loss, values, tensors)
+                raise ArgumentError(not_after(last.step, step))
+            snapshot = None if self._waits else self._state.snapshot(tensors)
+            if snapshot is None or not snapshot.has_room(loss, values):
+                numbers = {name: float(value) for name, value in values.items()}
+                self._append(last, chain.RECORD, step, float(loss), numbers, tensors)
+            else:
+                in_row = self._keeps(step, last.row_step, last.step, math.nan)
+                kept = in_row, self._settings.read(last.settings)
+                row = self._state.row_on_device(tensors)
+                self._coming = snapshot.capture(row, step, loss, values, kept)
+                if self._late is None:
+                    self._late = call_now_and_then(self._take_over_if_late)
             if self.closing:
                 raise StoreError(f"the recorder was closed before step {step} was recorded")
         finally:
             self._turns.give()
+
+    def _take_over(self) -> None:
+        """Appends the step whose state was on its way from the device, if there is one."""
+        coming, last = self._coming, self.chain.last()
+        # An interrupt may have come between the two last lines.
+        if coming is not None and coming.step > last.step:
+            loss, values, row = coming.wait()
+            self._append(last, chain.RECORD, coming.step, loss, values, [row], coming=coming)
+        self._coming = None
+
+    def _settle(self) -> None:
+        """Takes over what is on its way, in a turn of its own; within another call it is that's."""
+        try:
+            if self._turns.take():
+                self._take_over()
+        finally:
+            self._turns.give()
+
+    def _take_over_if_late(self) -> bool:
+        """Appends what no next call comes for; False once there is no more."""
+        coming = self._coming
+        if coming is not None and time.monotonic() - coming.time > LATE_SECONDS:
+            self._settle()
+        return not (self.closing or self.is_copy)
 
     def note(self, loss: float | None, step: int, values: dict[str, float]) -> None:
         """Records a step without its state, which is not known: of a log between two checkpoints.
@@ -134,9 +181,10 @@ class Session:
             step: after the last one.
             values: named numbers.
         """
+        self._settle()
         last = self.chain.last()
         if step <= last.step:
-            raise ArgumentError(_not_after(last.step, step))
+            raise ArgumentError(not_after(last.step, step))
         segment, end = self.chain.with_room(0)
         self.chain.append(segment, chain.noted(last, loss, step, tuple(values.items()), end))
 
@@ -149,18 +197,20 @@ class Session:
         values: dict[str, float],
         tensors: list[torch.Tensor],
         looked: Comparison | None = None,
+        coming: Coming | None = None,
     ) -> None:
-        in_row = kind == chain.INITIAL or (
-            kind == chain.RECORD and self._keeps(step, last.row_step, last.step, loss)
-        )
-        now = time.monotonic()
+        source: StateReader | Snapshot = self._state if coming is None else coming.snapshot
+        now = time.monotonic() if coming is None else coming.time
+        in_row = kind == chain.INITIAL if coming is None else coming.in_row
+        if kind == chain.RECORD and coming is None:
+            in_row = self._keeps(step, last.row_step, last.step, loss)
         known: Known = last.known
         blobs: tuple[SideBlob, ...] = ()
         # What is too large to be copied at every step is kept where it has to be, and by the clock.
         is_kept = in_row or kind == chain.AGAIN or now - last.kept_time >= _KEEP_SECONDS
         are_sides_kept = True
-        if self._state.sides or known.digests:
-            looked = looked or self._watch.compare(self._state.sides, last.known)
+        if source.sides or known.digests:
+            looked = looked or self._watch.compare(source.sides, last.known)
             known, changes, gone = looked
             held = sum(len(change.content) for change in changes)
             are_sides_kept = is_kept or held <= _HELD_BYTES
@@ -170,11 +220,11 @@ class Session:
         is_kept = is_kept or not self.chain.in_pieces
         has_state = is_kept and are_sides_kept
         row = last.rows if in_row else -1
-        segment, begin, end, digest = self._keep_state(row, has_state, tensors)
+        segment, begin, end, digest = keep_state(self.chain, row, has_state, source, tensors)
         named = tuple(values.items())
         settings = last.settings
         if kind != chain.AGAIN:  # which has no room for them: they wait for the next record
-            settings = self._settings.read(settings)
+            settings = self._settings.read(settings) if coming is None else coming.settings
         if settings is not last.settings:
             named += changed(last.settings, settings)
         is_same = kind == chain.RECORD and digest == last.digest
@@ -201,40 +251,6 @@ class Session:
             now if has_state else last.kept_time,
         )
         self.chain.append(segment, entry)
-
-    # -- the state ------------------------------------------------------------------------------
-
-    def _keep_state(
-        self, row: int, is_kept: bool, tensors: list[torch.Tensor]
-    ) -> tuple[Segment, int, int, int]:
-        """Copies a state; its segment, where it begins and ends there, and its digest."""
-        if is_kept and not self.chain.in_pieces:
-            size = self._row_size
-            segment, begin = self.chain.with_room(size)
-            place = begin // size
-            self._state.read_into(segment.buffer.rows[place], tensors)
-            # Hashed here, where the row is still in the processor's cache.
-            digest = xxhash.xxh3_64_intdigest(segment.buffer.row_bytes[place])
-            return segment, begin, begin + size, digest
-        # Of a state that is not kept the digest says whether the model is still in it at the end.
-        digest = self._copy_in_pieces(tensors, row) if is_kept else self._state.digest(self._dtype)
-        segment, end = self.chain.with_room(0)
-        return segment, -1, end, digest
-
-    def _copy_in_pieces(self, tensors: list[torch.Tensor], row: int) -> int:
-        hasher, offset = xxhash.xxh3_64(), 0
-        for tensor in tensors:
-            done = 0
-            while done < len(tensor):
-                segment, begin = self.chain.with_room(1)
-                count = min(len(tensor) - done, len(segment.buffer.numbers) - begin)
-                place = segment.buffer.numbers[begin : begin + count]
-                place.copy_(tensor[done : done + count])
-                hasher.update(segment.buffer.bytes(begin, count))
-                self.chain.append(segment, Piece(row, offset, begin, begin + count))
-                done += count
-                offset += count
-        return hasher.intdigest()
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -292,12 +308,7 @@ class Session:
         if problem is not None:
             raise problem
         if not is_kept:
-            warnings.warn(
-                f"{self.directory}: the state at the last step, {self.step}, was not stored, as "
-                "the model was changed after it was recorded",
-                LosspathWarning,
-                stacklevel=4,
-            )
+            warn_of_last(self.directory, self.step)
 
     def _take_up(self) -> None:
         """Takes the lock again that a failed `close` let go, if the run is as it was left."""
@@ -366,6 +377,7 @@ class Session:
         before, as torch did not count them, the newest state is told again with them; one that has
         a row stays as it was recorded, and a warning tells of it.
         """
+        self._take_over()
         last = self.chain.last()
         if last.kind == chain.CLOSING or (last.has_state and not self._watch.by_turns):
             return True
@@ -375,7 +387,7 @@ class Session:
             tensors = self._state.tensors()
         except ModelError:
             return last.has_state
-        if not last.has_state and self._state.digest(self._dtype) != last.digest:
+        if not last.has_state and self._state.digest() != last.digest:
             return False
         looked = self._watch.compare(self._state.sides, last.known, entirely=True)
         late = {name: last.known.digests[name] for name in self._watch.late}
@@ -383,15 +395,6 @@ class Session:
             return last.has_state  # they were changed since, and this was counted
         if last.has_state and (not late or last.row_step == last.step):
             return True
-        if not last.has_state or self._state.digest(self._dtype) == last.digest:
+        if not last.has_state or self._state.digest() == last.digest:
             self._append(last, chain.AGAIN, last.step, float("nan"), {}, tensors, looked)
         return True
-
-
-def _not_after(before: int, step: int) -> str:
-    return f"expected a step after the last one, {before}, got {step}; " + (
-        "step 0 is the state before training, so count from 1"
-        if before == 0
-        else "steps are recorded in order (to go on from an earlier one, use "
-        'Recorder(..., existing="resume", step=…))'
-    )

@@ -158,6 +158,12 @@ class Sketcher:
             out: (k,) float64, on the CPU.
             tensors: of the state, in order and one-dimensional, on one device or several.
         """
+        out.zero_()
+        for each in self.by_device(tensors):
+            out += each.cpu()
+
+    def by_device(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        """What the tensors of each device give to the sketch (k,) of a state, there."""
         sums: dict[torch.device, torch.Tensor] = {}
         at = 0
         for tensor in tensors:
@@ -169,10 +175,7 @@ class Sketcher:
             for part in tensor.split(_BLOCK):  # type: ignore[no-untyped-call]
                 self._add(sums[device], part, at)
                 at += len(part)
-        total = torch.zeros(2 * self._size, dtype=torch.float64, device="cpu")
-        for each in sums.values():
-            total += each.cpu()
-        torch.add(total[: self._size], total[self._size :], out=out)
+        return [each[: self._size] + each[self._size :] for each in sums.values()]
 
     def _add(self, sums: torch.Tensor, part: torch.Tensor, at: int) -> None:
         """Adds numbers from place `at` of a state on, with their signs, where they belong."""

@@ -11,8 +11,11 @@ import xxhash
 
 from losspath.errors import ModelError
 from losspath.parameters import Layout, flat, in_order, side_tensors
+from losspath.recording import snapshots
 from losspath.recording.sketch import Sketch, Sketcher
+from losspath.recording.snapshots import Snapshot, snapshot_for
 
+_MOST_FINDS = 8
 # Called at every step through `map`, which spares the interpreter's own steps.
 _values = methodcaller("values")
 
@@ -26,6 +29,7 @@ class StateReader:
     Args:
         model: the model to read.
         layout: the layout of its states.
+        dtype: of the rows.
         sketch: what rows are made of states by; None where they are the states. Side tensors are
             of no use without states, so that there are none.
 
@@ -34,12 +38,18 @@ class StateReader:
     """
 
     def __init__(
-        self, model: torch.nn.Module, layout: Layout, sketch: Sketch | None = None
+        self,
+        model: torch.nn.Module,
+        layout: Layout,
+        dtype: torch.dtype = torch.float32,
+        sketch: Sketch | None = None,
     ) -> None:
         self._model = model
+        self._row_dtype = dtype
         self._layout = layout
         self._sketcher = sketch and Sketcher(sketch, layout.parameter_count)
         self._begun_with: frozenset[str] | None = None
+        self._finds = 0
         self._find()
 
     def _find(self) -> None:
@@ -88,6 +98,10 @@ class StateReader:
         # The dtype of all, where they can be copied into a row of it as they are.
         dtypes = {view.dtype if view.device.type == "cpu" else None for view in self._views}
         self._dtype = dtypes.pop() if len(dtypes) == 1 else None
+        self._snapshot: Snapshot | None = None
+        # A model whose tensors are others at every step would need other memory for each.
+        self._finds += 1
+        self._may_snap = self._are_views and self._finds <= _MOST_FINDS
         self._is_found = not self._is_scripted
 
     def _is_as_found(self) -> bool:
@@ -112,6 +126,28 @@ class StateReader:
             self._find()
         return self._views if self._are_views else [flat(tensor) for tensor in self._tensors]
 
+    def row_on_device(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What a row is put together of, where the model is.
+
+        Args:
+            tensors: as `tensors` has given them.
+        """
+        return self._sketcher.by_device(tensors) if self._sketcher else tensors
+
+    def snapshot(self, tensors: list[torch.Tensor]) -> Snapshot | None:
+        """What copies states of this form while training goes on; None where that cannot be done.
+
+        Args:
+            tensors: as `tensors` has just given them.
+        """
+        if self._may_snap:
+            self._may_snap = False  # once, until tensors are found anew
+            places = {tensor.device for tensor in tensors}
+            if len(places) == 1 and next(iter(places)).type in snapshots.DEVICES:
+                row = self.row_on_device(tensors)
+                self._snapshot = snapshot_for(row, self.sides, self._row_dtype)
+        return self._snapshot
+
     def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
         tensors = self.tensors() if tensors is None else tensors
@@ -124,14 +160,15 @@ class StateReader:
         else:
             torch.cat([tensor.to(device="cpu", dtype=row.dtype) for tensor in tensors], out=row)
 
-    def digest(self, dtype: torch.dtype) -> int:
+    def digest(self, tensors: list[torch.Tensor] | None = None) -> int:
         """The XXH3-64 of the bytes that a row of this state has, without making the row."""
-        hasher, tensors = xxhash.xxh3_64(), self.tensors()
+        hasher = xxhash.xxh3_64()
+        tensors = self.tensors() if tensors is None else tensors
         if self._sketcher:
             tensors = [self._sketcher.of(tensors)]
         for tensor in tensors:
             for part in tensor.split(1 << 20):  # type: ignore[no-untyped-call]
-                numbers = part.to(device="cpu", dtype=dtype).contiguous()
+                numbers = part.to(device="cpu", dtype=self._row_dtype).contiguous()
                 hasher.update(numbers.view(torch.uint8).numpy().data)
         return hasher.intdigest()
 

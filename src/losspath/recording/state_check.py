@@ -33,7 +33,7 @@ def check_state(
         return
     record = records[-1]
     is_known = not record["flags"] & slots.NO_DIGEST
-    if is_known and state.digest(header.torch_dtype) != int(record["b"]):
+    if is_known and state.digest() != int(record["b"]):
         _refuse(directory, step, "parameters")
     place = int(np.searchsorted(contents.steps, step))
     if place == len(contents.steps) or contents.steps[place] != step:
