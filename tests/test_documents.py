@@ -88,3 +88,14 @@ def test_the_examples_run(program, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / done.stdout.splitlines()[-1]).stat().st_size > 10_000
+
+
+def test_the_page_of_large_models_runs(tmp_path):
+    text = (ROOT / "docs" / "large.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(losspath.Trajectory(tmp_path / "runs" / "sketches")) == 101
+    assert (tmp_path / "surface.png").exists()
