@@ -244,8 +244,9 @@ def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bo
     if hasattr(tensor, "full_tensor") and hasattr(tensor, "to_local"):
         raise ModelError(
             f"parameter {name} is a {type(tensor.data).__name__}, of which a process holds a part; "
-            "expected whole tensors: use the model before it is sharded (fully_shard), or a copy "
-            "that full_tensor() of each parameter is written to"
+            "expected whole tensors: save checkpoints by torch.distributed.checkpoint and make a "
+            "run of them by `losspath import`, or record a copy that full_tensor() of each "
+            "parameter is written to"
         )
     if tensor.numel() == 0 and (hasattr(tensor, "ds_id") or hasattr(tensor, "ds_tensor")):
         raise ModelError(

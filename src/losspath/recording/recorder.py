@@ -34,6 +34,7 @@ from losspath.recording.hidden import warn_of_hidden
 from losspath.recording.locking import RunLock
 from losspath.recording.numbers import as_number, as_step, as_value
 from losspath.recording.opening import Existing, open_run, prepare_directory
+from losspath.recording.processes import Silent, check_unsharded, rank_of_process
 from losspath.recording.schedules import Condition, Every, Schedule, When
 from losspath.recording.session import Session
 from losspath.recording.settings import SettingsReader
@@ -80,6 +81,7 @@ OPTIONS: dict[str, Check] = {
     "metadata": optional(mapping),
     "parameters": check_taken,
     "sketch": check_sketch,
+    "processes": one_of(("first", "each")),
 }
 
 
@@ -134,6 +136,10 @@ class Recorder:
             keep; a number k is ``Sketch(k)``. It serves distances, step sizes, turns and
             coordinates in a plane, with an error of 1/√(2k). For a surface record whole states
             too, now and then, by a second recorder in another directory.
+        processes: where several processes train together (a process group of torch.distributed, as
+            with DDP), "first" has that of rank 0 record, and the others do nothing; the loss is
+            then rank 0's, unless you average it. With "each" every process records, a model and a
+            directory of its own.
 
     Raises:
         ExistsError: the directory is not empty and `existing` is "error".
@@ -165,6 +171,7 @@ class Recorder:
         metadata: Mapping[str, Any] | None = None,
         parameters: Taken = "trainable",
         sketch: Sketch | int | None = None,
+        processes: Literal["first", "each"] = "first",
         _by_checkpoint: bool = False,  # states that were lost before `step` do not matter
         _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
         _may_begin: bool = False,  # where there is no run to resume, one is begun at `step`
@@ -172,6 +179,7 @@ class Recorder:
         if step is not None:
             step = as_step(step)
         self.directory = Path(directory).absolute()  # the process may go elsewhere
+        check_unsharded(model)
         sketch = check_sketch("sketch", sketch)
         layout = Layout.of(model, "float64" if sketch else dtype, allow_complex, parameters)
         if sketch is not None:
@@ -185,6 +193,13 @@ class Recorder:
         )
         state = StateReader(model, layout, header.torch_dtype, sketch)
         _check_metadata(header.metadata)
+        self._since = time.perf_counter()
+        self._spent = 0, 0.0, self._since  # steps, seconds in `record`, and until when
+        self._session: Session | Silent
+        if processes == "first" and rank_of_process() > 0:
+            self._session = Silent(self.directory, model, existing == "resume", step)
+            self._finalizer = weakref.finalize(self, self._session.close)
+            return
         prepare_directory(self.directory, existing)
         session: Session | None = None
         writer: Writer | None = None
@@ -209,8 +224,6 @@ class Recorder:
             session.begin(writer, step or 0)
             session.keep_open()
             self._session = session
-            self._since = time.perf_counter()
-            self._spent = 0, 0.0, self._since  # steps, seconds in `record`, and until when
             # When nobody has the recorder any more, and when the interpreter exits.
             self._finalizer = weakref.finalize(self, session.close_quietly)
         except BaseException:
@@ -304,7 +317,7 @@ class Recorder:
                 f"{self.directory} could not be closed, as {type(cause).__name__} was raised: "
                 f"{cause}; close() can be called again, and what was recorded before is kept"
             ) from cause
-        if self._finalizer.detach():
+        if self._finalizer.detach() and not isinstance(self._session, Silent):
             _LOGGER.info("%s: %s", self.directory, self.cost)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recorder:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from losspath.arguments import checked, file
-from losspath.errors import LosspathError, LosspathWarning, ModelError
-from losspath.parameters import Layout, Taken, unwrapped, wrapped_in
+from losspath.errors import LosspathError, LosspathWarning
+from losspath.parameters import Layout, Taken, unwrapped
 from losspath.recording import store
 from losspath.recording.opening import Existing
+from losspath.recording.processes import check_unsharded
 from losspath.recording.recorder import OPTIONS, Dtype, Recorder
 from losspath.recording.schedules import Condition, Schedule
 from losspath.recording.settings import MARK
@@ -92,16 +93,7 @@ class Settings:
         Args:
             model: the model as it is trained, in all its wrappers.
         """
-        for module in model.modules():
-            if wrapped_in(module) != "_fsdp_wrapped_module":
-                continue
-            strategy = getattr(getattr(module, "sharding_strategy", None), "name", "")
-            if strategy != "NO_SHARD":  # as it always is with one process
-                raise ModelError(
-                    f"{type(unwrapped(module)).__name__} is in a FullyShardedDataParallel, by "
-                    "which each process holds a part of its parameters; expected whole tensors: "
-                    "train with DDP, or with sharding_strategy NO_SHARD"
-                )
+        check_unsharded(model)
         dtype, allow_complex, parameters = self._layout
         Layout.of(model, "float64" if self._sketch else dtype, allow_complex, parameters)
 
