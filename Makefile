@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint docs bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,8 +27,12 @@ test: lint  ## all but the long campaigns
 test-slow: $(VENV)/.installed  ## every line of recording, kills, damage, whole studies (half an hour)
 	$(PYTEST) -m slow
 
+docs: $(VENV)/.installed  ## the site of the documentation, into site/; any warning is an error
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs site
+
 bench: $(VENV)/.installed  ## every benchmark, into benchmarks/results (about an hour); DATA=DIR of MNIST
 	$(BIN)/python benchmarks/all.py $(if $(DATA),--data-dir $(DATA))
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf site $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,8 @@
 
 import types
 
+import h5py
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -53,6 +55,10 @@ def make_world(home):
     it.surface.save(it.file)
     it.checkpoint = it.home / "step-5.pt"
     torch.save(it.model.state_dict(), it.checkpoint)
+    it.surface_h5 = it.home / "surface.h5"
+    with h5py.File(it.surface_h5, "w") as content:
+        content["xcoordinates"] = content["ycoordinates"] = np.arange(2.0)
+        content["train_loss"] = np.ones((2, 2))
     it.line = losspath.interpolate(it.path, it.objective, alphas=[0, 1])
     it.barriers = losspath.barriers([it.path, it.path[0]], it.objective, points=3)
     it.sizes = losspath.step_sizes(it.path)

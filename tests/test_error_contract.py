@@ -222,6 +222,10 @@ def calls(it):
             lp.learning_rates,
             {"sizes": it.sizes, "form": "raw", "smooth": 1, "mean": None, "seed": 0},
         ),
+        "load_h5_surface": (
+            lp.load_h5_surface,
+            {"path": it.surface_h5, "projection": None, "directions": None, "data": "train"},
+        ),
         "measure_dynamics": (lp.measure_dynamics, {**asked, "states": 2, "checkpoint": None}),
         "measure_history": (lp.measure_history, {**asked, "states": 2}),
         "method_class": (methods.method_class, {"name": "pca"}),

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from losspath.surface import Landscape as Landscape
     from losspath.surface import Surface as Surface
     from losspath.surface import compute_surface as compute_surface
+    from losspath.surface import load_h5_surface as load_h5_surface
     from losspath.surface import refine_surface as refine_surface
 
 # Name -> module. Loaded on first use, so that the command line's help does not wait for torch and
@@ -121,6 +122,7 @@ _EXPORTS = {
     "import_checkpoints": "losspath.importing",
     "interpolate": "losspath.analysis.interpolation",
     "learning_rates": "losspath.analysis.rates",
+    "load_h5_surface": "losspath.surface",
     "measure_dynamics": "losspath.analysis.dynamics",
     "measure_history": "losspath.analysis.runs",
     "plot_activations": "losspath.figures",

@@ -303,8 +303,9 @@ def _label_plane(axes: Axes, shown: Surface | DistanceMap, labels: Sequence[str]
     x, y, ratio = shown.x, shown.y, shown.explained_variance_ratio
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
-    axes.set_xlabel(f"{labels[0]} ({ratio[0]:.1%} of variance)")
-    axes.set_ylabel(f"{labels[1]} ({ratio[1]:.1%} of variance)")
+    for axis, label, share in zip((axes.xaxis, axes.yaxis), labels, ratio, strict=False):
+        known = np.isfinite(share)  # of surfaces that another program computed it may not be
+        axis.set_label_text(f"{label} ({share:.1%} of variance)" if known else label)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if _is_equal(x, y):

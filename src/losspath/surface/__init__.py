@@ -5,6 +5,7 @@ from losspath.evaluation.quantities import LOSS as LOSS
 from losspath.evaluation.quantities import value_named as value_named
 from losspath.surface.compute import compute_surface as compute_surface
 from losspath.surface.compute import refine_surface as refine_surface
+from losspath.surface.h5 import load_h5_surface as load_h5_surface
 from losspath.surface.landscape import Landscape as Landscape
 from losspath.surface.states import check_same_network as check_same_network
 from losspath.surface.states import evaluate_states as evaluate_states
