@@ -212,6 +212,7 @@ def calls(it):
                 "loss_column": None,
                 "existing": "overwrite",
                 "allow_complex": False,
+                "link": False,
             },
         ),
         "interpolate": (

@@ -86,10 +86,10 @@ def test_without_a_path_the_axes_claim_nothing(tmp_path):
 
 
 def test_what_is_no_surface_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="there is no file"):
+    with pytest.raises(StoreError, match="found no file"):
         load_h5_surface(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("text")
-    with pytest.raises(StoreError, match=r"cannot read .*text\.h5 as an HDF5 file"):
+    with pytest.raises(StoreError, match=r"got .*text\.h5, which is none"):
         load_h5_surface(tmp_path / "text.h5")
     with h5py.File(tmp_path / "line.h5", "w") as content:
         content["xcoordinates"], content["train_loss"] = np.arange(3.0), np.arange(3.0)

@@ -66,6 +66,12 @@ def import_checkpoints(
             "needed.",
         ),
     ] = None,
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link", help="Refer to the checkpoints instead of copying them; they must stay."
+        ),
+    ] = False,
 ) -> None:
     """Make a run of checkpoints that any training script saved; called again, it adds new ones."""
     from losspath.cli.importing import import_run
@@ -78,4 +84,5 @@ def import_checkpoints(
         parameters=parameters or None,
         losses=losses,
         loss_column=loss_column,
+        link=link,
     )

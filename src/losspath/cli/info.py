@@ -39,6 +39,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "steps": int(path.steps[-1]),
         "every": path.every,
         "closed": path.closed,
+        "linked": path.is_linked,
         "notes": path.notes,
         "unchanged_steps": path.unchanged_steps,
         "format_version": path.format_version,
@@ -84,6 +85,7 @@ def print_description(description: dict[str, Any]) -> None:
     say(f"{d['directory']}: {d['states']:,} states of {d['parameters']:,} parameters{every}")
     say(
         f"  {d['steps']:,} steps; {d['bytes'] / 1e6:,.1f} MB; "
+        + ("states are in the checkpoints; " if d["linked"] else "")
         + ("complete" if d["closed"] else "not closed")
     )
     for note in d["notes"]:

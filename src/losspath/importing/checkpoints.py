@@ -26,6 +26,7 @@ from losspath.errors import ArgumentError
 from losspath.importing.files import Pattern, find, in_order, steps_in_names
 from losspath.importing.formats import keep_model_files, progress_of
 from losspath.importing.going_on import check_goes_on
+from losspath.importing.links import LINKS, write_links
 from losspath.importing.logs import Log, read_log
 from losspath.importing.shell import Shell
 from losspath.importing.state_dicts import WEIGHTS, Choice, Weights
@@ -62,6 +63,7 @@ def _texts(name: str, value: Any) -> Any:
     loss_column=optional(text),
     existing=one_of(("error", "resume", "overwrite")),
     allow_complex=flag,
+    link=flag,
     progress=optional(function),
 )
 def import_checkpoints(
@@ -78,6 +80,7 @@ def import_checkpoints(
     loss_column: str | None = None,
     existing: Existing = "error",
     allow_complex: bool = False,
+    link: bool = False,
     progress: Progress | None = None,
 ) -> Trajectory:
     """Makes a run of checkpoints, as if it had been recorded at their steps.
@@ -116,6 +119,9 @@ def import_checkpoints(
         existing: what to do when the directory exists and is not empty: "error" refuses; "resume"
             adds the checkpoints after its last state; "overwrite" begins anew.
         allow_complex: take complex tensors as pairs (real, imaginary).
+        link: refer to the checkpoints instead of copying their numbers. They must stay where they
+            are, or be moved with the run; each is checked whenever it is read. Buffers and what is
+            frozen are copied all the same. New checkpoints are added as the run was begun.
         progress: called with (checkpoints done, in all).
 
     Returns:
@@ -140,13 +146,23 @@ def import_checkpoints(
     log = read_log(None if losses is None else Path(losses), loss_column, [p for _, p in dated])
     is_there = existing == "resume" and store.exists(out)
     begun = Trajectory(out) if is_there else None
+    if begun is not None and begun.is_linked and not (out / LINKS).exists():  # it was killed then
+        write_links(out, dict(dated), choice, found.patterns, adds=False)
     shell = found.shell() if begun is None else Shell.of_run(begun)
     todo = dated if begun is None else _after(begun, dated)
     if begun is not None:
+        if link and not begun.is_linked:
+            raise ArgumentError(
+                f"{begun.directory} has copies of its checkpoints, so that none can be linked; "
+                'leave link (--link) out, or begin the run anew (existing="overwrite")'
+            )
         check_goes_on(begun, found, dated, has_model=model is not None)
     path = begun
     if path is None or todo:
-        path = _recorded(out, found, shell, todo, log, begun, existing, allow_complex, progress)
+        is_linked = link if begun is None else begun.is_linked
+        path = _recorded(
+            out, found, shell, todo, log, begun, existing, allow_complex, is_linked, progress
+        )
     keep_model_files(dated[-1][1], out, is_new=begun is None)
     return path
 
@@ -228,8 +244,10 @@ def _recorded(
     begun: Trajectory | None,
     existing: Existing,
     allow_complex: bool,
+    is_linked: bool,
     progress: Progress | None,
 ) -> Trajectory:
+    places = dict(todo)
     tell = progress or (lambda done, total: None)
     if begun is None:
         (before, first), *todo = todo
@@ -239,6 +257,8 @@ def _recorded(
         before = int(begun.steps[-1])
         options = {"step": before, "metadata": begun.metadata, "_made_again": True}
     total = len(todo) + (begun is None)
+    if is_linked and begun is not None:
+        write_links(out, places, found.choice, found.patterns, adds=True)
     with Recorder(
         out,
         shell,
@@ -246,8 +266,11 @@ def _recorded(
         dtype=found.dtype if begun is None else begun.dtype.name,  # type: ignore[arg-type]
         allow_complex=allow_complex,
         _may_begin=True,
+        _is_linked=is_linked,
         **options,
     ) as recorder:
+        if is_linked and begun is None:
+            write_links(out, places, found.choice, found.patterns, adds=False)
         tell(total - len(todo), total)
         for number, (step, place) in enumerate(todo, total - len(todo) + 1):
             shell.hold(found.read(place))

@@ -63,7 +63,7 @@ class Survey:
 
     def read(self, place: Path) -> Tensors:
         """The tensors of a checkpoint by canonical names."""
-        return _taken(read_checkpoint(place, self.choice), self.patterns, place)[0]
+        return taken_of(read_checkpoint(place, self.choice), self.patterns, place)[0]
 
 
 def survey(
@@ -85,14 +85,14 @@ def survey(
     """
     _, first = dated[0]
     checkpoint = read_checkpoint(first, choice)
-    tensors, tied = _taken(checkpoint, patterns, first)
+    tensors, tied = taken_of(checkpoint, patterns, first)
     names = list(tensors) if checkpoint.is_ordered else sorted(tensors, key=natural)
     shapes = {name: tensors[name].shape for name in names}
     dtypes = {name: tensors[name].dtype for name in names}
     digests = {name: _digest(tensors[name]) for name in names}
     changing: set[str] = set()
     for _, place in dated[1:]:
-        others, _ = _taken(read_checkpoint(place, choice), patterns, place)
+        others, _ = taken_of(read_checkpoint(place, choice), patterns, place)
         _check_same(shapes, others, first, place)
         for name in names:
             tensor = others[name]
@@ -123,7 +123,7 @@ def survey(
     return Survey(kinds, rows, dtype, shapes, notes, choice, patterns)
 
 
-def _taken(
+def taken_of(
     checkpoint: Checkpoint, patterns: Sequence[str] | None, place: Path
 ) -> tuple[Tensors, dict[str, str]]:
     """The tensors that are meant, by canonical names, each once; and what is tied to them."""

@@ -24,6 +24,7 @@ META_COPY = "trajectory.copy.json"
 MODEL_FILES = "imported-model"
 # How the numbers of a row lie on disk, by the header's dtype; NumPy has no bfloat16.
 _STORED = {"float32": "<f4", "float64": "<f8", "bfloat16": "<u2", "sketch": "<f8"}
+_LINKED = "linked"
 # A directory in a run that is being brought over to this format: its new files.
 MIGRATED = "migrated"
 
@@ -40,6 +41,7 @@ class Header:
         metadata: JSON values of the caller's.
         schedule: at which steps states are kept, where that is not `every` so many.
         sketch: what states were projected by, where they are not kept themselves.
+        is_linked: whether states are not here, but in checkpoints that the run refers to.
         version: of the format.
         buffers: in the first format, the buffers that follow the parameters in a row.
         prefix: what was taken off all names of the first format, as DDP begins them with it; it may
@@ -55,6 +57,7 @@ class Header:
     prefix: str = ""
     schedule: dict[str, Any] | None = None
     sketch: Sketch | None = None
+    is_linked: bool = False
 
     def prefix_in(self, names: Container[str]) -> str:
         """What the names of the layout begin with besides in a network whose parameters these are.
@@ -132,7 +135,9 @@ def write_header(directory: Path, header: Header) -> None:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "dtype": header.dtype,
+        # What an older version does not read, it refuses by the dtype.
+        "dtype": _LINKED if header.is_linked else header.dtype,
+        **({"numbers": header.dtype} if header.is_linked else {}),
         "every": header.every,
         "layout": header.layout.to_json(),
         "metadata": header.metadata,
@@ -226,12 +231,13 @@ def _header(path: Path, content: dict[str, Any]) -> Header:
             f"losspath reads 1 and {VERSION}"
         )
     try:
+        is_linked = content["dtype"] == _LINKED
         entries, prefix = Layout.from_json(content["layout"]).entries, content.get("prefix", "")
         if version == 1:
             entries, prefix = _canonical(entries)
         header = Header(
             layout=Layout(tuple(entry for entry in entries if entry.kind == "parameter")),
-            dtype=str(content["dtype"]),
+            dtype=str(content["numbers" if is_linked else "dtype"]),
             every=int(content["every"]),
             metadata=dict(content["metadata"]),
             version=int(version),
@@ -239,6 +245,7 @@ def _header(path: Path, content: dict[str, Any]) -> Header:
             prefix=str(prefix),
             schedule=content.get("schedule"),
             sketch=Sketch(**content["sketch"]) if content["dtype"] == "sketch" else None,
+            is_linked=is_linked,
         )
         if header.dtype not in _STORED:
             raise StoreError(

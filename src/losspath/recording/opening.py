@@ -163,6 +163,7 @@ def _check_header(directory: Path, mine: store.Header, written: store.Header) ->
         ("every", written.every, mine.every),
         ("schedule", written.schedule, mine.schedule),
         ("sketch", written.sketch, mine.sketch),
+        ("is_linked", written.is_linked, mine.is_linked),
         ("the list of the parameters' dtypes", *dtypes),
     ]:
         if old != new:
@@ -324,7 +325,7 @@ def _cut_rows(
     directory: Path, header: store.Header, contents: store.Contents, table: slots.Slots
 ) -> list[str]:
     path = directory / store.STATES
-    if not path.exists():
+    if not path.exists() or header.is_linked:
         return []
     lines = []
     size = _row_count(table) * header.row_bytes

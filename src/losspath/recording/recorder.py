@@ -175,6 +175,7 @@ class Recorder:
         _by_checkpoint: bool = False,  # states that were lost before `step` do not matter
         _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
         _may_begin: bool = False,  # where there is no run to resume, one is begun at `step`
+        _is_linked: bool = False,  # rows are not written, as checkpoints have them
     ) -> None:
         if step is not None:
             step = as_step(step)
@@ -190,6 +191,7 @@ class Recorder:
             *(layout, "sketch" if sketch else dtype, every, dict(metadata or {})),
             schedule=None if schedule is None else kept.to_json(),
             sketch=sketch,
+            is_linked=_is_linked,
         )
         state = StateReader(model, layout, header.torch_dtype, sketch)
         _check_metadata(header.metadata)
@@ -220,6 +222,7 @@ class Recorder:
             writer = Writer(
                 *(self.directory, kept != Every(), header.row_size, session.first),
                 *(opened, _COMMIT_SECONDS),
+                keeps_rows=not _is_linked,
             )
             session.begin(writer, step or 0)
             session.keep_open()

@@ -147,9 +147,11 @@ def _plan_slots(directory: Path, header: Header, plan: _Plan) -> None:
         )
     told = np.flatnonzero(store.told_slots(table))
     counted = table[: int(told[-1]) + 1 if len(told) else 0]  # a view: marks go to `table`
-    lost = _lost_rows(directory, header, counted)
-    counted["flags"][lost] |= slots.ROW_LOST
-    again = _found_rows(directory, header, counted)
+    lost = again = np.zeros(0, np.int64)
+    if not header.is_linked:  # else rows are elsewhere, and may come back
+        lost = _lost_rows(directory, header, counted)
+        counted["flags"][lost] |= slots.ROW_LOST
+        again = _found_rows(directory, header, counted)
     counted["flags"][again] &= ~np.uint16(slots.ROW_LOST)
     if len(again):
         steps = _listed(counted["step"][again])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,17 @@ from losspath.recording import store
 from losspath.recording.contents import Contents
 from losspath.recording.newest import KEPT_BYTES
 from losspath.recording.paths import States
+
+_LINKED = "losspath.importing.links:LinkedRows"
+
+
+def reader_of(
+    directory: Path, header: store.Header, contents: Contents, newest: States | None
+) -> RowReader:
+    """What reads the states of a run: see `RowReader`."""
+    kind = pkgutil.resolve_name(_LINKED) if header.is_linked else RowReader
+    reader: RowReader = kind(directory, header, contents, newest)
+    return reader
 
 
 class RowReader:

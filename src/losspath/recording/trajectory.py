@@ -30,7 +30,7 @@ from losspath.recording.paths import (
     starts_of,
     state_index,
 )
-from losspath.recording.rows import RowReader
+from losspath.recording.rows import reader_of
 from losspath.recording.settings import MARK
 from losspath.recording.sketch import Sketch, check_whole
 from losspath.recording.window import Window
@@ -68,7 +68,7 @@ class Trajectory:
         self._contents, self._newest, self._is_behind = found
         if not len(self):
             raise StoreError(f"{self.directory} holds no recorded state yet")
-        self._rows = RowReader(self.directory, self._header, self._contents, self._newest)
+        self._rows = reader_of(self.directory, self._header, self._contents, self._newest)
         if not self.closed and self._newest is None and self._contents.rows[-1] < 0:
             self._rows.check_newest()
 
@@ -115,6 +115,11 @@ class Trajectory:
     def sketch(self) -> Sketch | None:
         """What states were projected by, where the run keeps sketches of them; None otherwise."""
         return self._header.sketch
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether states are in checkpoints that the run refers to, and not in itself."""
+        return self._header.is_linked
 
     @property
     def is_rounded(self) -> bool:

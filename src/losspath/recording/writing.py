@@ -40,6 +40,7 @@ class Writer:
         first: the segment that the chain begins with.
         opened: where recording goes on.
         commit_seconds: how long a state may wait until it is made durable.
+        keeps_rows: whether rows are written, or only what vouches for them.
 
     Attributes:
         error: what ended the thread; None as long as all is well.
@@ -56,7 +57,9 @@ class Writer:
         first: chain.Segment,
         opened: Opened,
         commit_seconds: float,
+        keeps_rows: bool = True,
     ) -> None:
+        self._keeps_rows = keeps_rows
         self.error: BaseException | None = None
         self.flush_to = 0
         self.abandoned = False
@@ -265,13 +268,13 @@ class Writer:
         self._write_rows(buffer, begin, end, row)
 
     def _write_rows(self, buffer: chain.Buffer, begin: int, end: int, row: int) -> None:
-        if end > begin:
+        if end > begin and self._keeps_rows:
             raw = buffer.bytes(begin, end - begin)
             self._syncing.write(store.STATES, raw, row * self._row_size * self._width)
 
     def _check_rows(self, name: str, begin: int) -> None:
         """Raises where a row has not the bytes any more that were written."""
-        if name != store.STATES:
+        if name != store.STATES or not self._keeps_rows:
             return
         size = self._row_size * self._width
         for kind, _, step, row, digest, *_ in self._now.pending:
@@ -282,6 +285,8 @@ class Writer:
 
     def _write_piece(self, now: Progress, buffer: chain.Buffer, piece: chain.Piece) -> None:
         raw = buffer.bytes(piece.begin, piece.end - piece.begin)
+        if piece.row >= 0 and not self._keeps_rows:
+            return
         if piece.row >= 0:
             at = piece.row * self._row_size + piece.offset
             self._syncing.write(store.STATES, raw, at * self._width)
@@ -360,7 +365,7 @@ class Writer:
         self._files.check_there()
         self._write_newest(now)
         if now.saw_closing:
-            end = now.rows * self._row_size * self._width
+            end = now.rows * self._row_size * self._width if self._keeps_rows else 0
             self._syncing.cut(store.STATES, end)
             now.pending.append((slots.CLOSE, 1, now.step, now.records, now.rows, 0, 0))
         self._syncing.sync()

@@ -131,7 +131,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     with extra("h5"):
         import h5py
     if not path.is_file():
-        raise StoreError(f"there is no file {path}")
+        raise StoreError(f"expected an HDF5 file, found no file {path}")
     try:
         with h5py.File(path, "r") as content:
             return {
@@ -140,7 +140,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
                 if isinstance(content[name], h5py.Dataset) and content[name].dtype.kind in "fiu"
             }
     except OSError as cause:
-        raise StoreError(f"cannot read {path} as an HDF5 file: {cause}") from cause
+        raise StoreError(f"expected an HDF5 file, got {path}, which is none: {cause}") from cause
 
 
 def _name(path: Path) -> str:
