@@ -1,7 +1,4 @@
-"""States that are copied while training goes on: on the CPU the same code, one step late.
-
-All that holds of a recorder holds with them, so its own tests are run again.
-"""
+"""States that are copied while training goes on: on the CPU the same code, one step late."""
 
 import threading
 import time
@@ -9,12 +6,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from test_recorded_losses import *  # noqa: F403
-from test_recorder import *  # noqa: F403
-from test_recording_schedules import *  # noqa: F403
-from test_resuming import *  # noqa: F403
-from test_settings import *  # noqa: F403
-from test_sides import *  # noqa: F403
 from walks import advance, buffers, loss_at, network, row
 
 from losspath import Recorder, Sketch, Trajectory
@@ -24,8 +15,7 @@ from losspath.recording.snapshots import Snapshot
 
 
 @pytest.fixture(autouse=True)
-def _late(monkeypatch):
-    monkeypatch.setattr(snapshots, "DEVICES", snapshots.DEVICES)
+def _late():
     snapshots.DEVICES.add("cpu")
     yield
     snapshots.DEVICES.discard("cpu")
