@@ -51,6 +51,9 @@ COPIED_BYTES = 1 << 30
 # What rounding may take of the spread of data before it is told.
 _SEEN = 1e-3
 
+# Integers without a sign, and those of the same size that every version of torch can index.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
 Part = range | int
 
 
@@ -81,8 +84,11 @@ def rows_of(tensor: torch.Tensor, chosen: slice | torch.Tensor) -> torch.Tensor:
         some = [parts[number].clone() for number in order]
         return torch.nested.as_nested_tensor(some, layout=tensor.layout)
     if tensor.layout == torch.strided:
-        # An index makes a copy already.
-        return tensor[chosen].clone() if isinstance(chosen, slice) else tensor[chosen]
+        if isinstance(chosen, slice):
+            return tensor[chosen].clone()
+        # An index makes a copy already. Older versions of torch take none of unsigned integers.
+        signed = _SIGNED.get(tensor.dtype)
+        return tensor.view(signed)[chosen].view(tensor.dtype) if signed else tensor[chosen]
     numbers = torch.arange(len(tensor), device=tensor.device)[chosen]
     rows: torch.Tensor = tensor.to_sparse_coo().index_select(0, numbers)  # type: ignore[no-untyped-call]
     return rows.to_sparse(layout=tensor.layout)

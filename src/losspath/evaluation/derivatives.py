@@ -88,7 +88,7 @@ class Derivatives:
         with self._totals() as totals:
             for total, share in totals:
                 loss, weight = loss + float(total.detach()), weight + share
-                gradient += self._differentiated(total).cpu()
+                gradient += self._differentiated(total).detach().cpu()
         return loss / weight, (gradient / weight).numpy()
 
     def hessian_product(self, direction: npt.ArrayLike) -> Floats:

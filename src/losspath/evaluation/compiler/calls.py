@@ -212,7 +212,7 @@ class Recording(TorchFunctionMode):
         with self.watch.inside([target], may_read=True):
             if not (isinstance(expected, torch.Tensor) and is_same(expected, target)):
                 self.watch.refuse(f"it writes into a tensor ({name})")
-        node = self.graph.call_function(instead, *references)
+        node = self.graph.call_function(_found_by_fx(instead), *references)
         self._nodes[id(target)] = node
         if result is not target:
             self._keep_result(name, result, node)
@@ -222,7 +222,9 @@ class Recording(TorchFunctionMode):
         self, name: str, result: Any, function: Any, references: Any, of_tensors: bool
     ) -> None:
         if any(True for _ in tensors_in(result)):
-            self._keep_result(name, result, self.graph.call_function(function, *references))
+            self._keep_result(
+                name, result, self.graph.call_function(_found_by_fx(function), *references)
+            )
         elif of_tensors:
             self.watch.refuse(f"it reads values ({name})")
 
@@ -345,6 +347,22 @@ def _reads_no_size(name: str, args: Any, kwargs: dict[str, Any]) -> bool:
         masks = (tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors_in(index))
         return not any(True for _ in tensors_in(slices)) and not any(masks)
     return False
+
+
+def _found_by_fx(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that a program of torch.fx can call.
+
+    Older versions of it look for Tensor's methods that are written in Python, as ``split`` and
+    ``__rsub__``, where they are not.
+    """
+    if not isinstance(function, FunctionType) or function.__module__ != "torch._tensor":
+        return function
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    method.__name__ = function.__name__
+    return method
 
 
 def _without_writing(
