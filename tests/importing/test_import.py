@@ -576,10 +576,11 @@ def test_a_run_among_its_checkpoints_is_none_of_them(trained, tmp_path):
     assert import_checkpoints(folder, tmp_path / "other").digest == path.digest
 
 
-def test_archives_of_old_examples(trained, tmp_path):
+@pytest.mark.parametrize("suffix", [".pth.tar", ".t7"])
+def test_files_with_the_names_of_old_examples(trained, tmp_path, suffix):
     saved(tmp_path / "saved", trained, bare)
     for file in (tmp_path / "saved").iterdir():
-        file.rename(file.with_name(f"{file.stem}.pth.tar"))
+        file.rename(file.with_name(f"{file.stem}{suffix}"))
     assert len(import_checkpoints(tmp_path / "saved", tmp_path / "run")) == 4
 
 

@@ -28,7 +28,7 @@ _OF_MODEL = re.compile(
 )
 _LARGEST_FILE = 64 << 20
 
-TORCH = (".pt", ".pth", ".ckpt", ".bin", ".pth.tar", ".pt.tar")
+TORCH = (".pt", ".pth", ".ckpt", ".bin", ".t7", ".pth.tar", ".pt.tar")
 SAFETENSORS = ".safetensors"
 INDEX = ".index.json"
 TRAINER_STATE = "trainer_state.json"
