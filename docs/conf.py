@@ -28,6 +28,8 @@ default_role = "py:obj"  # a name in single backticks is a link where there is s
 html_theme = "furo"
 html_title = f"losspath {release}"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 
 
