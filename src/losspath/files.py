@@ -213,6 +213,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         sync_directory(path.parent)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is what `write_atomically` leaves where it is killed, by its name."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 def write_document(path: Path, content: Mapping[str, object]) -> None:
     """Writes a JSON document that carries a digest of its content."""
     raw = document_bytes(content)

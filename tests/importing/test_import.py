@@ -381,7 +381,11 @@ def full(value, count=4, dtype=torch.float32):
     [
         ({"a": full(3.0), "c": full(3.0)}, ModelError, "it lacks b"),
         ({"a": full(3.0), "b": full(3.0), "c": full(3.0)}, ModelError, "it has besides c"),
-        ({"a": full(3.0), "b": full(3.0, 5)}, ModelError, "it has reshaped b"),
+        (
+            {"a": full(3.0), "b": full(3.0, 5)},
+            ModelError,
+            r"of another shape are b \[5\] for \[4\]",
+        ),
         ({"a": full(3.0), "b": full(3.0, dtype=torch.float64)}, ArgumentError, "b is float32 in"),
     ],
 )

@@ -1,5 +1,6 @@
 """Runs that refer to checkpoints: what is read is theirs, or an error."""
 
+import json
 import os
 import shutil
 
@@ -181,7 +182,7 @@ def test_copies_are_not_continued_by_links_nor_links_by_a_recorder(tmp_path):
     path = import_checkpoints(pattern, tmp_path / "linked", link=True)
     model = network()
     path.load_into(model, -1, buffers=True)
-    with pytest.raises(StoreError, match="is_linked was True and is now False"):
+    with pytest.raises(StoreError, match="refers to, and it holds none itself; record in another"):
         Recorder(tmp_path / "linked", model, existing="resume")
 
 
@@ -201,13 +202,99 @@ def test_an_import_that_was_killed_goes_on(tmp_path, monkeypatch):
     np.testing.assert_array_equal(path[:], whole[:])
 
 
+def test_an_import_that_was_killed_before_its_links_were_written_goes_on_without_them(tmp_path):
+    pattern = save(tmp_path / "saved", "safetensors")
+    whole = import_checkpoints(pattern, tmp_path / "run", link=True)[:]
+    (tmp_path / "run" / "checkpoints.json").unlink()
+    with pytest.raises(StoreError, match=r"checkpoints.json"):
+        Trajectory(tmp_path / "run")[0]
+    path = import_checkpoints(pattern, tmp_path / "run", existing="resume")
+    np.testing.assert_array_equal(path[:], whole)
+
+
+@pytest.mark.parametrize("damage", ["moved", "links damaged"])
+def test_importing_again_finds_checkpoints_where_they_are_now(tmp_path, damage):
+    pattern = save(tmp_path / "saved", "folders")
+    whole = import_checkpoints(pattern, tmp_path / "run", link=True)[:]
+    if damage == "moved":
+        shutil.move(tmp_path / "saved", tmp_path / "elsewhere")
+        pattern = tmp_path / "elsewhere" / "*"
+    else:
+        (tmp_path / "run" / "checkpoints.json").write_text("{}")
+    with pytest.raises(StoreError):
+        Trajectory(tmp_path / "run")[2]
+    # Others of the same steps and shapes are not taken for them, nor noted.
+    other = tmp_path / "other"
+    for step in STEPS:
+        (other / f"checkpoint-{step}").mkdir(parents=True)
+        save_file(state(step + 1), other / f"checkpoint-{step}" / "model.safetensors")
+    noted = (tmp_path / "run" / "checkpoints.json").read_bytes()
+    with pytest.raises(ArgumentError, match=r"other numbers at step 0 than .*other"):
+        import_checkpoints(other / "*", tmp_path / "run", existing="resume")
+    assert (tmp_path / "run" / "checkpoints.json").read_bytes() == noted
+    path = import_checkpoints(pattern, tmp_path / "run", existing="resume")
+    np.testing.assert_array_equal(path[:], whole)
+    np.testing.assert_array_equal(Trajectory(tmp_path / "run")[:], whole)
+
+
+def test_a_copy_beside_the_run_stands_in_for_what_was_changed_elsewhere(tmp_path):
+    (tmp_path / "here").mkdir()
+    pattern = save(tmp_path / "here" / "saved", "safetensors")
+    whole = import_checkpoints(pattern, tmp_path / "here" / "run", link=True)[:]
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    save_file(state(99), tmp_path / "here" / "saved" / "step-10.safetensors")
+    path = Trajectory(tmp_path / "there" / "run")
+    np.testing.assert_array_equal(path[:], whole)
+    np.testing.assert_array_equal(path.read_columns(2, 9, [2, 1])[0], whole[2, 2:9])
+    with pytest.raises(DamagedError, match=r"here.*step-10.safetensors has other numbers"):
+        Trajectory(tmp_path / "here" / "run")[2]
+
+
+def test_a_part_of_a_checkpoint_in_parts_is_looked_at_too(tmp_path):
+    """Written in place, as what is mapped already shows the new numbers."""
+    indices = []
+    for step in STEPS:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        own = state(step)
+        names = [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
+        halves = [dict(list(own.items())[k::2]) for k in (0, 1)]
+        for name, half in zip(names, halves, strict=True):
+            save_file(half, folder / name)
+        places = {n: names[k] for k in (0, 1) for n in halves[k]}
+        indices.append(folder / "model.safetensors.index.json")
+        indices[-1].write_text(json.dumps({"weight_map": places}))
+    path = import_checkpoints(indices, tmp_path / "run", link=True, steps=STEPS)
+    count = path.parameter_count
+    whole = path.read_columns(0, count, [0, 1, 2, 3])
+    part = tmp_path / "10" / "model-00001-of-00002.safetensors"
+    raw = bytearray(part.read_bytes())
+    for place in range(len(raw) - 40, len(raw), 4):
+        raw[place] ^= 1
+    with part.open("r+b") as file:
+        file.write(raw)
+    with pytest.raises(DamagedError, match=r"10/model.safetensors.index.json has other numbers"):
+        path.read_columns(0, count, [2])
+    assert path.read_columns(0, count, [0, 1, 3]).tobytes() == whole[[0, 1, 3]].tobytes()
+
+
+def test_what_was_linked_makes_way_for_copies(tmp_path):
+    pattern = save(tmp_path / "saved", "safetensors")
+    import_checkpoints(pattern, tmp_path / "run", link=True)
+    path = import_checkpoints(pattern, tmp_path / "run", existing="overwrite")
+    assert not path.is_linked
+    assert not (tmp_path / "run" / "checkpoints.json").exists()
+    shutil.rmtree(tmp_path / "saved")
+    assert len(Trajectory(tmp_path / "run")[:]) == 4
+
+
 def test_few_checkpoints_are_open_at_a_time(tmp_path, monkeypatch):
     pattern = save(tmp_path / "saved", "safetensors", range(20))
     path = import_checkpoints(pattern, tmp_path / "run", link=True)
     monkeypatch.setattr(links, "_OPEN_BYTES", 1000)
     opened = []
-    read = links.read_checkpoint
-    monkeypatch.setattr(links, "read_checkpoint", lambda *a: opened.append(a) or read(*a))
+    read = links.Reading.read
+    monkeypatch.setattr(links.Reading, "read", lambda *a: opened.append(a) or read(*a))
     path = Trajectory(tmp_path / "run")
     whole = path[:]
     assert len(opened) == 20

@@ -10,8 +10,7 @@ from losspath.cli.console import progress_bar, say
 from losspath.cli.sources import value_of
 from losspath.errors import ArgumentError
 from losspath.importing import import_checkpoints
-from losspath.recording.header import exists
-from losspath.recording.trajectory import Trajectory
+from losspath.recording import store
 
 
 def import_run(
@@ -43,7 +42,7 @@ def import_run(
         )
     there = f"{out}: {len(path):,} states of {path.parameter_count:,} parameters, "
     there += f"steps {path.steps[0]:,} to {path.steps[-1]:,}"
-    if before is None:
+    if not before:
         say(there)
     elif len(path) == before:
         say(f"{there}; nothing new")
@@ -57,14 +56,14 @@ def import_run(
 
 
 def _states_of_import(out: Path) -> int | None:
-    if not exists(out):
+    if not store.exists(out):
         return None
-    path = Trajectory(out)
-    if "imported" not in path.metadata:
+    header = store.read_header(out)
+    if "imported" not in header.metadata:
         raise ArgumentError(
             f"{out} holds a run that was recorded, not imported; choose another directory (--out)"
         )
-    return len(path)
+    return len(store.read_contents(out, header).steps)
 
 
 def _numbers(steps: str | None) -> list[int] | None:

@@ -64,6 +64,7 @@ class PathObjective:
         self.objective = _over_parameters_of(path, objective)
         self._path = cast(Any, path)
         self.varies = False
+        self._prefix = _prefix_of(path, objective)
         self._keys: list[str] = []
         records = getattr(self._path, "records_sides", hasattr(self._path, "side_key"))
         if not records or objective.buffers == "model":
@@ -73,7 +74,7 @@ class PathObjective:
         self._keys = [self._path.side_key(index) for index in range(len(path))]
         if len(set(self._keys)) > 1:
             self.varies = True
-        sides: Sides = self._path.sides(0)
+        sides: Sides = self._recorded(0)
         if not self.varies and not _has(objective.model, sides):
             self.objective = self.objective.with_sides(sides, self._keys[0])
         if self._side_kinds and objective.buffers is None:
@@ -113,7 +114,13 @@ class PathObjective:
     def _side_kinds(self) -> dict[str, str]:
         # A path of the caller's own may not know.
         kinds: dict[str, str] = getattr(self._path, "side_kinds", {})
-        return kinds or dict.fromkeys(self._path.sides(0), "buffer")
+        kinds = kinds or dict.fromkeys(self._path.sides(0), "buffer")
+        return {self._prefix + name: kind for name, kind in kinds.items()}
+
+    def _recorded(self, index: int) -> dict[str, torch.Tensor]:
+        """The side tensors of a state, as the model calls them."""
+        sides = self._path.sides(index)
+        return {self._prefix + name: tensor for name, tensor in sides.items()}
 
     @property
     def _buffers(self) -> list[str]:
@@ -121,7 +128,7 @@ class PathObjective:
         return [name for name, kind in self._side_kinds.items() if kind == "buffer"]
 
     def _sides(self, index: int) -> dict[str, torch.Tensor | None]:
-        return {**dict.fromkeys(self._buffers), **self._path.sides(index)}
+        return {**dict.fromkeys(self._buffers), **self._recorded(index)}
 
     def for_points(self, is_flat: bool) -> Objective:
         """The objective of points: on a flat surface all have the path's mean buffers.
@@ -214,7 +221,7 @@ class PathObjective:
         )
 
     def _flat(self, index: int) -> Floats:
-        sides = self._path.sides(index)
+        sides = self._recorded(index)
         parts = [sides[name].double().reshape(-1) for name in self._kinds.blended]
         flat: Floats = torch.cat(parts).numpy() if parts else np.zeros(0)
         return flat
@@ -320,7 +327,9 @@ def _over_parameters_of(path: StateSequence, objective: Objective) -> Objective:
         return objective
     model = dict(named_parameters(unwrapped(objective.model)))
     whole = {entry.name: entry for entry in objective.whole_layout.parameters}
-    recorded = {entry.name for entry in layout.parameters} | set(getattr(path, "side_kinds", {}))
+    prefix = _prefix_of(path, objective)
+    recorded = {entry.name for entry in layout.parameters}
+    recorded |= {prefix + name for name in getattr(path, "side_kinds", {})}
     fits = all(
         entry.name in whole and whole[entry.name].shape == entry.shape
         for entry in layout.parameters
@@ -343,6 +352,15 @@ def _over_parameters_of(path: StateSequence, objective: Objective) -> Objective:
         for e in layout.parameters
     )
     return objective.with_layout(Layout(entries))
+
+
+def _prefix_of(path: StateSequence, objective: Objective) -> str:
+    """What the path's names begin with besides in the objective's model."""
+    layout: Layout | None = getattr(path, "layout", None)
+    if layout is None or not hasattr(path, "layout_in"):
+        return ""
+    named: Layout = path.layout_in({entry.name for entry in objective.whole_layout.parameters})
+    return named.parameters[0].name.removesuffix(layout.parameters[0].name)
 
 
 def _is_blended(tensor: torch.Tensor | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +24,13 @@ from losspath.arguments import (
     texts,
 )
 from losspath.errors import ArgumentError
+from losspath.files import only_writer
 from losspath.importing.files import Pattern, find, in_order, steps_in_names
-from losspath.importing.formats import keep_model_files, progress_of
-from losspath.importing.going_on import check_goes_on
-from losspath.importing.links import LINKS, write_links
+from losspath.importing.formats import keep_model_files
+from losspath.importing.going_on import begun_in, check_goes_on
+from losspath.importing.links import write_links
 from losspath.importing.logs import Log, read_log
+from losspath.importing.look import Look, Reading, look_at
 from losspath.importing.shell import Shell
 from losspath.importing.state_dicts import WEIGHTS, Choice, Weights
 from losspath.importing.survey import Survey, survey
@@ -139,69 +142,82 @@ def import_checkpoints(
         >>> path = import_checkpoints("out/checkpoint-*", "runs/mine")  # doctest: +SKIP
     """
     out = Path(out)
-    places = find(checkpoints)
-    choice = Choice(key, weights, prefix)
-    dated = _dated(places, choice, steps, has_losses=losses is not None)
-    found = survey(dated, choice, parameters, model)
-    log = read_log(None if losses is None else Path(losses), loss_column, [p for _, p in dated])
-    is_there = existing == "resume" and store.exists(out)
-    begun = Trajectory(out) if is_there else None
-    if begun is not None and begun.is_linked and not (out / LINKS).exists():  # it was killed then
-        write_links(out, dict(dated), choice, found.patterns, adds=False)
-    shell = found.shell() if begun is None else Shell.of_run(begun)
-    todo = dated if begun is None else _after(begun, dated)
-    if begun is not None:
-        if link and not begun.is_linked:
-            raise ArgumentError(
-                f"{begun.directory} has copies of its checkpoints, so that none can be linked; "
-                'leave link (--link) out, or begin the run anew (existing="overwrite")'
-            )
-        check_goes_on(begun, found, dated, has_model=model is not None)
-    path = begun
-    if path is None or todo:
-        is_linked = link if begun is None else begun.is_linked
-        path = _recorded(
-            out, found, shell, todo, log, begun, existing, allow_complex, is_linked, progress
+    begun = begun_in(out) if existing == "resume" else None
+    if begun is not None and link and not begun.is_linked:
+        raise ArgumentError(
+            f"{begun.directory} has copies of its checkpoints, so that none can be linked; leave "
+            'link (--link) out, or begin the run anew (existing="overwrite")'
         )
+    reading = Reading(Choice(key, weights, prefix), parameters)
+    looks, changes = look_at(
+        in_order(find(checkpoints)), reading, compares=model is None and begun is None
+    )
+    seen = _dated(looks, steps, has_losses=losses is not None)
+    names = None if begun is None else _names_of(begun)
+    found = survey([look for _, look in seen], changes, reading, model, names)
+    dated = [(step, look.place) for step, look in seen]
+    log = read_log(None if losses is None else Path(losses), loss_column, [p for _, p in dated])
+    job = _Job(out, found, log, existing, allow_complex, progress or (lambda done, total: None))
+    if begun is None:
+        path = _begin(job, dated, link)
+    else:
+        check_goes_on(begun, found, dated, has_model=model is not None)
+        path = _add(job, begun, dated)
     keep_model_files(dated[-1][1], out, is_new=begun is None)
     return path
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What is imported, and how."""
+
+    out: Path
+    found: Survey
+    log: Log
+    existing: Existing
+    allow_complex: bool
+    tell: Progress
+
+
+def _names_of(begun: Trajectory) -> set[str]:
+    return {*begun.side_kinds, *(entry.name for entry in begun.layout.parameters)}
+
+
 def _dated(
-    places: Sequence[Path], choice: Choice, steps: Sequence[int] | None, has_losses: bool
-) -> list[tuple[int, Path]]:
+    looks: Sequence[Look], steps: Sequence[int] | None, has_losses: bool
+) -> list[tuple[int, Look]]:
     """Checkpoints with their steps, by these."""
-    places = in_order(places)
     if steps is None:
-        steps = _steps_of(places, choice, has_losses)
-    elif len(steps) != len(places):
+        steps = _steps_of(looks, has_losses)
+    elif len(steps) != len(looks):
         raise ArgumentError(
-            f"expected a step for each of {len(places)} checkpoints, got {len(steps)}"
+            f"expected a step for each of {len(looks)} checkpoints, got {len(steps)}"
         )
-    dated: dict[int, Path] = {}
-    for step, place in zip(steps, places, strict=True):
+    dated: dict[int, Look] = {}
+    for step, look in zip(steps, looks, strict=True):
+        place = look.place
         if step < 0:
             raise ArgumentError(f"expected steps ≥ 0, got {step} for {place}")
         if step in dated:
             raise ArgumentError(
-                f"expected one checkpoint of each step, got {dated[step]} and {place}, both of "
-                f"step {step}; give a pattern that leaves one of them out, or steps=[…] (--steps)"
+                f"expected one checkpoint of each step, got {dated[step].place} and {place}, "
+                f"both of step {step}; give a pattern that leaves one of them out, or steps=[…] "
+                "(--steps)"
             )
-        dated[step] = place
-    return sorted(dated.items())
+        dated[step] = look
+    return sorted(dated.items(), key=lambda each: each[0])
 
 
-def _steps_of(places: Sequence[Path], choice: Choice, has_losses: bool) -> list[int]:
+def _steps_of(looks: Sequence[Look], has_losses: bool) -> list[int]:
     """What checkpoints say of their steps, or else their names."""
-    told = [progress_of(place, choice) for place in places]
-    steps = [step for step, _ in told]
-    without = [place for place, step in zip(places, steps, strict=True) if step is None]
+    places = [look.place for look in looks]
+    without = [look.place for look in looks if look.step is None]
     if without and len(without) < len(places):
         raise ArgumentError(
             f"expected all checkpoints to say of which step they are, as some do, but {without[0]} "
             "does not; pass steps=[…] (--steps), one for each in the order of their names"
         )
-    found = [step for step in steps if step is not None]
+    found = [look.step for look in looks if look.step is not None]
     if without:
         found, are_epochs = steps_in_names(places)
         if are_epochs and has_losses:
@@ -210,7 +226,7 @@ def _steps_of(places: Sequence[Path], choice: Choice, has_losses: bool) -> list[
                 "pass steps=[…] (--steps), one for each in the order of their names"
             )
     order = sorted(range(len(places)), key=found.__getitem__)
-    epochs = [told[index][1] for index in order]
+    epochs = [looks[index].epoch for index in order]
     known = [epoch for epoch in epochs if epoch is not None]
     if len(known) == len(epochs) and known != sorted(known):
         raise ArgumentError(
@@ -235,49 +251,72 @@ def _after(begun: Trajectory, dated: list[tuple[int, Path]]) -> list[tuple[int, 
     return [(step, place) for step, place in dated if step > last]
 
 
-def _recorded(
-    out: Path,
-    found: Survey,
-    shell: Shell,
-    todo: list[tuple[int, Path]],
-    log: Log,
-    begun: Trajectory | None,
-    existing: Existing,
-    allow_complex: bool,
-    is_linked: bool,
-    progress: Progress | None,
-) -> Trajectory:
-    places = dict(todo)
-    tell = progress or (lambda done, total: None)
-    if begun is None:
-        (before, first), *todo = todo
-        shell.hold(found.read(first))
-        options: dict[str, Any] = {"step": before, "metadata": {"imported": found.notes}}
-    else:
-        before = int(begun.steps[-1])
-        options = {"step": before, "metadata": begun.metadata, "_made_again": True}
-    total = len(todo) + (begun is None)
-    if is_linked and begun is not None:
-        write_links(out, places, found.choice, found.patterns, adds=True)
+def _begin(job: _Job, dated: list[tuple[int, Path]], is_linked: bool) -> Trajectory:
+    """Makes a run of checkpoints."""
+    found, shell = job.found, job.found.shell()
+    (first, place), *rest = dated
+    shell.hold(found.read(place))
     with Recorder(
-        out,
+        job.out,
         shell,
-        existing=existing,
-        dtype=found.dtype if begun is None else begun.dtype.name,  # type: ignore[arg-type]
-        allow_complex=allow_complex,
+        existing=job.existing,
+        step=first,
+        dtype=found.dtype,  # type: ignore[arg-type]
+        metadata={"imported": found.notes},
+        allow_complex=job.allow_complex,
         _may_begin=True,
         _is_linked=is_linked,
-        **options,
+        _prefix=found.wrapper,
     ) as recorder:
-        if is_linked and begun is None:
-            write_links(out, places, found.choice, found.patterns, adds=False)
-        tell(total - len(todo), total)
-        for number, (step, place) in enumerate(todo, total - len(todo) + 1):
-            shell.hold(found.read(place))
-            for logged in log.between(before, step):
-                recorder._note(log.losses.get(logged), logged, log.values.get(logged, {}))
-            loss = log.loss_at(step)
-            recorder.record(loss, step, **log.values.get(step, {}))
-            before = step
-            tell(number, total)
-    return Trajectory(out)
+        if is_linked:
+            write_links(job.out, dict(dated), found.reading)
+        job.tell(1, len(dated))
+        _record(job, recorder, shell, first, rest, len(dated))
+    return Trajectory(job.out)
+
+
+def _add(job: _Job, begun: Trajectory, dated: list[tuple[int, Path]]) -> Trajectory:
+    """Adds those checkpoints to a run that it has not yet; links go to where they are now."""
+    todo, places, last = _after(begun, dated), dict(dated), int(begun.steps[-1])
+    if begun.is_linked:
+        with only_writer(job.out / store.LOCK, f"to {job.out}"):
+            write_links(job.out, places, job.found.reading)
+    if not todo:
+        return begun
+    shell = Shell.of_run(begun, job.found.dtypes)
+    if last in places:
+        shell.hold(job.found.read(places[last]))
+    else:
+        shell.hold_last(begun)
+    with Recorder(
+        job.out,
+        shell,
+        existing="resume",
+        step=last,
+        dtype=begun.dtype.name,  # type: ignore[arg-type]
+        metadata=begun.metadata,
+        allow_complex=job.allow_complex,
+        _made_again=True,
+        _is_linked=begun.is_linked,
+    ) as recorder:
+        _record(job, recorder, shell, last, todo, len(todo))
+    return Trajectory(job.out)
+
+
+def _record(
+    job: _Job,
+    recorder: Recorder,
+    shell: Shell,
+    before: int,
+    todo: list[tuple[int, Path]],
+    total: int,
+) -> None:
+    log = job.log
+    for number, (step, place) in enumerate(todo, total - len(todo) + 1):
+        shell.hold(job.found.read(place))
+        for logged in log.between(before, step):
+            recorder._note(log.losses.get(logged), logged, log.values.get(logged, {}))
+        loss = log.loss_at(step)
+        recorder.record(loss, step, **log.values.get(step, {}))
+        before = step
+        job.tell(number, total)

@@ -80,32 +80,10 @@ def read_checkpoint(place: Path, choice: Choice) -> Checkpoint:
                 )
             found = read(place, choice)
             step = _step_of_trainer(place / TRAINER_STATE)
-            return found if step is None else dataclasses.replace(found, step=step)
+            return found if step is None else dataclasses.replace(found, step=step, epoch=None)
         if not place.exists():
             raise StoreError(f"expected a checkpoint, found no file {place}")
         return _file(place, choice)
-
-
-def progress_of(place: Path, choice: Choice) -> tuple[int | None, int | None]:
-    """The step and the epoch that a checkpoint says it is of; None where it does not.
-
-    Its tensors are read only where they say it.
-
-    Args:
-        place: a file or folder.
-        choice: which of several state dicts.
-    """
-    if place.is_dir() and (step := _step_of_trainer(place / TRAINER_STATE)) is not None:
-        return step, None
-    if place.is_dir() and _format_of(place) in (_model_folder, _adapter):
-        place = next(place / name for name in (*_MODELS, *_ADAPTERS) if (place / name).exists())
-    if place.name.endswith(INDEX):
-        return None, None
-    if place.suffix == SAFETENSORS:
-        notes = _notes(place)
-        return step_in(notes), step_in(notes, EPOCHS)
-    found = read_checkpoint(place, choice)
-    return found.step, found.epoch
 
 
 def _notes(file: Path) -> dict[str, str]:
@@ -223,7 +201,8 @@ def _safetensors(file: Path, choice: Choice) -> Checkpoint:
     except safetensors.SafetensorError as cause:
         raise DamagedError(f"{file} cannot be read as safetensors: {cause}") from cause
     tensors = dict(chosen(tensors, choice, file))
-    return Checkpoint(tensors, step_in(_notes(file)), is_ordered=False)
+    notes = _notes(file)
+    return Checkpoint(tensors, step_in(notes), is_ordered=False, epoch=step_in(notes, EPOCHS))
 
 
 def _torch(file: Path, choice: Choice) -> Checkpoint:

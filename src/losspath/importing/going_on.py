@@ -2,17 +2,66 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
 
-from losspath.errors import ArgumentError, ModelError
+from losspath.errors import ArgumentError, LosspathWarning, ModelError, wrap_os_errors
+from losspath.files import move_aside, new_aside, only_writer
+from losspath.importing.look import differences
+from losspath.importing.rows import digest_of_row, numbers_of
 from losspath.importing.shell import FROZEN
 from losspath.importing.survey import Survey
+from losspath.recording import store
+from losspath.recording.header import copy_header
 from losspath.recording.trajectory import Trajectory
 
-_SHOWN = 3
 _ANEW = 'import into another directory, or begin the run anew (existing="overwrite")'
+
+
+def begun_in(run: Path) -> Trajectory | None:
+    """The run that checkpoints are added to, or None where there is none yet.
+
+    What an import left that was stopped before its first state is no run, and makes way.
+
+    Raises:
+        BusyError: another process is writing there.
+        StoreError: what is there cannot be read.
+    """
+    if not store.exists(run):
+        return None
+    if "imported" in store.read_header(run).metadata and not _has_states(run):
+        with only_writer(run / store.LOCK, f"to {run}"):
+            if not _has_states(run):
+                _make_way(run)
+                return None
+    return Trajectory(run)
+
+
+def _has_states(run: Path) -> bool:
+    return len(store.read_contents(run, store.read_header(run)).steps) > 0
+
+
+def _make_way(run: Path) -> None:
+    """Removes a run without any states; where there are bytes that may be of one, aside."""
+    there = [file for name in store.DATA_FILES if (file := run / name).exists()]
+    with wrap_os_errors(f"begin {run} anew"):
+        data = [file for file in there if file.stat().st_size]
+        if data:
+            aside = new_aside(run)
+            copy_header(run, aside)
+            for file in data:
+                move_aside(file, run, aside)
+            warnings.warn(
+                f"{run}: what an import had written that was stopped before its first state was "
+                f"durable was moved to {aside}",
+                LosspathWarning,
+                stacklevel=5,
+            )
+        # The header last, so that this goes on wherever it is stopped.
+        for name in (*store.DATA_FILES, store.LINKS, store.META_COPY, store.META):
+            (run / name).unlink(missing_ok=True)
 
 
 def check_goes_on(
@@ -35,10 +84,15 @@ def check_goes_on(
     _check_names(begun, found, dated[0][1])
     if not has_model:
         _check_frozen(begun, found, dated[-1][1])
+    header = store.read_header(begun.directory)
+    digests = store.read_contents(begun.directory, header).digests
     places = {int(step): index for index, step in enumerate(begun.steps)}
     for step, place in dated:
         if step in places:
-            _check_numbers(begun, found, places[step], place)
+            tensors, index = found.read(place), places[step]
+            digest = digest_of_row(tensors, begun.layout, header.torch_dtype)
+            if digest != int(digests[index]):
+                _refuse_numbers(begun, tensors, index, place)
 
 
 def _check_choice(begun: Trajectory, found: Survey) -> None:
@@ -53,20 +107,14 @@ def _check_choice(begun: Trajectory, found: Survey) -> None:
 
 def _check_names(begun: Trajectory, found: Survey, place: Path) -> None:
     rows = {entry.name: entry for entry in begun.layout.parameters}
-    names = {*rows, *begun.side_kinds}
-    missing, extra = sorted(names - {*found.kinds}), sorted({*found.kinds} - names)
-    reshaped = [
-        name
+    shapes: dict[str, tuple[int, ...] | None] = dict.fromkeys(begun.side_kinds)
+    shapes |= {
+        name: entry.shape[:-1] if entry.dtype.startswith("complex") else entry.shape
         for name, entry in rows.items()
-        if name in found.shapes
-        and entry.shape[: len(found.shapes[name])] != tuple(found.shapes[name])
-    ]
-    for what, some in (("lacks", missing), ("has besides", extra), ("has reshaped", reshaped)):
-        if some:
-            raise ModelError(
-                f"{place} is not of the network of {begun.directory}: it {what} "
-                f"{', '.join(some[:_SHOWN])}; {_ANEW}"
-            )
+    }
+    others = {name: tuple(found.shapes[name]) for name in found.kinds}
+    if told := differences(shapes, others):
+        raise ModelError(f"{place} is not of the network of {begun.directory}: {told}; {_ANEW}")
     for name, entry in rows.items():
         then, now = getattr(torch, entry.dtype), found.dtypes.get(name)
         if now is not None and torch.promote_types(then, now) != then:
@@ -90,14 +138,18 @@ def _check_frozen(begun: Trajectory, found: Survey, newest: Path) -> None:
         )
 
 
-def _check_numbers(begun: Trajectory, found: Survey, index: int, place: Path) -> None:
-    row, tensors = begun[index], found.read(place)
-    for entry in begun.layout.parameters:
-        tensor = tensors[entry.name].detach()
-        tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        numbers = tensor.to(torch.from_numpy(row).dtype).reshape(-1).numpy()
-        if numbers.tobytes() != row[entry.place].tobytes():
-            raise ArgumentError(
-                f"{begun.directory} has other numbers at step {begun.steps[index]} than {place}, "
-                f"which is of another training ({entry.name} differs); {_ANEW}"
-            )
+def _refuse_numbers(
+    begun: Trajectory, tensors: dict[str, torch.Tensor], index: int, place: Path
+) -> None:
+    named = ""
+    if not begun.is_linked:  # what it refers to may be gone
+        row = torch.from_numpy(begun[index])
+        for entry in begun.layout.parameters:
+            numbers = numbers_of(tensors, entry)
+            if numbers is None or not torch.equal(numbers.to(row.dtype), row[entry.place]):
+                named = f" ({entry.name} differs)"
+                break
+    raise ArgumentError(
+        f"{begun.directory} has other numbers at step {begun.steps[index]} than {place}, which is "
+        f"of another training{named}; {_ANEW}"
+    )

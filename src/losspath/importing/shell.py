@@ -26,15 +26,20 @@ class Shell(torch.nn.Module):
         self._kinds, self._dtypes = dict(kinds), dict(dtypes)
 
     @classmethod
-    def of_run(cls, path: Trajectory) -> Shell:
-        """In the last state of a run."""
-        rows = {entry.name: entry for entry in path.layout.parameters}
-        kinds = dict.fromkeys(rows, PARAMETER) | path.side_kinds
-        dtypes = {name: getattr(torch, entry.dtype) for name, entry in rows.items()}
-        shell = cls(kinds, dtypes)
+    def of_run(cls, path: Trajectory, dtypes: Mapping[str, torch.dtype]) -> Shell:
+        """For the tensors of a run; it holds none yet.
+
+        Args:
+            path: the run.
+            dtypes: those that frozen parameters are taken as, by name.
+        """
+        rows = {entry.name: getattr(torch, entry.dtype) for entry in path.layout.parameters}
+        return cls(dict.fromkeys(rows, PARAMETER) | path.side_kinds, {**dtypes, **rows})
+
+    def hold_last(self, path: Trajectory) -> None:
+        """Holds the last state of a run."""
         state = unflatten(torch.from_numpy(path[-1]), path.layout)
-        shell.hold({**state, **path.sides(len(path) - 1)})
-        return shell
+        self.hold({**state, **path.sides(len(path) - 1)})
 
     def hold(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Holds these tensors from now on, without copying them."""

@@ -1,38 +1,30 @@
-"""What checkpoints hold, looked at before anything is written."""
+"""What checkpoints have in common, found out before anything is written."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 
-from losspath.errors import ArgumentError, LosspathWarning, ModelError
+from losspath.errors import LosspathWarning, ModelError
 from losspath.importing.files import natural
-from losspath.importing.formats import read_checkpoint
+from losspath.importing.look import SHOWN, Changes, Look, Reading, differences, is_parameter
 from losspath.importing.shell import BUFFER, FROZEN, PARAMETER, Shell
-from losspath.importing.state_dicts import Checkpoint, Choice, Tensors, is_called_average
+from losspath.importing.state_dicts import Tensors, is_called_average
 from losspath.parameters import (
     Layout,
-    layer_of,
-    matches,
     named_buffers,
     named_parameters,
+    prefix_in,
     unwrapped,
     without_wrappers,
 )
 
-# What normalisation layers keep beside their parameters.
-_STATISTICS = (
-    *("running_mean", "running_var", "num_batches_tracked"),
-    *("weight_u", "weight_v", "_u", "_v"),  # spectral norm's
-)
 _EXACT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -45,8 +37,8 @@ class Survey:
         dtype: of the rows.
         shapes: of all tensors.
         notes: where it comes from, for the run's metadata.
-        choice: which state dict.
-        patterns: which tensors; None for all.
+        reading: how a checkpoint is read.
+        wrapper: what was taken off all names, as DDP's.
     """
 
     kinds: dict[str, str]
@@ -54,166 +46,97 @@ class Survey:
     dtype: str
     shapes: Mapping[str, torch.Size]
     notes: dict[str, Any]
-    choice: Choice
-    patterns: Sequence[str] | None
+    reading: Reading
+    wrapper: str
 
     def shell(self) -> Shell:
         """A module for the tensors."""
         return Shell(self.kinds, self.dtypes)
 
     def read(self, place: Path) -> Tensors:
-        """The tensors of a checkpoint by canonical names."""
-        return taken_of(read_checkpoint(place, self.choice), self.patterns, place)[0]
+        """The tensors of a checkpoint by their names in the run."""
+        return self.reading.read(place)
 
 
 def survey(
-    dated: Sequence[tuple[int, Path]],
-    choice: Choice,
-    patterns: Sequence[str] | None,
+    looks: Sequence[Look],
+    changes: Changes,
+    reading: Reading,
     model: torch.nn.Module | None,
+    names: Collection[str] | None,
 ) -> Survey:
-    """Looks at all checkpoints, and at every number in them once.
+    """What checkpoints have in common.
 
     Args:
-        dated: checkpoints by their steps.
-        choice: which state dict.
-        patterns: of names.
+        looks: at the checkpoints, by their steps.
+        changes: which of their tensors change.
+        reading: which state dict, and which tensors of it.
         model: the network, where it is known.
+        names: of the tensors of the run that is gone on with, if there is one.
 
     Raises:
-        ModelError: they are not of one network.
+        ModelError: they are not of one network, or of another than the model.
     """
-    _, first = dated[0]
-    checkpoint = read_checkpoint(first, choice)
-    tensors, tied = taken_of(checkpoint, patterns, first)
-    names = list(tensors) if checkpoint.is_ordered else sorted(tensors, key=natural)
-    shapes = {name: tensors[name].shape for name in names}
-    dtypes = {name: tensors[name].dtype for name in names}
-    digests = {name: _digest(tensors[name]) for name in names}
-    changing: set[str] = set()
-    for _, place in dated[1:]:
-        others, _ = taken_of(read_checkpoint(place, choice), patterns, place)
-        _check_same(shapes, others, first, place)
-        for name in names:
-            tensor = others[name]
-            dtypes[name] = _promoted(name, dtypes[name], tensor.dtype, place)
-            if name not in changing and _digest(tensor) != digests[name]:
-                changing.add(name)
-    kinds = {name: _kind(name, dtypes[name]) for name in names}
-    if changing:
-        kinds |= dict.fromkeys(_frozen(kinds, shapes, changing), FROZEN)
+    first = looks[0]
+    shapes = _in_order(first)
+    dtypes = {name: first.dtypes[name] for name in shapes}
+    for look in looks[1:]:
+        _check_same(shapes, look, first.place)
+        for name in shapes:
+            dtypes[name] = _promoted(name, dtypes[name], look.dtypes[name], look.place)
+    kinds = {name: PARAMETER if is_parameter(name, dtypes[name]) else BUFFER for name in shapes}
+    if changes.names and not changes.are_most:
+        kinds |= dict.fromkeys(_frozen(kinds, shapes, changes.names), FROZEN)
+    put_on = ""
     if model is not None:
-        is_partial = checkpoint.is_adapter or patterns is not None
-        kinds = _kinds_of_model(model, kinds, shapes, first, is_partial)
+        is_partial = first.is_adapter or reading.patterns is not None
+        kinds, put_on = _kinds_of_model(model, kinds, shapes, first, is_partial)
+    if names is not None:
+        put_on = prefix_in(first.wrapper, kinds, names)
     rows = {name: _row_dtype(dtypes[name]) for name, kind in kinds.items() if kind != BUFFER}
     taken = [name for name, kind in kinds.items() if kind == PARAMETER]
     if not taken:
-        raise ModelError(f"{first} holds no parameters: {', '.join(names[:_SHOWN])} are buffers")
-    _warn_of_averages(taken, first)
+        some = ", ".join(list(shapes)[:SHOWN])
+        raise ModelError(f"{first.place} holds no parameters: {some} are buffers")
+    _warn_of_averages(taken, first.place)
     is_wide = any(rows[name] in (torch.float64, torch.complex128) for name in taken)
-    notes = {
-        "from": [str(place) for _, place in dated],
+    are_wrapped = not put_on and all(look.wrapper == first.wrapper for look in looks)
+    return Survey(
+        kinds={put_on + name: kind for name, kind in kinds.items()},
+        dtypes={put_on + name: dtype for name, dtype in rows.items()},
+        dtype="float64" if is_wide else "float32",
+        shapes={put_on + name: shape for name, shape in shapes.items()},
+        notes=_notes(looks, reading),
+        reading=replace(reading, put_on=put_on),
+        wrapper=first.wrapper if are_wrapped else "",
+    )
+
+
+def _in_order(look: Look) -> dict[str, torch.Size]:
+    """Shapes in the order that the network has tensors in, or else that of their names."""
+    names = look.shapes if look.is_ordered else sorted(look.shapes, key=natural)
+    return {name: look.shapes[name] for name in names}
+
+
+def _notes(looks: Sequence[Look], reading: Reading) -> dict[str, Any]:
+    """Where a run comes from, for its metadata."""
+    choice, patterns, tied = reading.choice, reading.patterns, looks[0].tied
+    return {
+        "from": [str(look.place) for look in looks],
         **({"key": choice.key} if choice.key else {}),
         **({"weights": choice.weights} if choice.weights else {}),
         **({"prefix": choice.prefix} if choice.prefix else {}),
         **({"parameters": list(patterns)} if patterns is not None else {}),
         **({"tied": tied} if tied else {}),
     }
-    dtype = "float64" if is_wide else "float32"
-    return Survey(kinds, rows, dtype, shapes, notes, choice, patterns)
 
 
-def taken_of(
-    checkpoint: Checkpoint, patterns: Sequence[str] | None, place: Path
-) -> tuple[Tensors, dict[str, str]]:
-    """The tensors that are meant, by canonical names, each once; and what is tied to them."""
-    inside, _ = without_wrappers(checkpoint.tensors)
-    saved: dict[str, str] = {}
-    for name, other in zip(inside, checkpoint.tensors, strict=True):
-        if saved.setdefault(name, other) != other:
-            raise ModelError(
-                f"{place} has tensors that have one name once what wrappers add is left out, such "
-                f"as {saved[name]} and {other}; take one of them by parameters=[…]"
-            )
-    named = {name: checkpoint.tensors[other] for name, other in saved.items()}
-    if patterns is not None:
-        named = _matching(named, patterns)
-        if not named:
-            some = ", ".join(list(checkpoint.tensors)[:_SHOWN])
-            raise ArgumentError(
-                f"expected parameters that match {' or '.join(patterns)} in {place}, whose names "
-                f"are like {some}"
-            )
-    kept: Tensors = {}
-    tied: dict[str, str] = {}
-    held: dict[object, str] = {}
-    for name, tensor in named.items():
-        _check(name, tensor, place)
-        memory = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and memory in held:
-            tied[name] = held[memory]
-            continue
-        held[memory] = name
-        kept[name] = tensor
-    return kept, tied
-
-
-def _matching(named: Tensors, patterns: Sequence[str]) -> Tensors:
-    """Those whose names match, and the statistics of modules of which any does."""
-    found = [name for name in named if matches(name, patterns)]
-    modules = {layer_of(name) for name in found}
-    kept = {*found, *(n for n in named if _is_statistic(n) and layer_of(n) in modules)}
-    return {name: tensor for name, tensor in named.items() if name in kept}
-
-
-def _is_statistic(name: str) -> bool:
-    return name.rpartition(".")[2] in _STATISTICS
-
-
-def _check(name: str, tensor: torch.Tensor, place: Path) -> None:
-    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+def _check_same(shapes: Mapping[str, torch.Size], look: Look, first: Path) -> None:
+    if told := differences(shapes, look.shapes):
         raise ModelError(
-            f"expected numbers for {name} in {place}, got a tensor of layout {tensor.layout}"
-            + (" on the meta device" if tensor.is_meta else "")
-            + "; leave it out by parameters=[…]"
+            f"{look.place} is not of the same network as {first}: {told}; take what they share by "
+            'parameters=["PATTERN", …] (--parameters)'
         )
-    if tensor.shape == (0,) and name.endswith(("weight", "bias")):
-        raise ModelError(
-            f"{name} in {place} has no numbers, as where DeepSpeed's ZeRO-3 saved a part of the "
-            "model only; put it together first (zero_to_fp32.py in that folder), or leave it out "
-            "by parameters=[…]"
-        )
-
-
-def _check_same(
-    shapes: Mapping[str, torch.Size], others: Tensors, first: Path, place: Path
-) -> None:
-    missing = [name for name in shapes if name not in others]
-    extra = [name for name in others if name not in shapes]
-    reshaped = [
-        f"{name} {list(others[name].shape)} for {list(shape)}"
-        for name, shape in shapes.items()
-        if name in others and others[name].shape != shape
-    ]
-    told = [
-        f"{what} {', '.join(names[:_SHOWN])}" + (" and others" if len(names) > _SHOWN else "")
-        for what, names in (
-            ("it lacks", missing),
-            ("it has besides", extra),
-            ("of another shape are", reshaped),
-        )
-        if names
-    ]
-    if told:
-        raise ModelError(
-            f"{place} is not of the same network as {first}: {'; '.join(told)}; take what they "
-            'share by parameters=["PATTERN", …] (--parameters)'
-        )
-
-
-def _kind(name: str, dtype: torch.dtype) -> str:
-    is_number = dtype.is_floating_point or dtype.is_complex
-    return PARAMETER if is_number and not _is_statistic(name) else BUFFER
 
 
 def _warn_of_averages(names: Sequence[str], place: Path) -> None:
@@ -254,16 +177,16 @@ def _kinds_of_model(
     model: torch.nn.Module,
     found: Mapping[str, str],
     shapes: Mapping[str, torch.Size],
-    place: Path,
+    look: Look,
     is_partial: bool,
-) -> dict[str, str]:
-    """Kinds as the model has them, in its order.
+) -> tuple[dict[str, str], str]:
+    """Kinds as the model has them, in its order, and what its names begin with besides.
 
     Args:
         model: the network.
         found: the kinds as names tell them.
         shapes: of the checkpoint's tensors.
-        place: the checkpoint.
+        look: at the checkpoint.
         is_partial: whether frozen parameters and others may be missing, as in an adapter.
     """
     inner = unwrapped(model)
@@ -271,27 +194,31 @@ def _kinds_of_model(
     rows = {entry.name for entry in layout.parameters}
     own = dict(named_parameters(inner)) | dict(named_buffers(inner))
     buffers = {name for name, _ in named_buffers(inner)}
+    saved, wrapper = without_wrappers(inner.state_dict())
+    known = {wrapper + name for name in saved}  # those of tied tensors too
+    put_on = prefix_in(look.wrapper, found, {*own, *known})
     kinds: dict[str, str] = {}
-    for name, tensor in own.items():
-        kind = PARAMETER if name in rows else BUFFER if name in buffers else FROZEN
+    for full, tensor in own.items():
+        name = full.removeprefix(put_on)
+        kind = PARAMETER if full in rows else BUFFER if full in buffers else FROZEN
         if name in found and shapes[name] == tensor.shape:
             kinds[name] = kind
         elif name in found or kind == PARAMETER or (kind == FROZEN and not is_partial):
             there = f"of shape {list(shapes[name])}" if name in found else "absent"
             raise ModelError(
-                f"the checkpoint {place} is not of the model: {name} {list(tensor.shape)} is "
-                f"{there}; names there are like {', '.join(list(found)[:_SHOWN])}. Look at prefix= "
+                f"the checkpoint {look.place} is not of the model: {name} {list(tensor.shape)} is "
+                f"{there}; names there are like {', '.join(list(found)[:SHOWN])}. Look at prefix= "
                 "and key=, or leave the model out"
             )
-    known = set(without_wrappers(inner.state_dict())[0])  # those of tied tensors too
-    extra = [name for name in found if name not in kinds and name not in known]
+    extra = [name for name in found if name not in kinds and put_on + name not in known]
     if extra:
         raise ModelError(
-            f"the checkpoint {place} is not of the model, which has no {', '.join(extra[:_SHOWN])}"
-            + (f" and {len(extra) - _SHOWN} others" if len(extra) > _SHOWN else "")
+            f"the checkpoint {look.place} is not of the model, which has no "
+            + ", ".join(extra[:SHOWN])
+            + (f" and {len(extra) - SHOWN} others" if len(extra) > SHOWN else "")
             + "; look at prefix= and key=, or leave them out by parameters=[…]"
         )
-    return kinds
+    return kinds, put_on
 
 
 def _promoted(name: str, one: torch.dtype, other: torch.dtype, place: Path) -> torch.dtype:
@@ -310,10 +237,3 @@ def _promoted(name: str, one: torch.dtype, other: torch.dtype, place: Path) -> t
 def _row_dtype(dtype: torch.dtype) -> torch.dtype:
     """What a recorder takes a parameter as: float8 has no other exact form there."""
     return dtype if dtype in _EXACT or not dtype.is_floating_point else torch.float32
-
-
-def _digest(tensor: torch.Tensor) -> int:
-    hasher = xxhash.xxh3_64()
-    for part in tensor.detach().reshape(-1).split(1 << 22):  # type: ignore[no-untyped-call]
-        hasher.update(part.contiguous().view(torch.uint8).numpy().data)
-    return hasher.intdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -48,6 +48,22 @@ def without_wrappers(names: Iterable[str]) -> tuple[list[str], str]:
         inside = [name.removeprefix(_PARALLEL) for name in inside]
         prefix += _PARALLEL
     return inside, prefix
+
+
+def prefix_in(prefix: str, own: Collection[str], names: Container[str]) -> str:
+    """What names begin with in a network, of which a prefix was taken off.
+
+    Args:
+        prefix: what `without_wrappers` took off.
+        own: the names without it.
+        names: of the network's parameters.
+
+    Returns:
+        The prefix where the network has all names with it and not all without it, or else "".
+    """
+    if not prefix or all(name in names for name in own):
+        return ""
+    return prefix if all(prefix + name in names for name in own) else ""
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from losspath.errors import ArgumentError, DamagedError, StoreError, wrap_os_errors
 from losspath.files import read_document, write_atomically, write_document
-from losspath.parameters import Entry, Layout, without_wrappers
+from losspath.parameters import Entry, Layout, prefix_in, without_wrappers
 from losspath.recording.sketch import Sketch
 
 FORMAT = "losspath trajectory"
@@ -22,6 +22,8 @@ META = "trajectory.json"
 META_COPY = "trajectory.copy.json"
 # A directory in an imported run: what says which network its checkpoints are of.
 MODEL_FILES = "imported-model"
+# Where the checkpoints are that a run refers to.
+LINKS = "checkpoints.json"
 # How the numbers of a row lie on disk, by the header's dtype; NumPy has no bfloat16.
 _STORED = {"float32": "<f4", "float64": "<f8", "bfloat16": "<u2", "sketch": "<f8"}
 _LINKED = "linked"
@@ -44,8 +46,9 @@ class Header:
         is_linked: whether states are not here, but in checkpoints that the run refers to.
         version: of the format.
         buffers: in the first format, the buffers that follow the parameters in a row.
-        prefix: what was taken off all names of the first format, as DDP begins them with it; it may
-            as well be a child of the network's own that is called so, which only a model tells.
+        prefix: what was taken off all names of the first format or of checkpoints, as DDP begins
+            them with it; it may as well be a child of the network's own that is called so, which
+            only a model tells.
     """
 
     layout: Layout
@@ -65,10 +68,7 @@ class Header:
         Args:
             names: of the network's parameters.
         """
-        own = [entry.name for entry in self.layout.parameters]
-        if not self.prefix or all(name in names for name in own):
-            return ""
-        return self.prefix if all(self.prefix + name in names for name in own) else ""
+        return prefix_in(self.prefix, [entry.name for entry in self.layout.parameters], names)
 
     def layout_in(self, names: Container[str]) -> Layout:
         """The layout, with its parameters called as in a network whose parameters these are."""

@@ -23,7 +23,7 @@ from losspath.errors import (
     StoreError,
     wrap_os_errors,
 )
-from losspath.files import canonical_json, move_aside, new_aside, write_atomically
+from losspath.files import canonical_json, is_unfinished, move_aside, new_aside, write_atomically
 from losspath.recording import chain, format1, slots, store
 from losspath.recording.aside import copy_dropped
 from losspath.recording.header import copy_header
@@ -71,7 +71,8 @@ def prepare_directory(directory: Path, existing: Existing) -> None:
     """
     with wrap_os_errors(f"write {directory}"):
         present = directory.iterdir() if directory.exists() else ()
-        if existing == "error" and any(path.name != store.LOCK for path in present):
+        others = (each for each in present if each.name != store.LOCK and not is_unfinished(each))
+        if existing == "error" and any(others):
             check_not_open(directory)
             _refuse_existing(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -155,6 +156,12 @@ def _check_no_states(directory: Path) -> None:
 
 
 def _check_header(directory: Path, mine: store.Header, written: store.Header) -> None:
+    if written.is_linked and not mine.is_linked:
+        raise StoreError(
+            f"cannot go on recording in {directory}: its states are in the checkpoints that it "
+            "refers to, and it holds none itself; record in another directory, or import the "
+            "checkpoints without --link, which copies them, and go on recording there"
+        )
     _check_trained(directory, mine, written)
     mine.layout.check_same(written.layout, "the model", str(directory))
     dtypes = [[entry.dtype for entry in layout.entries] for layout in (written.layout, mine.layout)]
@@ -163,7 +170,6 @@ def _check_header(directory: Path, mine: store.Header, written: store.Header) ->
         ("every", written.every, mine.every),
         ("schedule", written.schedule, mine.schedule),
         ("sketch", written.sketch, mine.sketch),
-        ("is_linked", written.is_linked, mine.is_linked),
         ("the list of the parameters' dtypes", *dtypes),
     ]:
         if old != new:

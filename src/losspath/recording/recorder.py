@@ -176,6 +176,7 @@ class Recorder:
         _made_again: bool = False,  # what was recorded after `step` is made again, so it is cut off
         _may_begin: bool = False,  # where there is no run to resume, one is begun at `step`
         _is_linked: bool = False,  # rows are not written, as checkpoints have them
+        _prefix: str = "",  # what was taken off all names of a run that is begun
     ) -> None:
         if step is not None:
             step = as_step(step)
@@ -192,6 +193,7 @@ class Recorder:
             schedule=None if schedule is None else kept.to_json(),
             sketch=sketch,
             is_linked=_is_linked,
+            prefix=_prefix,
         )
         state = StateReader(model, layout, header.torch_dtype, sketch)
         _check_metadata(header.metadata)

@@ -33,6 +33,7 @@ from losspath.errors import DamagedError, wrap_os_errors
 from losspath.recording import format1, slots
 from losspath.recording.contents import Contents, Sides
 from losspath.recording.header import (
+    LINKS,
     META,
     META_COPY,
     VERSION,
@@ -51,11 +52,12 @@ RECORDS = "records.bin"
 RECORDS_COPY = "records.copy.bin"
 LOCK = ".lock"
 DATA_FILES = (STATES, NEWEST, SIDES, RECORDS, RECORDS_COPY)
-ALL_FILES = (META, META_COPY, *DATA_FILES)
+ALL_FILES = (META, META_COPY, LINKS, *DATA_FILES)
 
 __all__ = [
     "ALL_FILES",
     "DATA_FILES",
+    "LINKS",
     "LOCK",
     "META",
     "META_COPY",

@@ -92,8 +92,8 @@ class Trajectory:
     def layout_in(self, names: Container[str]) -> Layout:
         """The layout, with its parameters called as in a network whose parameters these are.
 
-        It is `layout`, but for runs of the first format of a network whose only child is called
-        ``module``, as what DDP and DataParallel add is.
+        It is `layout`, but for runs of the first format, or of checkpoints, of a network whose only
+        child is called ``module``, as what DDP and DataParallel add is.
 
         Raises:
             PathError: states are sketches, that no parameters can be made of.
