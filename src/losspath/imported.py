@@ -16,17 +16,28 @@ from typing import Any
 import torch
 
 from losspath.arguments import checked, count
-from losspath.errors import ArgumentError, DamagedError, RunError, UnsupportedError, wrap_os_errors
+from losspath.errors import (
+    ArgumentError,
+    DamagedError,
+    MissingExtraError,
+    RunError,
+    UnsupportedError,
+    wrap_os_errors,
+)
 from losspath.evaluation.objective import Objective
 from losspath.extras import extra
 from losspath.makers import MadeRun
+from losspath.parameters import named_parameters
 from losspath.recording.header import MODEL_FILES
+from losspath.recording.trajectory import Trajectory
 
 SAMPLES = 512  # that a loss is over by default
 _BATCH = 16
 _LENGTH = 128  # of a stretch of text, in tokens, where the network takes as many
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 _CLASSIFYING = "ForSequenceClassification"
+_OF_TASKS = {"CAUSAL_LM": _CAUSAL, "SEQ_CLS": (_CLASSIFYING,)}
+_ADAPTER = "adapter_config.json"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")
 _TEXTS, _LABELS = ("text", "sentence", "content"), ("label", "labels")
 
@@ -58,14 +69,17 @@ class ImportedRun(MadeRun):
         if not (folder / "config.json").exists():
             raise RunError(
                 f"{self.directory} was imported from checkpoints, which say nothing of their "
-                "network; pass --objective FILE.py:FUNCTION"
+                "network; pass --objective FILE.py:FUNCTION, or, of adapters of a network of "
+                "transformers, import them with its folder as --base"
             )
         if self.data_dir is None:
             raise RunError(
                 f"{self.directory} was imported from checkpoints of transformers; pass --data FILE "
                 "with text to take the loss on, or --objective FILE.py:FUNCTION"
             )
-        return text_objective(folder, self.data_dir, samples)
+        objective = text_objective(folder, self.data_dir, samples)
+        _check_recorded(Trajectory(self.directory), objective.model)
+        return objective
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
@@ -83,7 +97,8 @@ def text_objective(folder: Path, data: Path, samples: int = SAMPLES) -> Objectiv
     """The loss of a network of transformers on a file.
 
     Args:
-        folder: with the network's ``config.json`` and its tokenizer.
+        folder: with the network's ``config.json`` and its tokenizer, and the
+            ``adapter_config.json`` where it has an adapter of PEFT.
         data: for a causal language model a file of text; for a classifier of sequences a ``.csv``
             or ``.jsonl`` file with a text and a label in each row.
         samples: stretches of text, or rows, from the beginning of the file.
@@ -113,7 +128,46 @@ def text_objective(folder: Path, data: Path, samples: int = SAMPLES) -> Objectiv
     batches = make(data, tokenizer, config, samples)
     with torch.random.fork_rng():  # its weights do not matter, the caller's random numbers do
         model = kind(config)
+        if (folder / _ADAPTER).exists():
+            model = _adapted(model, folder)
     return Objective.of_batches(model, batches, loss_of, name=f"{name} on {data.name}")
+
+
+def _adapted(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    """A network with the adapter that a folder tells of; the weights of both do not matter."""
+    try:
+        import peft
+    except ModuleNotFoundError as cause:
+        if cause.name != "peft":
+            raise
+        raise MissingExtraError(
+            "this needs peft, which is not installed: pip install peft"
+        ) from cause
+    config = peft.PeftConfig.from_pretrained(str(folder), local_files_only=True)
+    name, endings = type(model).__name__, _OF_TASKS.get(str(config.task_type or ""))
+    if config.task_type and not (endings and name.endswith(endings)):
+        raise UnsupportedError(
+            f"expected a base for an adapter of {config.task_type}, got {name}; import with "
+            "another --base, or pass --objective FILE.py:FUNCTION"
+        )
+    config.inference_mode, config.init_lora_weights = False, True
+    adapted: torch.nn.Module = peft.get_peft_model(model, config)
+    return adapted
+
+
+def _check_recorded(path: Trajectory, model: torch.nn.Module) -> None:
+    """Refuses a run that lacks parameters of a network whose own weights do not matter."""
+    own = dict(named_parameters(model))
+    known = {*path.side_kinds, *(entry.name for entry in path.layout_in(own).parameters)}
+    # What an adapter has another one for is there, and takes no part.
+    missing = [name for name in own if name not in known and ".original_module." not in name]
+    if missing:
+        raise RunError(
+            f"{path.directory} lacks parameters of its network, {missing[0]}"
+            + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+            + "; import the checkpoints with all tensors, and those of an adapter with --base; or "
+            "pass --objective FILE.py:FUNCTION"
+        )
 
 
 def loss_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

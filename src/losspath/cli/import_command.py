@@ -72,6 +72,14 @@ def import_checkpoints(
             "--link", help="Refer to the checkpoints instead of copying them; they must stay."
         ),
     ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Of LoRA adapters, the network that they are of, as a folder or a file; surfaces "
+            "then need nothing else.",
+        ),
+    ] = None,
 ) -> None:
     """Make a run of checkpoints that any training script saved; called again, it adds new ones."""
     from losspath.cli.importing import import_run
@@ -85,4 +93,5 @@ def import_checkpoints(
         losses=losses,
         loss_column=loss_column,
         link=link,
+        base=base,
     )

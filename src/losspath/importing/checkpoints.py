@@ -67,6 +67,7 @@ def _texts(name: str, value: Any) -> Any:
     existing=one_of(("error", "resume", "overwrite")),
     allow_complex=flag,
     link=flag,
+    base=optional(file),
     progress=optional(function),
 )
 def import_checkpoints(
@@ -84,6 +85,7 @@ def import_checkpoints(
     existing: Existing = "error",
     allow_complex: bool = False,
     link: bool = False,
+    base: str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Trajectory:
     """Makes a run of checkpoints, as if it had been recorded at their steps.
@@ -125,6 +127,9 @@ def import_checkpoints(
         link: refer to the checkpoints instead of copying their numbers. They must stay where they
             are, or be moved with the run; each is checked whenever it is read. Buffers and what is
             frozen are copied all the same. New checkpoints are added as the run was begun.
+        base: of checkpoints of LoRA adapters, the network that they are of: a folder of
+            ``save_pretrained``, or a file with its state dict. It is kept once beside the path, as
+            frozen, so that surfaces need nothing else. Without it the run has the adapter alone.
         progress: called with (checkpoints done, in all).
 
     Returns:
@@ -133,7 +138,7 @@ def import_checkpoints(
     Raises:
         ArgumentError: there are no checkpoints, their steps are not known or not distinct, or one
             holds several state dicts and it was not said which.
-        ModelError: checkpoints are not of one network; what differs is named.
+        ModelError: checkpoints are not of one network, or not of the base; what differs is named.
         UnsupportedError: a checkpoint holds more than tensors and plain values.
         DamagedError: a checkpoint cannot be read.
         ExistsError: the directory is not empty and `existing` is "error".
@@ -154,7 +159,8 @@ def import_checkpoints(
     )
     seen = _dated(looks, steps, has_losses=losses is not None)
     names = None if begun is None else _names_of(begun)
-    found = survey([look for _, look in seen], changes, reading, model, names)
+    network = None if base is None else Path(base).expanduser().absolute()
+    found = survey([look for _, look in seen], changes, reading, model, names, network)
     dated = [(step, look.place) for step, look in seen]
     log = read_log(None if losses is None else Path(losses), loss_column, [p for _, p in dated])
     job = _Job(out, found, log, existing, allow_complex, progress or (lambda done, total: None))
@@ -163,7 +169,8 @@ def import_checkpoints(
     else:
         check_goes_on(begun, found, dated, has_model=model is not None)
         path = _add(job, begun, dated)
-    keep_model_files(dated[-1][1], out, is_new=begun is None)
+    folders = [place for place in (network, dated[-1][1]) if place is not None]
+    keep_model_files(folders, out, is_new=begun is None)
     return path
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from losspath.recording.header import MODEL_FILES
 
 # What transformers keeps beside the weights that says how they are used.
 _OF_MODEL = re.compile(
-    r"config\.json|.*token.*\.json|vocab\..*|merges\.txt|.*\.model|special_tokens_map\.json"
+    r"(adapter_)?config\.json|.*token.*\.json|vocab\..*|merges\.txt|.*\.model|special_tokens_map\.json"
 )
 _LARGEST_FILE = 64 << 20
 
@@ -40,7 +40,7 @@ _MODELS = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 
@@ -96,22 +96,23 @@ def _notes(file: Path) -> dict[str, str]:
             raise DamagedError(f"{file} cannot be read as safetensors: {cause}") from cause
 
 
-def keep_model_files(place: Path, run: Path, is_new: bool) -> None:
-    """Copies what a folder of transformers says of its network and tokenizer into a run.
+def keep_model_files(places: Sequence[Path], run: Path, is_new: bool) -> None:
+    """Copies what folders of transformers say of their network and tokenizer into a run.
 
     Args:
-        place: the checkpoint; nothing is copied where it has no ``config.json``.
+        places: the checkpoint, and before it the base of an adapter; nothing is copied where none
+            has a ``config.json``.
         run: the run.
         is_new: whether it was begun now, so that what is there is of another one.
     """
     target = run / MODEL_FILES
     if is_new:
         shutil.rmtree(target, ignore_errors=True)
-    if not (place / "config.json").is_file():
+    if not any((place / "config.json").is_file() for place in places):
         return
     with wrap_os_errors(f"write {target}"):
         target.mkdir(exist_ok=True)
-        for file in sorted(place.iterdir()):
+        for file in (file for place in places if place.is_dir() for file in place.iterdir()):
             is_small = file.is_file() and file.stat().st_size <= _LARGEST_FILE
             if is_small and _OF_MODEL.fullmatch(file.name):
                 shutil.copyfile(file, target / file.name)
@@ -135,7 +136,7 @@ def _model_folder(folder: Path, choice: Choice) -> Checkpoint:
 def _adapter(folder: Path, choice: Choice) -> Checkpoint:
     """A PEFT adapter, whose tensors are named as in a `PeftModel` whose adapter is "default"."""
     file = next(folder / name for name in _ADAPTERS if (folder / name).exists())
-    found, config = _file(file, choice), folder / _ADAPTER_CONFIG
+    found, config = _file(file, choice), folder / ADAPTER_CONFIG
     try:
         trained = json.loads(config.read_text()).get("modules_to_save") if config.exists() else ()
     except (ValueError, AttributeError) as cause:

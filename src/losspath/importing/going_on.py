@@ -97,6 +97,12 @@ def check_goes_on(
 
 def _check_choice(begun: Trajectory, found: Survey) -> None:
     then = begun.metadata.get("imported", {})
+    if ("base" in then) != ("base" in found.notes):
+        had = "with" if "base" in then else "without"
+        raise ArgumentError(
+            f"{begun.directory} was imported {had} the base of its adapter (base=, --base); do the "
+            f"same, or {_ANEW}"
+        )
     for name in ("key", "weights", "prefix", "parameters"):
         if then.get(name) != found.notes.get(name):
             raise ArgumentError(

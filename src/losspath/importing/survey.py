@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from losspath.errors import LosspathWarning, ModelError
+from losspath.importing.base import read_base
 from losspath.importing.files import natural
 from losspath.importing.look import SHOWN, Changes, Look, Reading, differences, is_parameter
 from losspath.importing.shell import BUFFER, FROZEN, PARAMETER, Shell
@@ -39,6 +40,7 @@ class Survey:
         notes: where it comes from, for the run's metadata.
         reading: how a checkpoint is read.
         wrapper: what was taken off all names, as DDP's.
+        base: tensors of the network that an adapter is of, by their names in the run.
     """
 
     kinds: dict[str, str]
@@ -48,14 +50,15 @@ class Survey:
     notes: dict[str, Any]
     reading: Reading
     wrapper: str
+    base: Tensors
 
     def shell(self) -> Shell:
         """A module for the tensors."""
         return Shell(self.kinds, self.dtypes)
 
     def read(self, place: Path) -> Tensors:
-        """The tensors of a checkpoint by their names in the run."""
-        return self.reading.read(place)
+        """The tensors of a checkpoint, and of its base, by their names in the run."""
+        return {**self.base, **self.reading.read(place)}
 
 
 def survey(
@@ -64,6 +67,7 @@ def survey(
     reading: Reading,
     model: torch.nn.Module | None,
     names: Collection[str] | None,
+    base: Path | None,
 ) -> Survey:
     """What checkpoints have in common.
 
@@ -73,6 +77,7 @@ def survey(
         reading: which state dict, and which tensors of it.
         model: the network, where it is known.
         names: of the tensors of the run that is gone on with, if there is one.
+        base: the network that the checkpoints are adapters of, if it is given.
 
     Raises:
         ModelError: they are not of one network, or of another than the model.
@@ -87,6 +92,10 @@ def survey(
     kinds = {name: PARAMETER if is_parameter(name, dtypes[name]) else BUFFER for name in shapes}
     if changes.names and not changes.are_most:
         kinds |= dict.fromkeys(_frozen(kinds, shapes, changes.names), FROZEN)
+    own = {} if base is None else read_base(base, first)
+    for name, tensor in own.items():
+        shapes[name], dtypes[name] = tensor.shape, tensor.dtype
+        kinds[name] = FROZEN if is_parameter(name, tensor.dtype) else BUFFER
     put_on = ""
     if model is not None:
         is_partial = first.is_adapter or reading.patterns is not None
@@ -106,9 +115,10 @@ def survey(
         dtypes={put_on + name: dtype for name, dtype in rows.items()},
         dtype="float64" if is_wide else "float32",
         shapes={put_on + name: shape for name, shape in shapes.items()},
-        notes=_notes(looks, reading),
+        notes=_notes(looks, reading, base),
         reading=replace(reading, put_on=put_on),
         wrapper=first.wrapper if are_wrapped else "",
+        base={name: tensor for name, tensor in own.items() if name in kinds},
     )
 
 
@@ -118,7 +128,7 @@ def _in_order(look: Look) -> dict[str, torch.Size]:
     return {name: look.shapes[name] for name in names}
 
 
-def _notes(looks: Sequence[Look], reading: Reading) -> dict[str, Any]:
+def _notes(looks: Sequence[Look], reading: Reading, base: Path | None) -> dict[str, Any]:
     """Where a run comes from, for its metadata."""
     choice, patterns, tied = reading.choice, reading.patterns, looks[0].tied
     return {
@@ -128,6 +138,7 @@ def _notes(looks: Sequence[Look], reading: Reading) -> dict[str, Any]:
         **({"prefix": choice.prefix} if choice.prefix else {}),
         **({"parameters": list(patterns)} if patterns is not None else {}),
         **({"tied": tied} if tied else {}),
+        **({"base": str(base)} if base else {}),
     }
 
 
