@@ -55,7 +55,7 @@ def saved_base(folder, dtype=torch.float32):
     return folder
 
 
-def saved_adapters(folder, base, **options):
+def saved_adapters(folder, base, save_embedding_layers=False, **options):
     """Three checkpoints of an adapter, at each of which all that is trained has moved."""
     torch.manual_seed(1)
     model = peft.get_peft_model(base, peft.LoraConfig(**options))
@@ -64,7 +64,9 @@ def saved_adapters(folder, base, **options):
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter += 0.1 * torch.randn(parameter.shape)
-        model.save_pretrained(folder / f"checkpoint-{step}", save_embedding_layers=False)
+        model.save_pretrained(
+            folder / f"checkpoint-{step}", save_embedding_layers=save_embedding_layers
+        )
     return folder
 
 
@@ -123,6 +125,38 @@ def test_an_adapter_on_a_text(tmp_path, kind, link):
     }
     assert all(torch.equal(own[name], tensor) for name, tensor in inner.items())
     assert set(path.side_kinds.values()) == {"frozen"}
+
+
+@pytest.mark.parametrize("with_base", [False, True])
+@pytest.mark.parametrize("module", ["wte", "lm_head"])
+def test_an_embedding_that_is_saved_with_its_adapter_is_no_part_of_it(tmp_path, module, with_base):
+    base = saved_base(tmp_path / "base")
+    options = {"r": 2, "target_modules": ["c_attn", module]}
+    out = saved_adapters(tmp_path / "out", network(), save_embedding_layers="auto", **options)
+    path = import_checkpoints(out, tmp_path / "run", base=base if with_base else None)
+    assert all(".lora_" in entry.name for entry in path.layout.parameters)
+    if with_base:
+        objective = objective_of(tmp_path / "run", tmp_path)
+    else:
+        model = peft.get_peft_model(network(), peft.LoraConfig(**options))
+        batch = {"input_ids": stretches(), "labels": stretches()}
+        objective = Objective.of_batches(model, [batch], lambda model, batch: model(**batch).loss)
+    found = evaluate_states(path, objective, np.arange(3)).loss
+    assert found.tolist() == pytest.approx(losses_of(base, out), rel=1e-5)
+
+
+def test_what_is_tied_in_the_model_and_was_not_in_the_run_is_refused(tmp_path):
+    base = saved_base(tmp_path / "base")
+    options = {"r": 2, "target_modules": ["c_attn", "lm_head"]}
+    out = saved_adapters(tmp_path / "out", network(), save_embedding_layers="auto", **options)
+    for step in STEPS:
+        file = out / f"checkpoint-{step}" / "adapter_model.safetensors"
+        tensors = load_file(file)
+        tensors["base_model.model.lm_head.base_layer.weight"] += 1
+        save_file(tensors, file)
+    path = import_checkpoints(out, tmp_path / "run", base=base)
+    with pytest.raises(ModelError, match=r"lm_head.base_layer.weight with numbers of its own"):
+        evaluate_states(path, objective_of(tmp_path / "run", tmp_path), np.arange(3))
 
 
 def test_the_base_is_kept_once(tmp_path):

@@ -99,6 +99,8 @@ def _check_network(tensors: Tensors, place: Path, look: Look) -> None:
         if rest.startswith(("A.", "embedding_A.")):
             other = look.shapes.get(f"{module}{_LORA}{rest.replace('A.', 'B.', 1)}")
             weight = tensors.get(f"{inner}.weight")
+            if weight is None and f"{module}.base_layer.weight" in look.shapes:
+                continue  # saved with the adapter, as it is another one of the base
             sides: tuple[int, ...] | None = None if other is None else (shape[1], other[0])
             # Linear layers hold (out, in), GPT-2's (in, out), embeddings (words, size).
             if sides and weight is not None and sorted(sides) == sorted(weight.shape[:2]):

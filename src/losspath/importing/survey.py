@@ -92,6 +92,8 @@ def survey(
     kinds = {name: PARAMETER if is_parameter(name, dtypes[name]) else BUFFER for name in shapes}
     if changes.names and not changes.are_most:
         kinds |= dict.fromkeys(_frozen(kinds, shapes, changes.names), FROZEN)
+    if first.is_adapter:  # saved with an embedding that is adapted, and not trained
+        kinds |= {name: FROZEN for name in shapes if name.endswith(".base_layer.weight")}
     own = {} if base is None else read_base(base, first)
     for name, tensor in own.items():
         shapes[name], dtypes[name] = tensor.shape, tensor.dtype

@@ -272,6 +272,8 @@ class Replica:
             each = present.get(name)
             if value is not None and each is not None and each.tensor.shape == value.shape:
                 each.tensor.data.copy_(value)
+            elif value is not None and each is None and self._is_parameter(name):
+                self._check_tied(name, value, sides, present)
             elif value is None or each is None or each.kind == "buffer":
                 self._set_buffer(name, value)
             else:
@@ -280,6 +282,26 @@ class Replica:
                     f"{tuple(value.shape)}, the objective's model one of "
                     f"{tuple(each.tensor.shape)}; make the objective with the recorded network"
                 )
+
+    def _is_parameter(self, name: str) -> bool:
+        owner, _, attribute = name.rpartition(".")
+        module = dict(named_modules(self.model)).get(owner)
+        return module is not None and attribute in module._parameters
+
+    def _check_tied(
+        self, name: str, value: torch.Tensor, sides: Sides, present: Mapping[str, SideTensor]
+    ) -> None:
+        """Of a parameter that is another one in the model, the numbers must be that one's."""
+        owner, _, attribute = name.rpartition(".")
+        tensor = dict(named_modules(self.model))[owner]._parameters[attribute]
+        first = next((each for each, side in present.items() if side.tensor is tensor), None)
+        other = tensor if first is None else sides.get(first, tensor)
+        if first is None or other is None or not torch.equal(other.cpu().to(value.dtype), value):
+            raise ModelError(
+                f"the recorded path has a frozen parameter {name} with numbers of its own, which "
+                f"is {first or 'a trained one'} in the objective's model; make the objective with "
+                "the recorded network"
+            )
 
     def _set_buffer(self, name: str, value: torch.Tensor | None) -> None:
         """Gives a module a buffer in another size, or that training made later, or none."""
