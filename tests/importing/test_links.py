@@ -310,5 +310,14 @@ def test_the_command_line_links(tmp_path, capsys):
         with pytest.raises(SystemExit) as end:
             main([word.replace("RUN", str(tmp_path / "run")) for word in words])
         assert end.value.code == 0
-    assert "states are in the checkpoints" in capsys.readouterr().out
+    size = sum(file.stat().st_size for file in (tmp_path / "saved").iterdir())
+    told = capsys.readouterr().out
+    assert "states are in the checkpoints" in told
+    assert f"checkpoints that it refers to: {size / 1e6:,.1f} MB\n" in told
+    (tmp_path / "saved" / "step-5.safetensors").unlink()
+    with pytest.raises(SystemExit) as end:
+        main(["info", str(tmp_path / "run"), "--json"])
+    assert end.value.code == 0
+    left = size - (size // 4)
+    assert json.loads(capsys.readouterr().out)["linked"] == {"bytes": left, "missing": 1}
     assert Trajectory(tmp_path / "run").is_linked

@@ -120,7 +120,7 @@ def test_recording_goes_on_in_a_child_called_module(tmp_path):
 def opened(monkeypatch):
     """How often each file is opened, and how many numbers are compared."""
     counts = Counter()
-    torch_load, load_file, digest = torch.load, safetensors.torch.load_file, look._digest
+    torch_load, load_file, digest = torch.load, safetensors.torch.load_file, look.digest_of_numbers
 
     def count(read):
         def counted(file, *arguments, **options):
@@ -135,7 +135,7 @@ def opened(monkeypatch):
 
     monkeypatch.setattr(torch, "load", count(torch_load))
     monkeypatch.setattr(formats, "load_file", count(load_file))
-    monkeypatch.setattr(look, "_digest", compared)
+    monkeypatch.setattr(look, "digest_of_numbers", compared)
     return counts
 
 

@@ -264,6 +264,99 @@ def test_adapters_are_added_with_the_same_base(tmp_path):
     assert path.digest != import_checkpoints(out, tmp_path / "changed", base=other).digest
 
 
+def linked(tmp_path):
+    """A run that refers to three adapters and their base."""
+    (tmp_path / "here").mkdir()
+    base = saved_base(tmp_path / "here" / "base")
+    out = saved_adapters(tmp_path / "here" / "out", network(), **LORA)
+    return import_checkpoints(out, tmp_path / "here" / "run", base=base, link=True), base, out
+
+
+def test_a_base_that_is_linked_is_not_copied(tmp_path):
+    path, base, out = linked(tmp_path)
+    copied = import_checkpoints(out, tmp_path / "copied", base=base)
+    size = (base / "model.safetensors").stat().st_size
+    kept = sum(file.stat().st_size for file in path.directory.glob("*.bin"))
+    assert kept < size / 4 < sum(f.stat().st_size for f in copied.directory.glob("*.bin"))
+    assert path.side_kinds == copied.side_kinds
+    for index in range(3):
+        found, expected = path.sides(index), copied.sides(index)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert path.notes == []
+    model = peft.get_peft_model(network(), peft.LoraConfig(**LORA))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    path.load_into(model, 2)
+    with torch.no_grad():
+        found = float(model.eval()(input_ids=stretches(), labels=stretches()).loss)
+    assert found == pytest.approx(losses_of(base, out)[2], rel=1e-6)
+
+
+def test_a_linked_base_that_is_another_is_never_read(tmp_path):
+    path, base, out = linked(tmp_path)
+    file = base / "model.safetensors"
+    raw, times = file.read_bytes(), file.stat()
+    before = path.sides(0)
+    wrong = bytearray(raw)
+    wrong[-3] ^= 1
+    with file.open("r+b") as opened:  # in place, with nothing that tells of it
+        opened.write(wrong)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for each in (path, Trajectory(path.directory)):
+        with pytest.raises(DamagedError, match=r"base has other numbers than when .* was linked"):
+            each.sides(1)
+    assert len(path[:]) == 3  # the adapters are there
+    without(base, "transformer.wpe.weight")
+    with pytest.raises(DamagedError, match="base has other numbers"):
+        path.sides(1)
+    with pytest.raises(ArgumentError, match="is another base than that of"):
+        import_checkpoints(out, path.directory, base=base, existing="resume")
+    base.rename(base.with_name("gone"))
+    with pytest.raises(StoreError, match=r"refers to .*base, which is not there any more"):
+        path.sides(1)
+    base.with_name("gone").rename(base)
+    file.write_bytes(raw)
+    after = path.sides(0)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_linked_base_moves_with_its_run(tmp_path):
+    path, *_ = linked(tmp_path)
+    before = path.sides(0)
+    (tmp_path / "here").rename(tmp_path / "there")
+    there = Trajectory(tmp_path / "there" / "run")
+    assert there.digest == path.digest
+    assert all(torch.equal(before[name], tensor) for name, tensor in there.sides(2).items())
+    found = evaluate_states(there, objective_of(there.directory, tmp_path), np.arange(3)).loss
+    moved = (tmp_path / "there" / "base", tmp_path / "there" / "out")
+    assert found.tolist() == pytest.approx(losses_of(*moved), rel=1e-5)
+    # Moved apart from it, importing again says where it is.
+    elsewhere = moved[0].rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="not there any more"):
+        there.sides(0)
+    again = import_checkpoints(moved[1], there.directory, base=elsewhere, existing="resume")
+    assert all(torch.equal(before[name], tensor) for name, tensor in again.sides(2).items())
+
+
+def test_linked_adapters_are_added(tmp_path):
+    base = saved_base(tmp_path / "base")
+    out = saved_adapters(tmp_path / "out", network(), **LORA)
+    some = out / "checkpoint-[05]"
+    import_checkpoints(some, tmp_path / "run", base=base, link=True)
+    path = import_checkpoints(out, tmp_path / "run", base=base, existing="resume")
+    whole = import_checkpoints(out, tmp_path / "whole", base=base, link=True)
+    assert path.digest == whole.digest
+    assert path[:].tobytes() == whole[:].tobytes()
+    tensors = load_file(base / "model.safetensors")
+    tensors["transformer.wpe.weight"][0, 0] += 1
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    changed = import_checkpoints(out, tmp_path / "changed", base=base, link=True)
+    assert changed.digest != whole.digest
+    assert changed.side_key(0) != whole.side_key(0)
+
+
 def without(base, name):
     tensors = load_file(base / "model.safetensors")
     del tensors[name]

@@ -39,7 +39,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "steps": int(path.steps[-1]),
         "every": path.every,
         "closed": path.closed,
-        "linked": path.is_linked,
+        "linked": _links_of(path) if path.is_linked else None,
         "notes": path.notes,
         "unchanged_steps": path.unchanged_steps,
         "format_version": path.format_version,
@@ -61,6 +61,14 @@ def describe(directory: Path) -> dict[str, Any]:
     }
 
 
+def _links_of(path: Trajectory) -> dict[str, int]:
+    """How large the checkpoints are that a run refers to, and how many are missing."""
+    from losspath.importing.links import size_of_links
+
+    size, missing = size_of_links(path.directory)
+    return {"bytes": size, "missing": missing}
+
+
 _NAMED = 20  # runs that are listed
 
 
@@ -80,14 +88,19 @@ def _check_one_run(directory: Path) -> None:
 
 def print_description(description: dict[str, Any]) -> None:
     """Prints a run for people."""
-    d = description
+    d, linked = description, description["linked"]
     every = "" if d["every"] == 1 else f", one every {d['every']} steps"
     say(f"{d['directory']}: {d['states']:,} states of {d['parameters']:,} parameters{every}")
     say(
         f"  {d['steps']:,} steps; {d['bytes'] / 1e6:,.1f} MB; "
-        + ("states are in the checkpoints; " if d["linked"] else "")
+        + ("states are in the checkpoints; " if linked else "")
         + ("complete" if d["closed"] else "not closed")
     )
+    if linked:
+        say(
+            f"  checkpoints that it refers to: {linked['bytes'] / 1e6:,.1f} MB"
+            + (f"; {linked['missing']:,} of them are not there" if linked["missing"] else "")
+        )
     for note in d["notes"]:
         say(f"  {note}")
     if d["tail_bytes"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -32,7 +32,7 @@ from losspath.importing.links import write_links
 from losspath.importing.logs import Log, read_log
 from losspath.importing.look import Look, Reading, look_at
 from losspath.importing.shell import Shell
-from losspath.importing.state_dicts import WEIGHTS, Choice, Weights
+from losspath.importing.state_dicts import WEIGHTS, Choice, Tensors, Weights
 from losspath.importing.survey import Survey, survey
 from losspath.recording import store
 from losspath.recording.recorder import Recorder
@@ -126,10 +126,11 @@ def import_checkpoints(
         allow_complex: take complex tensors as pairs (real, imaginary).
         link: refer to the checkpoints instead of copying their numbers. They must stay where they
             are, or be moved with the run; each is checked whenever it is read. Buffers and what is
-            frozen are copied all the same. New checkpoints are added as the run was begun.
+            frozen in them are copied all the same. New ones are added as the run was begun.
         base: of checkpoints of LoRA adapters, the network that they are of: a folder of
             ``save_pretrained``, or a file with its state dict. It is kept once beside the path, as
-            frozen, so that surfaces need nothing else. Without it the run has the adapter alone.
+            frozen, or with `link` referred to, so that surfaces need nothing else. Without it the
+            run has the adapter alone.
         progress: called with (checkpoints done, in all).
 
     Returns:
@@ -160,12 +161,14 @@ def import_checkpoints(
     seen = _dated(looks, steps, has_losses=losses is not None)
     names = None if begun is None else _names_of(begun)
     network = None if base is None else Path(base).expanduser().absolute()
-    found = survey([look for _, look in seen], changes, reading, model, names, network)
+    is_linked = link if begun is None else begun.is_linked
+    found = survey([look for _, look in seen], changes, reading, model, names, network, is_linked)
     dated = [(step, look.place) for step, look in seen]
     log = read_log(None if losses is None else Path(losses), loss_column, [p for _, p in dated])
-    job = _Job(out, found, log, existing, allow_complex, progress or (lambda done, total: None))
+    tell = progress or (lambda done, total: None)
+    job = _Job(out, found, log, existing, allow_complex, is_linked, network, tell)
     if begun is None:
-        path = _begin(job, dated, link)
+        path = _begin(job, dated)
     else:
         check_goes_on(begun, found, dated, has_model=model is not None)
         path = _add(job, begun, dated)
@@ -183,7 +186,17 @@ class _Job:
     log: Log
     existing: Existing
     allow_complex: bool
+    is_linked: bool
+    base: Path | None
     tell: Progress
+
+    def read(self, place: Path) -> Tensors:
+        """What is recorded of a checkpoint: of a base that is referred to, nothing."""
+        return self.found.reading.read(place) if self.is_linked else self.found.read(place)
+
+    def write_links(self, places: Mapping[int, Path]) -> None:
+        """Notes where checkpoints are."""
+        write_links(self.out, places, self.found.reading, self.base)
 
 
 def _names_of(begun: Trajectory) -> set[str]:
@@ -258,11 +271,11 @@ def _after(begun: Trajectory, dated: list[tuple[int, Path]]) -> list[tuple[int, 
     return [(step, place) for step, place in dated if step > last]
 
 
-def _begin(job: _Job, dated: list[tuple[int, Path]], is_linked: bool) -> Trajectory:
+def _begin(job: _Job, dated: list[tuple[int, Path]]) -> Trajectory:
     """Makes a run of checkpoints."""
     found, shell = job.found, job.found.shell()
     (first, place), *rest = dated
-    shell.hold(found.read(place))
+    shell.hold(job.read(place))
     with Recorder(
         job.out,
         shell,
@@ -272,11 +285,11 @@ def _begin(job: _Job, dated: list[tuple[int, Path]], is_linked: bool) -> Traject
         metadata={"imported": found.notes},
         allow_complex=job.allow_complex,
         _may_begin=True,
-        _is_linked=is_linked,
+        _is_linked=job.is_linked,
         _prefix=found.wrapper,
     ) as recorder:
-        if is_linked:
-            write_links(job.out, dict(dated), found.reading)
+        if job.is_linked:
+            job.write_links(dict(dated))
         job.tell(1, len(dated))
         _record(job, recorder, shell, first, rest, len(dated))
     return Trajectory(job.out)
@@ -285,14 +298,14 @@ def _begin(job: _Job, dated: list[tuple[int, Path]], is_linked: bool) -> Traject
 def _add(job: _Job, begun: Trajectory, dated: list[tuple[int, Path]]) -> Trajectory:
     """Adds those checkpoints to a run that it has not yet; links go to where they are now."""
     todo, places, last = _after(begun, dated), dict(dated), int(begun.steps[-1])
-    if begun.is_linked:
+    if job.is_linked:
         with only_writer(job.out / store.LOCK, f"to {job.out}"):
-            write_links(job.out, places, job.found.reading)
+            job.write_links(places)
     if not todo:
         return begun
     shell = Shell.of_run(begun, job.found.dtypes)
     if last in places:
-        shell.hold(job.found.read(places[last]))
+        shell.hold(job.read(places[last]))
     else:
         shell.hold_last(begun)
     with Recorder(
@@ -304,7 +317,7 @@ def _add(job: _Job, begun: Trajectory, dated: list[tuple[int, Path]]) -> Traject
         metadata=begun.metadata,
         allow_complex=job.allow_complex,
         _made_again=True,
-        _is_linked=begun.is_linked,
+        _is_linked=job.is_linked,
     ) as recorder:
         _record(job, recorder, shell, last, todo, len(todo))
     return Trajectory(job.out)
@@ -320,7 +333,7 @@ def _record(
 ) -> None:
     log = job.log
     for number, (step, place) in enumerate(todo, total - len(todo) + 1):
-        shell.hold(job.found.read(place))
+        shell.hold(job.read(place))
         for logged in log.between(before, step):
             recorder._note(log.losses.get(logged), logged, log.values.get(logged, {}))
         loss = log.loss_at(step)

@@ -11,7 +11,7 @@ from losspath.errors import ArgumentError, LosspathWarning, ModelError, wrap_os_
 from losspath.files import move_aside, new_aside, only_writer
 from losspath.importing.look import differences
 from losspath.importing.rows import digest_of_row, numbers_of
-from losspath.importing.shell import FROZEN
+from losspath.importing.shell import FROZEN, own_sides
 from losspath.importing.survey import Survey
 from losspath.recording import store
 from losspath.recording.header import copy_header
@@ -103,6 +103,10 @@ def _check_choice(begun: Trajectory, found: Survey) -> None:
             f"{begun.directory} was imported {had} the base of its adapter (base=, --base); do the "
             f"same, or {_ANEW}"
         )
+    if then.get("base_digest") != found.notes.get("base_digest"):
+        raise ArgumentError(
+            f"{found.notes['base']} is another base than that of {begun.directory}; {_ANEW}"
+        )
     for name in ("key", "weights", "prefix", "parameters"):
         if then.get(name) != found.notes.get(name):
             raise ArgumentError(
@@ -132,10 +136,12 @@ def _check_names(begun: Trajectory, found: Survey, place: Path) -> None:
 
 def _check_frozen(begun: Trajectory, found: Survey, newest: Path) -> None:
     """What never changed was taken for frozen; it must not have begun to be trained."""
-    still = [name for name, kind in begun.side_kinds.items() if kind == FROZEN]
+    linked = begun.metadata.get("imported", {}).get("base_tensors", {})
+    kinds = {name: kind for name, kind in begun.side_kinds.items() if name not in linked}
+    still = [name for name, kind in kinds.items() if kind == FROZEN]
     if not still:
         return
-    sides, tensors = begun.sides(len(begun) - 1), found.read(newest)
+    sides, tensors = own_sides(begun), found.read(newest)
     moved = [name for name in still if not torch.equal(sides[name], tensors[name])]
     if moved:
         raise ArgumentError(

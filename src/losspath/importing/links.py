@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from losspath.errors import DamagedError, LosspathError, StoreError, wrap_os_errors
+from losspath.errors import DamagedError, LosspathError, StoreError
 from losspath.files import read_document, write_document
-from losspath.importing.formats import INDEX
+from losspath.importing.linked_base import with_base
 from losspath.importing.look import Reading
+from losspath.importing.places import Signature, is_settled, noted, places_of, signature_of
 from losspath.importing.rows import digest_of_row, numbers_of, parts_of
 from losspath.importing.state_dicts import Choice, Tensors
 from losspath.recording import store
@@ -30,29 +29,22 @@ from losspath.recording.rows import RowReader
 # Checkpoints that are kept open, by the bytes of their tensors; most are mapped, not in memory.
 _OPEN_BYTES = 2 << 30
 
-# What changed longer ago than this (nanoseconds) has another time once it changes again.
-_SETTLED = 2_000_000_000
 
-Signature = tuple[tuple[str, int, int, int, int], ...]
-
-
-def write_links(run: Path, places: Mapping[int, Path], reading: Reading) -> None:
+def write_links(run: Path, places: Mapping[int, Path], reading: Reading, base: Path | None) -> None:
     """Notes which checkpoint each state of a run is in; what was noted of other steps stays.
 
     Args:
         run: its directory.
         places: the checkpoints by their steps.
         reading: how a checkpoint is read.
+        base: the network that they are adapters of, if it is given.
     """
     known: dict[str, Any] = {}
     # Where it was damaged, checkpoints that are not given now are not known any more.
     with suppress(DamagedError):
         if (run / LINKS).exists():
             known = read_document(run / LINKS)["checkpoints"]
-    own = run.resolve()
-    for step, place in places.items():
-        relative = os.path.relpath(place.resolve(), own)
-        known[str(step)] = {"path": str(place), "relative": relative}
+    known |= {str(step): noted(place, run) for step, place in places.items()}
     choice, patterns = reading.choice, reading.patterns
     content = {
         "checkpoints": known,
@@ -61,8 +53,29 @@ def write_links(run: Path, places: Mapping[int, Path], reading: Reading) -> None
         "prefix": choice.prefix,
         "parameters": None if patterns is None else list(patterns),
         "put_on": reading.put_on,
+        "base": None if base is None else noted(base, run),
     }
     write_document(run / LINKS, content)
+
+
+def size_of_links(run: Path) -> tuple[int, int]:
+    """The bytes of all checkpoints that a run refers to, and how many of them are not there.
+
+    Args:
+        run: its directory.
+
+    Raises:
+        StoreError: what it notes of them cannot be read.
+    """
+    size = missing = 0
+    content = read_document(run / LINKS)
+    base = [content["base"]] if content["base"] else []
+    for note in (*content["checkpoints"].values(), *base):
+        try:
+            size += sum(bytes_of for _, _, bytes_of, *_ in signature_of(places_of(note, run)[0]))
+        except StoreError:
+            missing += 1
+    return size, missing
 
 
 class LinkedRows(RowReader):
@@ -82,6 +95,9 @@ class LinkedRows(RowReader):
     def __init__(
         self, directory: Path, header: store.Header, contents: Contents, newest: States | None
     ) -> None:
+        notes = header.metadata.get("imported", {})
+        if "base_digest" in notes:
+            contents = with_base(directory, header, contents, lambda: self._noted["base"])
         super().__init__(directory, header, contents, newest)
         self._sound: dict[int, tuple[Path, Signature]] = {}
         self._open: OrderedDict[int, tuple[Path, Signature, Tensors]] = OrderedDict()
@@ -92,9 +108,9 @@ class LinkedRows(RowReader):
 
     @cached_property
     def _reading(self) -> Reading:
-        noted = self._noted
-        choice = Choice(noted["key"], noted["weights"], noted["prefix"])
-        return Reading(choice, noted["parameters"], noted["put_on"])
+        content = self._noted
+        choice = Choice(content["key"], content["weights"], content["prefix"])
+        return Reading(choice, content["parameters"], content["put_on"])
 
     def read(self, rows: States, start: int) -> None:
         """Fills whole rows from state `start` on, each checked: see `RowReader.read`.
@@ -114,27 +130,16 @@ class LinkedRows(RowReader):
         return found
 
     def _first_right(self, index: int, read: Callable[[int, Path], bool]) -> None:
-        """Reads from the first place of a state's checkpoint that has what was linked.
-
-        Where run and checkpoints were moved together, they lie to each other as before.
-        """
-        noted = self._noted_of(index)
-        relative = Path(os.path.normpath(self._directory / noted["relative"]))
-        there = [place for place in (Path(noted["path"]), relative) if place.exists()]
-        if not there:
-            raise StoreError(
-                f"{self._directory} refers to the checkpoint {noted['path']}, which is not there "
-                "any more; put it back, or import the checkpoints again with --link from where "
-                "they are now"
-            )
+        """Reads from the first place of a state's checkpoint that has what was linked."""
+        places = places_of(self._noted_of(index), self._directory)
         problem: LosspathError | None = None
-        for place in dict.fromkeys(there):
+        for place in places:
             try:
                 if read(index, place):
                     return
             except LosspathError as error:
                 problem = problem or error
-        raise problem or self._changed(index, there[0])
+        raise problem or self._changed(index, places[0])
 
     def _read_row(self, row: States, index: int, place: Path) -> bool:
         """Reads a whole row; whether it is that which was linked."""
@@ -146,18 +151,17 @@ class LinkedRows(RowReader):
                 done += len(part)
         except KeyError:
             return False
-        return bool(store.row_digest(row) == self._contents.digests[index])
+        return bool(store.row_digest(row) == self.contents.digests[index])
 
     def _read_part(self, row: States, start: int, stop: int, index: int, place: Path) -> bool:
         """Reads the numbers start … stop−1; whether the checkpoint is that which was linked."""
         tensors, signature = self._tensors(index, place)
-        layout, begun = self._header.layout, time.time_ns()
+        layout, is_old = self._header.layout, is_settled(signature)
         if self._sound.get(index) != (place, signature):
             digest = digest_of_row(tensors, layout, self._header.torch_dtype)
-            if digest != int(self._contents.digests[index]):
+            if digest != int(self.contents.digests[index]):
                 return False
-            # What was written a moment ago may be written again without its time being another.
-            if all(begun - time_of_file > _SETTLED for *_, time_of_file in signature):
+            if is_old:
                 self._sound[index] = place, signature
         part = torch.from_numpy(row)
         for entry in layout.parameters:
@@ -166,11 +170,11 @@ class LinkedRows(RowReader):
             if numbers is not None:
                 own = numbers[begin - entry.offset : end - entry.offset]
                 part[begin - start : end - start].copy_(own)
-        return signature == _signature(place)
+        return signature == signature_of(place)
 
     def _tensors(self, index: int, place: Path) -> tuple[Tensors, Signature]:
         """The tensors of a state's checkpoint, opened anew where its files are others."""
-        signature = _signature(place)
+        signature = signature_of(place)
         if index not in self._open or self._open[index][:2] != (place, signature):
             self._open[index] = place, signature, self._reading.read(place)
             while len(self._open) > 1 and sum(map(_bytes, self._open.values())) > _OPEN_BYTES:
@@ -179,34 +183,21 @@ class LinkedRows(RowReader):
         return self._open[index][2], signature
 
     def _noted_of(self, index: int) -> dict[str, str]:
-        step = str(int(self._contents.steps[index]))
-        noted: dict[str, dict[str, str]] = self._noted["checkpoints"]
-        if step not in noted:
+        step = str(int(self.contents.steps[index]))
+        notes: dict[str, dict[str, str]] = self._noted["checkpoints"]
+        if step not in notes:
             raise DamagedError(
                 f"{self._directory / LINKS} says nothing of the checkpoint of step {step}; import "
                 "the checkpoints again with --link"
             )
-        return noted[step]
+        return notes[step]
 
     def _changed(self, index: int, place: Path) -> DamagedError:
         return DamagedError(
             f"{place} has other numbers than when {self._directory} was linked to it as its state "
-            f"at step {int(self._contents.steps[index]):,}; put the old one back, or import the "
+            f"at step {int(self.contents.steps[index]):,}; put the old one back, or import the "
             "checkpoints anew"
         )
-
-
-def _signature(place: Path) -> Signature:
-    """What changes when the files of a checkpoint do: the newest time of each comes last."""
-    folder = place if place.is_dir() else place.parent
-    is_alone = not place.is_dir() and not place.name.endswith(INDEX)
-    with wrap_os_errors(f"read {place}"):
-        files = [place] if is_alone else sorted(folder.iterdir())
-        found = [(file, file.stat()) for file in files if file.is_file()]
-    return tuple(
-        (file.name, s.st_ino, s.st_size, s.st_mtime_ns, max(s.st_mtime_ns, s.st_ctime_ns))
-        for file, s in found
-    )
 
 
 def _bytes(opened: tuple[Path, Signature, Tensors]) -> int:

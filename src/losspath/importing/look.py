@@ -90,7 +90,7 @@ class Changes:
             return
         for name, tensor in tensors.items():
             if name not in self.names:
-                digest = _digest(tensor)
+                digest = digest_of_numbers(tensor)
                 if self._digests.setdefault(name, digest) != digest:
                     self.names.add(name)
         counts = {n: t.numel() for n, t in tensors.items() if is_parameter(n, t.dtype)}
@@ -222,7 +222,8 @@ def differences(
     )
 
 
-def _digest(tensor: torch.Tensor) -> int:
+def digest_of_numbers(tensor: torch.Tensor) -> int:
+    """The XXH3-64 of a tensor's bytes."""
     hasher = xxhash.xxh3_64()
     for part in tensor.detach().reshape(-1).split(1 << 22):  # type: ignore[no-untyped-call]
         hasher.update(part.contiguous().view(torch.uint8).numpy().data)

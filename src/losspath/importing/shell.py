@@ -8,6 +8,7 @@ import torch
 
 from losspath.errors import ModelError
 from losspath.parameters import unflatten
+from losspath.recording import store
 from losspath.recording.trajectory import Trajectory
 
 PARAMETER, FROZEN, BUFFER = "parameter", "frozen", "buffer"
@@ -39,7 +40,7 @@ class Shell(torch.nn.Module):
     def hold_last(self, path: Trajectory) -> None:
         """Holds the last state of a run."""
         state = unflatten(torch.from_numpy(path[-1]), path.layout)
-        self.hold({**state, **path.sides(len(path) - 1)})
+        self.hold({**state, **own_sides(path)})
 
     def hold(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Holds these tensors from now on, without copying them."""
@@ -67,3 +68,9 @@ class Shell(torch.nn.Module):
     def forward(self) -> None:
         """Refuses, as nothing is known of what the network computes."""
         raise ModelError("checkpoints alone compute nothing; give an objective with the network")
+
+
+def own_sides(path: Trajectory) -> dict[str, torch.Tensor]:
+    """The side tensors of a run's last state that it holds itself."""
+    contents = store.read_contents(path.directory, store.read_header(path.directory))
+    return contents.sides.tensors(int(contents.steps[-1]), False, int(contents.keys[-1]))

@@ -13,6 +13,7 @@ import torch
 from losspath.errors import LosspathWarning, ModelError
 from losspath.importing.base import read_base
 from losspath.importing.files import natural
+from losspath.importing.linked_base import digest_of_base
 from losspath.importing.look import SHOWN, Changes, Look, Reading, differences, is_parameter
 from losspath.importing.shell import BUFFER, FROZEN, PARAMETER, Shell
 from losspath.importing.state_dicts import Tensors, is_called_average
@@ -68,6 +69,7 @@ def survey(
     model: torch.nn.Module | None,
     names: Collection[str] | None,
     base: Path | None,
+    is_linked: bool,
 ) -> Survey:
     """What checkpoints have in common.
 
@@ -78,6 +80,7 @@ def survey(
         model: the network, where it is known.
         names: of the tensors of the run that is gone on with, if there is one.
         base: the network that the checkpoints are adapters of, if it is given.
+        is_linked: whether the run refers to the checkpoints, and so to the base.
 
     Raises:
         ModelError: they are not of one network, or of another than the model.
@@ -110,6 +113,11 @@ def survey(
         some = ", ".join(list(shapes)[:SHOWN])
         raise ModelError(f"{first.place} holds no parameters: {some} are buffers")
     _warn_of_averages(taken, first.place)
+    own = {name: tensor for name, tensor in own.items() if name in kinds}
+    linked: dict[str, Any] = {}
+    if own and is_linked:
+        told = {name: kinds[name] for name in own}
+        linked = {"base_digest": f"{digest_of_base(own):016x}", "base_tensors": told}
     is_wide = any(rows[name] in (torch.float64, torch.complex128) for name in taken)
     are_wrapped = not put_on and all(look.wrapper == first.wrapper for look in looks)
     return Survey(
@@ -117,10 +125,10 @@ def survey(
         dtypes={put_on + name: dtype for name, dtype in rows.items()},
         dtype="float64" if is_wide else "float32",
         shapes={put_on + name: shape for name, shape in shapes.items()},
-        notes=_notes(looks, reading, base),
+        notes={**_notes(looks, reading, base), **linked},
         reading=replace(reading, put_on=put_on),
         wrapper=first.wrapper if are_wrapped else "",
-        base={name: tensor for name, tensor in own.items() if name in kinds},
+        base=own,
     )
 
 

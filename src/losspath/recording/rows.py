@@ -34,13 +34,16 @@ class RowReader:
         header: its header.
         contents: what is in it.
         newest: the row of a newest state that is written beside the others, if it was kept.
+
+    Attributes:
+        contents: what is in the run, and what it refers to.
     """
 
     def __init__(
         self, directory: Path, header: store.Header, contents: Contents, newest: States | None
     ) -> None:
         self._directory, self._header = directory, header
-        self._contents, self._newest = contents, newest
+        self.contents, self._newest = contents, newest
         self._checked = np.zeros(len(contents.steps), bool)
 
     def check_newest(self) -> None:
@@ -62,7 +65,7 @@ class RowReader:
         stop = start + len(rows)
         self._fill(rows, start)
         unchecked = np.flatnonzero(~self._checked[start:stop])
-        digests = self._contents.digests
+        digests = self.contents.digests
         for position in unchecked.tolist():
             if store.row_digest(rows[position]) != digests[start + position]:
                 raise self._damage(f"state {start + position} has other bytes than were recorded")
@@ -80,7 +83,7 @@ class RowReader:
         found = np.empty((len(states), stop - start), header.row_dtype)
         offset = start * header.row_dtype.itemsize
         for row, index in zip(found, states, strict=True):
-            number = int(self._contents.rows[index])
+            number = int(self.contents.rows[index])
             if number < 0 and self._newest is not None:
                 row[:] = self._newest[0, start:stop]
             else:
@@ -88,7 +91,7 @@ class RowReader:
         return found
 
     def _fill(self, rows: States, start: int) -> None:
-        numbers = self._contents.rows[start : start + len(rows)]
+        numbers = self.contents.rows[start : start + len(rows)]
         # Rows that follow each other on disk are read at once.
         for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(numbers) != 1) + 1):
             if len(part) == 0:
@@ -123,8 +126,8 @@ class RowReader:
         try:
             now = store.read_contents(self._directory, store.read_header(self._directory)).digests
         except StoreError:
-            now = self._contents.digests
-        if not np.array_equal(now[: len(self._checked)], self._contents.digests):
+            now = self.contents.digests
+        if not np.array_equal(now[: len(self._checked)], self.contents.digests):
             return DamagedError(
                 f"{self._directory} has changed since this trajectory was opened (recorded anew, "
                 f"gone on from an earlier state, or repaired): {what}; open it again by "

@@ -231,7 +231,7 @@ class Trajectory:
     @cached_property
     def digest(self) -> str:
         """Identifies states, side tensors, steps, losses and layout; however the run was cut up."""
-        found = self._contents
+        found = self._rows.contents
         return digest_of(
             self.layout.to_json(),
             self._header.dtype,
@@ -328,7 +328,7 @@ class Trajectory:
         Raises:
             DamagedError: their bytes are missing or are not those that were recorded.
         """
-        place, found = self._position(index), self._contents
+        place, found = self._position(index), self._rows.contents
         newest = bool(found.rows[place] < 0)
         return found.sides.tensors(int(found.steps[place]), newest, int(found.keys[place]))
 
@@ -344,14 +344,14 @@ class Trajectory:
     @cached_property
     def side_kinds(self) -> dict[str, str]:
         """The kind of every side tensor that the run had at any time: "buffer" or "frozen"."""
-        return self._contents.sides.kinds()
+        return self._rows.contents.sides.kinds()
 
     def side_key(self, index: int) -> str:
         """Equal for two states if and only if their side tensors are the same; reads no tensor.
 
         In a run of the first format with buffers, states of equal buffers may differ in it.
         """
-        return f"{int(self._contents.keys[self._position(index)]):016x}"
+        return f"{int(self._rows.contents.keys[self._position(index)]):016x}"
 
     def buffers(self, index: int) -> dict[str, npt.NDArray[Any]]:
         """Copies of the buffers that the model had at state `index`, by name.
