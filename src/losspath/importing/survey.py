@@ -86,17 +86,8 @@ def survey(
         ModelError: they are not of one network, or of another than the model.
     """
     first = looks[0]
-    shapes = _in_order(first)
-    dtypes = {name: first.dtypes[name] for name in shapes}
-    for look in looks[1:]:
-        _check_same(shapes, look, first.place)
-        for name in shapes:
-            dtypes[name] = _promoted(name, dtypes[name], look.dtypes[name], look.place)
-    kinds = {name: PARAMETER if is_parameter(name, dtypes[name]) else BUFFER for name in shapes}
-    if changes.names and not changes.are_most:
-        kinds |= dict.fromkeys(_frozen(kinds, shapes, changes.names), FROZEN)
-    if first.is_adapter:  # saved with an embedding that is adapted, and not trained
-        kinds |= {name: FROZEN for name in shapes if name.endswith(".base_layer.weight")}
+    shapes, dtypes = _agreed(looks)
+    kinds = _kinds_by_names(first, shapes, dtypes, changes)
     own = {} if base is None else read_base(base, first)
     for name, tensor in own.items():
         shapes[name], dtypes[name] = tensor.shape, tensor.dtype
@@ -114,10 +105,6 @@ def survey(
         raise ModelError(f"{first.place} holds no parameters: {some} are buffers")
     _warn_of_averages(taken, first.place)
     own = {name: tensor for name, tensor in own.items() if name in kinds}
-    linked: dict[str, Any] = {}
-    if own and is_linked:
-        told = {name: kinds[name] for name in own}
-        linked = {"base_digest": f"{digest_of_base(own):016x}", "base_tensors": told}
     is_wide = any(rows[name] in (torch.float64, torch.complex128) for name in taken)
     are_wrapped = not put_on and all(look.wrapper == first.wrapper for look in looks)
     return Survey(
@@ -125,11 +112,40 @@ def survey(
         dtypes={put_on + name: dtype for name, dtype in rows.items()},
         dtype="float64" if is_wide else "float32",
         shapes={put_on + name: shape for name, shape in shapes.items()},
-        notes={**_notes(looks, reading, base), **linked},
+        notes=_notes(looks, reading) | _notes_of_base(base, own, kinds, is_linked),
         reading=replace(reading, put_on=put_on),
         wrapper=first.wrapper if are_wrapped else "",
         base=own,
     )
+
+
+def _agreed(
+    looks: Sequence[Look],
+) -> tuple[dict[str, torch.Size], dict[str, torch.dtype]]:
+    """The shapes that all checkpoints have, and dtypes that hold the numbers of all exactly."""
+    first = looks[0]
+    shapes = _in_order(first)
+    dtypes = {name: first.dtypes[name] for name in shapes}
+    for look in looks[1:]:
+        _check_same(shapes, look, first.place)
+        for name in shapes:
+            dtypes[name] = _promoted(name, dtypes[name], look.dtypes[name], look.place)
+    return shapes, dtypes
+
+
+def _kinds_by_names(
+    first: Look,
+    shapes: Mapping[str, torch.Size],
+    dtypes: Mapping[str, torch.dtype],
+    changes: Changes,
+) -> dict[str, str]:
+    """Kinds as names, dtypes and what changes tell them."""
+    kinds = {name: PARAMETER if is_parameter(name, dtypes[name]) else BUFFER for name in shapes}
+    if changes.names and not changes.are_most:
+        kinds |= dict.fromkeys(_frozen(kinds, shapes, changes.names), FROZEN)
+    if first.is_adapter:  # saved with an embedding that is adapted, and not trained
+        kinds |= {name: FROZEN for name in shapes if name.endswith(".base_layer.weight")}
+    return kinds
 
 
 def _in_order(look: Look) -> dict[str, torch.Size]:
@@ -138,7 +154,7 @@ def _in_order(look: Look) -> dict[str, torch.Size]:
     return {name: look.shapes[name] for name in names}
 
 
-def _notes(looks: Sequence[Look], reading: Reading, base: Path | None) -> dict[str, Any]:
+def _notes(looks: Sequence[Look], reading: Reading) -> dict[str, Any]:
     """Where a run comes from, for its metadata."""
     choice, patterns, tied = reading.choice, reading.patterns, looks[0].tied
     return {
@@ -148,8 +164,20 @@ def _notes(looks: Sequence[Look], reading: Reading, base: Path | None) -> dict[s
         **({"prefix": choice.prefix} if choice.prefix else {}),
         **({"parameters": list(patterns)} if patterns is not None else {}),
         **({"tied": tied} if tied else {}),
-        **({"base": str(base)} if base else {}),
     }
+
+
+def _notes_of_base(
+    base: Path | None, own: Tensors, kinds: Mapping[str, str], is_linked: bool
+) -> dict[str, Any]:
+    """Which base a run has, and what vouches for one that is referred to."""
+    if base is None:
+        return {}
+    told = {"base": str(base)}
+    if not is_linked:
+        return told
+    named = {name: kinds[name] for name in own}
+    return {**told, "base_digest": f"{digest_of_base(own):016x}", "base_tensors": named}
 
 
 def _check_same(shapes: Mapping[str, torch.Size], look: Look, first: Path) -> None:
