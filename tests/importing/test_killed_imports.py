@@ -155,6 +155,7 @@ def test_what_was_killed_before_its_first_state_begins_anew(tmp_path, left):
         with pytest.warns(LosspathWarning, match=r"stopped before its first state .* moved to"):
             path = import_checkpoints(pattern, run, existing="resume")
         assert (run / "aside-1" / "states.bin").read_bytes() == rows
+        assert (run / "aside-1" / "trajectory.json").exists()
     else:
         path = import_checkpoints(pattern, run, existing="resume")
     np.testing.assert_array_equal(path[:], whole)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 import losspath
 from losspath import Recorder, Trajectory, import_checkpoints
 from losspath.errors import ArgumentError, DamagedError, ModelError, StoreError
-from losspath.importing import links
+from losspath.importing import links, places
 from losspath.recording.repair import repair_trajectory
 
 STEPS = (0, 5, 10, 25)
@@ -250,8 +251,25 @@ def test_a_copy_beside_the_run_stands_in_for_what_was_changed_elsewhere(tmp_path
         Trajectory(tmp_path / "here" / "run")[2]
 
 
-def test_a_part_of_a_checkpoint_in_parts_is_looked_at_too(tmp_path):
+def test_where_times_are_coarse_what_was_just_written_is_checked_again(tmp_path, monkeypatch):
+    """A file system may give two writings one time."""
+    pattern = save(tmp_path / "saved", "safetensors")
+    path = import_checkpoints(pattern, tmp_path / "run", link=True)
+    now = time.time_ns()
+    monkeypatch.setattr(links, "signature_of", lambda place: ((place.name, 0, 0, now, now),))
+    path.read_columns(0, 9, [2])
+    file = tmp_path / "saved" / "step-10.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-3] ^= 1
+    with file.open("r+b") as opened:
+        opened.write(raw)
+    with pytest.raises(DamagedError, match=r"step-10.safetensors has other numbers"):
+        path.read_columns(0, 9, [2])
+
+
+def test_a_part_of_a_checkpoint_in_parts_is_looked_at_too(tmp_path, monkeypatch):
     """Written in place, as what is mapped already shows the new numbers."""
+    monkeypatch.setattr(places, "_SETTLED", -(10**12))
     indices = []
     for step in STEPS:
         folder = tmp_path / str(step)
@@ -261,9 +279,9 @@ def test_a_part_of_a_checkpoint_in_parts_is_looked_at_too(tmp_path):
         halves = [dict(list(own.items())[k::2]) for k in (0, 1)]
         for name, half in zip(names, halves, strict=True):
             save_file(half, folder / name)
-        places = {n: names[k] for k in (0, 1) for n in halves[k]}
+        parts = {n: names[k] for k in (0, 1) for n in halves[k]}
         indices.append(folder / "model.safetensors.index.json")
-        indices[-1].write_text(json.dumps({"weight_map": places}))
+        indices[-1].write_text(json.dumps({"weight_map": parts}))
     path = import_checkpoints(indices, tmp_path / "run", link=True, steps=STEPS)
     count = path.parameter_count
     whole = path.read_columns(0, count, [0, 1, 2, 3])

@@ -125,6 +125,8 @@ def test_an_adapter_on_a_text(tmp_path, kind, link):
     }
     assert all(torch.equal(own[name], tensor) for name, tensor in inner.items())
     assert set(path.side_kinds.values()) == {"frozen"}
+    adapted = peft.get_peft_model(network(), peft.LoraConfig(**CONFIGS[kind]))
+    assert {n for n, p in adapted.named_parameters() if not p.requires_grad} == set(sides)
 
 
 @pytest.mark.parametrize("with_base", [False, True])
