@@ -200,6 +200,7 @@ def test_a_classifier(tmp_path):
         assert found[index] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     from losspath.cli import main
 

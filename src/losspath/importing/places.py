@@ -18,7 +18,11 @@ Signature = tuple[tuple[str, int, int, int, int], ...]
 
 def noted(place: Path, run: Path) -> dict[str, str]:
     """What a run notes of a file or folder that it refers to."""
-    return {"path": str(place), "relative": os.path.relpath(place.resolve(), run.resolve())}
+    try:
+        relative = os.path.relpath(place.resolve(), run.resolve())
+    except ValueError:  # on another drive
+        relative = str(place)
+    return {"path": str(place), "relative": relative}
 
 
 def places_of(note: Mapping[str, str], run: Path) -> list[Path]:
