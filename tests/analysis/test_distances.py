@@ -139,13 +139,16 @@ def test_distances_between_states_are_scipys(monkeypatch, stretch):
     assert np.array_equal(found, found.T)
 
 
-def test_distances_of_states_that_are_not_finite_are_not():
+@pytest.mark.parametrize("lost", [[3], [2], [1, 2, 3]])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_distances_of_states_that_are_not_finite_are_not(lost, value):
     states = np.ones((4, 3))
-    states[3, 1] = np.nan
+    states[lost, 1] = value
     found = state_distances(states)
-    assert np.all(found[:3, :3] == 0)
-    assert not np.isfinite(found[3]).any()
-    assert not np.isfinite(found[:, 3]).any()
+    kept = [index for index in range(4) if index not in lost]
+    assert np.all(found[np.ix_(kept, kept)] == 0)
+    assert not np.isfinite(found[lost]).any()
+    assert not np.isfinite(found[:, lost]).any()
 
 
 def test_distances_of_several_runs_are_between_all_their_states():

@@ -122,8 +122,10 @@ def state_distances(path: StateSequence | npt.ArrayLike | Runs) -> Floats:
     gram = np.zeros((count, count))
     with np.errstate(invalid="ignore", over="ignore"):
         for _, part in stretches(states):
-            # What all have in common would take digits.
-            part -= part[count // 2].copy()
+            # What all have in common would take digits; one that is not finite would take all.
+            finite = np.flatnonzero(np.isfinite(part).all(axis=1))
+            if len(finite):
+                part -= part[finite[len(finite) // 2]].copy()
             gram += part @ part.T
         squares = np.diag(gram)
         distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * gram, 0.0))

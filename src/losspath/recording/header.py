@@ -77,12 +77,11 @@ class Header:
 
     def contradicts(self, other: Header) -> bool:
         """Whether rows are laid out otherwise than another header says."""
-        return (self.version, self.dtype, self.layout, self.sketch) != (
-            other.version,
-            other.dtype,
-            other.layout,
-            other.sketch,
+        mine, theirs = (
+            (header.version, header.dtype, header.layout, header.sketch, header.is_linked)
+            for header in (self, other)
         )
+        return mine != theirs
 
     @property
     def row_dtype(self) -> np.dtype[Any]:

@@ -24,7 +24,7 @@ def notes_of(
         is_behind: whether its newest state was left out, as another took its place meanwhile.
         without_sides: of how many states side tensors are lost.
     """
-    notes = [*_of_recording(path, is_behind), *_of_losses(path, contents)]
+    notes = [*_of_recording(path, is_behind), *_of_lost_states(path, contents)]
     if without_sides:
         notes.append(f"buffers or frozen parameters of {without_sides:,} states are lost")
     notes += [*_of_form(path), *_of_changes(path)]
@@ -44,8 +44,7 @@ def _of_recording(path: Trajectory, is_behind: bool) -> Iterator[str]:
         yield "its newest state was being written again when it was opened: left out"
 
 
-def _of_losses(path: Trajectory, contents: Contents) -> Iterator[str]:
-    """Of states that were lost."""
+def _of_lost_states(path: Trajectory, contents: Contents) -> Iterator[str]:
     if holes := path.holes:
         steps = [(path.steps[hole], path.steps[hole + 1]) for hole in holes[:5]]
         lost = ", ".join(f"{before:,} and {after:,}" for before, after in steps)

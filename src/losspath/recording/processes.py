@@ -70,8 +70,7 @@ class Silent:
         self._is_closed = False
         if resumes and step is None:
             with contextlib.suppress(StoreError):
-                contents = store.read_contents(directory, store.read_header(directory))
-                self.step = int(max([*contents.steps[-1:], *contents.loss_steps[-1:]], default=0))
+                self.step = store.read_contents(directory, store.read_header(directory)).step
         if not _is_replicated(model):
             warnings.warn(
                 f"this process, of rank {rank_of_process()}, records nothing in {directory}, as "

@@ -153,16 +153,18 @@ class Snapshot:
             values: named numbers.
             kept: whether the state gets a row, and plain numbers that modules hold.
         """
+        numbers = (loss, *values.values())
         if self._done is None:
-            self._put_together(row, (loss, *values.values()))
-        elif self._stream is None:
-            self._put_together(row, (loss, *values.values()))
+            self._put_together(row, numbers)
+            return Coming(step, tuple(values), *kept, time.monotonic(), self)
+        # Of the model's device, which need not be the current one.
+        current = torch.cuda.current_stream(self._device.device)
+        current.wait_event(self._done)  # a capture that was given up may be under way
+        self._put_together(row, numbers)
+        if self._stream is None:
             self._moved.copy_(self._device, non_blocking=True)
-            self._done.record()
+            self._done.record(current)
         else:
-            current = torch.cuda.current_stream(self._device.device)
-            current.wait_event(self._done)  # a capture that was given up may be under way
-            self._put_together(row, (loss, *values.values()))
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
                 self._moved.copy_(self._device, non_blocking=True)
@@ -213,14 +215,11 @@ def snapshot_for(
     """A snapshot for states of this form; None where they are copied at once.
 
     Args:
-        row: the tensors of a row.
+        row: the tensors of a row, on one device of `DEVICES`.
         sides: the side tensors.
         dtype: the dtype of a row.
     """
-    devices = {tensor.device for tensor in row}
-    if len(devices) != 1 or next(iter(devices)).type not in DEVICES:
-        return None
-    places = {*devices, torch.device("cpu")}
+    places = {row[0].device, torch.device("cpu")}
     size = sum(len(tensor) for tensor in row) * dtype.itemsize
     held = [side.tensor for side in sides]
     is_plain = all(
@@ -236,7 +235,7 @@ def snapshot_for(
         return None
     try:
         return Snapshot(row, sides, dtype)
-    except (torch.OutOfMemoryError, RuntimeError):  # no room for a copy, or none can be pinned
+    except RuntimeError:  # no room for a copy, or none can be pinned
         return None
 
 
