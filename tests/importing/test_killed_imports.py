@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import time
-import traceback
 import warnings
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from killing import in_child
 from losspath import Trajectory, import_checkpoints
 from losspath.errors import LosspathWarning, StoreError
 from losspath.recording import recorder as recorder_module
@@ -28,22 +28,6 @@ def save(folder):
         state |= {"norm.running_mean": torch.full((3,), float(step))}
         torch.save({"model": state, "step": step}, folder / f"{step}.pt")
     return folder / "*.pt"
-
-
-def in_child(work):
-    """Does something in a child process; returns its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        warnings.simplefilter("ignore", LosspathWarning)
-        torch.set_num_threads(1)  # threads of the parent are not in the child
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
 
 
 def ends_at(number):

@@ -4,15 +4,14 @@ import os
 import random
 import signal
 import time
-import traceback
-import warnings
 
 import pytest
 import torch
 from walks import RECORDS, assert_prefix, assert_same_run, model_at, network, record, truth, walk
 
+from killing import in_child
 from losspath import Recorder, Trajectory
-from losspath.errors import LosspathWarning, StoreError
+from losspath.errors import StoreError
 from losspath.recording import recorder as recorder_module
 
 STEPS = 800
@@ -20,22 +19,15 @@ STEPS = 800
 
 def record_in_child(directory, every, commit_seconds, buffer_bytes):
     """Goes on from the last recorded state in a child process; returns its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        warnings.simplefilter("ignore", LosspathWarning)
-        torch.set_num_threads(1)  # threads of the parent are not in the child
+
+    def work():
         recorder_module._COMMIT_SECONDS = commit_seconds
         recorder_module._BUFFER_BYTES = buffer_bytes
         model, step = last_state(directory)
         with Recorder(directory, model, every=every, existing="resume", step=step) as recorder:
             walk(recorder, model, STEPS)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
+
+    return in_child(work)
 
 
 def last_state(directory):

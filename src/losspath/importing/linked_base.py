@@ -13,9 +13,10 @@ import xxhash
 from losspath.errors import DamagedError, LosspathError
 from losspath.importing.base import in_adapted
 from losspath.importing.formats import read_checkpoint
-from losspath.importing.look import digest_of_numbers, taken_of
+from losspath.importing.look import taken_of
 from losspath.importing.places import Signature, is_settled, places_of, signature_of
 from losspath.importing.state_dicts import Choice, Tensors
+from losspath.parameters import digest_of_numbers
 from losspath.recording import store
 from losspath.recording.contents import Contents, Sides
 
@@ -25,7 +26,8 @@ def digest_of_base(tensors: Mapping[str, torch.Tensor]) -> int:
     hasher = xxhash.xxh3_64()
     for name in sorted(tensors):
         tensor = tensors[name]
-        told = f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest_of_numbers(tensor):016x}\n"
+        digest = digest_of_numbers([tensor.detach().reshape(-1)])
+        told = f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest:016x}\n"
         hasher.update(told.encode())
     return hasher.intdigest()
 

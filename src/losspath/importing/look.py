@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import xxhash
 
 from losspath.errors import ArgumentError, ModelError
 from losspath.importing.formats import read_checkpoint
 from losspath.importing.state_dicts import Checkpoint, Choice, Tensors
-from losspath.parameters import layer_of, matches, without_wrappers
+from losspath.parameters import digest_of_numbers, layer_of, matches, without_wrappers
 
 # What normalisation layers keep beside their parameters.
 _STATISTICS = (
@@ -90,7 +89,7 @@ class Changes:
             return
         for name, tensor in tensors.items():
             if name not in self.names:
-                digest = digest_of_numbers(tensor)
+                digest = digest_of_numbers([tensor.detach().reshape(-1)])
                 if self._digests.setdefault(name, digest) != digest:
                     self.names.add(name)
         counts = {n: t.numel() for n, t in tensors.items() if is_parameter(n, t.dtype)}
@@ -220,11 +219,3 @@ def differences(
         )
         if names
     )
-
-
-def digest_of_numbers(tensor: torch.Tensor) -> int:
-    """The XXH3-64 of a tensor's bytes."""
-    hasher = xxhash.xxh3_64()
-    for part in tensor.detach().reshape(-1).split(1 << 22):  # type: ignore[no-untyped-call]
-        hasher.update(part.contiguous().view(torch.uint8).numpy().data)
-    return hasher.intdigest()

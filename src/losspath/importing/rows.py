@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
-import xxhash
 
-from losspath.parameters import Entry, Layout, flat
-
-_PART = 1 << 20  # numbers that are taken for a digest at a time
+from losspath.parameters import Entry, Layout, digest_of_numbers, flat
 
 
 def numbers_of(tensors: Mapping[str, torch.Tensor], entry: Entry) -> torch.Tensor | None:
@@ -37,7 +34,7 @@ def parts_of(tensors: Mapping[str, torch.Tensor], layout: Layout) -> Iterator[to
         numbers = numbers_of(tensors, entry)
         if numbers is None:
             raise KeyError(entry.name)
-        yield from numbers.split(_PART)  # type: ignore[no-untyped-call]
+        yield numbers
 
 
 def digest_of_row(
@@ -50,10 +47,7 @@ def digest_of_row(
         layout: of the row.
         dtype: of the row.
     """
-    hasher = xxhash.xxh3_64()
     try:
-        for part in parts_of(tensors, layout):
-            hasher.update(part.to(dtype).contiguous().view(torch.uint8).numpy().data)
+        return digest_of_numbers(parts_of(tensors, layout), dtype)
     except KeyError:
         return None
-    return hasher.intdigest()

@@ -21,6 +21,7 @@ from losspath.parameters.names import (
 )
 from losspath.parameters.sides import SideTensor, side_tensors
 from losspath.parameters.vectors import (
+    digest_of_numbers,
     flat,
     flatten_parameters,
     in_order,
@@ -34,6 +35,7 @@ __all__ = [
     "SideTensor",
     "Taken",
     "check_taken",
+    "digest_of_numbers",
     "dtype_name",
     "flat",
     "flatten_parameters",

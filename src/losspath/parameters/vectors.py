@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 
 from losspath.errors import ModelError
 from losspath.parameters.layout import Layout, dtype_name
 from losspath.parameters.names import named_parameters
+
+_PART = 1 << 20  # numbers that are taken for a digest at a time
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,6 +69,21 @@ def copy_into(row: torch.Tensor, tensors: Iterable[torch.Tensor]) -> None:
     for tensor in map(flat, tensors):
         row[done : done + len(tensor)].copy_(tensor)
         done += len(tensor)
+
+
+def digest_of_numbers(tensors: Iterable[torch.Tensor], dtype: torch.dtype | None = None) -> int:
+    """The XXH3-64 of the bytes that tensors have together, a part of them at a time.
+
+    Args:
+        tensors: one-dimensional, on any device.
+        dtype: what they are converted to; None for their own.
+    """
+    hasher = xxhash.xxh3_64()
+    for tensor in tensors:
+        for part in tensor.split(_PART):  # type: ignore[no-untyped-call]
+            numbers = part.to(device="cpu", dtype=dtype or part.dtype).contiguous()
+            hasher.update(numbers.view(torch.uint8).numpy().data)
+    return hasher.intdigest()
 
 
 def unflatten(vector: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:

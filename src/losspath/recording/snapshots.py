@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import xxhash
 
-from losspath.parameters import SideTensor
+from losspath.parameters import SideTensor, digest_of_numbers
 from losspath.recording.settings import Settings
 
 # The devices whose states are copied while training goes on.
@@ -206,7 +205,7 @@ class Snapshot:
 
     def digest(self, tensors: list[torch.Tensor]) -> int:
         """The XXH3-64 of the bytes of the row."""
-        return xxhash.xxh3_64_intdigest(self.row.view(torch.uint8).numpy().data)
+        return digest_of_numbers([self.row])
 
 
 def snapshot_for(

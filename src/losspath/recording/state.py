@@ -7,10 +7,9 @@ from operator import is_, methodcaller
 from typing import Any
 
 import torch
-import xxhash
 
 from losspath.errors import ModelError
-from losspath.parameters import Layout, flat, in_order, side_tensors
+from losspath.parameters import Layout, digest_of_numbers, flat, in_order, side_tensors
 from losspath.recording import snapshots
 from losspath.recording.sketch import Sketch, Sketcher
 from losspath.recording.snapshots import Snapshot, snapshot_for
@@ -162,15 +161,10 @@ class StateReader:
 
     def digest(self, tensors: list[torch.Tensor] | None = None) -> int:
         """The XXH3-64 of the bytes that a row of this state has, without making the row."""
-        hasher = xxhash.xxh3_64()
         tensors = self.tensors() if tensors is None else tensors
         if self._sketcher:
             tensors = [self._sketcher.of(tensors)]
-        for tensor in tensors:
-            for part in tensor.split(1 << 20):  # type: ignore[no-untyped-call]
-                numbers = part.to(device="cpu", dtype=self._row_dtype).contiguous()
-                hasher.update(numbers.view(torch.uint8).numpy().data)
-        return hasher.intdigest()
+        return digest_of_numbers(tensors, self._row_dtype)
 
 
 def _forms(tensors: list[torch.Tensor]) -> list[tuple[Any, ...]]:
