@@ -1,6 +1,7 @@
 """Runs of checkpoints: in every form that trainers save, bit for bit what a recorder kept."""
 
 import json
+import pickle
 import shutil
 from collections import OrderedDict
 
@@ -840,6 +841,12 @@ def test_no_code_of_a_distributed_checkpoint_is_run(trained, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_builtin_is_named_as_any_other_global(tmp_path):
+    torch.save({"weight": torch.ones(2), "call": len}, tmp_path / "1.pt")
+    with pytest.raises(UnsupportedError, match=r"holds len, and not only tensors"):
+        import_checkpoints(tmp_path / "1.pt", tmp_path / "run")
+
+
 def test_a_whole_model_is_named_with_what_to_do(tmp_path):
     torch.save(network(), tmp_path / "1.pt")
     with pytest.raises(UnsupportedError, match=r"holds torch.nn.\S*.Sequential.*state"):
@@ -850,7 +857,8 @@ def test_a_whole_model_is_named_with_what_to_do(tmp_path):
     ("name", "raw", "says"),
     [
         ("1.pt", b"", "cannot be read as a checkpoint of torch"),
-        ("1.pt", b"garbage" * 50, "cannot be read as a checkpoint of torch"),
+        ("1.pt", b"garbage" * 50, "cannot be read as a checkpoint of torch: [^\n]{,99}$"),
+        ("1.pt", pickle.dumps({"a": 1}, protocol=4), r"checkpoint of torch: Unsupported.{,50}$"),
         ("1.safetensors", b"garbage" * 50, "cannot be read as safetensors"),
         ("model.safetensors.index.json", b"{", "is no index of a checkpoint"),
         ("model.safetensors.index.json", b'{"weight_map": {"a": "../x.safetensors"}}', "outside"),

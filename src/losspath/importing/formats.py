@@ -233,17 +233,23 @@ def load_weights(file: Path) -> Any:
 
 
 def _refusal(file: Path, cause: Exception) -> StoreError | UnsupportedError:
-    found = re.search(r"GLOBAL ([\w.]+)|global[s]? ([\w.]+)", str(cause))
-    name = next((each for each in found.groups() if each), "") if found else ""
-    if name and "." in name:
+    told = str(cause)
+    found = re.search(r"GLOBAL ([\w.]+) was not|globals? (\w+\.[\w.]+)", told)
+    if found:
+        name = found[1] or found[2]
         return UnsupportedError(
             f"{file} holds {name}, and not only tensors and plain values, so that reading it would "
             "run code; save the model's state_dict() alone, or, if you trust the file, write it "
             'anew: torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW), or allow '
             f"{name} by torch.serialization.add_safe_globals before import_checkpoints"
         )
-    line = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-    return DamagedError(f"{file} cannot be read as a checkpoint of torch: {line}")
+    # Before this mark stands torch's advice on how to load the file all the same.
+    told = told.rpartition("WeightsUnpickler error:")[2].strip()
+    line = told.splitlines()[0] if told and not isinstance(cause, KeyError) else ""
+    line = line or "it is no pickle, or only a part of one"
+    return DamagedError(
+        f"{file} cannot be read as a checkpoint of torch: {line}; expected what torch.save writes"
+    )
 
 
 def _step_of_trainer(file: Path) -> int | None:
