@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.package, pytest.mark.timeout(1800)]
 PROGRAMS = Path(__file__).parent / "programs"
 OWN = ("--objective", "own_program.py:objective")
 EXTRAS = ["thesis", "diagnose", "compare", "dask", "h5", "lightning", "transformers"]
+NEEDED = 16 << 30  # bytes of disk that environments take while they are there
 # What is run with the oldest versions.
 CHOSEN = [
     "tests/test_known_answers.py",
@@ -41,6 +42,8 @@ CHOSEN = [
 def built(tmp_path_factory):
     """The source distribution and the wheel that is built of it."""
     directory = tmp_path_factory.mktemp("dist")
+    if (free := shutil.disk_usage(directory).free) < NEEDED:
+        pytest.skip(f"environments need {NEEDED >> 30} GiB of disk, there are {free >> 30}")
     done = run(sys.executable, "-m", "build", ROOT, "--outdir", directory, cwd=directory)
     assert done.returncode == 0, done.stdout + done.stderr
     (source,), (wheel,) = directory.glob("*.tar.gz"), directory.glob("*.whl")
