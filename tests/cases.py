@@ -13,7 +13,7 @@ import torch
 from losspath.evaluation.objective import Objective
 from losspath.geometry.plane import PrincipalPlane
 from losspath.geometry.projection import Projection
-from losspath.methods import PCA, Averaged, AveragedND, Sampled, SampledPCA
+from losspath.methods import PCA, Averaged, AveragedND, LocalPlanes, Sampled, SampledPCA
 from losspath.thesis.as_drawn import (
     AveragedAsPrinted,
     AveragedNDAsPrinted,
@@ -38,6 +38,8 @@ METHODS = [
     Averaged(temperature="auto", distance="manhattan"),
     Averaged(temperature=0.3, arc_length=True, distance="mahalanobis"),
     Averaged(temperature="auto", distance="mahalanobis"),
+    LocalPlanes(),
+    LocalPlanes(states=4, line=1, chords=3, neighbours=3, mean="loss", power=1.0),
 ]
 AS_DRAWN = [
     PCAAsDrawn(),
@@ -233,9 +235,40 @@ def reference_lines(path, axis, resolution):
     return np.array(sorted(lines))
 
 
+def reference_loss(problem, method, point, plane):
+    """The loss at a point by the method's definition."""
+    if not isinstance(method, LocalPlanes):
+        return problem.loss(reference_parameters(method, point, plane))
+    shares = reference_shares(method, point, plane)
+    found = [
+        (share, problem.loss(plane.mean + plane.basis @ point + anchor @ plane.residuals))
+        for share, anchor in shares
+    ]
+    if method.mean == "log-loss" and all(loss > 0 for _, loss in found):
+        return math.prod(loss**share for share, loss in found)
+    return sum(share * loss for share, loss in found)
+
+
+def reference_shares(method, point, plane):
+    """The anchors that a point has, as weights of states, and the share of each."""
+    anchors = method.anchors(projection_of(plane)).toarray()
+    apart = [math.dist(point, anchor @ plane.path) for anchor in anchors]
+    some = sorted(apart)[: method.neighbours + 1]
+    radius = some[-1] if len(some) > method.neighbours else math.inf
+    near = [n for n, distance in enumerate(apart) if distance <= radius * (1 + 1e-9)]
+    there = [number for number in near if apart[number] <= 1e-12 * max(apart)]
+    if there:
+        return [(1 / len(there), anchors[number]) for number in there]
+    raw = [((1 - apart[n] / radius + 1e-9) / apart[n]) ** method.power for n in near]
+    raw = [share if share > 1e-6 * max(raw) else 0.0 for share in raw]
+    return [(share / sum(raw), anchors[n]) for share, n in zip(raw, near, strict=True)]
+
+
 def reference_weights(method, point, plane):
     """One row of weights by the method's definition."""
     count = len(plane.path)
+    if isinstance(method, LocalPlanes):
+        return sum(share * anchor for share, anchor in reference_shares(method, point, plane))
     if isinstance(method, (Averaged, AveragedND)):
         return averaged_weights(method, point, plane)
     weights = np.zeros(count)

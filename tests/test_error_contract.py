@@ -70,6 +70,10 @@ def calls(it):
             methods.AveragedND,
             {"temperature": 1.0, "arc_length": True, "distance": "manhattan"},
         ),
+        "LocalPlanes": (
+            methods.LocalPlanes,
+            {"states": 3, "line": 1, "chords": 1, "neighbours": 2, "mean": "loss", "power": 1.0},
+        ),
         "Euclidean": (distances.Euclidean, {}),
         "EuclideanND": (distances.EuclideanND, {}),
         "Grid": (lp.Grid, {"x": it.grid.x, "y": it.grid.y}),

@@ -11,7 +11,7 @@ from cases import (
     named,
     objective_of,
     reference_lines,
-    reference_parameters,
+    reference_loss,
     reference_plane,
 )
 from losspath import Grid, compute_surface, fit_plane, methods
@@ -39,10 +39,7 @@ def test_surface_equals_the_formulas(problem, method):
     plane = reference_plane(problem.path)
     x, y = (reference_lines(plane.path, axis, 6) for axis in (0, 1))
     expected = np.array(
-        [
-            [problem.loss(reference_parameters(method, np.array([a, b]), plane)) for a in x]
-            for b in y
-        ]
+        [[reference_loss(problem, method, np.array([a, b]), plane) for a in x] for b in y]
     )
     # Blends of float32 states are summed in float32.
     exact = {"rtol": 1e-8, "atol": 1e-8} if problem.path.dtype == np.float64 else {"rtol": 1e-5}
@@ -69,7 +66,7 @@ def test_default_grid_of_19_lines_equals_the_formulas(method):
     assert surface.loss.shape == (19, 19)
     for i, j in itertools.product(range(19), range(19)):
         point = np.array([surface.x[j], surface.y[i]])
-        expected = DESCENT.loss(reference_parameters(rule, point, plane))
+        expected = reference_loss(DESCENT, rule, point, plane)
         assert surface.loss[i, j] == pytest.approx(expected, rel=1e-9)
 
 

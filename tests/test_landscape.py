@@ -115,10 +115,17 @@ def test_a_line_in_a_plane():
 def test_points_project_to_where_they_are_drawn_on_any_plane(method):
     plane = any_plane(6)
     landscape = Landscape(DESCENT.path, DESCENT.objective(), method, plane=plane)
-    vectors = np.array(list(landscape.parameters(POINTS)))
-    np.testing.assert_allclose(plane.project(vectors), POINTS, atol=1e-12)
-    for vector, found in zip(vectors, landscape.evaluate(POINTS), strict=True):
-        assert found.loss == pytest.approx(DESCENT.loss(vector), rel=1e-10)
+    point, share, vectors = (
+        np.array(part) for part in zip(*landscape.vectors(POINTS), strict=True)
+    )
+    np.testing.assert_allclose(plane.project(vectors), POINTS[point], atol=1e-12)
+    losses = np.array([DESCENT.loss(vector) for vector in vectors])
+    if method.is_logarithmic:
+        expected = np.exp(np.bincount(point, share * np.log(losses)))
+    else:
+        expected = np.bincount(point, share * losses)
+    drawn = [each.loss for each in landscape.evaluate(POINTS)]
+    np.testing.assert_allclose(drawn, expected, rtol=1e-10)
 
 
 def test_sampled_is_exact_at_states_on_any_plane():

@@ -65,7 +65,9 @@ def test_weights_equal_the_definition(problem, method):
     weights = method.weights(points, shown)
     assert weights.shape == (len(points), len(problem.path))
     expected = [reference_weights(method, point, plane) for point in points]
-    np.testing.assert_allclose(weights, expected, rtol=1e-9, atol=1e-11)
+    # Where many anchors are as near, rounding of distances is a billion times larger in shares.
+    atol = 1e-6 if method.has_sheets else 1e-11
+    np.testing.assert_allclose(weights, expected, rtol=1e-9, atol=atol)
 
 
 @settings(deadline=None, max_examples=60)
@@ -269,7 +271,10 @@ def test_a_path_without_any_length_shares_its_weights():
 def test_places_are_the_points(method):
     shown = projection_of(fit_plane(descent(12, 6)))
     points = points_around(shown)
-    np.testing.assert_array_equal(method.lift(points, shown).places, points)
+    lift = method.lift(points, shown)
+    np.testing.assert_array_equal(lift.places, points[lift.point])
+    assert sorted({*lift.point.tolist()}) == list(range(len(points)))
+    np.testing.assert_allclose(np.bincount(lift.point, lift.share), 1.0, rtol=1e-12)
 
 
 @settings(deadline=None, max_examples=40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -75,19 +76,32 @@ class Evaluation:
         return cls(means.pop(LOSS), means.pop(ACCURACY, None), means)
 
     @classmethod
-    def mean(cls, evaluations: Sequence[Evaluation], shares: Sequence[float]) -> Evaluation:
-        """The mean of several, each with its share; what one of them lacks is left out."""
+    def mean(
+        cls, evaluations: Sequence[Evaluation], shares: Sequence[float], logarithmic: bool = False
+    ) -> Evaluation:
+        """The mean of several, each with its share; what one of them lacks is left out.
+
+        Args:
+            evaluations: at least one.
+            shares: that sum to one.
+            logarithmic: whether the loss is the geometric mean, where all are above zero.
+        """
         if len(evaluations) == 1:
             return evaluations[0]
 
         def weighted(values: Iterable[float]) -> float:
             return sum(share * value for share, value in zip(shares, values, strict=True))
 
+        losses = [each.loss for each in evaluations]
+        if logarithmic and all(0.0 < loss < float("inf") for loss in losses):
+            loss = math.exp(weighted(map(math.log, losses)))
+        else:
+            loss = weighted(losses)
         accuracies = [each.accuracy for each in evaluations]
         known = [accuracy for accuracy in accuracies if accuracy is not None]
         names = set.intersection(*(set(each.metrics) for each in evaluations))
         return cls(
-            loss=weighted(each.loss for each in evaluations),
+            loss=loss,
             accuracy=weighted(known) if len(known) == len(accuracies) else None,
             metrics={
                 name: weighted(each.metrics[name] for each in evaluations) for name in sorted(names)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import issparse
 
 from losspath.arguments import described
 from losspath.distances import Distance
@@ -18,32 +19,49 @@ from losspath.geometry.projection import Projection
 from losspath.recording.trajectory import StateSequence
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class Lift:
     """The parameter vectors at which points of a plane are evaluated, and what share each has.
 
-    Vector v is o + U·places[v] + Σ_i weights[v, i]·r_i, with the plane's origin o and basis U and
-    the residuals r_i of the states, and counts with share[v] for the point point[v].
+    Vector v is o + U·places[v] + Σ_i w_vi·r_i, with the plane's origin o and basis U, the residuals
+    r_i of the states and weights w_v, and counts with share[v] for the point point[v].
 
     Attributes:
         places: (V, 2) where vectors project to.
-        weights: (V, T) of the states' residuals; (1, T) where all vectors have the same, so that
-            they lie on a plane themselves.
+        weights: (V, T) of the states' residuals; or (S, T), dense or a sparse array of scipy, of
+            which vectors share rows: those of one row lie on a plane, a sheet.
         point: (V,) the number of the point, ascending.
         share: (V,) shares; those of a point sum to one.
+        sheet: (V,) which row of the weights each vector has; None where each has its own, or all
+            have the only one.
     """
 
     places: Floats
-    weights: Floats
-    point: npt.NDArray[np.intp]
+    weights: Floats | Any
+    point: Indices
     share: Floats
+    sheet: Indices | None = None
 
     @classmethod
     def of_points(cls, places: Floats, weights: Floats) -> Lift:
         """One vector for each point."""
         return cls(places, weights, np.arange(len(places)), np.ones(len(places)))
+
+    def __len__(self) -> int:
+        """V."""
+        return len(self.places)
+
+    def weights_of(self, vectors: Indices) -> Floats:
+        """(n, T) the weights of some vectors."""
+        sheets = self.sheet
+        if sheets is None:
+            sheets = np.arange(len(self)) % self.weights.shape[0]
+        rows = self.weights[sheets[vectors]]
+        found: Floats = cast(Any, rows).toarray() if issparse(rows) else rows
+        return found
 
 
 @dataclass(frozen=True)
@@ -56,9 +74,20 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
-    vectors_at_a_point: ClassVar[int] = 1
     is_flat: ClassVar[bool] = False
     """Whether the weights are the same at every point, so that the points lie on a plane."""
+    has_sheets: ClassVar[bool] = False
+    """Whether vectors of different points lie on common planes: see `Lift.sheet`."""
+
+    @property
+    def vectors_at_a_point(self) -> int:
+        """How many vectors a point has at most."""
+        return 1
+
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether a point has the mean of its vectors' log-losses, where all are positive."""
+        return False
 
     @abstractmethod
     def weights(self, points: Floats, path: Projection) -> Floats:

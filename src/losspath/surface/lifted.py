@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from losspath.arguments import as_floats, described
 from losspath.errors import ArgumentError, UnsupportedError
-from losspath.evaluation.execution.points import Affine, Points, Rows
+from losspath.evaluation.execution.points import Affine
 from losspath.geometry.blend import blend
 from losspath.geometry.blend import group_size as blend_size
 from losspath.geometry.plane import Plane
@@ -20,11 +20,13 @@ from losspath.geometry.projection import Projection
 from losspath.methods import Lift, Method
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.sampling import Ask
+from losspath.surface.vectors import Part, on_sheets, rows_of
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 _WEIGHT_BYTES = 64 << 20  # of weights, of points that are blended in one pass
+_SHEET_POINTS = 256  # that are lifted together where vectors share planes
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,13 @@ class Group:
     Attributes:
         numbers: (G,) which points, by the sampler's numbers.
         lift: their vectors, as the method says.
-        vectors: the same, to be evaluated.
+        parts: the same, to be evaluated.
         is_awaited: whether someone waits for them.
     """
 
     numbers: Indices
     lift: Lift
-    vectors: Points
+    parts: Iterable[Part]
     is_awaited: bool
 
 
@@ -93,19 +95,27 @@ class LiftedPlane:
         size = self.points_at_once(blend_size(self.plane))
         for start in range(0, len(places), size):
             lift = self.lift(places[start : start + size])
-            weights = np.broadcast_to(lift.weights, (len(lift.places), len(self.path)))
+            weights = lift.weights_of(np.arange(len(lift)))
             blended = blend(self.path, self.plane, lift.places, weights)
             for point, share, vector in zip(lift.point, lift.share, blended, strict=True):
                 yield start + int(point), float(share), vector
 
     def points_at_once(self, vectors: int) -> int:
-        """How many points have at most so many vectors, as whole ones and at least one."""
+        """How many points have at most so many vectors, as whole ones and at least one.
+
+        Vectors that share planes take no room before they are evaluated.
+        """
+        if self.method.has_sheets:
+            return _SHEET_POINTS
         room = min(vectors, max(1, _WEIGHT_BYTES // (8 * len(self.path))))
         return max(1, room // self.method.vectors_at_a_point)
 
-    def sheet(self, lift: Lift) -> Affine:
-        """Vectors that lie on a plane, as a method's whose weights are the same everywhere."""
-        return Affine(self.origin, self.plane.basis.T, lift.places)
+    def parts_of(self, lift: Lift) -> Iterator[Part]:
+        """The vectors of a method whose points lie on a plane, or on some."""
+        if self.method.is_flat:
+            yield np.arange(len(lift)), Affine(self.origin, self.plane.basis.T, lift.places)
+        else:
+            yield from on_sheets(lift, self.path, self.plane)
 
     @cached_property
     def origin(self) -> Floats:
@@ -150,18 +160,18 @@ class LiftedPlane:
     def _blended(self, together: list[Ask], done: Collection[int]) -> Iterator[Group]:
         """The groups of one pass over the path."""
         lifts = [self.lift(ask.points) for ask in together]
-        if self.method.is_flat:
+        if self.method.is_flat or self.method.has_sheets:
             for ask, lift in zip(together, lifts, strict=True):
                 if not is_done(ask.numbers, done):
-                    yield Group(ask.numbers, lift, self.sheet(lift), ask.is_awaited)
+                    yield Group(ask.numbers, lift, self.parts_of(lift), ask.is_awaited)
             return
         places = np.concatenate([lift.places for lift in lifts])
         weights = np.concatenate([lift.weights for lift in lifts])
         blended = blend(self.path, self.plane, places, weights)
         for ask, lift in zip(together, lifts, strict=True):
-            rows = Rows(np.stack(list(islice(blended, len(lift.places)))))
+            rows = rows_of(islice(blended, len(lift)))
             if not is_done(ask.numbers, done):
-                yield Group(ask.numbers, lift, rows, ask.is_awaited)
+                yield Group(ask.numbers, lift, [(np.arange(len(lift)), rows)], ask.is_awaited)
 
 
 def as_points(points: npt.ArrayLike) -> Floats:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
 
 from losspath.evaluation.execution.engine import Engine
 from losspath.evaluation.execution.journal import Journal
@@ -13,7 +17,9 @@ from losspath.evaluation.recorded import PathObjective
 from losspath.methods import Lift
 from losspath.surface.lifted import LiftedPlane
 from losspath.surface.sampling import Sampler
+from losspath.surface.vectors import Part
 
+Indices = npt.NDArray[np.intp]
 Found = list[tuple[int, Evaluation]]
 
 
@@ -46,30 +52,69 @@ def evaluated(
         for group in lifted.groups(asks, engine.group_size, done):
             known = {i for i, number in enumerate(group.numbers.tolist()) if number in done}
             skipped = {v for v, point in enumerate(group.lift.point.tolist()) if point in known}
-            finished = engine.evaluate(
-                replace(group.vectors, sides=sides_of(lifted, bound, group.lift)),
+            finished = vectors_evaluated(
+                engine,
+                group.parts,
+                partial(sides_of, lifted, bound, group.lift),
                 sampler.total * lifted.method.vectors_at_a_point,
                 skipped,
                 measure=not group.is_awaited,
             )
-            for found in of_points(group.lift, finished):
+            for found in of_points(group.lift, finished, lifted.method.is_logarithmic):
                 if notes is not None:
                     notes[:] = engine.notes
                 yield [(int(group.numbers[point]), each) for point, each in found]
 
 
-def sides_of(lifted: LiftedPlane, bound: PathObjective, lift: Lift) -> list[Sides] | None:
-    """Side tensors of vectors; None where the objective has those of all of them."""
-    weights = None if lifted.method.is_flat else lift.weights
-    return bound.sides_of_points(lift.places, weights, lifted.projection.coordinates)
+def sides_of(
+    lifted: LiftedPlane, bound: PathObjective, lift: Lift, vectors: Indices
+) -> list[Sides] | None:
+    """Side tensors of some vectors; None where the objective has those of all of them."""
+    weights = None if lifted.method.is_flat else lift.weights_of(vectors)
+    shown = lifted.projection.coordinates
+    return bound.sides_of_points(lift.places[vectors], weights, shown)
 
 
-def of_points(lift: Lift, finished: Iterable[Found]) -> Iterator[Found]:
+def vectors_evaluated(
+    engine: Engine,
+    parts: Iterable[Part],
+    sides_at: Callable[[Indices], list[Sides] | None],
+    total: int,
+    skipped: Collection[int] = (),
+    measure: bool = True,
+) -> Iterator[Found]:
+    """What is found at vectors that are given in parts.
+
+    Args:
+        engine: evaluates them.
+        parts: their numbers, and the vectors.
+        sides_at: gives the side tensors of some of them by their numbers.
+        total: how many there will be in all.
+        skipped: numbers of vectors that need not be evaluated.
+        measure: whether to measure what is quickest.
+
+    Yields:
+        Numbers of vectors and what was found there, as many as are finished together.
+    """
+    for all_numbers, all_points in parts:
+        for start in range(0, len(all_numbers), engine.group_size):
+            some = slice(start, start + engine.group_size)
+            numbers = all_numbers[some]
+            left = {n for n, number in enumerate(numbers.tolist()) if number in skipped}
+            if len(left) == len(numbers):
+                continue
+            points = replace(all_points.part(some.start, some.stop), sides=sides_at(numbers))
+            for found in engine.evaluate(points, total, left, measure):
+                yield [(int(numbers[n]), evaluation) for n, evaluation in found]
+
+
+def of_points(lift: Lift, finished: Iterable[Found], logarithmic: bool = False) -> Iterator[Found]:
     """What is found at points, from what is found at their vectors.
 
     Args:
         lift: the vectors of points.
         finished: numbers of vectors and what was found there, in any order.
+        logarithmic: whether losses are averaged in their logarithms, where all are positive.
 
     Yields:
         Numbers of points, among those of the lift, and the means by the vectors' shares.
@@ -87,6 +132,7 @@ def of_points(lift: Lift, finished: Iterable[Found]) -> Iterator[Found]:
             if not left[point]:
                 shared = sorted(parts.pop(point), key=lambda part: part[0])
                 shares = [float(lift.share[number]) for number, _ in shared]
-                whole.append((point, Evaluation.mean([each for _, each in shared], shares)))
+                found_there = [each for _, each in shared]
+                whole.append((point, Evaluation.mean(found_there, shares, logarithmic)))
         if whole:
             yield whole

@@ -13,7 +13,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ import numpy.typing as npt
 from losspath.errors import LosspathError, LosspathWarning, PathError, WorkerError
 from losspath.evaluation.execution import tuning
 from losspath.evaluation.execution.engine import Engine
-from losspath.evaluation.execution.points import Affine, Points, Rows
+from losspath.evaluation.execution.points import Affine
 from losspath.evaluation.execution.tuning import EngineConfig
+from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective, along
@@ -33,8 +35,9 @@ from losspath.geometry.projection import Projection
 from losspath.methods import Lift
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.lifted import LiftedPlane, is_done
-from losspath.surface.running import of_points
+from losspath.surface.running import of_points, vectors_evaluated
 from losspath.surface.sampling import Ask, Sampler
+from losspath.surface.vectors import Part, on_sheets, rows_of
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -58,6 +61,7 @@ class Job:
         projection: the path as the plane shows it.
         path: the states; None where the origin says all.
         has_sides: whether points have side tensors of their own.
+        is_logarithmic: whether losses at a point are averaged in their logarithms.
         origin: the parameters at the plane's zero, for methods whose points lie on a plane.
         total: how many vectors there are in all.
     """
@@ -70,6 +74,7 @@ class Job:
     origin: Floats | None
     total: int
     has_sides: bool = False
+    is_logarithmic: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,23 +135,35 @@ class _Worker:
 
     def evaluate(self, task: Task, given: dict[str, EngineConfig]) -> Outcome:
         self._given = given
-        sides, lift, job = None, task.lift, self.job
-        if self._bound is not None:
-            weights = None if job.origin is not None else lift.weights
-            shown = job.projection.coordinates
-            sides = self._bound.sides_of_points(lift.places, weights, shown)
-        points = replace(self._vectors(lift), sides=sides)
-        finished = self._engine.evaluate(points, job.total, measure=task.measure)
-        found = dict(pair for pairs in of_points(lift, finished) for pair in pairs)
+        job, lift = self.job, task.lift
+        finished = vectors_evaluated(
+            self._engine,
+            self._parts(lift),
+            partial(self._sides, lift),
+            job.total,
+            measure=task.measure,
+        )
+        found = dict(p for pairs in of_points(lift, finished, job.is_logarithmic) for p in pairs)
         evaluations = [found[number] for number in range(len(task.numbers))]
         return Outcome(_name(), evaluations, list(self._engine.notes), dict(self._used))
 
-    def _vectors(self, lift: Lift) -> Points:
-        job = self.job
+    def _sides(self, lift: Lift, vectors: Indices) -> list[Sides] | None:
+        if self._bound is None:
+            return None
+        weights = None if self.job.origin is not None else lift.weights_of(vectors)
+        shown = self.job.projection.coordinates
+        return self._bound.sides_of_points(lift.places[vectors], weights, shown)
+
+    def _parts(self, lift: Lift) -> Iterator[Part]:
+        job, vectors = self.job, np.arange(len(lift))
         if job.origin is not None:
-            return Affine(job.origin, job.plane.basis.T, lift.places)
+            yield vectors, Affine(job.origin, job.plane.basis.T, lift.places)
+            return
         assert job.path is not None
-        return Rows(np.stack(list(blend(job.path, job.plane, lift.places, lift.weights))))
+        if lift.sheet is not None:
+            yield from on_sheets(lift, job.path, job.plane)
+        else:
+            yield vectors, rows_of(blend(job.path, job.plane, lift.places, lift.weights))
 
 
 _current: _Worker | None = None
@@ -206,6 +223,7 @@ class WorkerPool:
             origin=lifted.origin if flat else None,
             total=sampler.total * lifted.method.vectors_at_a_point,
             has_sides=bound.varies and (not flat or bound.has_choices),
+            is_logarithmic=lifted.method.is_logarithmic,
         )
         self.configs = dict(known)
         self.notes: list[str] = []

@@ -1,0 +1,216 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import losspath
+from cases import descent, objective_of, projection, projection_of
+from losspath import Landscape, fit_plane
+from losspath.errors import ArgumentError
+from losspath.evaluation.execution import engine, tuning
+from losspath.evaluation.execution.tuning import EngineConfig
+from losspath.methods import LocalPlanes
+from losspath.recording.joint import JointPath
+
+PATH = descent(12, 6)
+SHOWN = projection_of(fit_plane(PATH))
+FEW = LocalPlanes(states=5, line=2, chords=4, neighbours=3)
+seeds = st.integers(0, 10_000)
+
+
+def rough(vector):
+    """A loss with no plane in it, above zero."""
+    return 1.0 + torch.sin(3 * vector).square().sum() + 0.1 * (vector @ vector)
+
+
+# -- anchors ---------------------------------------------------------------------------------------
+
+
+def test_anchors_are_states_lines_and_chords():
+    anchors = FEW.anchors(SHOWN).toarray()
+    assert anchors.shape == (5 + 2 + 4, 12)
+    np.testing.assert_allclose(anchors.sum(axis=1), 1.0, rtol=1e-14)
+    states, line, chords = anchors[:5], anchors[5:7], anchors[7:]
+    assert (states.max(axis=1) == 1).all()
+    assert states[0, 0] == states[-1, -1] == 1
+    np.testing.assert_allclose(line[:, 0], [2 / 3, 1 / 3])
+    np.testing.assert_allclose(line[:, -1], [1 / 3, 2 / 3])
+    assert (np.count_nonzero(chords, axis=1) == 2).all()
+    assert ((chords >= 0) & (chords <= 1)).all()
+
+
+def test_anchors_are_spread_by_arc_length():
+    # Ten states in one place, and ten along a line: none of the ten is there twice.
+    shown = projection(np.stack([[0.0] * 10 + [*range(1, 11)], [0.0] * 20], axis=1))
+    anchors = LocalPlanes(states=6, line=0, chords=0).anchors(shown).toarray()
+    assert np.count_nonzero(anchors[:, 1:10]) == 0
+    assert anchors.shape[0] == 6
+
+
+def test_chords_and_lines_stay_within_a_run():
+    joint = JointPath({"one": descent(9, 6, 1), "other": descent(4, 6, 2)})
+    shown = projection_of(fit_plane(joint))
+    anchors = LocalPlanes(states=2, line=3, chords=26).anchors(shown).toarray()
+    assert len(anchors) == 4 + 2 * 3 + 26  # both ends of each run
+    in_first, in_other = anchors[:, :9].any(axis=1), anchors[:, 9:].any(axis=1)
+    assert not (in_first & in_other).any()
+    assert in_first[10:].sum() == 18  # by the number of states: 9 of 13
+    assert anchors[4, 8] == anchors[7, 12] == pytest.approx(1 / 4)
+
+
+def test_a_picture_is_the_same_each_time():
+    one, other = (LocalPlanes().anchors(SHOWN).toarray() for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_paths_of_few_states_have_anchors(count):
+    shown = projection(np.arange(2.0 * count).reshape(count, 2))
+    weights = LocalPlanes().weights(np.array([[0.3, -0.2]]), shown)
+    np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-12)
+
+
+# -- what is drawn ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mean", ["loss", "log-loss"])
+def test_exact_at_each_anchor(mean):
+    method = LocalPlanes(states=5, line=2, chords=4, neighbours=3, mean=mean)
+    landscape = Landscape(PATH, objective_of(rough, 6), method)
+    anchors = method.anchors(landscape.projection).toarray()
+    found = landscape.evaluate(anchors @ landscape.projection.coordinates)
+    for anchor, each in zip(anchors, found, strict=True):
+        own = float(rough(torch.from_numpy(anchor @ PATH)))
+        assert each.loss == pytest.approx(own, rel=1e-6)
+
+
+def test_losses_are_averaged_and_not_parameters():
+    # Two anchors as far from a point on either side, off the plane in opposite directions.
+    path = np.array([[-1.0, 0.0, 2.0, 0.0], [1.0, 0.0, 2.0, 0.0], [0.0, 3.0, -4.0, 0.0]])
+    plane = losspath.Plane(np.zeros(4), np.eye(4)[:, :2], ("x", "y"))
+    objective = objective_of(lambda w: 1.0 + (w[2] ** 2), 4)
+    method = LocalPlanes(states=3, line=0, chords=0, neighbours=3, mean="loss")
+    (found,) = Landscape(path, objective, method, plane=plane).evaluate([[0.0, 1.0]])
+    # Distances √2, √2 and 2: shares of 1/2, 1/2 and 1/4, over 5/4.
+    assert found.loss == pytest.approx(0.8 * 5 + 0.2 * 17)
+    method = LocalPlanes(states=3, line=0, chords=0, neighbours=3)
+    (found,) = Landscape(path, objective, method, plane=plane).evaluate([[0.0, 1.0]])
+    assert found.loss == pytest.approx(math.exp(0.8 * math.log(5) + 0.2 * math.log(17)))
+    blend = Landscape(path, objective, "averaged", plane=plane).evaluate([[0.0, 1.0]])
+    assert blend[0].loss < found.loss  # whose floor is too low
+
+
+def test_a_loss_that_is_not_positive_has_the_plain_mean():
+    losses = {}
+    for mean in ("loss", "log-loss"):
+        method = LocalPlanes(states=5, line=2, chords=4, neighbours=3, mean=mean)
+        landscape = Landscape(PATH, objective_of(lambda w: rough(w) - 100.0, 6), method)
+        losses[mean] = [each.loss for each in landscape.evaluate(SHOWN.coordinates + 0.1)]
+    np.testing.assert_allclose(losses["loss"], losses["log-loss"], rtol=1e-12)
+
+
+def test_it_tells_the_expected_loss_where_a_blend_does_not():
+    # A quadratic, and a path with noise off the plane: its mean has a loss lower by the variance.
+    rng = np.random.default_rng(0)
+    time = np.linspace(0, 1, 400)
+    path = np.concatenate([np.stack([8 * time, np.sin(5 * time)]), rng.normal(size=(60, 400))]).T
+    plane = losspath.Plane(np.zeros(62), np.eye(62)[:, :2], ("x", "y"))
+    objective = objective_of(lambda w: 1.0 + (w[2:] ** 2).mean() + 0.1 * (w[:2] ** 2).sum(), 62)
+    places = path[5::10, :2]
+    expected = 2.0 + 0.1 * (places**2).sum(axis=1)
+    ratios = {}
+    for method in ("pca", "averaged", "local-planes"):
+        found = Landscape(path, objective, method, plane=plane).evaluate(places)
+        ratios[method] = np.mean([each.loss for each in found] / expected)
+    assert ratios["pca"] < ratios["averaged"] < 0.9
+    assert ratios["local-planes"] == pytest.approx(1.0, abs=0.05)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds, scale=st.sampled_from([1e-6, 1e3]))
+def test_it_follows_the_scale_of_the_path(seed, scale):
+    rng = np.random.default_rng(seed)
+    path, points = rng.normal(size=(15, 2)), rng.normal(size=(6, 2))
+    one = FEW.weights(points, projection(path))
+    other = FEW.weights(points * scale, projection(path * scale))
+    np.testing.assert_allclose(other, one, rtol=1e-8, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=seeds)
+def test_shares_are_continuous(seed):
+    rng = np.random.default_rng(seed)
+    shown = projection(rng.normal(size=(30, 2)))
+    start, end = rng.normal(size=(2, 2))
+    along = np.linspace(0, 1, 2001)[:, None]
+    weights = FEW.weights(start + along * (end - start), shown)
+    # A nearest-neighbour rule jumps by 1.
+    assert np.abs(np.diff(weights, axis=0)).max() < 0.2
+
+
+def test_a_point_costs_no_more_than_its_neighbours():
+    points = np.random.default_rng(0).normal(size=(50, 2))
+    lift = LocalPlanes(neighbours=6).lift(points, SHOWN)
+    assert np.bincount(lift.point).max() <= 6
+    assert LocalPlanes(neighbours=6).vectors_at_a_point == 6
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("states", 1),
+        ("line", -1),
+        ("chords", 1.5),
+        ("neighbours", 0),
+        ("mean", "log"),
+        ("power", 0),
+    ],
+)
+def test_options_that_are_none_are_refused(option, value):
+    with pytest.raises(ArgumentError, match=option):
+        LocalPlanes(**{option: value})
+
+
+# -- how it is computed ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def normed(tmp_path):
+    """A run of a network whose buffers change."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        *(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    )
+    inputs, targets = 3 * torch.randn(60, 4) + 2, torch.randint(3, (60,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with losspath.Recorder(tmp_path / "run", model) as recorder:
+        for start in itertools.chain(range(0, 60, 10), range(0, 60, 10)):
+            loss = F.cross_entropy(model(inputs[start : start + 10]), targets[start : start + 10])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.record(loss)
+    objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
+    return losspath.Trajectory(tmp_path / "run"), objective
+
+
+def test_planes_together_equal_the_plain_loop_with_buffers_of_their_own(normed, monkeypatch):
+    path, objective = normed
+    landscape = Landscape(path, objective, FEW)
+    places = np.concatenate([landscape.projection.coordinates, np.zeros((1, 2))])
+    monkeypatch.setattr(engine, "_SMALL", 1e99)
+    plain = [each.loss for each in landscape.evaluate(places)]
+    monkeypatch.setattr(engine, "_SMALL", 0)
+    chosen = EngineConfig(batch_size=16, threads=2, first_layer_group=3, group_size=5)
+    monkeypatch.setattr(tuning, "remembered", lambda key, measure: chosen)
+    notes = landscape.surface(6).provenance["evaluation"]
+    assert any(note.startswith("points on a plane") for note in notes)
+    quick = [each.loss for each in landscape.evaluate(places)]
+    np.testing.assert_allclose(quick, plain, rtol=1e-5)
+    first = landscape.states(2)
+    assert plain[0] == pytest.approx(first.loss[0], rel=1e-6)  # with its own buffers
