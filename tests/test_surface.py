@@ -74,7 +74,7 @@ def test_mirroring_an_axis_mirrors_the_surface(method, axis):
 def test_what_is_evaluated_projects_onto_its_grid_point(method):
     objective = DESCENT.objective(Watched)
     states = StateLosses(np.array([0, 11]), np.zeros(2))
-    surface = compute_surface(DESCENT.path, objective, method, 5, states=states)
+    surface = compute_surface(DESCENT.path, objective, method, 5, states=states, fidelity=False)
     plane = fit_plane(DESCENT.path)
     grid = Grid.around(plane.path.coordinates, 5)
     points = grid.points[np.concatenate(grid.levels())]
@@ -326,6 +326,6 @@ def test_states_given_are_not_evaluated_again():
     first = compute_surface(DESCENT.path, DESCENT.objective(), "pca", 4, states=5)
     assert len(first.states.index) <= 5
     watched = DESCENT.objective(Watched)
-    second = compute_surface(DESCENT.path, watched, "pca", 4, states=first.states)
+    second = compute_surface(DESCENT.path, watched, "pca", 4, states=first.states, fidelity=False)
     assert second.states is first.states
     assert len(watched.vectors) == 16

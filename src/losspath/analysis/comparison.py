@@ -10,12 +10,9 @@ import numpy.typing as npt
 from losspath.arguments import SURFACE, checked, count
 from losspath.errors import ArgumentError
 from losspath.extras import extra
-from losspath.surface import Surface
+from losspath.surface import CLIP, Surface
 
 Floats = npt.NDArray[np.float64]
-
-CLIP = 1.5
-"""Losses count up to this multiple of the initial loss, as they are drawn (and in the thesis)."""
 
 _WINDOW = 7  # of the structural similarity, as in its paper's implementation
 

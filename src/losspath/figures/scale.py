@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import Colormap, LogNorm, Normalize
 
-from losspath.analysis.comparison import CLIP
 from losspath.arguments import checked, text
 from losspath.figures.style import check_group
-from losspath.surface import ACCURACY, LOSS, Surface, value_named
+from losspath.surface import ACCURACY, CLIP, LOSS, Surface, value_named
 
 Floats = npt.NDArray[np.float64]
 

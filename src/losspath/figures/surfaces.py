@@ -229,6 +229,8 @@ def describe_surface(surface: Surface, height: str = LOSS) -> str:
     if np.isfinite(errors).any():
         middle, most = (_off(of(errors), height) for of in (np.nanmedian, np.nanmax))
         words += f" Surface against the states' own {height}: median {middle}, at most {most} off."
+    if height == LOSS and surface.fidelity and (told := surface.fidelity.describe()):
+        words += f" {told[:1].upper()}{told[1:]}."
     return words + describe_origin(surface.provenance)
 
 

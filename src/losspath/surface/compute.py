@@ -33,6 +33,7 @@ def compute_surface(
     executor: Executor | None = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: Progress | None = None,
+    fidelity: bool = True,
 ) -> Surface:
     """Computes the loss surface around a path.
 
@@ -56,6 +57,8 @@ def compute_surface(
         checkpoint: a file that keeps every point as it is done, so that a stopped call goes on;
             without it nothing is kept.
         progress: called with (points done, points in all).
+        fidelity: whether to measure how far the surface holds near the path, by about 60 more
+            evaluations: see `Surface.fidelity`.
 
     Returns:
         The surface.
@@ -75,6 +78,7 @@ def compute_surface(
         executor=executor,
         checkpoint=checkpoint,
         progress=progress,
+        fidelity=fidelity,
     )
 
 
@@ -90,6 +94,7 @@ def refine_surface(
     executor: Executor | None = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: Progress | None = None,
+    fidelity: bool = True,
 ) -> Iterator[Surface]:
     """Computes the loss surface around a path, coarse first and then finer.
 
@@ -109,6 +114,7 @@ def refine_surface(
         executor: evaluates the points in other processes.
         checkpoint: a file that keeps every point as it is done.
         progress: called with (points done, points in all).
+        fidelity: whether to measure how far the last surface holds.
 
     Raises:
         As `compute_surface`, when the first surface is asked for.
@@ -121,4 +127,5 @@ def refine_surface(
         executor=executor,
         checkpoint=checkpoint,
         progress=progress,
+        fidelity=fidelity,
     )

@@ -6,6 +6,7 @@ import copy
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -23,13 +24,14 @@ from losspath.arguments import (
     count,
     executor,
     file,
+    flag,
     function,
     optional,
 )
 from losspath.distances import OWN as OWN_DISTANCES
 from losspath.errors import ArgumentError
 from losspath.evaluation.code import code_beside
-from losspath.evaluation.execution.journal import Journal, Progress, open_checkpoint
+from losspath.evaluation.execution.journal import Journal, Kept, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
 from losspath.evaluation.recorded import along, path_notes
@@ -41,11 +43,14 @@ from losspath.methods import Method, method_named
 from losspath.recording.joint import Runs
 from losspath.recording.paths import ends_of
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
+from losspath.surface.fidelity import Fidelity
+from losspath.surface.judging import Ground, cheap_fidelity
 from losspath.surface.lifted import LiftedPlane, as_points
 from losspath.surface.line import Line
 from losspath.surface.running import Found, evaluated
 from losspath.surface.sampling import GridSampler, PointSampler, Sampler
 from losspath.surface.states import losses_of, path_fingerprint, spread_states
+from losspath.surface.strata import Known
 from losspath.surface.surface import FORMAT_VERSION, StateLosses, Surface
 from losspath.surface.workers import WorkerPool
 
@@ -65,6 +70,7 @@ _CHECKED = checked(
     executor=optional(executor),
     checkpoint=optional(file),
     progress=optional(function),
+    fidelity=flag,
 )
 
 
@@ -194,6 +200,7 @@ class Landscape:
         executor: Executor | None = None,
         checkpoint: str | PathLike[str] | None = None,
         progress: Progress | None = None,
+        fidelity: bool = True,
     ) -> Surface:
         """The surface on a grid around the path; the arguments are those of `compute_surface`."""
         surfaces = self.refine(
@@ -203,6 +210,7 @@ class Landscape:
             executor=executor,
             checkpoint=checkpoint,
             progress=progress,
+            fidelity=fidelity,
         )
         return deque(surfaces, maxlen=1).pop()
 
@@ -216,6 +224,7 @@ class Landscape:
         executor: Executor | None = None,
         checkpoint: str | PathLike[str] | None = None,
         progress: Progress | None = None,
+        fidelity: bool = True,
     ) -> Iterator[Surface]:
         """The surface on ever more points of a grid; arguments are those of `refine_surface`."""
         grid = grid or Grid.around(self.projection.coordinates, resolution)
@@ -229,7 +238,8 @@ class Landscape:
 
         with open_checkpoint(checkpoint, key, self._bound.objective, where) as journal:
             for number, evaluation in journal.done.items() if journal else ():
-                sampler.tell(number, evaluation)
+                if number < sampler.total:
+                    sampler.tell(number, evaluation)
             if progress and sampler.done:
                 progress(sampler.done, sampler.total)
             known, level = self.states(states, ends=True), sampler.complete_levels
@@ -244,7 +254,30 @@ class Landscape:
                     yield shown(known)
                     if states is not known:
                         states = known = self.states(states)
-            yield shown(self.states(states))
+            whole = shown(self.states(states))
+            if fidelity:
+                # What it evaluates is kept behind the points.
+                kept = {} if journal is None else Kept(journal, sampler.total)
+                whole = replace(whole, fidelity=self.fidelity(whole, known=kept))
+            yield whole
+
+    def fidelity(
+        self, surface: Surface, seed: int = 0, *, known: Known | None = None
+    ) -> Fidelity | None:
+        """How far a surface of this landscape holds near the path, by some 60 evaluations.
+
+        `losspath.measure_fidelity` says more, for the price of another surface.
+
+        Args:
+            surface: whose losses are judged; of this path and plane.
+            seed: of the choice of vectors.
+            known: what was found at vectors already, by their number; what is found is put there.
+
+        Returns:
+            None of a path of one state, and of a surface of one line.
+        """
+        ground = Ground(surface, self.path, self.plane, self.projection, self._bound)
+        return cheap_fidelity(ground, seed, known)
 
     def _found(
         self,

@@ -26,8 +26,12 @@ from losspath.arguments import (
 from losspath.errors import ArgumentError
 from losspath.evaluation.quantities import LOSS, named_values, value_named
 from losspath.files import load_archive, save_archive
+from losspath.surface.fidelity import Fidelity
 
 Floats = npt.NDArray[np.float64]
+
+CLIP = 1.5
+"""Losses count up to this multiple of the initial loss, as they are drawn (and in the thesis)."""
 
 FORMAT_VERSION = 1
 STATES_VERSION = 1
@@ -95,6 +99,7 @@ class Surface:
         provenance: what the surface was computed from and how, as JSON values.
         starts: by the name of each run that the path is of, its first state; ``{"": 0}`` of one.
         metrics: by name, (m, n) each of the objective's other quantities.
+        fidelity: how far the losses hold for vectors near the path; None where it is not known.
     """
 
     archive: ClassVar[tuple[str, int]] = ("surface", FORMAT_VERSION)
@@ -109,6 +114,7 @@ class Surface:
     provenance: dict[str, Any]
     starts: Mapping[str, int] = field(default_factory=lambda: {"": 0})
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    fidelity: Fidelity | None = None
 
     def __post_init__(self) -> None:
         form = (
@@ -259,7 +265,8 @@ class Surface:
         if len(self.starts) > 1:
             arrays["run_names"] = np.array(list(self.starts))
             arrays["run_starts"] = np.array(list(self.starts.values()))
-        save_archive(Path(path), *self.archive, arrays, self.provenance)
+        told = {} if self.fidelity is None else {"fidelity": self.fidelity.to_json()}
+        save_archive(Path(path), *self.archive, arrays, self.provenance | told)
 
     @classmethod
     @checked(path=file)
@@ -277,6 +284,7 @@ class Surface:
         names = arrays.pop("run_names", np.array([""]))
         first = arrays.pop("run_starts", np.zeros(1, np.int64))
         starts = dict(zip(map(str, names), first.tolist(), strict=True))
+        told = provenance.pop("fidelity", None)
         return cls(
             **arrays,
             accuracy=accuracy,
@@ -284,6 +292,7 @@ class Surface:
             provenance=provenance,
             starts=starts,
             metrics=metrics,
+            fidelity=None if told is None else Fidelity.from_json(told),
         )
 
 

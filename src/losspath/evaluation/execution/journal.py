@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
@@ -138,6 +138,33 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Kept(MutableMapping[int, Evaluation]):
+    """Evaluations that a journal keeps behind others, by numbers of their own from 0 on.
+
+    Args:
+        journal: the file.
+        offset: how many numbers are others'.
+    """
+
+    def __init__(self, journal: Journal, offset: int) -> None:
+        self._journal, self._offset = journal, offset
+
+    def __getitem__(self, number: int) -> Evaluation:
+        return self._journal.done[self._offset + number]
+
+    def __setitem__(self, number: int, evaluation: Evaluation) -> None:
+        self._journal.add(self._offset + number, evaluation)
+
+    def __delitem__(self, number: int) -> None:
+        raise TypeError("what a journal keeps stays there")
+
+    def __iter__(self) -> Iterator[int]:
+        return (number - self._offset for number in self._journal.done if number >= self._offset)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def open_checkpoint(

@@ -1,0 +1,143 @@
+"""How far the numbers of a picture hold: for vectors that it was not made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SHARE = 0.68
+"""Of the vectors that a typical error holds for."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its 95 % interval, by a bootstrap over blocks of vectors.
+
+    Attributes:
+        value: the number; NaN where it is not known.
+        low: the end of the interval below.
+        high: the end above.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> list[float | None]:
+        """[value, low, high]; None for NaN."""
+        return [each if math.isfinite(each) else None for each in (self.value, self.low, self.high)]
+
+    @classmethod
+    def from_json(cls, values: Sequence[float | None]) -> Interval:
+        """What `to_json` gave."""
+        return cls(*(math.nan if each is None else each for each in values))
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """What was found for vectors of one kind.
+
+    Attributes:
+        count: how many vectors; those outside of the picture are not among them.
+        typical_error: what 68 % of them are off by at most, as `Fidelity.typical_error`.
+        bias: the mean of picture minus truth, as `Fidelity.bias`.
+        skill: 1 − mean |picture − truth| / mean |what recorded losses tell − truth|.
+    """
+
+    count: int
+    typical_error: Interval
+    bias: Interval
+    skill: Interval
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far the losses that a picture shows hold for vectors near the path.
+
+    Losses count as they are drawn: up to 1.5 times the initial loss, by their logarithm where all
+    are positive. Strata have equal weight, however many vectors they have.
+
+    Attributes:
+        typical_error: for 68 % of vectors near the path that the picture was not made of, the drawn
+            loss is off by at most this factor (1.3: by up to 30 %); where losses are not positive,
+            by this share of the drawn range. Of all strata but chords.
+        bias: by how much the picture is too high (above zero) or too low, as a share of the loss,
+            or of the range. Of all strata but chords, which training does not visit.
+        skill: 1 − the picture's mean error over that of the recorded losses alone, interpolated in
+            the plane by kriging [1] with a linear kernel: 1 is exact, 0 tells no more than the path
+            did, and below that the path alone tells more. The mean over all strata.
+        strata: by name; "chords" between states of a run, "balls" of the path's own covariance,
+            "held-out" stretches that plane and method had not, "forks" of the run.
+        floor: what the typical error cannot be below, as vectors at one place have different
+            losses: from pairs of balls about the same states.
+        is_logarithmic: whether errors are factors.
+        control: the skill on another run, where one was given: it should be none.
+
+    References:
+        [1] N. Cressie, Statistics for Spatial Data, 1993.
+    """
+
+    typical_error: Interval
+    bias: Interval
+    skill: Interval
+    strata: Mapping[str, Stratum]
+    floor: float
+    is_logarithmic: bool
+    control: Interval | None = None
+
+    def describe(self) -> str:
+        """The typical error and the bias in a few words, as captions have them."""
+        if math.isnan(self.typical_error.value):
+            return ""
+        error, bias = self.typical_error.value, self.bias.value
+        if self.is_logarithmic:
+            words = f"off by ×{error:.2f} for {SHARE:.0%} of vectors near the path"
+        else:
+            words = f"off by {error:.1%} of the range for {SHARE:.0%} of vectors near the path"
+        words += f", bias {bias:+.0%}"
+        if not math.isnan(self.skill.value):
+            words += f", skill {self.skill.value:+.2f}"
+        return words.replace("-", "−")
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values: intervals are [value, low, high]."""
+        return {
+            "typical_error": self.typical_error.to_json(),
+            "bias": self.bias.to_json(),
+            "skill": self.skill.to_json(),
+            "floor": self.floor if math.isfinite(self.floor) else None,
+            "is_logarithmic": self.is_logarithmic,
+            "control": None if self.control is None else self.control.to_json(),
+            "strata": {
+                name: {
+                    "count": each.count,
+                    "typical_error": each.typical_error.to_json(),
+                    "bias": each.bias.to_json(),
+                    "skill": each.skill.to_json(),
+                }
+                for name, each in self.strata.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Fidelity:
+        """What `to_json` gave."""
+        read = Interval.from_json
+        kinds = ("typical_error", "bias", "skill")
+        strata = {
+            name: Stratum(each["count"], *(read(each[kind]) for kind in kinds))
+            for name, each in values["strata"].items()
+        }
+        control = values.get("control")
+        floor = values["floor"]
+        return cls(
+            read(values["typical_error"]),
+            read(values["bias"]),
+            read(values["skill"]),
+            strata,
+            math.nan if floor is None else floor,
+            values["is_logarithmic"],
+            None if control is None else read(control),
+        )

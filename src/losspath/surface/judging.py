@@ -1,0 +1,327 @@
+"""A picture held against the losses of vectors that it was not made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import RBFInterpolator
+
+from losspath.evaluation.recorded import PathObjective
+from losspath.geometry.plane import Plane
+from losspath.geometry.projection import Projection
+from losspath.recording.joint import JointPath
+from losspath.recording.trajectory import StateSequence
+from losspath.surface.fidelity import SHARE, Fidelity, Interval, Stratum
+from losspath.surface.strata import Blends, Known, balls, chords, losses_of_blends, together
+from losspath.surface.surface import CLIP, Surface
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+_SMOOTHING, _NEIGHBOURS = 0.01, 150  # of the interpolation of losses alone
+_RESAMPLES, _LEVEL = 1000, 0.95
+# Strata of vectors that training could have been at; others count in the skill alone.
+_NEAR = ("balls", "held-out", "forks")
+CHEAP = 30
+"""Vectors of each stratum that a caption is of."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Vectors of one kind, and what a picture and the path say of their losses.
+
+    All are heights as they are drawn: see `Heights`.
+
+    Attributes:
+        name: "chords", "balls", "held-out" or "forks".
+        true: (n,) the heights of their own losses.
+        drawn: (n,) those of the picture where they are.
+        told: (n,) those that the recorded losses alone tell there.
+        block: (n,) which of them are of one origin.
+    """
+
+    name: str
+    true: Floats
+    drawn: Floats
+    told: Floats
+    block: Indices
+
+
+@dataclass(frozen=True)
+class Heights:
+    """From losses to heights, as they are drawn.
+
+    Attributes:
+        is_logarithmic: whether heights are logarithms; else they are shares of the drawn range.
+        top: losses above it are drawn as it.
+        low: the least loss that is drawn.
+    """
+
+    is_logarithmic: bool
+    top: float
+    low: float
+
+    @classmethod
+    def of(cls, surface: Surface, losses: Floats) -> Heights:
+        """Those of a surface, and of other losses that are held against it."""
+        known = np.concatenate([surface.loss.reshape(-1), surface.states.loss, losses])
+        known = known[np.isfinite(known)]
+        if not len(known):
+            return cls(False, math.inf, 0.0)
+        limit = CLIP * surface.initial_loss
+        top = limit if limit > known.min() else float(known.max())
+        return cls(bool(known.min() > 0), top, float(known.min()))
+
+    def __call__(self, losses: Floats) -> Floats:
+        """Heights; infinite losses are at the top, NaN stays NaN."""
+        clipped = np.minimum(losses, self.top)
+        if self.is_logarithmic:
+            heights: Floats = np.log(np.maximum(clipped, np.finfo(float).tiny))
+            return heights
+        return (clipped - self.low) / max(self.top - self.low, np.finfo(float).tiny)
+
+    def error(self, height: float) -> float:
+        """A difference of heights as a factor, or as a share of the range."""
+        return math.exp(height) if self.is_logarithmic else height
+
+    def bias(self, height: float) -> float:
+        """A mean difference of heights as a share of the loss, or of the range."""
+        return math.expm1(height) if self.is_logarithmic else height
+
+
+def told_by_losses(coordinates: Floats, heights: Floats) -> Callable[[Floats], Floats]:
+    """What the losses of states alone tell of a place: kriging with a linear kernel.
+
+    Args:
+        coordinates: (k, 2) of states.
+        heights: (k,) of their losses; those that are not finite do not count.
+
+    Returns:
+        From places (n, 2) to heights (n,); NaN where nothing is known.
+    """
+    known = np.isfinite(heights)
+    coordinates, heights = coordinates[known], heights[known]
+    if not len(heights):
+        return lambda places: np.full(len(places), np.nan)
+    middle = coordinates.mean(axis=0)
+    # In units of the path's extent, so that the smoothing does not depend on its scale.
+    scale = math.sqrt(float(np.square(coordinates - middle).sum(axis=1).mean())) or 1.0
+    try:
+        read = RBFInterpolator(
+            (coordinates - middle) / scale,
+            heights,
+            kernel="linear",
+            smoothing=_SMOOTHING,
+            neighbors=min(_NEIGHBOURS, len(heights)),
+        )
+    except np.linalg.LinAlgError:
+        return lambda places: np.full(len(places), heights.mean())
+    return lambda places: np.asarray(read((places - middle) / scale), np.float64)
+
+
+def recorded_losses(path: StateSequence) -> Floats:
+    """(T,) the losses that were recorded at states; NaN where none was, as at the last."""
+    if isinstance(path, JointPath):
+        return np.concatenate([recorded_losses(run) for run in path.runs.values()])
+    losses = np.full(len(path), np.nan)
+    known = getattr(path, "losses", losses[:-1])
+    losses[: len(path) - 1] = known
+    return losses
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A picture, the path that it was made of, and what its losses alone tell.
+
+    Attributes:
+        surface: the picture.
+        path: the states that it was made of.
+        plane: its plane.
+        projection: the path as the plane shows it.
+        bound: the loss along the path.
+    """
+
+    surface: Surface
+    path: StateSequence
+    plane: Plane
+    projection: Projection
+    bound: PathObjective
+
+    def told(self, heights: Heights) -> Callable[[Floats], Floats]:
+        """What the recorded losses tell; where there are none, the losses of the drawn states."""
+        recorded = heights(recorded_losses(self.path))
+        if np.isfinite(recorded).any():
+            return told_by_losses(self.projection.coordinates, recorded)
+        index = self.surface.states.index
+        return told_by_losses(self.projection.coordinates[index], heights(self.surface.states.loss))
+
+    def losses(self, blends: Blends, known: Known | None = None) -> Floats:
+        """(n,) the losses of blends of the path's states; see `losses_of_blends`."""
+        known = {} if known is None else known
+        return losses_of_blends(self.path, self.plane, self.projection, self.bound, blends, known)
+
+    def judged(
+        self, name: str, places: Floats, losses: Floats, block: Indices, heights: Heights
+    ) -> Judged:
+        """Vectors at places, with what the picture and the recorded losses say of them."""
+        drawn = heights(self.surface.at(places))
+        return Judged(name, heights(losses), drawn, self.told(heights)(places), block)
+
+
+def near_path(ground: Ground, count: int, seed: int) -> dict[str, Blends]:
+    """Vectors on chords and in balls, by name; none of a path of too few states.
+
+    Args:
+        ground: the picture.
+        count: how many of each.
+        seed: of the choice.
+    """
+    generator = np.random.default_rng(seed)
+    found = {
+        "chords": chords(ground.projection, count, generator),
+        "balls": balls(ground.projection, count, generator),
+    }
+    return {name: blends for name, blends in found.items() if len(blends)}
+
+
+def cheap_fidelity(ground: Ground, seed: int = 0, known: Known | None = None) -> Fidelity | None:
+    """The fidelity by chords and balls alone, some 60 evaluations; None where there are none.
+
+    Args:
+        ground: the picture.
+        seed: of the choice of vectors.
+        known: what was found of them already; see `losses_of_blends`.
+    """
+    found = near_path(ground, CHEAP, seed)
+    if not found or min(ground.surface.loss.shape) < 2:
+        return None
+    blends = together(list(found.values()))
+    losses = np.split(ground.losses(blends, known), np.cumsum([len(b) for b in found.values()]))
+    heights = Heights.of(ground.surface, np.concatenate(losses))
+    judged = [
+        ground.judged(name, blends.places(ground.projection), own, blends.block, heights)
+        for (name, blends), own in zip(found.items(), losses, strict=False)
+    ]
+    return fidelity_of(judged, heights, floor_of(judged))
+
+
+def floor_of(judged: Sequence[Judged]) -> float:
+    """The height that typical errors cannot be below: how far two balls at one place differ.
+
+    Of two draws about one value, the difference is √2 times as wide as each is.
+    """
+    for each in judged:
+        if each.name == "balls":
+            pairs = each.true.reshape(-1, 2)
+            apart = np.abs(pairs[:, 0] - pairs[:, 1]) / math.sqrt(2)
+            known = apart[np.isfinite(apart)]
+            return float(np.quantile(known, SHARE)) if len(known) else math.nan
+    return math.nan
+
+
+def fidelity_of(
+    judged: Sequence[Judged], heights: Heights, floor: float, control: Judged | None = None
+) -> Fidelity:
+    """The numbers of strata, each and together.
+
+    Args:
+        judged: the strata.
+        heights: what their heights are of.
+        floor: the height that errors cannot be below.
+        control: vectors of another run.
+    """
+    drawn = [_Resampled.of(each, seed) for seed, each in enumerate(judged)]
+    near = [each for each in drawn if each.name in _NEAR] or drawn
+    strata = {each.name: _stratum([each], heights) for each in drawn}
+    together = _stratum(near, heights)
+    found = [each for each in drawn if each.count]
+    return Fidelity(
+        together.typical_error,
+        together.bias,
+        _interval(found, _skill),
+        strata,
+        heights.error(floor),
+        heights.is_logarithmic,
+        None if control is None else _interval([_Resampled.of(control, len(judged))], _skill),
+    )
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """A stratum, its rows drawn anew many times: first all as they are, then by blocks."""
+
+    name: str
+    count: int
+    errors: Floats  # (n,) picture minus truth
+    others: Floats  # (n,) recorded losses' minus truth
+    draws: list[Indices]  # which rows
+
+    @classmethod
+    def of(cls, judged: Judged, seed: int) -> _Resampled:
+        known = np.isfinite(judged.true) & np.isfinite(judged.drawn)
+        errors = (judged.drawn - judged.true)[known]
+        others = (judged.told - judged.true)[known]
+        blocks = [np.flatnonzero(judged.block[known] == b) for b in np.unique(judged.block[known])]
+        generator = np.random.default_rng(seed)
+        draws = [np.arange(len(errors))]
+        for _ in range(_RESAMPLES if blocks else 0):
+            chosen = generator.integers(0, len(blocks), len(blocks))
+            draws.append(np.concatenate([blocks[b] for b in chosen]))
+        return cls(judged.name, len(errors), errors, others, draws)
+
+
+Statistic = Callable[[Sequence[tuple[Floats, Floats]]], float]
+
+
+def _stratum(parts: Sequence[_Resampled], heights: Heights) -> Stratum:
+    parts = [part for part in parts if part.count]
+    return Stratum(
+        sum(part.count for part in parts),
+        _interval(parts, lambda drawn: heights.error(_typical(drawn))),
+        _interval(parts, lambda drawn: heights.bias(_bias(drawn))),
+        _interval(parts, _skill),
+    )
+
+
+def _interval(parts: Sequence[_Resampled], statistic: Statistic) -> Interval:
+    """A statistic of strata, and its interval."""
+    if not parts:
+        return Interval(math.nan, math.nan, math.nan)
+    values = []
+    for number in range(len(parts[0].draws)):
+        drawn = [(p.errors[p.draws[number]], p.others[p.draws[number]]) for p in parts]
+        values.append(statistic(drawn))
+    if not np.isfinite(values).all():
+        return Interval(values[0], math.nan, math.nan)
+    tail = (1 - _LEVEL) / 2
+    low, high = np.quantile(values[1:], [tail, 1 - tail]).tolist()
+    return Interval(values[0], low, high)
+
+
+def _typical(drawn: Sequence[tuple[Floats, Floats]]) -> float:
+    """The quantile of |errors|, of strata of equal weight."""
+    errors = np.concatenate([np.abs(errors) for errors, _ in drawn])
+    weights = np.concatenate([np.full(len(errors), 1 / len(errors)) for errors, _ in drawn])
+    order = np.argsort(errors)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    return float(errors[order][np.searchsorted(reached, SHARE - 1e-12)])
+
+
+def _bias(drawn: Sequence[tuple[Floats, Floats]]) -> float:
+    return float(np.mean([errors.mean() for errors, _ in drawn]))
+
+
+def _skill(drawn: Sequence[tuple[Floats, Floats]]) -> float:
+    ratios = []
+    for errors, others in drawn:
+        known = np.isfinite(others)
+        if not known.any():
+            return math.nan
+        least = np.finfo(float).eps  # where the path tells all exactly
+        other = max(float(np.abs(others[known]).mean()), least)
+        ratios.append(float(np.abs(errors[known]).mean()) / other)
+    return 1 - float(np.mean(ratios))

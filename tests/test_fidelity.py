@@ -1,0 +1,288 @@
+"""How far pictures hold, on problems whose answer is known."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import losspath
+from cases import objective_of, projection
+from losspath import Landscape
+from losspath.recording.joint import as_path
+from losspath.surface import Fidelity
+from losspath.surface.fidelity import Interval
+from losspath.surface.judging import Heights, Judged, fidelity_of, recorded_losses, told_by_losses
+from losspath.surface.strata import balls, chords
+
+GENERATOR = np.random.default_rng(0)
+
+
+def noisy_path(states=400, off=60, noise=1.0, seed=0):
+    """A curve in the first two dimensions, with noise of a known covariance in all others."""
+    rng = np.random.default_rng(seed)
+    time = np.linspace(0, 1, states)
+    curve = np.stack([8 - 8 * time, 2 * np.sin(5 * time)])  # downhill, as training goes
+    return np.concatenate([curve, noise * rng.standard_normal((off, states))]).T
+
+
+def quadratic(vector):
+    """1 + the mean square off the plane + a slope in it: on the noisy path it is 2 + the slope."""
+    return 1.0 + vector[2:].square().mean() + 0.1 * vector[:2].square().sum()
+
+
+def flat_plane(count):
+    return losspath.Plane(np.zeros(count), np.eye(count)[:, :2], ("x", "y"))
+
+
+def landscape(method, path=None, loss=quadratic):
+    path = noisy_path() if path is None else path
+    count = path.shape[1]
+    return Landscape(path, objective_of(loss, count), method, plane=flat_plane(count))
+
+
+def interval_of(value):
+    return Interval(value, value - 0.1, value + 0.1)
+
+
+# -- vectors ---------------------------------------------------------------------------------------
+
+
+def test_chords_are_between_two_states_of_one_run():
+    shown = dataclasses.replace(projection(GENERATOR.normal(size=(30, 2))), starts=(0, 12))
+    found = chords(shown, 200, np.random.default_rng(0))
+    weights = found.weights.toarray()
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-12)
+    assert (np.count_nonzero(weights, axis=1) == 2).all()
+    assert ((weights >= 0) & (weights <= 0.9)).all()
+    assert not (weights[:, :12].any(axis=1) & weights[:, 12:].any(axis=1)).any()
+    assert 0.2 < weights[:, :12].any(axis=1).mean() < 0.6
+    np.testing.assert_allclose(found.places(shown), weights @ shown.coordinates)
+
+
+def test_balls_have_the_mean_and_the_covariance_of_the_states_they_are_of():
+    states = GENERATOR.normal(size=(5, 3)) + 7.0
+    shown = projection(states[:, :2])
+    found = balls(shown, 20_000, np.random.default_rng(0))
+    draws = found.weights @ states
+    np.testing.assert_allclose(np.square(found.weights.toarray()).sum(axis=1), 1.0)
+    np.testing.assert_allclose(draws.mean(axis=0), states.mean(axis=0), atol=0.03)
+    np.testing.assert_allclose(np.cov(draws.T), np.cov(states.T, ddof=0), atol=0.06)
+    assert (np.bincount(found.block) == 2).all()
+    np.testing.assert_array_equal(found.buffers.toarray()[:, 2], 1.0)
+
+
+def test_balls_are_of_a_short_part_of_a_run():
+    shown = projection(GENERATOR.normal(size=(1500, 2)))
+    weights = balls(shown, 30, np.random.default_rng(0)).weights.toarray()
+    for row in weights:
+        used = np.flatnonzero(row)
+        assert len(used) == used[-1] - used[0] + 1 == 20
+
+
+@pytest.mark.parametrize("states", [1, 2, 3])
+def test_paths_of_few_states(states):
+    shown = projection(np.arange(2.0 * states).reshape(states, 2))
+    assert len(chords(shown, 4, np.random.default_rng(0))) == (0 if states < 2 else 4)
+    assert len(balls(shown, 4, np.random.default_rng(0))) == (0 if states < 3 else 4)
+
+
+# -- known answers ---------------------------------------------------------------------------------
+
+
+def test_a_picture_that_averages_weights_is_too_low_by_a_known_share():
+    # On the plane the loss is 1 + slope, on the path 2 + slope.
+    pca = landscape("pca").surface(31)
+    coordinates = noisy_path()[:, :2]
+    slope = 0.1 * np.square(coordinates).sum(axis=1)
+    expected = math.expm1(np.mean(np.log((1 + slope) / (2 + slope))))
+    assert pca.fidelity.strata["balls"].bias.value == pytest.approx(expected, abs=0.05)
+    assert pca.fidelity.bias == pca.fidelity.strata["balls"].bias
+    assert pca.fidelity.bias.high < -0.15
+    assert pca.fidelity.typical_error.value > 1.25
+    # A chord's off-plane part is shorter: (1−α)² + α² of a state's.
+    chord = pca.fidelity.strata["chords"].bias.value
+    assert expected < chord < -0.1
+
+
+def test_a_picture_that_averages_losses_is_right():
+    good = landscape("local-planes").surface(31).fidelity
+    assert abs(good.bias.value) < 0.08
+    assert good.typical_error.value < 1.15
+    assert good.bias.low < good.bias.value < good.bias.high
+    assert good.typical_error.value >= 0.95 * good.floor > 1.0
+
+
+def test_the_floor_is_the_spread_at_one_place():
+    # Mean squares of 60 standard normal numbers: standard deviation √(2/60) about 1.
+    found = landscape("local-planes", path=noisy_path(4000)).surface(5).fidelity
+    coordinates = noisy_path()[:, :2]
+    middle = 1 / (2 + 0.1 * np.square(coordinates).sum(axis=1))
+    spread = 0.99446 * math.sqrt(2 / 60) * np.median(middle)  # 68 % of a normal distribution
+    assert math.log(found.floor) == pytest.approx(spread, rel=0.5)
+
+
+def test_an_exact_picture_has_skill_one():
+    path = noisy_path(noise=0.0)
+    found = landscape("pca", path, loss=lambda w: 3.0 + w[0]).surface(9).fidelity
+    assert found.skill.value == pytest.approx(1.0, abs=1e-3)
+    assert found.typical_error.value == pytest.approx(1.0, abs=1e-3)
+    assert found.describe().startswith("off by ×1.00 for 68% of vectors near the path, bias +0%")
+
+
+def test_a_picture_that_shows_nothing_has_none():
+    # The loss turns quickly in the plane, and the grid is too coarse to show it.
+    rng = np.random.default_rng(0)
+    path = np.concatenate([rng.uniform(-1, 1, (2, 900)), np.zeros((2, 900))]).T
+    waves = landscape("pca", path, loss=lambda w: 2.0 + torch.sin(20 * w[0]))
+    coarse, fine = (waves.surface(lines).fidelity for lines in (4, 64))
+    assert coarse.typical_error.value > 1.3 > fine.typical_error.value
+    # There are no recorded losses, so the 25 states that are drawn tell what the path tells.
+    assert coarse.skill.value < 0.3 < 0.8 < fine.skill.value
+
+
+def test_losses_that_are_not_positive_count_by_the_drawn_range():
+    found = landscape("pca", loss=lambda w: quadratic(w) - 5.0).surface(15).fidelity
+    assert not found.is_logarithmic
+    assert found.bias.value < 0
+    assert 0 < found.typical_error.value < 1
+    assert "of the range for 68% of vectors" in found.describe()
+
+
+def test_losses_that_are_not_finite_are_left_out():
+    found = landscape("pca", loss=lambda w: quadratic(w) / (w[0] > 3)).surface(15)
+    assert 0 < found.fidelity.strata["balls"].count < 30
+    assert math.isfinite(found.fidelity.typical_error.value)
+
+
+def test_scale_and_mirror_change_nothing():
+    path = noisy_path(100)
+    one = landscape("local-planes", path).surface(9).fidelity
+    mirrored = path * np.where(np.arange(62) == 0, -1.0, 1.0)
+    for other, factor in ((mirrored, 1.0), (path * 1e3, 1e-3)):
+        found = landscape("local-planes", other, loss=lambda w, f=factor: quadratic(w * f))
+        found = found.surface(9).fidelity
+        for name in ("typical_error", "bias", "skill"):
+            value = getattr(found, name).value
+            assert value == pytest.approx(getattr(one, name).value, rel=1e-6)
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+HEIGHTS = Heights(True, math.inf, 0.1)
+
+
+def judged(name, errors, others=None, block=None):
+    errors = np.asarray(errors, np.float64)
+    others = np.ones(len(errors)) if others is None else np.asarray(others)
+    block = np.arange(len(errors)) if block is None else np.asarray(block)
+    return Judged(name, np.zeros(len(errors)), errors, others, block)
+
+
+def test_strata_have_equal_weight_however_large():
+    many = judged("balls", np.full(90, 0.1))
+    few = judged("held-out", np.full(10, 0.5))
+    found = fidelity_of([many, few], HEIGHTS, 0.0)
+    # 68 % of the weight is reached within the second stratum.
+    assert found.typical_error.value == pytest.approx(math.exp(0.5))
+    assert found.bias.value == pytest.approx(math.expm1(0.3))
+    assert found.skill.value == pytest.approx(1 - (0.1 + 0.5) / 2)
+    assert found.strata["balls"].typical_error.value == pytest.approx(math.exp(0.1))
+    assert {name: each.count for name, each in found.strata.items()} == {
+        "balls": 90,
+        "held-out": 10,
+    }
+
+
+def test_chords_count_in_the_skill_alone():
+    found = fidelity_of([judged("balls", [0.2] * 9), judged("chords", [0.6] * 9)], HEIGHTS, 0.0)
+    assert found.bias.value == pytest.approx(math.expm1(0.2))
+    assert found.typical_error.value == pytest.approx(math.exp(0.2))
+    assert found.skill.value == pytest.approx(1 - 0.4)
+
+
+def test_intervals_cover_what_is_drawn_anew():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        bias = fidelity_of([judged("balls", 0.3 + rng.normal(size=40))], HEIGHTS, 0.0).bias
+        covered += bias.low <= math.expm1(0.3) <= bias.high
+    assert covered >= 51  # 95 % of 60, but for chance
+
+
+def test_blocks_are_drawn_whole():
+    errors = np.repeat(np.random.default_rng(0).normal(size=10), 20)
+    alone = fidelity_of([judged("balls", errors)], HEIGHTS, 0.0).bias
+    together = fidelity_of([judged("balls", errors, block=np.arange(200) // 20)], HEIGHTS, 0.0).bias
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+
+
+def test_recorded_losses_alone():
+    coordinates = np.array([[0.0, 0], [1, 0], [2, 0], [3, 0]])
+    told = told_by_losses(coordinates, np.array([1.0, np.nan, 3.0, 4.0]))
+    np.testing.assert_allclose(told(np.array([[1.0, 0.0], [2.5, 0.0]])), [2.0, 3.5], atol=0.1)
+    far = told_by_losses(coordinates * 1e-8, np.array([1.0, np.nan, 3.0, 4.0]))
+    np.testing.assert_allclose(far(np.array([[1e-8, 0.0]])), told(np.array([[1.0, 0.0]])))
+    assert np.isnan(told_by_losses(coordinates, np.full(4, np.nan))(coordinates)).all()
+    same = told_by_losses(np.ones((5, 2)), np.full(5, 2.0))
+    np.testing.assert_allclose(same(np.ones((2, 2))), 2.0)
+
+
+def test_the_losses_of_several_runs(tmp_path):
+    for name in ("one", "other"):
+        model = torch.nn.Linear(2, 1)
+        with losspath.Recorder(tmp_path / name, model) as recorder:
+            for loss in (1.0, 2.0):
+                with torch.no_grad():
+                    model.weight += 1
+                recorder.record(loss)
+    runs = [losspath.Trajectory(tmp_path / name) for name in ("one", "other")]
+    expected = [1.0, 2.0, np.nan]
+    np.testing.assert_array_equal(recorded_losses(runs[0]), expected)
+    np.testing.assert_array_equal(recorded_losses(losspath.JointPath(runs)), expected * 2)
+    assert np.isnan(recorded_losses(as_path(np.eye(3)))).all()
+
+
+# -- in a surface ----------------------------------------------------------------------------------
+
+
+def test_a_surface_keeps_it_in_its_file(tmp_path):
+    surface = landscape("pca", noisy_path(40)).surface(5)
+    surface.save(tmp_path / "surface.npz")
+    found = losspath.Surface.load(tmp_path / "surface.npz")
+    assert found.fidelity == surface.fidelity
+    assert found.provenance == surface.provenance
+    bare = dataclasses.replace(surface, fidelity=None)
+    bare.save(tmp_path / "bare.npz")
+    assert losspath.Surface.load(tmp_path / "bare.npz").fidelity is None
+
+
+def test_it_can_be_left_out():
+    assert landscape("pca", noisy_path(40)).surface(5, fidelity=False).fidelity is None
+    path, objective = noisy_path(40), objective_of(quadratic, 62)
+    assert losspath.compute_surface(path, objective, "pca", 5, fidelity=False).fidelity is None
+    *_, last = losspath.refine_surface(path, objective, "pca", 5)
+    first = next(iter(losspath.refine_surface(path, objective, "pca", 5)))
+    assert first.fidelity is None
+    assert last.fidelity is not None
+
+
+def test_json_of_what_is_not_known():
+    nothing = Interval(math.nan, math.nan, math.nan)
+    found = Fidelity(nothing, nothing, nothing, {}, math.nan, True, nothing)
+    values = found.to_json()
+    assert values["skill"] == [None] * 3
+    assert values["floor"] is None
+    again = Fidelity.from_json(values)
+    assert math.isnan(again.skill.low)
+    assert math.isnan(again.floor)
+    assert found.describe() == ""
+
+
+def test_it_is_the_same_each_time():
+    found = landscape("pca", noisy_path(40))
+    surface = found.surface(5)
+    assert found.fidelity(surface) == surface.fidelity
+    assert found.fidelity(surface, seed=1) != surface.fidelity
