@@ -469,6 +469,21 @@ def test_steps_at_which_nothing_changed_are_counted_and_told(tmp_path):
         assert recorder.unchanged_steps == 3
 
 
+@pytest.mark.parametrize("names", [["lr"], ["lr", "lr/group1"]])
+def test_steps_at_a_learning_rate_of_zero_are_no_news(tmp_path, names):
+    model = Model()
+    with Recorder(tmp_path / "run", model) as recorder:
+        for number, rate in enumerate([0.0, 0.1, 0.1]):  # a warm-up
+            if rate:
+                step(model)
+            recorder.record(float(number), **dict.fromkeys(names, rate))
+    path = Trajectory(tmp_path / "run")
+    assert (path.unchanged_steps, path.notes) == (1, [])
+    with Recorder(tmp_path / "run", model, existing="resume") as recorder:
+        recorder.record(0.0, **dict.fromkeys(names, 0.1))
+    assert Trajectory(tmp_path / "run").notes == ["no parameter changed at 2 of the steps"]
+
+
 @pytest.mark.parametrize("where", ["recorder", "both", "model"])
 def test_inference_mode_makes_no_difference(tmp_path, where):
     with torch.inference_mode() if where != "recorder" else contextlib.nullcontext():

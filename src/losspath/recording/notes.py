@@ -67,9 +67,18 @@ def _of_form(path: Trajectory) -> Iterator[str]:
         yield "states were rounded to bfloat16, each number by up to 0.4 %"
 
 
+def _at_rate_zero(path: Trajectory) -> int:
+    """At how many steps all recorded learning rates were 0, as where a warm-up begins there."""
+    rates = [numbers for name, numbers in path.values.items() if name.partition("/")[0] == "lr"]
+    if not rates:
+        return 0
+    steps = [set(at[values == 0].tolist()) for at, values in rates]
+    return len(set.intersection(*steps))
+
+
 def _of_changes(path: Trajectory) -> Iterator[str]:
     """Of what did not change, and of what did and is no part of a state."""
-    if path.unchanged_steps:
+    if path.unchanged_steps > _at_rate_zero(path):
         what = "no parameter, once rounded," if path.is_rounded else "no parameter"
         yield f"{what} changed at {path.unchanged_steps:,} of the steps"
     ranges = {n: (v[0], v[-1]) for n, (_, v) in path.settings.items() if v.min() < v.max()}
