@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
 import torch.nn.functional as F
 from real_runs_kit import Run, train_and_time, trainings_in_turns
@@ -160,6 +161,9 @@ class Clock(lightning.Callback):
     def on_train_batch_end(self, *arguments: object) -> None:
         self.ends.append(time.perf_counter())
 
+    def steps(self) -> list[float]:
+        return np.diff(self.ends).tolist()
+
 
 def lightning_module(folder: Path, data: Data, epochs: int) -> Run:
     """`losspath.lightning.RecorderCallback` beside Lightning's own ModelCheckpoint."""
@@ -190,7 +194,7 @@ def lightning_module(folder: Path, data: Data, epochs: int) -> Run:
         )
         loader = torch.utils.data.DataLoader(samples, BATCH, shuffle=True)
         trainer.fit(Classifier(inputs.shape[1], steps), loader)
-        return [after - before for before, after in zip(clock.ends, clock.ends[1:])]
+        return clock.steps()
 
     timing = trainings_in_turns(train, folder)
     objective = losspath.Objective(

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import numpy as np
 import torch
 from real_runs_kit import Run, everything, train_and_time, trainings_in_turns
 
@@ -20,6 +21,9 @@ import peft
 import transformers
 
 from losspath.transformers import RecorderCallback
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 LENGTH, BATCH, MASK = 64, 16, 256
 Batch = dict[str, torch.Tensor]
@@ -127,7 +131,7 @@ def language_model(folder: Path, steps: int) -> Run:
 
 
 def tied_names(folder: Path, steps: int) -> Run:
-    """T5, whose embedding has four names; safetensors leave out what is tied, `torch.save` does not."""
+    """T5, whose embedding has four names, of which safetensors keep one and `torch.save` all."""
     rows, model = text(), t5()
     timing = _loop(folder, model, rows, masked, steps, 3e-3)
     for place in folder.glob("checkpoint-*"):
@@ -148,6 +152,9 @@ class Clock(transformers.TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self.ends.append(time.perf_counter())
+
+    def steps(self) -> list[float]:
+        return np.diff(self.ends).tolist()
 
 
 def trainer(folder: Path, steps: int) -> Run:
@@ -180,7 +187,7 @@ def trainer(folder: Path, steps: int) -> Run:
         )
         used.remove_callback(transformers.trainer_callback.PrinterCallback)
         used.train()
-        return [after - before for before, after in zip(clock.ends, clock.ends[1:])]
+        return clock.steps()
 
     timing = trainings_in_turns(train, folder)
     saved = {"checkpoint-* of the Trainer": (folder / "out" / "checkpoint-*", {})}

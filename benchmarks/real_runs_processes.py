@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 benchmarks/real_runs_processes.py WRAPPER FOLDER DATA.pt EPOCHS
 
 A way to spread a network over processes is a function in `WRAPPERS`: DDP is there. One that shards
-its parameters, as FSDP2 does, needs a function there and its own `save`, and a line in `real_runs.py`.
+its parameters, as FSDP2 does, needs a function there, a `save` of its own, and a line in
+`real_runs.py`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ VISCOSITY = 0.05 / math.pi
 def layers(*widths: int, kind: type[nn.Module] = nn.Tanh) -> nn.Sequential:
     """Dense layers with a function between them."""
     parts: list[nn.Module] = []
-    for inside, outside in zip(widths, widths[1:]):
+    for inside, outside in pairwise(widths):
         parts += [nn.Linear(inside, outside), kind()]
     return nn.Sequential(*parts[:-1])
 
