@@ -100,10 +100,11 @@ inside the recorder while the run was made. off: the surface against the states'
 def tell(name: str, run: Run, folder: Path, figures: Path, options: argparse.Namespace) -> str:
     """Prints what there is to say of a run, and returns its line of the table."""
     path, timing = run.path, run.timing
+    numbers = path.dtype.itemsize * path.parameter_count * len(path)
     size = sum(file.stat().st_size for file in path.directory.iterdir() if file.is_file())
     print(
         f"{name}: recording adds {timing.added:+.2f} ms a step to {timing.plain:.1f}; "
-        f"on disk {size / (path.dtype.itemsize * path.parameter_count * len(path)):.3f} × its numbers"
+        f"{size / numbers:.3f} × its numbers on disk"
     )
     right = True
     for what, (states, tensors, different) in imports(run, folder).items():

@@ -76,18 +76,18 @@ def test_contours_are_where_the_losses_are():
         np.testing.assert_allclose(path.vertices[:, 0], level, atol=1e-9)
 
 
-def test_heights_on_contours_are_off_the_path_and_within_the_picture():
-    surface = make_surface(lambda x, y: 1.0 + (x - 1.5) ** 2 + (y - 0.6) ** 2)
-    surface.path[:, 1] = np.linspace(-0.9, 0.6, 30)
-    axes = plot_surface(surface).axes[0]
-    labels = np.array([t.get_position() for t in contours(axes, filled=False).labelTexts])
-    assert len(labels) >= 2
-    away = (labels[:, None] - surface.path[None]) / [4.0, 2.0]
-    assert np.linalg.norm(away, axis=2).min() > 0.05
-    assert (np.abs(labels) < [1.8, 0.9]).all()
-    levels = contours(axes, filled=False).levels[::2]
-    there = [surface.at([label])[0] for label in labels]
-    assert all(np.abs(levels - height).min() < 0.05 for height in there)
+@pytest.mark.parametrize("across", [0.0, 0.35, -0.7])
+def test_heights_on_contours_are_off_the_path_and_within_the_picture(across):
+    surface = make_surface(lambda x, y: 2.5 + x)
+    surface.path[:, 1] = across
+    lines = contours(plot_surface(surface).axes[0], filled=False)
+    places = np.array([text.get_position() for text in lines.labelTexts])
+    assert len(places) >= 2
+    away = (places[:, None] - surface.path[None]) / [4.0, 2.0]
+    assert np.linalg.norm(away, axis=2).min() > 0.1
+    assert (np.abs(places) < [1.8, 0.9]).all()
+    heights = [float(text.get_text()) for text in lines.labelTexts]
+    np.testing.assert_allclose(places[:, 0] + 2.5, heights, atol=0.01)
 
 
 def test_a_short_line_around_the_end_of_the_path_has_no_height():
