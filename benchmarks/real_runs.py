@@ -35,7 +35,7 @@ HEAD += f"{'imported = recorded':>21}{'off: median':>12}{'most':>7}{'surface':>9
 
 def runs(options: argparse.Namespace) -> dict[str, Callable[[Path], Run | dict[str, Run]]]:
     """Every run by its name: a function that trains in a folder."""
-    epochs, steps = (1, 60) if options.quick else (5, 300)
+    epochs, steps = (1, 60) if options.quick else (4, 300)
 
     @cache
     def data() -> images.Data:
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of runs")
     parser.add_argument("--figures", type=Path, help="where figures are written")
     parser.add_argument("--runs", type=Path, help="where runs are kept; by default nowhere")
-    parser.add_argument("--resolution", type=int, default=13)
+    parser.add_argument("--resolution", type=int, default=11)
     parser.add_argument("--quick", action="store_true", help="fewer steps, for a try")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -14,25 +14,30 @@ from real_runs_kit import Run, train_and_time, trainings_in_turns
 from torch import nn
 
 import losspath
+from losspath.errors import DataError
 from losspath.lightning import RecorderCallback
 from losspath.thesis.datasets import Dataset, load_dataset, sample_indices
 from losspath.thesis.image_folders import read_images
 
 COUNT, BATCH = 5_000, 64
+SAMPLES = 500  # of a surface
 Data = tuple[torch.Tensor, torch.Tensor]
 
 
 def load_images(data_dir: Path | None) -> tuple[str, Data]:
     """What the images are called, and some thousands of them with their classes.
 
-    CIFAR-10 in its own archive, or a zip of one folder a class beside it; without a directory the
-    digits of scikit-learn.
+    CIFAR-10 in its own archive, or a zip of one folder a class beside it; where there is neither,
+    the digits of scikit-learn.
     """
-    if data_dir is None:
-        return _some(load_dataset("digits"))
-    zips = sorted(data_dir.glob("*cifar10*.zip")) + sorted(data_dir.glob("cifar10/*.zip"))
+    zips = []
+    if data_dir is not None:
+        zips = sorted(data_dir.glob("*cifar10*.zip")) + sorted(data_dir.glob("cifar10/*.zip"))
     if not zips:
-        return _some(load_dataset("cifar10", data_dir, download=False))
+        try:
+            return _some(load_dataset("cifar10", data_dir or Path("nowhere"), download=False))
+        except DataError:
+            return _some(load_dataset("digits"))
     images = read_images(zips[0])
     chosen = sample_indices(COUNT, len(images.train))
     pixels = torch.from_numpy(images.train[chosen.numpy()]).float() / 255
@@ -111,7 +116,7 @@ def residual_network(folder: Path, data: Data, epochs: int) -> Run:
 
     timing = train_and_time(folder, {"run": model}, step, steps, save, 50)
     objective = losspath.Objective(
-        resnet(inputs.shape[1]), inputs[:1000], targets[:1000], F.cross_entropy
+        resnet(inputs.shape[1]), inputs[:SAMPLES], targets[:SAMPLES], F.cross_entropy
     )
     saved = {"torch.save": (folder / "checkpoint-*.pt", {"key": "model"})}
     return Run(losspath.Trajectory(folder / "run"), objective, timing, saved)
@@ -198,7 +203,7 @@ def lightning_module(folder: Path, data: Data, epochs: int) -> Run:
 
     timing = trainings_in_turns(train, folder)
     objective = losspath.Objective(
-        Classifier(inputs.shape[1], steps), inputs[:1000], targets[:1000], F.cross_entropy
+        Classifier(inputs.shape[1], steps), inputs[:SAMPLES], targets[:SAMPLES], F.cross_entropy
     )
     saved = {"ModelCheckpoint": (folder / "saved" / "*.ckpt", {})}
     return Run(losspath.Trajectory(folder / "run"), objective, timing, saved)

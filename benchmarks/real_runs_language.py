@@ -118,7 +118,7 @@ def _loop(folder: Path, model: Any, rows: torch.Tensor, make: Any, steps: int, r
 
 
 def _objective(model: torch.nn.Module, rows: torch.Tensor, make: Any) -> losspath.Objective:
-    batches = [make(part) for part in rows[:256].split(64)]
+    batches = [make(part) for part in rows[:128].split(64)]
     return losspath.Objective.of_batches(model, batches, batch_loss)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from real_runs_images import BATCH, Data, flipped, resnet
+from real_runs_images import BATCH, SAMPLES, Data, flipped, resnet
 from real_runs_kit import Run, Timing, train_and_time
 
 import losspath
@@ -51,7 +51,7 @@ def two_processes(folder: Path, data: Data, epochs: int, wrapper: str) -> Run:
     timing = Timing(**json.loads((folder / "timing.json").read_text()))
     inputs, targets = data
     model = resnet(inputs.shape[1], WIDTH)
-    objective = losspath.Objective(model, inputs[:1000], targets[:1000], F.cross_entropy)
+    objective = losspath.Objective(model, inputs[:SAMPLES], targets[:SAMPLES], F.cross_entropy)
     saved = {"torch.save in DDP": (folder / "checkpoint-*.pt", {"key": "model"})}
     return Run(losspath.Trajectory(folder / "run"), objective, timing, saved)
 
