@@ -3,8 +3,8 @@
     python benchmarks/real_runs.py [--data-dir DIR] [--only NAME …] [--figures DIR] [--quick]
 
 Each run is small, and trained as such runs are. Printed of each: its parameters and steps;
-milliseconds a step, and what recording adds to that, as stretches of steps without and with it take
-turns; bytes on disk; whether what the library saved, imported, is what was recorded at those steps,
+milliseconds of processor time a step, and what recording adds to that, as stretches of steps without
+and with it take turns; bytes on disk; whether what the library saved, imported, is what was recorded at those steps,
 bit for bit; how far the surface is off the states' own losses, as its caption says; and seconds of
 the surface. DIR holds CIFAR-10: its binary archive, or a zip with a folder for each class
 (`cifar10*.zip`, or any in `cifar10/`); without it, the digits of scikit-learn are taken. The text
@@ -93,8 +93,9 @@ def main() -> None:
 
 
 WORDS = """\
-ms/step: without recording. adds: by what share recording makes a step longer. record: ms a step
-inside the recorder while the run was made. off: the surface against the states' own losses."""
+ms/step: processor time without recording. adds: by what share recording makes that longer, its own
+thread included. record: ms by the clock a step inside the recorder while the run was made. off: the
+surface against the states' own losses. surface: by the clock."""
 
 
 def tell(name: str, run: Run, folder: Path, figures: Path, options: argparse.Namespace) -> str:

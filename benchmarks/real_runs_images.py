@@ -158,13 +158,13 @@ class Classifier(lightning.LightningModule):
 
 
 class Clock(lightning.Callback):
-    """Seconds of each step, from the end of one batch to the end of the next."""
+    """Processor seconds of each step, from the end of one batch to the end of the next."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *arguments: object) -> None:
-        self.ends.append(time.perf_counter())
+        self.ends.append(time.process_time())
 
     def steps(self) -> list[float]:
         return np.diff(self.ends).tolist()

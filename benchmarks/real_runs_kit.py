@@ -26,9 +26,10 @@ class Timing:
     """What a step takes, and what recording adds to it.
 
     Attributes:
-        plain: milliseconds a step without a recorder, the median of the rounds.
-        added: milliseconds that recording adds, the median of the differences within rounds.
-        inside: milliseconds a step inside `Recorder.record` while the run was recorded.
+        plain: milliseconds of processor time a step without a recorder, the median of the rounds.
+        added: what recording adds to it, its own thread included, the median of the differences
+            within rounds.
+        inside: milliseconds by the clock a step inside `Recorder.record` while the run was made.
     """
 
     plain: float
@@ -109,8 +110,11 @@ def train_and_time(
 
 
 def _block(step: Step, recorders: Sequence[losspath.Recorder] | None) -> float:
-    """Milliseconds a step; without recorders the loop asks for its losses all the same."""
-    began = time.perf_counter()
+    """Milliseconds a step; without recorders the loop asks for its losses all the same.
+
+    Of the processor in all threads, as these are not longer where other programs are busy.
+    """
+    began = time.process_time()
     for _ in range(BLOCK):
         losses = step()
         if recorders is None:
@@ -118,7 +122,7 @@ def _block(step: Step, recorders: Sequence[losspath.Recorder] | None) -> float:
         else:
             for recorder, loss in zip(recorders, losses, strict=True):
                 recorder.record(loss)
-    return 1e3 * (time.perf_counter() - began) / BLOCK
+    return 1e3 * (time.process_time() - began) / BLOCK
 
 
 class Costs(logging.Handler):
@@ -151,7 +155,7 @@ def trainings_in_turns(train: Callable[[Path | None], list[float]], folder: Path
     """The same of a library's own trainer, whose trainings without and with a callback take turns.
 
     Args:
-        train: trains, recording into a folder if one is given; returns seconds of each step.
+        train: trains, recording into a folder if one is given; returns processor seconds of each step.
         folder: the run is recorded in "run" in it.
     """
     with told_costs() as told:

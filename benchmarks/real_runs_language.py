@@ -145,13 +145,13 @@ def tied_names(folder: Path, steps: int) -> Run:
 
 
 class Clock(transformers.TrainerCallback):
-    """Seconds of each step."""
+    """Processor seconds of each step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.ends.append(time.process_time())
 
     def steps(self) -> list[float]:
         return np.diff(self.ends).tolist()
