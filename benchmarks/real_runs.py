@@ -3,12 +3,12 @@
     python benchmarks/real_runs.py [--data-dir DIR] [--only NAME …] [--figures DIR] [--quick]
 
 Each run is small, and trained as such runs are. Printed of each: its parameters and steps;
-milliseconds of processor time a step, and what recording adds to that, as stretches of steps without
-and with it take turns; bytes on disk; whether what the library saved, imported, is what was recorded at those steps,
-bit for bit; how far the surface is off the states' own losses, as its caption says; and seconds of
-the surface. DIR holds CIFAR-10: its binary archive, or a zip with a folder for each class
-(`cifar10*.zip`, or any in `cifar10/`); without it, the digits of scikit-learn are taken. The text
-is what comes with Python. One thread in each process.
+milliseconds of processor time a step, and what recording adds to that, as stretches of steps
+without and with it take turns; bytes on disk; whether what the library saved, imported, is what was
+recorded at those steps, bit for bit; how far the surface is off the states' own losses, as its
+caption says; and seconds of the surface. DIR holds CIFAR-10: its binary archive, or a zip with a
+folder for each class (`cifar10*.zip`, or any in `cifar10/`); without it, the digits of scikit-learn
+are taken. The text is what comes with Python. One thread in each process.
 """
 
 from __future__ import annotations

@@ -155,7 +155,8 @@ def trainings_in_turns(train: Callable[[Path | None], list[float]], folder: Path
     """The same of a library's own trainer, whose trainings without and with a callback take turns.
 
     Args:
-        train: trains, recording into a folder if one is given; returns processor seconds of each step.
+        train: trains, recording into a folder if one is given; returns processor seconds of each
+            step.
         folder: the run is recorded in "run" in it.
     """
     with told_costs() as told:
