@@ -69,11 +69,13 @@ def _of_form(path: Trajectory) -> Iterator[str]:
 
 def _at_rate_zero(path: Trajectory) -> int:
     """At how many steps all recorded learning rates were 0, as where a warm-up begins there."""
-    rates = [numbers for name, numbers in path.values.items() if name.partition("/")[0] == "lr"]
-    if not rates:
-        return 0
-    steps = [set(at[values == 0].tolist()) for at, values in rates]
-    return len(set.intersection(*steps))
+    zero: set[int] = set()
+    other: set[int] = set()
+    for name, (steps, rates) in path.values.items():
+        if name.partition("/")[0] == "lr":  # of groups that have rates of their own: lr/group1
+            zero |= set(steps[rates == 0].tolist())
+            other |= set(steps[rates != 0].tolist())
+    return len(zero - other)
 
 
 def _of_changes(path: Trajectory) -> Iterator[str]:
