@@ -184,7 +184,9 @@ def lightning_module(folder: Path, data: Data, epochs: int) -> Run:
         if saves:
             place = folder / "saved"
             callbacks.append(
-                lightning.callbacks.ModelCheckpoint(place, save_top_k=-1, every_n_train_steps=50)
+                lightning.callbacks.ModelCheckpoint(
+                    place, save_top_k=-1, every_n_train_steps=max(1, steps // 6)
+                )
             )
         trainer = lightning.Trainer(
             max_epochs=epochs,

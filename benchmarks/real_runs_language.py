@@ -172,7 +172,7 @@ def trainer(folder: Path, steps: int) -> Run:
             gradient_accumulation_steps=4,
             max_steps=steps if saves else 24,
             save_strategy="steps" if saves else "no",
-            save_steps=50,
+            save_steps=max(1, steps // 6),
             logging_steps=10,
             learning_rate=5e-3,
             warmup_steps=20,
