@@ -2,8 +2,8 @@
 
     python benchmarks/all.py [--data-dir DIR] [--only NAME ...]
 
-With a directory of MNIST, what needs real data is measured too. Nothing else should run meanwhile:
-contenders take turns, so that ratios stand, but seconds do not.
+With a directory of MNIST (and of CIFAR-10, for real-runs), what needs real data is measured too.
+Nothing else should run meanwhile: contenders take turns, so that ratios stand, but seconds do not.
 """
 
 import argparse
@@ -29,14 +29,15 @@ BENCHMARKS = {
     "streaming": ["streaming.py"],
     "compare": ["compare.py", "--rounds", "2", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
+    "real-runs": ["real_runs.py"],
 }
 NEEDS_DATA = {"training"}
-TAKES_DATA = {"compare", "interpolation", "training"}
+TAKES_DATA = {"compare", "interpolation", "training", "real-runs"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", help="a directory that holds MNIST")
+    parser.add_argument("--data-dir", help="a directory that holds MNIST and CIFAR-10")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
     options = parser.parse_args()
     for name in options.only:

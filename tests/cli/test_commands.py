@@ -328,6 +328,22 @@ def test_states_before_a_divergence_can_be_drawn(call, tmp_path):
     assert json.loads(out, parse_constant=pytest.fail)["history"][-1]["training_loss"] == "nan"
 
 
+def test_info_tells_what_is_beside_the_states(call, tmp_path):
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1)
+    )
+    model[0].requires_grad_(False)
+    with losspath.Recorder(tmp_path / "run", model) as recorder:
+        recorder.record(torch.tensor(1 / 3))
+    code, out, _ = call("info", tmp_path / "run")
+    assert code == 0
+    assert "beside the states: 2 frozen parameters, 3 buffers" in out
+    assert "batch loss 0.333333 at the first step, 0.333333 at the last" in out
+    with losspath.Recorder(tmp_path / "plain", torch.nn.Linear(2, 1)):
+        pass
+    assert "beside the states" not in call("info", tmp_path / "plain")[1]
+
+
 @pytest.mark.parametrize(
     "command", ["demo", "train", "info", "surface", "interpolate", "steps", "repair"]
 )

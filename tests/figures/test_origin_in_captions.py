@@ -73,3 +73,19 @@ def test_what_was_saved_before_is_drawn(recording, tmp_path):
     found.save(tmp_path / "dynamics.npz")
     old = losspath.Dynamics.load(tmp_path / "dynamics.npz")
     assert "Buffers" not in caption_of(losspath.plot_dynamics(old))
+
+
+@pytest.mark.parametrize("buffers", [None, "model"])
+def test_buffers_that_never_change_need_no_word(tmp_path, buffers):
+    """Tables that were recorded and are the same at every state, as a transformer's positions."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    model.register_buffer("table", torch.arange(3.0))
+    with Recorder(tmp_path / "run", model) as recorder:
+        for _ in range(3):
+            with torch.no_grad():
+                model[0].weight.add_(torch.randn(3, 4))
+            recorder.record(1.0)
+    path = Trajectory(tmp_path / "run")
+    objective = Objective(model, X, Y, F.cross_entropy, buffers=buffers)
+    surface = losspath.compute_surface(path, objective, "averaged", 3)
+    assert ("Buffers" in caption_of(losspath.plot_surface(surface))) == (buffers == "model")

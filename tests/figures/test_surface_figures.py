@@ -12,6 +12,7 @@ from losspath import Surface, plot_distance_map, plot_surface, plot_surfaces
 from losspath.analysis.distances import DistanceMap
 from losspath.errors import ArgumentError, StoreError
 from losspath.figures import HeightScale, save_figure
+from losspath.figures.surfaces import describe_surface
 from losspath.surface import StateLosses
 
 
@@ -75,6 +76,43 @@ def test_contours_are_where_the_losses_are():
         np.testing.assert_allclose(path.vertices[:, 0], level, atol=1e-9)
 
 
+@pytest.mark.parametrize("across", [0.0, 0.35, -0.7])
+def test_heights_on_contours_are_off_the_path_and_within_the_picture(across):
+    surface = make_surface(lambda x, y: 2.5 + x)
+    surface.path[:, 1] = across
+    lines = contours(plot_surface(surface).axes[0], filled=False)
+    places = np.array([text.get_position() for text in lines.labelTexts])
+    assert len(places) >= 2
+    away = (places[:, None] - surface.path[None]) / [4.0, 2.0]
+    assert np.linalg.norm(away, axis=2).min() > 0.1
+    assert (np.abs(places) < [1.8, 0.9]).all()
+    heights = [float(text.get_text()) for text in lines.labelTexts]
+    np.testing.assert_allclose(places[:, 0] + 2.5, heights, atol=0.01)
+
+
+def test_a_short_line_around_the_end_of_the_path_has_no_height():
+    surface = make_surface(lambda x, y: np.hypot(x - 1.5, 2 * (y - 0.6)), x=np.linspace(-2, 2, 41))
+    lines = contours(plot_surface(surface).axes[0], filled=False)
+    shortest = np.ptp(lines.get_paths()[0].vertices[:, 0])
+    assert shortest < 0.2 * 4 < np.ptp(lines.get_paths()[2].vertices[:, 0])
+    heights = [text.get_text() for text in lines.labelTexts]
+    assert f"{lines.levels[0]:.3g}" not in heights
+    assert f"{lines.levels[2]:.3g}" in heights
+
+
+def test_what_is_not_exact_is_not_called_so():
+    for factor, said in [
+        (1.0, "median 0%, at most 0% off"),
+        (1.0001, "median under 0.1%, at most under 0.1% off"),
+        (1.002, "median 0.2%, at most 0.2% off"),
+        (1.02, "median 2%, at most 2% off"),
+    ]:
+        surface = make_surface()
+        own = surface.at(surface.path[surface.states.index]) * factor
+        caption = describe_surface(make_surface(own=own))
+        assert said in caption
+
+
 def test_dots_have_the_colour_of_their_own_loss_on_the_scale_of_the_ground():
     surface = make_surface(own=[4.0, 1.0, 5.0, 2.0])
     figure = plot_surface(surface)
@@ -104,7 +142,8 @@ def test_losses_are_clipped_at_half_again_the_initial_loss_and_the_bar_says_so()
     assert (scale.low, scale.high, scale.clipped) == (1.0, 3.0, True)
     figure = plot_surface(surface)
     assert contours(figure.axes[0], filled=True).extend == "max"
-    assert any("grey: over 3, 1.5 × the initial loss" in text for text in texts(figure))
+    words = [" ".join(text.split()) for text in texts(figure)]
+    assert "loss (cross-entropy); grey: over 3, 1.5 × the initial loss" in words
     assert surface.loss.max() == 6.0  # what is stored is not
 
 
@@ -265,10 +304,13 @@ def test_nothing_overlaps_and_nothing_leaves_the_figure(names):
             assert not any(box.overlaps(panel) for panel in panels)
 
 
-def test_the_label_of_a_short_bar_is_within_the_figure():
+@pytest.mark.parametrize("height", [1.0, 0.81])
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy_with_logits", "a" * 60])
+def test_the_label_of_a_short_bar_is_within_the_figure(loss, height):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = plot_surface(make_surface(own=[2.0] * 4))
+    y = height * np.linspace(-1, 1, 7)
+    figure = plot_surface(make_surface(own=[2.0] * 4, y=y, provenance={"loss": loss}))
     FigureCanvasAgg(figure).draw()
     (bar,) = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
     box = bar.yaxis.label.get_window_extent()

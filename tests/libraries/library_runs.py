@@ -138,3 +138,29 @@ def assert_run_is_right(
     steps = [np.linalg.norm(vector_of(b) - vector_of(a)) for a, b in itertools.pairwise(models)]
     np.testing.assert_allclose(step_sizes(path).sizes, steps, rtol=1e-4)
     return line
+
+
+def everything(path, index):
+    """All that a run has of a state, by name: what is trained, frozen, and buffers."""
+    row = path[index]
+    values = {entry.name: row[entry.place].reshape(entry.shape) for entry in path.layout.parameters}
+    return values | {name: tensor.numpy() for name, tensor in path.sides(index).items()}
+
+
+def assert_imported_is_recorded(imported, recorded, without=()):
+    """What a library saved, imported, is at its steps what was recorded, bit for bit.
+
+    Args:
+        imported: the run of checkpoints.
+        recorded: the run of every step.
+        without: names that were recorded and are in no checkpoint.
+    """
+    place = {step: index for index, step in enumerate(recorded.steps.tolist())}
+    assert len(imported) > 1
+    assert imported[0].tobytes() != imported[-1].tobytes()
+    for index, step in enumerate(imported.steps.tolist()):
+        ours, theirs = everything(recorded, place[step]), everything(imported, index)
+        assert theirs.keys() == ours.keys() - set(without)
+        for name, value in theirs.items():
+            assert (value.dtype, value.shape) == (ours[name].dtype, ours[name].shape)
+            assert value.tobytes() == ours[name].tobytes(), (name, step)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from library_runs import assert_imported_is_recorded
 from test_transformers_models import WORDS, gpt2, t5
 from torch import nn
 
-from losspath import Objective, import_checkpoints
+from losspath import Objective, Trajectory, import_checkpoints
 from losspath.errors import ArgumentError
 from losspath.surface import evaluate_states
 
@@ -19,6 +20,10 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 peft = pytest.importorskip("peft", reason="peft is a test dependency")
 transformers = pytest.importorskip("transformers", reason="transformers is a test dependency")
 lightning = pytest.importorskip("lightning.pytorch", reason="lightning is a test dependency")
+
+from losspath.lightning import RecorderCallback as LightningRecorder  # noqa: E402
+from losspath.transformers import RecorderCallback as TrainerRecorder  # noqa: E402
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),
@@ -70,7 +75,8 @@ class Keep(transformers.TrainerCallback):
 
 
 def trained_by_trainer(model, folder, **options):
-    kept = Keep()
+    """The models where the Trainer saves them; every step is recorded beside the folder."""
+    kept, recorder = Keep(), TrainerRecorder(folder.parent / "recorded")
     data = [{"input_ids": words, "labels": words} for words in SENTENCES]
     arguments = transformers.TrainingArguments(
         output_dir=folder,
@@ -84,7 +90,7 @@ def trained_by_trainer(model, folder, **options):
         use_cpu=True,
         **options,
     )
-    trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[kept])
+    trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[kept, recorder])
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     trainer.train()
     return kept.models, trainer.state.log_history
@@ -119,6 +125,8 @@ def test_a_trainers_checkpoints(make, tmp_path):
     )
     path = import_checkpoints(tmp_path / "out", tmp_path / "run")
     assert_same(path, models)
+    recorded = Trajectory(tmp_path / "recorded")
+    assert_imported_is_recorded(path, recorded)
     losses = {row["step"]: row["loss"] for row in log if "loss" in row}
     assert path.loss_steps.tolist() == [4, 5, 6, 7, 8, 9]
     assert path.all_losses.tolist() == [losses[step] for step in path.loss_steps.tolist()]
@@ -127,6 +135,8 @@ def test_a_trainers_checkpoints(make, tmp_path):
     assert [row.tobytes() for row in tied[:]] == [
         vector_of(models[step]).tobytes() for step in (3, 6, 9)
     ]
+    assert_imported_is_recorded(tied, recorded)
+    assert tied.layout == recorded.layout
 
 
 @pytest.mark.mostly_slow(1)
@@ -137,6 +147,9 @@ def test_an_adapters_checkpoints(adapt, tmp_path):
     trained = {n for n, p in models[3].named_parameters() if p.requires_grad}
     assert {entry.name for entry in path.layout.parameters} == trained
     assert_same(path, models)
+    recorded = Trajectory(tmp_path / "recorded")
+    base = {n for n, p in models[3].named_parameters() if not p.requires_grad}
+    assert_imported_is_recorded(path, recorded, without=base)
     whole = import_checkpoints(tmp_path / "out", tmp_path / "with", model=adapt(gpt2()))
     assert [row.tobytes() for row in whole[:]] == [
         vector_of(models[step]).tobytes() for step in (3, 6, 9)
@@ -155,6 +168,14 @@ def test_merged_adapters(tmp_path):
     assert names
     assert all("c_attn.weight" in name or "ln_f" in name for name in names)
     assert_same(path, merged)
+    # Of the recorded adapters, merged by the library as those were.
+    recorded, model = Trajectory(tmp_path / "recorded"), lora(gpt2())
+    for index, step in enumerate(path.steps.tolist()):
+        recorded.load_into(model, step)
+        again = copy.deepcopy(model).merge_and_unload().state_dict()
+        for entry in path.layout.parameters:
+            row = path[index][entry.place]
+            assert row.tobytes() == again[entry.name].numpy().tobytes()
 
 
 class Module(lightning.LightningModule):
@@ -199,7 +220,7 @@ def trained_by_lightning(folder, *extra):
         enable_model_summary=False,
         log_every_n_steps=1,
         logger=lightning.loggers.CSVLogger(folder / "logs"),
-        callbacks=[Copy(), saving, *extra],
+        callbacks=[Copy(), saving, LightningRecorder(folder / "recorded"), *extra],
     )
     data = torch.utils.data.TensorDataset(INPUTS, TARGETS)
     trainer.fit(Module(), torch.utils.data.DataLoader(data, 8))
@@ -221,6 +242,7 @@ def test_lightnings_checkpoints(tmp_path):
     path = import_checkpoints(tmp_path / "saved" / "*.ckpt", tmp_path / "run", losses=table)
     assert path.steps.tolist() == [4, 8, 12, 16]
     assert_is_lightnings(path, kept)
+    assert_imported_is_recorded(path, Trajectory(tmp_path / "recorded"))
     assert len(path.all_losses) > 4
     objective = Objective(Module(), INPUTS, TARGETS, F.cross_entropy)
     found = evaluate_states(path, objective, np.arange(4)).loss

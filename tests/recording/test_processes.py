@@ -10,7 +10,7 @@ import pytest
 import torch
 from walks import advance, network
 
-from losspath import Recorder, Trajectory
+from losspath import Recorder, Trajectory, import_checkpoints
 from losspath.errors import ArgumentError, ExistsError, LosspathWarning, ModelError, StoreError
 from losspath.recording import processes
 
@@ -133,6 +133,8 @@ with losspath.Recorder(run, model, existing="resume" if begun else "error") as r
         mean = loss.detach().clone()
         torch.distributed.all_reduce(mean)
         recorder.record(mean / 2, own=loss)
+        if rank == 0:
+            torch.save({"model": model.state_dict()}, f"{run}-step{recorder.steps}.pt")
         states.append(torch.nn.utils.parameters_to_vector(network.parameters()).tolist())
         if recorder.steps == stop:
             recorder.flush()
@@ -163,6 +165,18 @@ def test_under_torchrun_the_first_process_records_what_all_train(tmp_path):
     np.testing.assert_array_equal(path[:], np.array(states, np.float32))
     assert path.layout.parameters[0].name == "0.weight"
     assert np.all(path.values["own"][1] != path.all_losses)
+    # What the first process saves, with the wrapper's names, imported.
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
+    )
+    saved = import_checkpoints(tmp_path / "run-step*.pt", tmp_path / "imported", model=model)
+    assert saved.layout == path.layout
+    np.testing.assert_array_equal(saved[:], path[1:])
+    for index in range(len(saved)):
+        kept = path.buffers(index + 1)
+        assert saved.buffers(index).keys() == kept.keys()
+        for name, value in saved.buffers(index).items():
+            assert value.tobytes() == kept[name].tobytes()
     # Stopped hard and begun again, it comes to the same.
     done = torchrun(script, tmp_path / "again", 6, 4)
     assert done.returncode != 0

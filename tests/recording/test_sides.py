@@ -469,6 +469,31 @@ def test_steps_at_which_nothing_changed_are_counted_and_told(tmp_path):
         assert recorder.unchanged_steps == 3
 
 
+RATES = {
+    "one": ([{"lr": 0.0}, {"lr": 0.1}], []),
+    "groups": ([{"lr": 0.0, "lr/group1": 0.0}, {"lr": 0.1, "lr/group1": 0.2}], []),
+    "groups that were alike": ([{"lr": 0.0}, {"lr": 0.1, "lr/group1": 0.2}], []),
+    "one group alone": ([{"lr": 0.0, "lr/group1": 0.1}, {"lr": 0.1}], [1]),
+    "another name": ([{"lrs": 0.0}, {"lrs": 0.1}], [1]),
+}
+
+
+@pytest.mark.parametrize("kind", RATES)
+def test_steps_at_a_learning_rate_of_zero_are_no_news(tmp_path, kind):
+    (first, second), told = RATES[kind]
+    model = Model()
+    with Recorder(tmp_path / "run", model) as recorder:
+        recorder.record(0.0, **first)  # a warm-up begins
+        step(model)
+        recorder.record(1.0, **second)
+    path = Trajectory(tmp_path / "run")
+    assert path.unchanged_steps == 1
+    assert path.notes == [f"no parameter changed at {count} of the steps" for count in told]
+    with Recorder(tmp_path / "run", model, existing="resume") as recorder:
+        recorder.record(0.0, **second)
+    assert Trajectory(tmp_path / "run").notes == ["no parameter changed at 2 of the steps"]
+
+
 @pytest.mark.parametrize("where", ["recorder", "both", "model"])
 def test_inference_mode_makes_no_difference(tmp_path, where):
     with torch.inference_mode() if where != "recorder" else contextlib.nullcontext():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,21 @@ def _check_one_run(directory: Path) -> None:
         )
 
 
+def _beside(sides: Mapping[str, str]) -> str:
+    """How many tensors of each kind a run has that are no part of its states."""
+    counts = Counter(sides.values())
+    kinds = {"frozen": "frozen parameter", "buffer": "buffer"}
+    return ", ".join(
+        f"{counts[kind]:,} {name}{'s' if counts[kind] > 1 else ''}"
+        for kind, name in kinds.items()
+        if counts[kind]
+    )
+
+
+def _rounded(loss: float | None) -> str:
+    return "not known" if loss is None else f"{loss:.6g}"
+
+
 def print_description(description: dict[str, Any]) -> None:
     """Prints a run for people."""
     d, linked = description, description["linked"]
@@ -101,6 +118,8 @@ def print_description(description: dict[str, Any]) -> None:
             f"  checkpoints that it refers to: {linked['bytes'] / 1e6:,.1f} MB"
             + (f"; {linked['missing']:,} of them are not there" if linked["missing"] else "")
         )
+    if beside := _beside(d["sides"]):
+        say(f"  beside the states: {beside}")
     for note in d["notes"]:
         say(f"  {note}")
     if d["tail_bytes"]:
@@ -111,7 +130,8 @@ def print_description(description: dict[str, Any]) -> None:
     elif count:
         say(f"  {count:,} losses are not finite")
     if d["losses"] and (count < d["losses"] or "imported" not in d["metadata"]):
-        say(f"  batch loss {d['first_loss']} at the first step, {d['last_loss']} at the last")
+        first, last = (_rounded(d[f"{which}_loss"]) for which in ("first", "last"))
+        say(f"  batch loss {first} at the first step, {last} at the last")
     if d["training"]:
         shown = {k: v for k, v in d["training"].items() if k != "data_digest"}
         say(f"  {canonical_json(shown)}")

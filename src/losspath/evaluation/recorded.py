@@ -103,7 +103,13 @@ class PathObjective:
 
     @property
     def describes_buffers(self) -> bool:
-        """Whether the model has buffers whose origin a reader of the losses should know."""
+        """Whether the model has buffers whose origin a reader of the losses should know.
+
+        Those that were recorded and never changed, as tables of positions, are no such ones: they
+        are the same at every point.
+        """
+        if self.objective.buffers == "recorded" and not self.varies:
+            return False
         return any(True for _ in self.objective.model.buffers())
 
     def sides_of(self, index: int) -> Sides | None:

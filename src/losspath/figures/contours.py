@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.contour import ContourSet
 from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.tri import Triangulation
+from scipy.spatial.distance import cdist
 
 from losspath.figures.scale import HeightScale
 from losspath.surface import Surface
@@ -16,6 +18,11 @@ from losspath.surface import Surface
 Floats = npt.NDArray[np.float64]
 
 EVALUATED = "#555555"  # colour of the points of a surface that is not complete
+
+# As shares of the picture's sides: a line that is shorter has no height written on it, and so has
+# one that is nowhere farther from the path; a place with so much room around it is as good as any.
+_SHORT, _NEAR, _FREE = 0.2, 0.05, 0.15
+_MOST_STATES = 500  # of a path that are looked at
 
 
 def draw_contours(axes: Axes, surface: Surface, scale: HeightScale, labels: bool = False) -> None:
@@ -27,7 +34,7 @@ def draw_contours(axes: Axes, surface: Surface, scale: HeightScale, labels: bool
         axes: where to draw.
         surface: the surface.
         scale: from height to colour.
-        labels: whether every other contour line carries its height.
+        labels: whether every other contour line carries its height, where it is off the path.
     """
     heights = surface.values[scale.height]
     finite = np.isfinite(heights) & surface.evaluated
@@ -57,11 +64,46 @@ def draw_contours(axes: Axes, surface: Surface, scale: HeightScale, labels: bool
     if len(levels) == 0:
         return
     lines = draw(*places, levels=levels, colors="white", linewidths=0.5, alpha=0.7)
-    if labels:
+    if labels and (manual := _label_places(lines, levels[::2], surface)):
         form: Any = (lambda share: f"{share:.0%}") if scale.is_share else "%.3g"
-        shown = axes.clabel(lines, levels=levels[::2], fontsize=6, fmt=form, inline_spacing=2)
+        shown = axes.clabel(
+            lines, levels=levels[::2], fontsize=6, fmt=form, inline_spacing=2, manual=manual
+        )
         for text in shown:
             text.set_clip_on(True)
+
+
+def _label_places(lines: ContourSet, levels: Floats, surface: Surface) -> list[tuple[float, float]]:
+    """Where on its line each height is written: off the path, the border and other heights.
+
+    A line that has no such place, as a short one around the path's end, has no height: the path
+    and its dots are drawn over it.
+    """
+    corner = np.array([surface.x[0], surface.y[0]])
+    extent = np.array([np.ptp(surface.x), np.ptp(surface.y)])
+    stride = max(1, len(surface.path) // _MOST_STATES)
+    taken = (np.concatenate([surface.path[::stride], surface.path[-1:]]) - corner) / extent
+    places = []
+    for level in levels:
+        segments = lines.allsegs[int(np.argmin(np.abs(lines.levels - level)))]
+        points = [(_denser(each) - corner) / extent for each in segments]
+        points = [each for each in points if len(each) and np.ptp(each, axis=0).max() > _SHORT]
+        if not points:
+            continue
+        there = np.concatenate(points)
+        free = cdist(there, taken).min(axis=1)
+        free = np.minimum(free, np.minimum(there, 1 - there).min(axis=1))  # from the border
+        best = int(np.argmax(np.minimum(free, _FREE)))
+        if free[best] > _NEAR:
+            taken = np.concatenate([taken, there[best : best + 1]])
+            x, y = corner + extent * there[best]
+            places.append((float(x), float(y)))
+    return places
+
+
+def _denser(line: Floats) -> Floats:
+    """The line's points, and those in the middle between them."""
+    return np.concatenate([line, (line[1:] + line[:-1]) / 2])
 
 
 def _triangles(x: Floats, y: Floats, finite: npt.NDArray[np.bool_]) -> Triangulation | None:

@@ -153,6 +153,27 @@ def add_footer(
         )
 
 
+def fitted(parts: Sequence[str], inches: float) -> tuple[str, float]:
+    """A label in as few lines as fit, broken between its parts alone.
+
+    Args:
+        parts: of the label.
+        inches: how long a line may be.
+
+    Returns:
+        The label, and the size of its letters: less than usual where a single part is too long.
+    """
+    most = 0.95 * 72 * inches / (0.55 * SMALL)
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 1 + len(part) <= most:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    longest = max(map(len, lines))  # of letters that may be wide
+    return "\n".join(lines), SMALL if longest <= most else 0.75 * SMALL * most / longest
+
+
 def _wrapped(figure: Figure, text: str, size: float) -> str:
     # A letter of the default font is about half as wide as it is high, a digit or capital more.
     letters = int(figure.get_figwidth() * 0.95 * 72 / (0.55 * size))

@@ -37,6 +37,7 @@ from losspath.figures.style import (
     check_group,
     check_type,
     describe_origin,
+    fitted,
     new_figure,
     tidy,
 )
@@ -242,7 +243,11 @@ def _errors(surface: Surface, height: str) -> Floats:
 def _off(error: float, height: str) -> str:
     if height == ACCURACY:
         return f"{100 * error:.0f} percentage points"
-    return f"{error:.0%}" if height == LOSS else f"{error:.2g}"
+    if height != LOSS:
+        return f"{error:.2g}"
+    if 0 < error < 0.0095:  # 0 % would say that it is exact
+        return f"{error:.1%}" if error >= 0.0005 else "under 0.1%"
+    return f"{error:.0%}"
 
 
 def _common(surfaces: Sequence[Surface], height: str, titles: Sequence[str] | None = None) -> str:
@@ -327,20 +332,19 @@ def _add_bar(
         aspect=30 if location == "right" else 60,
         pad=0.02,
     )
-    label = f"{scale.height} ({loss})" if loss and scale.height == LOSS else scale.height
+    parts = [scale.height, f"({loss})"] if loss and scale.height == LOSS else [scale.height]
     if scale.clipped:
-        # A letter is about half as wide as it is high; a bar at the side may be short.
-        letters = 0.95 * 72 * figure.get_figheight() / (SMALL / 2)
-        grey = f"grey: over {scale.high:.3g}, {scale.limit}"
-        is_long = location == "right" and len(label) + len(grey) > letters
-        label += f";{chr(10) if is_long else ' '}{grey}"
+        parts[-1] += ";"
+        parts += [f"grey: over {scale.high:.3g},", scale.limit]
     if scale.is_share:
         bar.formatter = PercentFormatter(1.0)
-    _tidy_bar(bar, label, scale.logarithmic)
+    # A bar at the side may be short: its label is as long as the figure is high at most.
+    inches = figure.get_figheight() if location == "right" else np.inf
+    _tidy_bar(bar, *fitted(parts, inches), scale.logarithmic)
 
 
-def _tidy_bar(bar: Colorbar, label: str, logarithmic: bool) -> None:
-    bar.set_label(label, fontsize=SMALL)
+def _tidy_bar(bar: Colorbar, label: str, size: float, logarithmic: bool) -> None:
+    bar.set_label(label, fontsize=size)
     bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2.5, which="major")
     bar.ax.tick_params(width=0.4, length=1.5, which="minor")
     bar.outline.set_linewidth(0.6)
@@ -367,7 +371,7 @@ def _draw_distance(axes: Axes, distance: DistanceMap) -> Any:
 
 def _add_distance_bar(figure: Figure, axes: Axes, image: Any, location: str) -> None:
     bar = figure.colorbar(image, ax=axes, location=location, aspect=25, pad=0.02)
-    _tidy_bar(bar, "distance in parameter space", logarithmic=False)
+    _tidy_bar(bar, "distance in parameter space", SMALL, logarithmic=False)
 
 
 def _legend(surfaces: Sequence[Surface], height: str) -> list[Line2D | Patch]:

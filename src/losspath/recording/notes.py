@@ -67,9 +67,20 @@ def _of_form(path: Trajectory) -> Iterator[str]:
         yield "states were rounded to bfloat16, each number by up to 0.4 %"
 
 
+def _at_rate_zero(path: Trajectory) -> int:
+    """At how many steps all recorded learning rates were 0, as where a warm-up begins there."""
+    zero: set[int] = set()
+    other: set[int] = set()
+    for name, (steps, rates) in path.values.items():
+        if name.partition("/")[0] == "lr":  # of groups that have rates of their own: lr/group1
+            zero |= set(steps[rates == 0].tolist())
+            other |= set(steps[rates != 0].tolist())
+    return len(zero - other)
+
+
 def _of_changes(path: Trajectory) -> Iterator[str]:
     """Of what did not change, and of what did and is no part of a state."""
-    if path.unchanged_steps:
+    if path.unchanged_steps > _at_rate_zero(path):
         what = "no parameter, once rounded," if path.is_rounded else "no parameter"
         yield f"{what} changed at {path.unchanged_steps:,} of the steps"
     ranges = {n: (v[0], v[-1]) for n, (_, v) in path.settings.items() if v.min() < v.max()}
