@@ -101,12 +101,20 @@ class Silent:
         """Counts a step."""
         self.record(0.0, step, values)
 
+    def refuse(self, error: Exception) -> None:
+        """Nobody has to know."""
+
     def flush(self) -> None:
         """There is nothing to write."""
 
     def close(self) -> None:
         """Ends it; can be called again."""
         self._is_closed = True
+
+    close_quietly = close
+
+    def leave(self) -> None:
+        """Nobody waits for it."""
 
 
 def _is_replicated(model: torch.nn.Module) -> bool:

@@ -6,6 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -29,18 +30,18 @@ from losspath.errors import ArgumentError, LosspathError, LosspathWarning, Store
 from losspath.files import canonical_json
 from losspath.parameters import Layout, Taken, check_taken, unwrapped
 from losspath.recording import chain, store
+from losspath.recording.beginning import begin_session
 from losspath.recording.cost import Cost
 from losspath.recording.hidden import warn_of_hidden
-from losspath.recording.locking import RunLock
 from losspath.recording.numbers import as_number, as_step, as_value
-from losspath.recording.opening import Existing, open_run, prepare_directory
+from losspath.recording.opening import Existing
 from losspath.recording.processes import Silent, check_unsharded, rank_of_process
 from losspath.recording.schedules import Condition, Every, Schedule, When
 from losspath.recording.session import Session
 from losspath.recording.settings import SettingsReader
+from losspath.recording.sharded import Follower, Leader, begin_together, shard_group
 from losspath.recording.sketch import Sketch
 from losspath.recording.state import StateReader
-from losspath.recording.writing import Writer
 
 _LOGGER = logging.getLogger("losspath")
 
@@ -183,7 +184,11 @@ class Recorder:
         self.directory = Path(directory).absolute()  # the process may go elsewhere
         check_unsharded(model)
         sketch = check_sketch("sketch", sketch)
-        layout = Layout.of(model, "float64" if sketch else dtype, allow_complex, parameters)
+        group = shard_group(model, records_each=processes == "each")
+        layout = Layout.of(
+            *(model, "float64" if sketch else dtype, allow_complex, parameters),
+            sharded=group is not None,
+        )
         if sketch is not None:
             sketch.check(layout.parameter_count, 8 if layout.is_wide else 4)
         warn_of_hidden(unwrapped(model), stacklevel=3)
@@ -195,49 +200,26 @@ class Recorder:
             is_linked=_is_linked,
             prefix=_prefix,
         )
-        state = StateReader(model, layout, header.torch_dtype, sketch)
+        state = StateReader(model, layout, header.torch_dtype, sketch, group)
         _check_metadata(header.metadata)
         self._since = time.perf_counter()
         self._spent = 0, 0.0, self._since  # steps, seconds in `record`, and until when
-        self._session: Session | Silent
-        if processes == "first" and rank_of_process() > 0:
+        begin = partial(
+            begin_session,
+            *(self.directory, header, state, SettingsReader(model), kept, existing, step),
+            sizes=chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS),
+            commit_seconds=_COMMIT_SECONDS,
+            across_holes=_by_checkpoint,
+            made_again=_made_again,
+            may_begin=_may_begin,
+        )
+        self._session: Session | Silent | Leader | Follower
+        if group is None and processes == "first" and rank_of_process() > 0:
             self._session = Silent(self.directory, model, existing == "resume", step)
-            self._finalizer = weakref.finalize(self, self._session.close)
-            return
-        prepare_directory(self.directory, existing)
-        session: Session | None = None
-        writer: Writer | None = None
-        lock = RunLock(self.directory, store.LOCK)
-        try:
-            lock.acquire()
-            begins = existing != "resume" or (_may_begin and not store.exists(self.directory))
-            opened = open_run(
-                *(self.directory, header, state, existing, None if begins else step),
-                across_holes=_by_checkpoint,
-                made_again=_made_again,
-            )
-            sizes = chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS)
-            session = Session(
-                *(self.directory, header, state, SettingsReader(model)),
-                *(lock, opened.base, kept, sizes),
-            )
-            writer = Writer(
-                *(self.directory, kept != Every(), header.row_size, session.first),
-                *(opened, _COMMIT_SECONDS),
-                keeps_rows=not _is_linked,
-            )
-            session.begin(writer, step or 0)
-            session.keep_open()
-            self._session = session
-            # When nobody has the recorder any more, and when the interpreter exits.
-            self._finalizer = weakref.finalize(self, session.close_quietly)
-        except BaseException:
-            if writer is not None:
-                writer.abandon()
-            if session is not None:
-                session.abandon()
-            lock.release()
-            raise
+        else:
+            self._session = begin_together(state, begin)
+        # When nobody has the recorder any more, and when the interpreter exits.
+        self._finalizer = weakref.finalize(self, self._session.close_quietly)
 
     @property
     def steps(self) -> int:
@@ -282,10 +264,15 @@ class Recorder:
         """
         begin = time.perf_counter()
         session = self._session
-        session.check_usable()
         # Whatever can be refused is refused before anything is changed.
-        numbers = {name: as_value(name, value) for name, value in values.items()} if values else {}
-        session.record(as_number(loss), None if step is None else as_step(step), numbers)
+        try:
+            session.check_usable()
+            numbers = {n: as_value(n, value) for n, value in values.items()} if values else {}
+            number, at = as_number(loss), None if step is None else as_step(step)
+        except Exception as error:
+            session.refuse(error)
+            raise
+        session.record(number, at, numbers)
         until = time.perf_counter()
         steps, seconds, _ = self._spent
         self._spent = steps + 1, seconds + until - begin, until
@@ -322,7 +309,7 @@ class Recorder:
                 f"{self.directory} could not be closed, as {type(cause).__name__} was raised: "
                 f"{cause}; close() can be called again, and what was recorded before is kept"
             ) from cause
-        if self._finalizer.detach() and not isinstance(self._session, Silent):
+        if self._finalizer.detach() and not isinstance(self._session, (Silent, Follower)):
             _LOGGER.info("%s: %s", self.directory, self.cost)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recorder:
@@ -344,6 +331,8 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._session.leave()  # other processes may be anywhere
         try:
             self.close()
         except Exception:
