@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from operator import is_
 
 import torch
 import xxhash
@@ -63,7 +62,8 @@ class Parts:
         self._modules = [each for each in model.modules() if is_fully_shard(type(each))]
         self._all = [*tensors, *(side.tensor for side in sides)]
         self._sharded = [tensor for tensor in self._all if is_sharded(tensor)]
-        self._own = [local_part(tensor) for tensor in self._sharded]
+        self._own = [local_part(tensor) for tensor in self._sharded]  # held, as their places are
+        self._places = _places(self._own)
         self._of_row = list(tensors)
         by_size = sorted(map(local_part, tensors), key=torch.Tensor.numel, reverse=True)
         self._samples = [_sample(part) for part in by_size[:_SAMPLED_TENSORS]]
@@ -82,7 +82,7 @@ class Parts:
 
     def is_as_found(self) -> bool:
         """Whether the parts are in the memory that they were in."""
-        return all(map(is_, self._own, map(local_part, self._sharded)))
+        return self._places == _places(map(local_part, self._sharded))
 
     def mark(self) -> int:
         """Tells whether the state is still the same, without gathering it."""
@@ -93,7 +93,8 @@ class Parts:
 
     def gather(self, first: int, last: int) -> list[torch.Tensor]:
         """Whole tensors first … last−1 of the row's and then the sides'; for all processes."""
-        return [whole(tensor) for tensor in self._all[first:last]]
+        with self._group.reaching():
+            return [whole(tensor) for tensor in self._all[first:last]]
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         seconds = 0.0
@@ -110,6 +111,10 @@ class Parts:
     def _side(self, number: int) -> torch.Tensor:
         self._group.gather(number, number + 1)
         return self.gather(number, number + 1)[0]
+
+
+def _places(parts: Iterable[torch.Tensor]) -> list[tuple[int, torch.Size]]:
+    return [(part.data_ptr(), part.shape) for part in parts]
 
 
 def _sample(part: torch.Tensor) -> torch.Tensor:

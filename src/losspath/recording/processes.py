@@ -111,8 +111,6 @@ class Silent:
         """Ends it; can be called again."""
         self._is_closed = True
 
-    close_quietly = close
-
     def leave(self) -> None:
         """Nobody waits for it."""
 

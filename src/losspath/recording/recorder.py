@@ -187,7 +187,7 @@ class Recorder:
         group = shard_group(model, records_each=processes == "each")
         layout = Layout.of(
             *(model, "float64" if sketch else dtype, allow_complex, parameters),
-            sharded=group is not None,
+            sharded=True,
         )
         if sketch is not None:
             sketch.check(layout.parameter_count, 8 if layout.is_wide else 4)
@@ -200,10 +200,15 @@ class Recorder:
             is_linked=_is_linked,
             prefix=_prefix,
         )
-        state = StateReader(model, layout, header.torch_dtype, sketch, group)
         _check_metadata(header.metadata)
         self._since = time.perf_counter()
         self._spent = 0, 0.0, self._since  # steps, seconds in `record`, and until when
+        self._session: Session | Silent | Leader | Follower
+        if group is None and processes == "first" and rank_of_process() > 0:
+            self._session = Silent(self.directory, model, existing == "resume", step)
+            self._finalizer = weakref.finalize(self, self._session.close)
+            return
+        state = StateReader(model, layout, header.torch_dtype, sketch, group)
         begin = partial(
             begin_session,
             *(self.directory, header, state, SettingsReader(model), kept, existing, step),
@@ -213,11 +218,7 @@ class Recorder:
             made_again=_made_again,
             may_begin=_may_begin,
         )
-        self._session: Session | Silent | Leader | Follower
-        if group is None and processes == "first" and rank_of_process() > 0:
-            self._session = Silent(self.directory, model, existing == "resume", step)
-        else:
-            self._session = begin_together(state, begin)
+        self._session = begin_together(state, begin)
         # When nobody has the recorder any more, and when the interpreter exits.
         self._finalizer = weakref.finalize(self, self._session.close_quietly)
 

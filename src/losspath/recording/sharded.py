@@ -114,8 +114,13 @@ class Leader:
             return
         if self._state.is_alone:
             self._session.close()
-        else:
+            return
+        try:
             self._lead(CLOSE, None, self._session.close)
+        except StoreError:
+            if self._group.is_broken:  # what there is, is closed all the same
+                self._session.close_quietly()
+            raise
 
     def leave(self) -> None:
         """Gathers nothing any more, as the others may not take part."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -42,12 +42,13 @@ class ShardGroup:
 
     Attributes:
         leads: whether this process records.
+        is_broken: whether they have lost each other.
     """
 
     def __init__(self, ranks: list[int], rank: int) -> None:
         self._ranks, self._rank = ranks, rank
         self.leads = rank == ranks[0]
-        self._is_broken = False
+        self.is_broken = False
         self._group = _group_of(tuple(ranks)) if len(ranks) > 1 else None
 
     def enter(
@@ -99,7 +100,7 @@ class ShardGroup:
         """Tells the others what the leader is about to raise."""
         with contextlib.suppress(Exception):
             self._say(_FAILED, self._ranks[0])
-            if not self._is_broken:
+            if not self.is_broken:
                 self._message(self._ranks[0], error)
 
     def follow(
@@ -128,7 +129,7 @@ class ShardGroup:
             gather(first, second)
 
     def _say(self, *numbers: int) -> None:
-        if self._group is not None and not self._is_broken:
+        if self._group is not None and not self.is_broken:
             command = _numbers(*numbers, *[0] * (3 - len(numbers)))
             self._collective(torch.distributed.broadcast, command, src=self._ranks[0])
 
@@ -156,10 +157,20 @@ class ShardGroup:
         return kind, text
 
     def _collective(self, what: Callable[..., Any], *tensors: Any, **options: int) -> None:
-        try:
+        with self.reaching():
             what(*tensors, group=self._group, **options)
+
+    @contextlib.contextmanager
+    def reaching(self) -> Iterator[None]:
+        """While it lasts, processes speak to each other.
+
+        Raises:
+            StoreError: they did not reach each other; nothing can be said any more.
+        """
+        try:
+            yield
         except (RuntimeError, ValueError) as cause:
-            self._is_broken = True
+            self.is_broken = True
             reason = str(cause).partition("\n")[0]
             raise StoreError(
                 "the processes that hold this model's parts lost each other, as where one of them "
