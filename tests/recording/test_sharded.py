@@ -5,6 +5,7 @@ What two processes do is in `sharded.py`, and is done once for all tests.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from losspath import Objective, Recorder, Sketch, Trajectory, import_checkpoints
 from losspath.errors import ModelError
 from losspath.parameters import sharded as parts
-from losspath.recording import repair
+from losspath.recording.repair import repair_trajectory
 
 NAMES = ["scale", "first.weight", "first.bias", "norm.weight", "norm.bias", "second.weight"]
 WITHOUT_NORM = [name for name in NAMES if not name.startswith("norm")]
@@ -263,11 +264,18 @@ def test_a_process_that_ends_is_missed_at_once(ran):
 
 
 @pytest.mark.slow
-def test_repair_finds_nothing_to_mend(ran):
-    for run in (ran / "every_third_step" / "run", ran / "resumed" / "run"):
-        before = Trajectory(run)[:]
-        repair.repair(run)
-        np.testing.assert_array_equal(Trajectory(run)[:], before)
+def test_damage_is_repaired(ran, tmp_path):
+    """A state between others, and then the newest, of whose step no digest was known at first."""
+    states = found(ran, "every_third_step")["states"]
+    run = shutil.copytree(ran / "every_third_step" / "run", tmp_path / "run")
+    with (run / "states.bin").open("r+b") as file:
+        file.seek(Trajectory(run).parameter_count * 4)
+        file.write(b"damaged")
+    assert "step 3" in " ".join(repair_trajectory(run))
+    check_states(Trajectory(run), states, [0, 6, 7])
+    (run / "newest.bin").unlink()
+    repair_trajectory(run)
+    check_states(Trajectory(run), states, [0, 6])
 
 
 @pytest.fixture
