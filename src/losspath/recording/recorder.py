@@ -107,7 +107,7 @@ class Recorder:
     interpreter exits, and on SIGTERM and SIGHUP where nothing else handles them. In a forked child
     the copy of a recorder refuses to record. Rows of more than 16 MiB with ``every`` > 1 are the
     one exception to the two seconds: the newest state is then kept about once a second of calls,
-    and at the end.
+    and at the end. So it is for sharded models of any size.
 
     Args:
         directory: where to record; made if it does not exist.
@@ -140,13 +140,16 @@ class Recorder:
         processes: where several processes train together (a process group of torch.distributed, as
             with DDP), "first" has that of rank 0 record, and the others do nothing; the loss is
             then rank 0's, unless you average it. With "each" every process records, a model and a
-            directory of its own.
+            directory of its own. Where a model is sharded (FSDP2, tensor parallelism), all
+            processes of its mesh make the recorder and call it alike, as its tensors are gathered;
+            the first of them writes.
 
     Raises:
         ExistsError: the directory is not empty and `existing` is "error".
         BusyError: another recorder is writing there.
         ModelError: the model has float64, complex or lazy parameters that were not allowed for,
-            or is not in the state that the recording is to go on from.
+            is sharded by FSDP1 or ZeRO-3, or is not in the state that the recording is to go on
+            from.
         StoreError: the directory cannot be written, or holds damaged data.
 
     Example:
@@ -261,7 +264,8 @@ class Recorder:
                 the step is not after the one before.
             ModelError: a recorded parameter is gone or of another shape or dtype.
             StoreError: an earlier state could not be written (disk full, say) and once more not,
-                the recorder is closed, or this is a copy of it in a forked process.
+                the recorder is closed, or this is a copy of it in a forked process; of a sharded
+                model, the processes do not all call this.
         """
         begin = time.perf_counter()
         session = self._session
