@@ -284,8 +284,15 @@ class Recorder:
 
     def _note(self, loss: float | None, step: int, values: Mapping[str, float]) -> None:
         """Records what is known of a step without its state: see `Session.note`."""
-        self._session.check_usable()
+        self._check_usable()
         self._session.note(loss, step, dict(values))
+
+    def _check_usable(self) -> None:
+        try:
+            self._session.check_usable()
+        except StoreError as error:
+            self._session.refuse(error)
+            raise
 
     def flush(self) -> None:
         """Returns once every recorded state is durable.
@@ -293,7 +300,7 @@ class Recorder:
         Raises:
             StoreError: something could not be written.
         """
-        self._session.check_usable()
+        self._check_usable()
         self._session.flush()
 
     def close(self) -> None:

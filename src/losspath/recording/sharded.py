@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from losspath.errors import LosspathError, StoreError
+from losspath.errors import StoreError
 from losspath.parameters import ranks_of, reshard
 from losspath.recording.processes import rank_of_process
 from losspath.recording.session import Session
@@ -55,7 +55,7 @@ def _enter(state: StateReader, call: int, step: int | None) -> None:
     key, error = 0, None
     try:
         key = state.key()
-    except LosspathError as cause:  # the model has changed
+    except Exception as cause:  # the model has changed
         error = cause
     state.group.enter(call, step, key, error)
 
@@ -153,16 +153,16 @@ class Follower:
         assert state.group is not None
         self.step, self.unchanged = step, unchanged
         self._state, self._group = state, state.group
-        self._is_closed = False
+        self._is_closing = self._is_closed = False
 
     def check_usable(self) -> None:
-        """Raises `StoreError` once it is closed."""
-        if self._is_closed:
+        """Raises `StoreError` once it was to be closed."""
+        if self._is_closing:
             raise StoreError("the recorder is closed")
 
     def refuse(self, error: Exception) -> None:
         """Has all processes raise what this one cannot record."""
-        if not self._is_closed:
+        if not self._is_closing:
             self._group.enter(REFUSED, None, 0, error)
 
     def record(
@@ -184,13 +184,14 @@ class Follower:
 
     def close(self) -> None:
         """Gives its parts of the last state, if they are asked for; can be called again."""
+        self._is_closing = True
         if not self._is_closed:
             self._follow(CLOSE, None)
             self._is_closed = True
 
     def leave(self) -> None:
         """Takes part in nothing any more."""
-        self._is_closed = True
+        self._is_closing = self._is_closed = True
 
     close_quietly = leave
 
