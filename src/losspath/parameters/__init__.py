@@ -21,7 +21,6 @@ from losspath.parameters.names import (
 )
 from losspath.parameters.sharded import (
     class_of,
-    is_fully_shard,
     is_sharded,
     local_part,
     ranks_of,
@@ -52,7 +51,6 @@ __all__ = [
     "flat",
     "flatten_parameters",
     "in_order",
-    "is_fully_shard",
     "is_sharded",
     "is_torchs",
     "layer_of",

@@ -14,10 +14,8 @@ from losspath.parameters import (
     SideTensor,
     dtype_name,
     flat,
-    is_fully_shard,
     is_sharded,
     local_part,
-    reshard,
     version_of,
     whole,
 )
@@ -38,7 +36,6 @@ class Parts:
     large one at a time. Others take part by `gather`.
 
     Args:
-        model: the model.
         layout: of its rows.
         tensors: of a row.
         sides: the side tensors.
@@ -52,14 +49,12 @@ class Parts:
 
     def __init__(
         self,
-        model: torch.nn.Module,
         layout: Layout,
         tensors: Sequence[torch.Tensor],
         sides: Sequence[SideTensor],
         group: ShardGroup,
     ) -> None:
         self._group = group
-        self._modules = [each for each in model.modules() if is_fully_shard(type(each))]
         self._all = [*tensors, *(side.tensor for side in sides)]
         self._sharded = [tensor for tensor in self._all if is_sharded(tensor)]
         self._own = [local_part(tensor) for tensor in self._sharded]  # held, as their places are
@@ -75,10 +70,6 @@ class Parts:
         told += [(s.name, tuple(s.tensor.shape), dtype_name(s.tensor)) for s in sides]
         self.key = xxhash.xxh3_64_intdigest(repr(told).encode()) >> 2
         self.seconds = 0.0
-
-    def reshard(self) -> None:
-        """Has the model hold parts: see `losspath.parameters.reshard`."""
-        reshard(self._modules)
 
     def is_as_found(self) -> bool:
         """Whether the parts are in the memory that they were in."""

@@ -70,7 +70,7 @@ class StateReader:
 
     def _find(self) -> None:
         self._is_found = False  # until all is done that can fail
-        if self.group is not None:
+        if self.group is not None:  # after an evaluation some modules hold whole parameters
             reshard(self._model.modules())
         tensors = in_order(self._model, self._layout)
         sides = side_tensors(self._model, self._layout)
@@ -106,7 +106,7 @@ class StateReader:
         self._side_tensors = [side.tensor for side in self.sides]
         self._parts: Parts | None = None
         if self.group is not None:
-            self._parts = Parts(self._model, self._layout, tensors, self.sides, self.group)
+            self._parts = Parts(self._layout, tensors, self.sides, self.group)
             self.sides = self._parts.sides
         self._forms = _forms(tensors)
         self._side_forms = _forms(self._side_tensors)
@@ -148,8 +148,6 @@ class StateReader:
         Raises:
             ModelError: the model is no longer the network that the layout describes.
         """
-        if self._parts is not None:
-            self._parts.reshard()
         if not self._is_as_found():
             self._find()
         if self._parts is not None:
