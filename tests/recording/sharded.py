@@ -4,11 +4,13 @@ Called as ``python sharded.py RANK DIRECTORY``, once for each rank; what came of
 written into the directory, for each rank.
 """
 
+import gc
 import json
 import os
 import sys
 import traceback
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,7 +27,7 @@ from torch.distributed.tensor.parallel import (
 
 import losspath.recording.recorder
 from losspath import LosspathError, LosspathWarning, Pairs, Recorder, Trajectory
-from losspath.recording import session, writing
+from losspath.recording import session, together, writing
 
 COUNT = 2
 SCENARIOS = {}
@@ -326,6 +328,39 @@ def interrupts(directory):
     state._parts.gather = taken
     recorder.record(loss)
     recorder.close()
+    return {"told": found, **states_of(training)}
+
+
+@scenario
+def forgotten(directory):
+    """The first process has its recorder no more, and the other is elsewhere."""
+
+    def trained():
+        training = Training()
+        recorder = Recorder(directory / "run", training.model, every=10)
+        training.record(recorder, 2)
+        dist.barrier()
+        return training if dist.get_rank() == 0 else (training, recorder)
+
+    held = trained()
+    gc.collect()
+    dist.barrier()
+    return states_of(held if dist.get_rank() == 0 else held[0])
+
+
+@scenario
+def one_that_does_not_come(directory):
+    kept, together.TIMEOUT = together.TIMEOUT, timedelta(seconds=1)
+    together._groups.clear()
+    training = Training()
+    recorder = Recorder(directory / "run", training.model)
+    training.record(recorder, 1)
+    loss = training.step()
+    found = told(lambda: recorder.record(loss)) if dist.get_rank() == 0 else None
+    dist.barrier()
+    found = found, told(recorder.close)
+    together._groups.clear()
+    together.TIMEOUT = kept
     return {"told": found, **states_of(training)}
 
 

@@ -20,6 +20,7 @@ from losspath import Objective, Recorder, Sketch, Trajectory, import_checkpoints
 from losspath.errors import ModelError
 from losspath.parameters import sharded as parts
 from losspath.recording.repair import repair_trajectory
+from losspath.recording.trainers import Settings
 
 NAMES = ["scale", "first.weight", "first.bias", "norm.weight", "norm.bias", "second.weight"]
 WITHOUT_NORM = [name for name in NAMES if not name.startswith("norm")]
@@ -221,6 +222,22 @@ def test_after_an_error_of_the_loop_nothing_is_gathered(ran):
 
 
 @pytest.mark.slow
+def test_a_recorder_that_nobody_has_any_more_gathers_nothing(ran):
+    result = found(ran, "forgotten")
+    check_states(Trajectory(ran / "forgotten" / "run"), result["states"], [0])
+
+
+@pytest.mark.slow
+def test_waiting_for_a_process_that_does_not_come_has_an_end(ran):
+    name = "one_that_does_not_come"
+    both = [json.loads((ran / name / f"found-{rank}.json").read_text()) for rank in (0, 1)]
+    assert all("lost each other" in said for said in both[0]["told"])
+    assert both[1]["told"][0] is None
+    assert "lost each other" in both[1]["told"][1]
+    check_states(Trajectory(ran / name / "run"), both[0]["states"], [0, 1])
+
+
+@pytest.mark.slow
 def test_a_state_that_was_changed_later_is_not_the_last_ones(ran):
     both = [json.loads((ran / "late_changes" / f"found-{r}.json").read_text()) for r in (0, 1)]
     assert "was not stored, as the model was changed" in both[0]["warned"][0]
@@ -314,18 +331,23 @@ def test_one_process_records_as_if_nothing_were_sharded(alone, tmp_path):
     np.testing.assert_array_equal(path.all_losses, expected.all_losses)
     assert path.layout == expected.layout
     assert path.notes == expected.notes
-    assert {name: v[1].tolist() for name, v in path.settings.items()} == {
-        name: v[1].tolist() for name, v in expected.settings.items()
-    }
+    settings = [
+        {name: [each.tolist() for each in told] for name, told in run.settings.items()}
+        for run in (path, expected)
+    ]
+    assert settings[0] == settings[1]
+    assert list(settings[0]) == ["warmth"]
     for index in range(3):
         assert path.side_key(index) == expected.side_key(index)
 
 
-def test_elsewhere_sharded_models_are_refused(alone):
+def test_elsewhere_sharded_models_are_refused(alone, tmp_path):
     model = sharded.shard(sharded.network())
     inputs, targets = torch.randn(4, 6), torch.randn(4, 3)
     with pytest.raises(ModelError, match=r"is a DTensor, of which.*evaluate with the plain model"):
         Objective(model, inputs, targets, torch.nn.functional.mse_loss)
+    with pytest.raises(ModelError, match=r"is a DTensor, of which.*loop of your own"):
+        Settings(tmp_path / "run").check(model)  # as callbacks of training libraries do
 
 
 def test_parts_that_are_kept_on_the_cpu_are_moved_to_where_they_are_gathered():

@@ -13,12 +13,15 @@ def is_sharded(tensor: torch.Tensor) -> bool:
     return hasattr(tensor, "full_tensor") and hasattr(tensor, "to_local")
 
 
-@torch.no_grad()
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """What this process has of a tensor; all of one that is not sharded."""
-    value: Any = tensor
-    part: torch.Tensor = value.to_local() if is_sharded(tensor) else value
-    return part
+    return local_parts([tensor])[0] if is_sharded(tensor) else tensor
+
+
+@torch.no_grad()
+def local_parts(tensors: Iterable[Any]) -> list[torch.Tensor]:
+    """What this process has of sharded tensors."""
+    return [tensor.to_local() for tensor in tensors]
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from losspath.parameters import (
     flat,
     is_sharded,
     local_part,
+    local_parts,
     version_of,
     whole,
 )
@@ -57,7 +58,7 @@ class Parts:
         self._group = group
         self._all = [*tensors, *(side.tensor for side in sides)]
         self._sharded = [tensor for tensor in self._all if is_sharded(tensor)]
-        self._own = [local_part(tensor) for tensor in self._sharded]  # held, as their places are
+        self._own = local_parts(self._sharded)  # held, as their places are
         self._places = _places(self._own)
         self._of_row = list(tensors)
         by_size = sorted(map(local_part, tensors), key=torch.Tensor.numel, reverse=True)
@@ -73,7 +74,7 @@ class Parts:
 
     def is_as_found(self) -> bool:
         """Whether the parts are in the memory that they were in."""
-        return self._places == _places(map(local_part, self._sharded))
+        return self._places == _places(local_parts(self._sharded))
 
     def mark(self) -> int:
         """Tells whether the state is still the same, without gathering it."""

@@ -187,6 +187,11 @@ def _group_of(ranks: tuple[int, ...]) -> Any:
     """A process group of some ranks that works on the CPU, whatever training uses."""
     world, (held, group) = torch.distributed.group.WORLD, _groups.get(ranks, (None, None))
     if held is not world:
+        if not torch.distributed.is_gloo_available():
+            raise StoreError(
+                "expected a torch that has gloo, by which processes agree on what to record of a "
+                "sharded model, got one without; install one that has it"
+            )
         group = torch.distributed.new_group(
             list(ranks), timeout=TIMEOUT, backend="gloo", use_local_synchronization=True
         )
