@@ -122,16 +122,21 @@ def every_step(directory):
 
 @scenario
 def every_third_step(directory):
-    """An evaluation leaves whole parameters of 16 bits in the model, before the run is closed."""
+    """An evaluation before and after leaves whole parameters of 16 bits in the model."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
     training = Training(shard(network(has_statistics=False), mp_policy=policy))
-    with Recorder(directory / "run", training.model, every=3) as recorder:
-        training.record(recorder, 7)
-        training.model.eval()
+    kinds = []
+
+    def evaluate():
         with torch.no_grad():
             training.model(training.inputs)
-        kinds = {type(p.data).__name__ for p in training.model.parameters()}
-    return {**states_of(training), "kinds": sorted(kinds)}
+        kinds.append(sorted({type(p.data).__name__ for p in training.model.parameters()}))
+
+    evaluate()
+    with Recorder(directory / "run", training.model, every=3) as recorder:
+        training.record(recorder, 7)
+        evaluate()
+    return {**states_of(training), "kinds": kinds}
 
 
 @scenario

@@ -91,7 +91,7 @@ def test_every_state_is_what_training_had(ran):
 @pytest.mark.slow
 def test_a_schedule_gathers_at_its_steps_and_at_the_end(ran):
     result = found(ran, "every_third_step")
-    assert result["kinds"] == ["DTensor", "Tensor"]  # whole ones, of an evaluation
+    assert result["kinds"] == [["DTensor", "Tensor"]] * 2  # whole ones, of an evaluation
     path = Trajectory(ran / "every_third_step" / "run")
     check_states(path, result["states"], [0, 3, 6, 7])
     assert [entry.name for entry in path.layout.parameters] == WITHOUT_NORM
@@ -280,6 +280,7 @@ def test_a_process_that_ends_is_missed_at_once(ran):
     name = "zz_a_process_that_ends"
     result = json.loads((ran / name / "found-0.json").read_text())
     assert all("lost each other" in said for said in result["told"])
+    assert result["closed"]
     check_states(Trajectory(ran / name / "run"), result["states"], [0, 1, 2])
 
 
