@@ -6,7 +6,6 @@ import logging
 import time
 import weakref
 from collections.abc import Mapping
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,7 @@ from losspath.errors import ArgumentError, LosspathError, LosspathWarning, Store
 from losspath.files import canonical_json
 from losspath.parameters import Layout, Taken, check_taken, unwrapped
 from losspath.recording import chain, store
-from losspath.recording.beginning import begin_session
+from losspath.recording.beginning import Beginning
 from losspath.recording.cost import Cost
 from losspath.recording.hidden import warn_of_hidden
 from losspath.recording.numbers import as_number, as_step, as_value
@@ -212,8 +211,7 @@ class Recorder:
             self._finalizer = weakref.finalize(self, self._session.close)
             return
         state = StateReader(model, layout, header.torch_dtype, sketch, group)
-        begin = partial(
-            begin_session,
+        beginning = Beginning(
             *(self.directory, header, state, SettingsReader(model), kept, existing, step),
             sizes=chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS),
             commit_seconds=_COMMIT_SECONDS,
@@ -221,9 +219,13 @@ class Recorder:
             made_again=_made_again,
             may_begin=_may_begin,
         )
-        self._session = begin_together(state, begin)
-        # When nobody has the recorder any more, and when the interpreter exits.
-        self._finalizer = weakref.finalize(self, self._session.close_quietly)
+        try:
+            self._session = begin_together(state, beginning.begin)
+            # When nobody has the recorder any more, and when the interpreter exits.
+            self._finalizer = weakref.finalize(self, self._session.close_quietly)
+        except BaseException:
+            beginning.abandon()
+            raise
 
     @property
     def steps(self) -> int:
