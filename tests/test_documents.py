@@ -96,7 +96,11 @@ def test_the_tutorials_of_digits_run(page, needs, states, tmp_path):
     assert (len(path), path.closed, path.notes) == (states, True, [])
     losses = path.all_losses
     assert losses[-57:].mean() < 0.4 * losses[:10].mean()
-    if page != "processes":
+    if page == "processes":
+        sharded = losspath.Trajectory(tmp_path / "runs" / "sharded")
+        assert sharded.steps.tolist() == [*range(0, 171, 10), 171]
+        assert (sharded.layout, sharded.closed) == (path.layout, True)
+    else:
         assert figures_of(path.directory) >= {"surface"}
 
 

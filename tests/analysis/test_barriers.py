@@ -55,6 +55,51 @@ def test_rounding_makes_no_barrier():
         assert found.barrier[0, 1] == pytest.approx(1 / 3)
 
 
+def below_the_line(seed, points=25):
+    """Values of a convex line, which has no barrier."""
+    first, last = np.random.default_rng(seed).uniform(0.1, 3, 2)
+    alpha = np.linspace(0, 1, points)
+    line = first + alpha * (last - first) - 0.05 * alpha * (1 - alpha)
+    line[0], line[-1] = first, last
+    return alpha, line
+
+
+def barriers_along(alpha, line, provenance):
+    values = np.stack([np.stack([np.full_like(line, line[0]), line])] * 2)
+    values[1] = values[0, ::-1, ::-1]
+    return Barriers(("one", "other"), alpha, values, "loss", False, provenance)
+
+
+def test_rounding_of_the_line_is_no_barrier():
+    for seed in range(200):
+        found = barriers_along(*below_the_line(seed), {})
+        assert found.barrier[0, 1] == 0.0
+        assert found.excess[0, 1, 12] == pytest.approx(-0.0125)
+
+
+def test_rounding_of_the_losses_is_no_barrier():
+    """Half a unit in the last place of what a loss was evaluated in, and no more than that."""
+    alpha = np.linspace(0, 1, 5)
+    for precision, unit in (("float32", 2.0**-23), ("float64", 2.0**-52)):
+        line = np.array([1.0, 1.0, 1.0 + unit, 1.0, 1.0])
+        assert barriers_along(alpha, line, {"precision": precision}).barrier[0, 1] == 0.0
+        line[2] = 1.0 + 3 * unit
+        assert barriers_along(alpha, line, {"precision": precision}).barrier[0, 1] == 3 * unit
+    line[2] = np.inf
+    assert barriers_along(alpha, line, {}).barrier[0, 1] == np.inf
+    line[2] = np.nan
+    assert np.isnan(barriers_along(alpha, line, {}).barrier[0, 1])
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "float32"), ("float64", "float64")])
+def test_the_precision_is_that_of_the_model(dtype, precision):
+    model = nn.Linear(6, 2).to(getattr(torch, dtype))
+    objective = Objective(model, X.to(model.weight.dtype), Y, ce)
+    found = barriers({"one": np.zeros(14), "other": np.ones(14)}, objective, points=3)
+    assert found.provenance["precision"] == precision
+    assert found.rounding == 2 * np.finfo(precision).eps
+
+
 def make():
     return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
 

@@ -349,6 +349,9 @@ def test_provenance_is_json_and_names_the_loss():
     case.loss_fn = nn.CrossEntropyLoss()
     assert objective_of(case).provenance["loss"] == "CrossEntropyLoss"
     assert objective_of(case, name="mine").provenance["loss"] == "mine"
+    case.loss_fn = lambda outputs, targets: F.cross_entropy(outputs, targets)
+    assert objective_of(case).provenance["loss"] == ""  # a lambda has no name
+    assert objective_of(case, name="mine").provenance["loss"] == "mine"
 
 
 def test_the_fingerprint_tells_functions_of_one_name_apart():

@@ -38,11 +38,6 @@ for step in range(1, 4):
     if dist.get_rank() == 0:
         row = torch.cat([tensor.detach().reshape(-1) for tensor in whole])
         np.save(f"{sys.argv[1]}/{step}.npy", row.numpy())
-try:
-    from losspath import Recorder
-    Recorder(f"{sys.argv[1]}/refused-{dist.get_rank()}", model)
-except Exception as error:
-    print(type(error).__name__, error)
 dist.destroy_process_group()
 """
 
@@ -60,8 +55,6 @@ def test_sharded_checkpoints(tmp_path):
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ModelError parameter 0.weight is a DTensor") == 2
-    assert not list(tmp_path.glob("refused*"))
     path = import_checkpoints(tmp_path / "saved" / "*", tmp_path / "run")
     assert path.steps.tolist() == [1, 2, 3]
     layout = [(entry.name, entry.shape) for entry in path.layout.parameters]

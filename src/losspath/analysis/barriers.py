@@ -54,11 +54,29 @@ class Barriers:
 
     @property
     def excess(self) -> Floats:
-        """(n, n, A): how far each value is worse than the line between its two ends' values."""
+        """(n, n, A): how far each value is worse than the line between its two ends' values.
+
+        It is 0 where it is no more than rounding: see `rounding`.
+        """
         first, last = self.values[..., :1], self.values[..., -1:]
         ends = first + self.alpha * (last - first)  # exact where both are the same
         excess: Floats = (ends - self.values) if self.is_better_high else (self.values - ends)
-        return excess
+        largest = np.maximum(np.abs(self.values), np.maximum(np.abs(first), np.abs(last)))
+        is_rounding = np.isfinite(excess) & (np.abs(excess) <= self.rounding * largest)
+        found: Floats = np.where(is_rounding, 0.0, excess)
+        return found
+
+    @property
+    def rounding(self) -> float:
+        """How large an excess rounding alone makes, relative to the largest of the three values.
+
+        A value is rounded by up to half a unit in the last place (ε/2) of the precision that it was
+        evaluated in, and so are those of both ends; averages over batches and the line between the
+        ends are taken in double precision. That makes up to 3ε/2, and 2ε leaves room for the line.
+        Rounding inside the network may make more: that is a matter of the network, and is left.
+        """
+        precision = self.provenance.get("precision", "float64")  # older ones do not say
+        return 2 * float(np.finfo(precision).eps)
 
     @property
     def barrier(self) -> Floats:
@@ -118,7 +136,8 @@ def barriers(
     """Evaluates the straight lines between states, two by two.
 
     The barrier between two states is the largest excess of the loss over the straight line between
-    the two ends' values [1, 2], or the largest shortfall of what is better high. Hidden units are
+    the two ends' values [1, 2], or the largest shortfall of what is better high; what rounding of
+    three values makes is 0 (`Barriers.rounding`). Hidden units are
     not aligned: networks that differ by a permutation of them have a barrier all the same [2].
 
     Frozen parameters and buffers are those that were recorded with each run, and on a line the
@@ -201,6 +220,7 @@ def barriers(
     better = quantity == ACCURACY if is_better_high is None else is_better_high
     provenance = {"losspath": losspath.__version__, "key": key, **used.provenance}
     provenance["has_buffers"] = ends.bound.describes_buffers
+    provenance["precision"] = "float64" if used.layout.is_wide else "float32"
     return Barriers(ends.names, alpha, values, quantity, better, provenance)
 
 

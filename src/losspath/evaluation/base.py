@@ -60,7 +60,7 @@ class BaseObjective(BatchCounter):
         super().__init__(loss_fn, metrics_of(metrics))
         self.model = model
         self.buffers = buffers
-        self.name = name or str(getattr(loss_fn, "__name__", type(loss_fn).__name__))
+        self.name = name or _name_of(loss_fn)
         self.checked = check
         self.layout = Layout.of(model, dtype="float64", allow_complex=True)
         self.base_sides: Sides | None = None
@@ -182,3 +182,9 @@ class BaseObjective(BatchCounter):
                 "targets, loss_fn); the given one has batches or several inputs"
             )
         return self.data
+
+
+def _name_of(function: Any) -> str:
+    """What a function is called; "" for a lambda, which has no name."""
+    name = str(getattr(function, "__name__", type(function).__name__))
+    return "" if name == "<lambda>" else name

@@ -86,7 +86,8 @@ class Objective(BaseObjective):
             vector or an array.
         metrics: other quantities by name: a function as `loss_fn` is, or a pair of one and a
             function of its mean, such as ``(cross_entropy, math.exp)`` for perplexity.
-        name: what to call the loss in figures and provenance; by default the function's name.
+        name: what to call the loss in figures and provenance; by default the function's name,
+            and none where that is a lambda.
         check: hold the objective against the model as its owner uses it, on one small batch at a
             vector far from the model's own, and refuse what differs.
 

@@ -14,6 +14,7 @@ from losspath.arguments import described
 from losspath.errors import ArgumentError, DamagedError, ModelError
 from losspath.parameters.memory import Memory
 from losspath.parameters.names import matches, named_parameters
+from losspath.parameters.sharded import is_sharded
 
 Kind = Literal["parameter", "buffer"]
 Taken = Literal["trainable", "all"] | Sequence[str] | torch.nn.Module
@@ -79,6 +80,7 @@ class Layout:
         dtype: str = "float32",
         allow_complex: bool = False,
         parameters: Taken = "trainable",
+        sharded: bool = False,
     ) -> Layout:
         """The layout of a model's rows.
 
@@ -89,11 +91,12 @@ class Layout:
             parameters: "trainable" takes those that require a gradient, or all where none does;
                 "all" takes frozen ones too; patterns of names, or a module of the model, take a
                 part of the trainable ones.
+            sharded: take tensors of which this process has a part.
 
         Raises:
             ModelError: a lazy module that has not seen data, no parameters at all, a tensor that
-                rows of this dtype do not hold exactly, or parameters that share a part of their
-                memory.
+                rows of this dtype do not hold exactly, one of which this process has a part, or
+                parameters that share a part of their memory.
         """
         named = list(named_parameters(model))
         if parameters != "all" and any(tensor.requires_grad for _, tensor in named):
@@ -104,6 +107,8 @@ class Layout:
         offset = 0
         memory = Memory()
         for name, tensor in named:
+            if is_sharded(tensor) and not sharded:
+                raise _of_parts(name, tensor)
             _check_tensor(name, tensor, dtype, allow_complex)
             if memory.add(name, tensor):
                 continue  # another view of a parameter that is there: one set of numbers
@@ -231,6 +236,15 @@ def dtype_name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
+def _of_parts(name: str, tensor: torch.Tensor) -> ModelError:
+    return ModelError(
+        f"parameter {name} is a {type(tensor.data).__name__}, of which a process holds a part; "
+        "expected whole tensors: record by a losspath.Recorder in a loop of your own, which puts "
+        "them together, or save checkpoints by torch.distributed.checkpoint and make a run of "
+        "them by `losspath import`; evaluate with the plain model"
+    )
+
+
 def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bool) -> None:
     if torch.nn.parameter.is_lazy(tensor):
         raise ModelError(
@@ -240,13 +254,6 @@ def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bo
         raise ModelError(
             f"parameter {name} is on the meta device, where it has no numbers; give it some first: "
             "model.to_empty(device='cpu'), then load a state dict"
-        )
-    if hasattr(tensor, "full_tensor") and hasattr(tensor, "to_local"):
-        raise ModelError(
-            f"parameter {name} is a {type(tensor.data).__name__}, of which a process holds a part; "
-            "expected whole tensors: save checkpoints by torch.distributed.checkpoint and make a "
-            "run of them by `losspath import`, or record a copy that full_tensor() of each "
-            "parameter is written to"
         )
     if tensor.numel() == 0 and (hasattr(tensor, "ds_id") or hasattr(tensor, "ds_tensor")):
         raise ModelError(
@@ -259,7 +266,7 @@ def _check_tensor(name: str, tensor: torch.Tensor, dtype: str, allow_complex: bo
             f"{name} is {tensor.dtype}; pass allow_complex=True to record complex numbers as "
             "pairs (real, imaginary)"
         )
-    real = torch.view_as_real(tensor.detach()).dtype if tensor.is_complex() else tensor.dtype
+    real = tensor.dtype.to_real()
     if real not in _WIDENED and not (dtype == "float64" and real == torch.float64):
         raise ModelError(
             f"{name} is {tensor.dtype}, which {dtype} rows do not hold exactly; "

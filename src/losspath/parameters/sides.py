@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,11 +19,13 @@ class SideTensor(NamedTuple):
         name: its canonical name.
         tensor: the model's own.
         kind: "buffer", or "frozen" for a parameter that is not in the rows.
+        whole: gives all of one that is sharded; None for others.
     """
 
     name: str
     tensor: torch.Tensor
     kind: Literal["buffer", "frozen"]
+    whole: Callable[[], torch.Tensor] | None = None
 
 
 def side_tensors(model: torch.nn.Module, layout: Layout) -> list[SideTensor]:

@@ -141,6 +141,7 @@ class Entry(NamedTuple):
         settings: plain numbers that modules hold.
         time: when it was recorded, as `time.monotonic` counts.
         kept_time: when a state was last kept.
+        mark: of a state that was neither kept nor digested, what tells whether it is still there.
     """
 
     kind: int
@@ -162,6 +163,7 @@ class Entry(NamedTuple):
     settings: Settings = ()
     time: float = 0.0
     kept_time: float = 0.0
+    mark: int | None = None
 
 
 def noted(
@@ -181,6 +183,7 @@ def noted(
         blobs=(),
         values=values,
         time=time.monotonic(),
+        mark=None,
     )
 
 

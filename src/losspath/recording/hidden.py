@@ -9,7 +9,7 @@ import torch
 
 from losspath.errors import LosspathWarning
 from losspath.objects import DEPTH, leaves_in, own_attributes
-from losspath.parameters import named_modules
+from losspath.parameters import class_of, named_modules
 
 
 def warn_of_hidden(model: torch.nn.Module, stacklevel: int) -> None:
@@ -25,8 +25,9 @@ def warn_of_hidden(model: torch.nn.Module, stacklevel: int) -> None:
         for attribute, value in own_attributes(module, hooks=True).items():
             what = _hidden_in(value, parameters, modules)
             if what:
+                place = name or class_of(module).__name__
                 warnings.warn(
-                    f"{name or type(module).__name__}.{attribute} holds {what} that the model does "
+                    f"{place}.{attribute} holds {what} that the model does "
                     "not know, and that takes a gradient: it is neither recorded nor set, and "
                     "keeps its numbers at every point; register it (ParameterList, ModuleList, "
                     "ModuleDict, register_parameter), or freeze it (requires_grad_(False)) if "

@@ -11,7 +11,14 @@ import numpy.typing as npt
 import torch
 
 from losspath.errors import DamagedError, LosspathWarning, ModelError
-from losspath.parameters import Layout, named_buffers, named_modules, named_parameters, unflatten
+from losspath.parameters import (
+    Layout,
+    is_sharded,
+    named_buffers,
+    named_modules,
+    named_parameters,
+    unflatten,
+)
 
 
 def load_state(
@@ -60,6 +67,12 @@ def load_state(
 
 
 def _check_writable(tensors: Mapping[str, torch.Tensor]) -> None:
+    if parts := [name for name, tensor in tensors.items() if is_sharded(tensor)]:
+        raise ModelError(
+            f"{parts[0]} of the model is sharded, so that no whole numbers can be copied into it; "
+            "load the state into the model before fully_shard() or the like, or give what you "
+            "load to torch.distributed.checkpoint.state_dict.set_model_state_dict"
+        )
     if torch.is_inference_mode_enabled():
         return
     if made := [name for name, tensor in tensors.items() if tensor.is_inference()]:

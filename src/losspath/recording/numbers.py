@@ -9,6 +9,7 @@ import torch
 
 from losspath.arguments import described
 from losspath.errors import ArgumentError
+from losspath.parameters import is_sharded, whole
 from losspath.recording.settings import MARK
 from losspath.recording.snapshots import DEVICES
 
@@ -26,6 +27,8 @@ def as_step(step: int) -> int:
 
 def as_number(value: float | torch.Tensor, name: str = "the loss") -> float | torch.Tensor:
     """One real number: a float, or a tensor on a device that is not waited for here."""
+    if isinstance(value, torch.Tensor) and is_sharded(value):
+        value = whole(value)  # here, where all processes come by
     if isinstance(value, torch.Tensor) and value.device.type in DEVICES:
         value = value.detach()
         if value.numel() == 1 and not value.is_complex():

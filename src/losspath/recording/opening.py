@@ -191,7 +191,7 @@ def _tell_of_metadata(directory: Path, mine: store.Header, written: store.Header
             f"{directory} keeps the metadata that it was begun with, which differ from those given "
             f"in {', '.join(map(repr, differ[:5]))}{more}",
             LosspathWarning,
-            stacklevel=5,
+            stacklevel=7,
         )
 
 
@@ -290,7 +290,7 @@ def _cut_back(
         copy_header(directory, directory)
     lines += _cut_rows(directory, header, contents, table)
     if lines:
-        warnings.warn(f"{directory}: {'; '.join(lines)}", LosspathWarning, stacklevel=5)
+        warnings.warn(f"{directory}: {'; '.join(lines)}", LosspathWarning, stacklevel=7)
     return slots.Stream(table, stream.missing[:0], generation)
 
 

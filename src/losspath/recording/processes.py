@@ -1,4 +1,4 @@
-"""Who records where several processes train one model together."""
+"""Who records where several processes train one model together that each of them has whole."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ def check_unsharded(model: torch.nn.Module) -> None:
         if strategy != "NO_SHARD":  # as it always is with one process
             raise ModelError(
                 f"{type(unwrapped(module)).__name__} is in a FullyShardedDataParallel, by which "
-                "each process holds a part of its parameters; expected whole tensors: train with "
-                "DDP or with sharding_strategy NO_SHARD, or save checkpoints by "
-                "torch.distributed.checkpoint and make a run of them by `losspath import`"
+                "each process holds a part of its parameters; expected whole tensors or those of "
+                "fully_shard (FSDP2): train with that, with DDP or with sharding_strategy "
+                "NO_SHARD, or save checkpoints by torch.distributed.checkpoint and make a run of "
+                "them by `losspath import`"
             )
 
 
@@ -101,12 +102,18 @@ class Silent:
         """Counts a step."""
         self.record(0.0, step, values)
 
+    def refuse(self, error: Exception) -> None:
+        """Nobody has to know."""
+
     def flush(self) -> None:
         """There is nothing to write."""
 
     def close(self) -> None:
         """Ends it; can be called again."""
         self._is_closed = True
+
+    def leave(self) -> None:
+        """Nobody waits for it."""
 
 
 def _is_replicated(model: torch.nn.Module) -> bool:

@@ -29,18 +29,18 @@ from losspath.errors import ArgumentError, LosspathError, LosspathWarning, Store
 from losspath.files import canonical_json
 from losspath.parameters import Layout, Taken, check_taken, unwrapped
 from losspath.recording import chain, store
+from losspath.recording.beginning import Beginning
 from losspath.recording.cost import Cost
 from losspath.recording.hidden import warn_of_hidden
-from losspath.recording.locking import RunLock
 from losspath.recording.numbers import as_number, as_step, as_value
-from losspath.recording.opening import Existing, open_run, prepare_directory
+from losspath.recording.opening import Existing
 from losspath.recording.processes import Silent, check_unsharded, rank_of_process
 from losspath.recording.schedules import Condition, Every, Schedule, When
 from losspath.recording.session import Session
 from losspath.recording.settings import SettingsReader
+from losspath.recording.sharded import Follower, Leader, begin_together, shard_group
 from losspath.recording.sketch import Sketch
 from losspath.recording.state import StateReader
-from losspath.recording.writing import Writer
 
 _LOGGER = logging.getLogger("losspath")
 
@@ -106,7 +106,7 @@ class Recorder:
     interpreter exits, and on SIGTERM and SIGHUP where nothing else handles them. In a forked child
     the copy of a recorder refuses to record. Rows of more than 16 MiB with ``every`` > 1 are the
     one exception to the two seconds: the newest state is then kept about once a second of calls,
-    and at the end.
+    and at the end. So it is for sharded models of any size.
 
     Args:
         directory: where to record; made if it does not exist.
@@ -139,13 +139,16 @@ class Recorder:
         processes: where several processes train together (a process group of torch.distributed, as
             with DDP), "first" has that of rank 0 record, and the others do nothing; the loss is
             then rank 0's, unless you average it. With "each" every process records, a model and a
-            directory of its own.
+            directory of its own. Where a model is sharded (FSDP2, tensor parallelism), all
+            processes of its mesh make the recorder and call it alike, as its tensors are gathered;
+            the first of them writes.
 
     Raises:
         ExistsError: the directory is not empty and `existing` is "error".
         BusyError: another recorder is writing there.
         ModelError: the model has float64, complex or lazy parameters that were not allowed for,
-            or is not in the state that the recording is to go on from.
+            is sharded by FSDP1 or ZeRO-3, or is not in the state that the recording is to go on
+            from.
         StoreError: the directory cannot be written, or holds damaged data.
 
     Example:
@@ -183,7 +186,11 @@ class Recorder:
         self.directory = Path(directory).absolute()  # the process may go elsewhere
         check_unsharded(model)
         sketch = check_sketch("sketch", sketch)
-        layout = Layout.of(model, "float64" if sketch else dtype, allow_complex, parameters)
+        group = shard_group(model, records_each=processes == "each")
+        layout = Layout.of(
+            *(model, "float64" if sketch else dtype, allow_complex, parameters),
+            sharded=True,
+        )
         if sketch is not None:
             sketch.check(layout.parameter_count, 8 if layout.is_wide else 4)
         warn_of_hidden(unwrapped(model), stacklevel=3)
@@ -195,48 +202,29 @@ class Recorder:
             is_linked=_is_linked,
             prefix=_prefix,
         )
-        state = StateReader(model, layout, header.torch_dtype, sketch)
         _check_metadata(header.metadata)
         self._since = time.perf_counter()
         self._spent = 0, 0.0, self._since  # steps, seconds in `record`, and until when
-        self._session: Session | Silent
-        if processes == "first" and rank_of_process() > 0:
+        self._session: Session | Silent | Leader | Follower
+        if group is None and processes == "first" and rank_of_process() > 0:
             self._session = Silent(self.directory, model, existing == "resume", step)
             self._finalizer = weakref.finalize(self, self._session.close)
             return
-        prepare_directory(self.directory, existing)
-        session: Session | None = None
-        writer: Writer | None = None
-        lock = RunLock(self.directory, store.LOCK)
+        state = StateReader(model, layout, header.torch_dtype, sketch, group)
+        beginning = Beginning(
+            *(self.directory, header, state, SettingsReader(model), kept, existing, step),
+            sizes=chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS),
+            commit_seconds=_COMMIT_SECONDS,
+            across_holes=_by_checkpoint,
+            made_again=_made_again,
+            may_begin=_may_begin,
+        )
         try:
-            lock.acquire()
-            begins = existing != "resume" or (_may_begin and not store.exists(self.directory))
-            opened = open_run(
-                *(self.directory, header, state, existing, None if begins else step),
-                across_holes=_by_checkpoint,
-                made_again=_made_again,
-            )
-            sizes = chain.Sizes(_BUFFER_BYTES, _PREFERRED_BYTES, _MOST_ROWS)
-            session = Session(
-                *(self.directory, header, state, SettingsReader(model)),
-                *(lock, opened.base, kept, sizes),
-            )
-            writer = Writer(
-                *(self.directory, kept != Every(), header.row_size, session.first),
-                *(opened, _COMMIT_SECONDS),
-                keeps_rows=not _is_linked,
-            )
-            session.begin(writer, step or 0)
-            session.keep_open()
-            self._session = session
+            self._session = begin_together(state, beginning.begin)
             # When nobody has the recorder any more, and when the interpreter exits.
-            self._finalizer = weakref.finalize(self, session.close_quietly)
+            self._finalizer = weakref.finalize(self, self._session.close_quietly)
         except BaseException:
-            if writer is not None:
-                writer.abandon()
-            if session is not None:
-                session.abandon()
-            lock.release()
+            beginning.abandon()
             raise
 
     @property
@@ -278,22 +266,35 @@ class Recorder:
                 the step is not after the one before.
             ModelError: a recorded parameter is gone or of another shape or dtype.
             StoreError: an earlier state could not be written (disk full, say) and once more not,
-                the recorder is closed, or this is a copy of it in a forked process.
+                the recorder is closed, or this is a copy of it in a forked process; of a sharded
+                model, the processes do not all call this.
         """
         begin = time.perf_counter()
         session = self._session
-        session.check_usable()
         # Whatever can be refused is refused before anything is changed.
-        numbers = {name: as_value(name, value) for name, value in values.items()} if values else {}
-        session.record(as_number(loss), None if step is None else as_step(step), numbers)
+        try:
+            session.check_usable()
+            numbers = {n: as_value(n, value) for n, value in values.items()} if values else {}
+            number, at = as_number(loss), None if step is None else as_step(step)
+        except Exception as error:
+            session.refuse(error)
+            raise
+        session.record(number, at, numbers)
         until = time.perf_counter()
         steps, seconds, _ = self._spent
         self._spent = steps + 1, seconds + until - begin, until
 
     def _note(self, loss: float | None, step: int, values: Mapping[str, float]) -> None:
         """Records what is known of a step without its state: see `Session.note`."""
-        self._session.check_usable()
+        self._check_usable()
         self._session.note(loss, step, dict(values))
+
+    def _check_usable(self) -> None:
+        try:
+            self._session.check_usable()
+        except StoreError as error:
+            self._session.refuse(error)
+            raise
 
     def flush(self) -> None:
         """Returns once every recorded state is durable.
@@ -301,7 +302,7 @@ class Recorder:
         Raises:
             StoreError: something could not be written.
         """
-        self._session.check_usable()
+        self._check_usable()
         self._session.flush()
 
     def close(self) -> None:
@@ -322,7 +323,7 @@ class Recorder:
                 f"{self.directory} could not be closed, as {type(cause).__name__} was raised: "
                 f"{cause}; close() can be called again, and what was recorded before is kept"
             ) from cause
-        if self._finalizer.detach() and not isinstance(self._session, Silent):
+        if self._finalizer.detach() and not isinstance(self._session, (Silent, Follower)):
             _LOGGER.info("%s: %s", self.directory, self.cost)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Recorder:
@@ -344,6 +345,8 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._session.leave()  # other processes may be anywhere
         try:
             self.close()
         except Exception:

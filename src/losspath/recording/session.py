@@ -7,20 +7,19 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
-from losspath.errors import ArgumentError, ModelError, StoreError
+from losspath.errors import ArgumentError, StoreError
 from losspath.recording import chain, store
 from losspath.recording.chain import Entry, SideBlob
-from losspath.recording.keeping import keep_state, warn_of_last
+from losspath.recording.keeping import keep_state, look_at_last, warn_of_last
 from losspath.recording.locking import RunLock, keep, let_go
 from losspath.recording.numbers import not_after
 from losspath.recording.schedules import Schedule, When
 from losspath.recording.settings import SettingsReader, changed
-from losspath.recording.sides import key_of
 from losspath.recording.snapshots import LATE_SECONDS, Coming, Snapshot, call_now_and_then
 from losspath.recording.state import StateReader
 from losspath.recording.turns import Turns
@@ -32,6 +31,8 @@ from losspath.recording.writing import Writer
 _HELD_BYTES = 16 << 20
 # A newest state that is too large to be copied at every step is kept this often (seconds).
 _KEEP_SECONDS = 1.0
+# One that is gathered from several processes is kept after so many times what gathering takes.
+_KEEP_SHARE = 20
 
 
 class Session:
@@ -195,7 +196,7 @@ class Session:
         step: int,
         loss: float,
         values: dict[str, float],
-        tensors: list[torch.Tensor],
+        tensors: Iterable[torch.Tensor],
         looked: Comparison | None = None,
         coming: Coming | None = None,
     ) -> None:
@@ -207,7 +208,11 @@ class Session:
         known: Known = last.known
         blobs: tuple[SideBlob, ...] = ()
         # What is too large to be copied at every step is kept where it has to be, and by the clock.
-        is_kept = in_row or kind == chain.AGAIN or now - last.kept_time >= _KEEP_SECONDS
+        is_sharded = self._state.group is not None
+        pause = (
+            max(_KEEP_SECONDS, _KEEP_SHARE * self._state.seconds) if is_sharded else _KEEP_SECONDS
+        )
+        is_kept = in_row or kind == chain.AGAIN or now - last.kept_time >= pause
         are_sides_kept = True
         if source.sides or known.digests:
             looked = looked or self._watch.compare(source.sides, last.known)
@@ -217,7 +222,7 @@ class Session:
             if are_sides_kept and (changes or gone):
                 hand_over = in_row or held > _HELD_BYTES
                 blobs = self.chain.blobs(step, changes, tuple(gone), hand_over)
-        is_kept = is_kept or not self.chain.in_pieces
+        is_kept = is_kept or not (self.chain.in_pieces or is_sharded)
         has_state = is_kept and are_sides_kept
         row = last.rows if in_row else -1
         segment, begin, end, digest = keep_state(self.chain, row, has_state, source, tensors)
@@ -227,7 +232,8 @@ class Session:
             settings = self._settings.read(settings) if coming is None else coming.settings
         if settings is not last.settings:
             named += changed(last.settings, settings)
-        is_same = kind == chain.RECORD and digest == last.digest
+        mark = self._state.mark() if digest is None else None
+        is_same = kind == chain.RECORD and digest is not None and digest == last.digest
         # By position, as names would cost more than all else here, but for the copy.
         entry = Entry(
             kind,
@@ -249,8 +255,15 @@ class Session:
             settings,
             now,
             now if has_state else last.kept_time,
+            mark,
         )
         self.chain.append(segment, entry)
+
+    def refuse(self, error: Exception) -> None:
+        """Nobody else has to know."""
+
+    def leave(self) -> None:
+        """Nobody else takes part."""
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -308,7 +321,7 @@ class Session:
         if problem is not None:
             raise problem
         if not is_kept:
-            warn_of_last(self.directory, self.step)
+            warn_of_last(self.directory, self.step, self._state.is_alone)
 
     def _take_up(self) -> None:
         """Takes the lock again that a failed `close` let go, if the run is as it was left."""
@@ -350,6 +363,7 @@ class Session:
 
     def close_quietly(self) -> None:
         """Closes it and raises nothing: the process ends, or nobody has the recorder any more."""
+        self._state.is_alone = True  # no other process knows of this
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with contextlib.suppress(Exception):
@@ -371,30 +385,10 @@ class Session:
         keep(self)
 
     def _keep_last(self) -> bool:
-        """Keeps the last state where it is not, if the model is still in it.
-
-        All bytes of side tensors are looked at, once. Of changes of large ones that nothing told of
-        before, as torch did not count them, the newest state is told again with them; one that has
-        a row stays as it was recorded, and a warning tells of it.
-        """
+        """Keeps the last state where it is not, if the model is still in it."""
         self._take_over()
         last = self.chain.last()
-        if last.kind == chain.CLOSING or (last.has_state and not self._watch.by_turns):
-            return True
-        if last.kind == chain.RECORD and last.digest is None:
-            return True  # a step whose state is not known
-        try:
-            tensors = self._state.tensors()
-        except ModelError:
-            return last.has_state
-        if not last.has_state and self._state.digest() != last.digest:
-            return False
-        looked = self._watch.compare(self._state.sides, last.known, entirely=True)
-        late = {name: last.known.digests[name] for name in self._watch.late}
-        if key_of({**looked[0].digests, **late}.values()) != last.key:
-            return last.has_state  # they were changed since, and this was counted
-        if last.has_state and (not late or last.row_step == last.step):
-            return True
-        if not last.has_state or self._state.digest() == last.digest:
-            self._append(last, chain.AGAIN, last.step, float("nan"), {}, tensors, looked)
-        return True
+        is_kept, again = look_at_last(self._state, self._watch, last)
+        if again is not None:
+            self._append(last, chain.AGAIN, last.step, float("nan"), {}, *again)
+        return is_kept

@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 import torch
 
 from losspath.objects import own_attributes, walk
-from losspath.parameters import is_torchs, named_modules, version_of
+from losspath.parameters import (
+    class_of,
+    is_sharded,
+    is_torchs,
+    local_part,
+    named_modules,
+    version_of,
+)
 
 MARK = "."
 
@@ -161,7 +168,7 @@ class SettingsReader:
         for name, module in named_modules(self._model):
             prefix = f"{MARK}{name}{MARK if name else ''}"
             own = own_attributes(module)
-            if is_torchs(type(module)):
+            if is_torchs(class_of(module)):
                 found = _strengths(prefix, vars(module), own)
             else:
                 found = self._within(prefix, module, own, seen)
@@ -190,7 +197,7 @@ class SettingsReader:
             kind, name = type(value), path[-1]
             is_private = isinstance(name, str) and name.startswith("_")
             is_settings = issubclass(kind, (dict, list, tuple)) or not is_private
-            return is_settings or _is_kin(kind, type(module))
+            return is_settings or _is_kin(kind, class_of(module))
 
         found: list[_Place] = []
         longest = max(_LONG, len(own))
@@ -300,10 +307,12 @@ def _numbers(tensor: Any, model: torch.nn.Module) -> torch.Tensor | None:
     """A copy of a tensor's numbers, or of some; None for what is trained, or shares its memory."""
     if not isinstance(tensor, torch.Tensor) or tensor.requires_grad or tensor.is_meta:
         return None
+    if is_sharded(tensor):  # the others would have to look too
+        return None
     if tensor.layout != torch.strided or not tensor.numel() or tensor.is_quantized:
         return None
     memory = tensor.untyped_storage().data_ptr()
-    for own in (*model.parameters(), *model.buffers()):
+    for own in map(local_part, (*model.parameters(), *model.buffers())):
         if own.layout == torch.strided and own.untyped_storage().data_ptr() == memory:
             return None
     flat = tensor.detach().reshape(-1)

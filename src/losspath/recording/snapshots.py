@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -199,11 +199,11 @@ class Snapshot:
         found = iter(self._numbers_on_host[: self._given.count(None)].tolist())
         return [next(found) if number is None else number for number in self._given]
 
-    def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor]) -> None:
+    def read_into(self, row: torch.Tensor, tensors: Iterable[torch.Tensor]) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
         row.copy_(self.row)
 
-    def digest(self, tensors: list[torch.Tensor]) -> int:
+    def digest(self, tensors: Iterable[torch.Tensor]) -> int:
         """The XXH3-64 of the bytes of the row."""
         return digest_of_numbers([self.row])
 

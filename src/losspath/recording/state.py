@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 from operator import is_, methodcaller
 from typing import Any
@@ -9,10 +10,20 @@ from typing import Any
 import torch
 
 from losspath.errors import ModelError
-from losspath.parameters import Layout, digest_of_numbers, flat, in_order, side_tensors
+from losspath.parameters import (
+    Layout,
+    copy_into,
+    digest_of_numbers,
+    flat,
+    in_order,
+    reshard,
+    side_tensors,
+)
 from losspath.recording import snapshots
+from losspath.recording.parts import Parts
 from losspath.recording.sketch import Sketch, Sketcher
 from losspath.recording.snapshots import Snapshot, snapshot_for
+from losspath.recording.together import ShardGroup
 
 _MOST_FINDS = 8
 # Called at every step through `map`, which spares the interpreter's own steps.
@@ -31,8 +42,12 @@ class StateReader:
         dtype: of the rows.
         sketch: what rows are made of states by; None where they are the states. Side tensors are
             of no use without states, so that there are none.
+        group: the processes that have the model's parts; None where this one has it whole. Tensors
+            are then gathered as they are iterated over, at most one large one at a time.
 
     Attributes:
+        group: these processes.
+        is_alone: whether the others may not take part in gathering any more.
         sides: the side tensors as `tensors` found them; another list when they were found anew.
     """
 
@@ -42,7 +57,9 @@ class StateReader:
         layout: Layout,
         dtype: torch.dtype = torch.float32,
         sketch: Sketch | None = None,
+        group: ShardGroup | None = None,
     ) -> None:
+        self.group, self.is_alone = group, False
         self._model = model
         self._row_dtype = dtype
         self._layout = layout
@@ -53,6 +70,8 @@ class StateReader:
 
     def _find(self) -> None:
         self._is_found = False  # until all is done that can fail
+        if self.group is not None:  # after an evaluation some modules hold whole parameters
+            reshard(self._model.modules())
         tensors = in_order(self._model, self._layout)
         sides = side_tensors(self._model, self._layout)
         if self._begun_with is None:  # those that are trained and were not asked for
@@ -85,13 +104,18 @@ class StateReader:
         self._held = [value for table in self._filled for value in table.values()]
         self._tensors, self.sides = tensors, [] if self._sketcher else sides
         self._side_tensors = [side.tensor for side in self.sides]
+        self._parts: Parts | None = None
+        if self.group is not None:
+            self._parts = Parts(self._layout, tensors, self.sides, self.group)
+            self.sides = self._parts.sides
         self._forms = _forms(tensors)
         self._side_forms = _forms(self._side_tensors)
         # Memory that is held cannot be given to another tensor, that would then look the same.
         self._memory = [tensor.detach() for tensor in (*tensors, *self._side_tensors)]
         # Contiguous tensors are read through the same views every time.
-        self._views = [flat(tensor) for tensor in tensors]
-        self._are_views = all(tensor.is_contiguous() for tensor in tensors)
+        views = tensors if self._parts is None else []
+        self._views = [flat(tensor) for tensor in views]
+        self._are_views = bool(views) and all(tensor.is_contiguous() for tensor in views)
         devices = {view.device for view in self._views}
         self._is_on_a_gpu = len(devices) == 1 and next(iter(devices)).type != "cpu"
         # The dtype of all, where they can be copied into a row of it as they are.
@@ -113,33 +137,38 @@ class StateReader:
             and all(map(is_, self._held, chain.from_iterable(map(_values, self._filled))))
             and self._forms == _forms(self._tensors)
             and (not self._side_tensors or self._side_forms == _forms(self._side_tensors))
+            and (self._parts is None or self._parts.is_as_found())
         )
 
-    def tensors(self) -> list[torch.Tensor]:
+    def tensors(self) -> Iterable[torch.Tensor]:
         """The tensors of a row in order, detached and one-dimensional, on their device.
+
+        Those of a sharded model are gathered each time that they are iterated over.
 
         Raises:
             ModelError: the model is no longer the network that the layout describes.
         """
         if not self._is_as_found():
             self._find()
+        if self._parts is not None:
+            return self._parts
         return self._views if self._are_views else [flat(tensor) for tensor in self._tensors]
 
-    def row_on_device(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    def row_on_device(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
         """What a row is put together of, where the model is.
 
         Args:
             tensors: as `tensors` has given them.
         """
-        return self._sketcher.by_device(tensors) if self._sketcher else tensors
+        return self._sketcher.by_device(tensors) if self._sketcher else list(tensors)
 
-    def snapshot(self, tensors: list[torch.Tensor]) -> Snapshot | None:
+    def snapshot(self, tensors: Iterable[torch.Tensor]) -> Snapshot | None:
         """What copies states of this form while training goes on; None where that cannot be done.
 
         Args:
             tensors: as `tensors` has just given them.
         """
-        if self._may_snap:
+        if self._may_snap and isinstance(tensors, list):
             self._may_snap = False  # once, until tensors are found anew
             places = {tensor.device for tensor in tensors}
             if len(places) == 1 and next(iter(places)).type in snapshots.DEVICES:
@@ -147,11 +176,13 @@ class StateReader:
                 self._snapshot = snapshot_for(row, self.sides, self._row_dtype)
         return self._snapshot
 
-    def read_into(self, row: torch.Tensor, tensors: list[torch.Tensor] | None = None) -> None:
+    def read_into(self, row: torch.Tensor, tensors: Iterable[torch.Tensor] | None = None) -> None:
         """Copies the state into a row, a one-dimensional CPU tensor of the rows' dtype."""
         tensors = self.tensors() if tensors is None else tensors
         if self._sketcher:
             self._sketcher.into(row, tensors)
+        elif not isinstance(tensors, list):
+            copy_into(row, tensors)
         elif row.dtype is self._dtype:
             torch.cat(tensors, out=row)
         elif self._is_on_a_gpu:  # put together there: each copy from a GPU waits for it
@@ -159,12 +190,37 @@ class StateReader:
         else:
             torch.cat([tensor.to(device="cpu", dtype=row.dtype) for tensor in tensors], out=row)
 
-    def digest(self, tensors: list[torch.Tensor] | None = None) -> int:
+    def digest(self, tensors: Iterable[torch.Tensor] | None = None) -> int:
         """The XXH3-64 of the bytes that a row of this state has, without making the row."""
         tensors = self.tensors() if tensors is None else tensors
         if self._sketcher:
             tensors = [self._sketcher.of(tensors)]
         return digest_of_numbers(tensors, self._row_dtype)
+
+    # -- where each process has a part ----------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """How long it took to gather the last state; 0 where nothing is gathered."""
+        return 0.0 if self._parts is None else self._parts.seconds
+
+    def mark(self) -> int | None:
+        """Tells whether a state that was not gathered is still the same; None for a whole model."""
+        return None if self._parts is None else self._parts.mark()
+
+    def key(self) -> int:
+        """Identifies the model's parameters, alike in all processes.
+
+        Raises:
+            ModelError: as `tensors` does.
+        """
+        self.tensors()
+        return 0 if self._parts is None else self._parts.key
+
+    def take_part(self, first: int, last: int) -> None:
+        """Gathers tensors first … last−1 for the process that leads."""
+        if self._parts is not None:
+            self._parts.gather(first, last)
 
 
 def _forms(tensors: list[torch.Tensor]) -> list[tuple[Any, ...]]:

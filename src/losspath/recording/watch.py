@@ -11,7 +11,7 @@ import torch
 import xxhash
 
 from losspath.errors import LosspathWarning
-from losspath.parameters import SideTensor, version_of
+from losspath.parameters import SideTensor, local_part, version_of
 from losspath.recording.sides import Described, key_of
 
 # Tensors are compared by their bytes up to this size, all together. Of larger ones torch's count of
@@ -74,7 +74,8 @@ Comparison = tuple[Known, list[Change], list[str]]
 
 class _Item(NamedTuple):
     described: Described
-    tensor: torch.Tensor
+    side: SideTensor
+    tensor: torch.Tensor  # what this process has of it
     whole: bool
     part: torch.Tensor | None  # what is looked at, where the same view serves every time
     group: int
@@ -107,16 +108,18 @@ class Plan:
         groups: dict[tuple[torch.device, int], int] = {}
         room, hashed_room = _WHOLE_BYTES, _HASHED_BYTES
         for side in sorted(sides, key=lambda side: _nbytes(side.tensor)):
-            size = _nbytes(side.tensor)
-            whole = size <= room
+            tensor = local_part(side.tensor)
+            size = _nbytes(tensor)
+            # Of what is sharded, parts of other processes count: torch's count is looked at.
+            whole = size <= room and side.whole is None
             try:
-                part = _looked_at(side.tensor, whole)
+                part = _looked_at(tensor, whole)
             except (NotImplementedError, RuntimeError, TypeError):
                 self.left_out.append(side.name)
                 continue
             room -= size if whole else 0
-            stays = side.tensor.numel() > 0 and part.untyped_storage().data_ptr() == (
-                side.tensor.untyped_storage().data_ptr()
+            stays = tensor.numel() > 0 and part.untyped_storage().data_ptr() == (
+                tensor.untyped_storage().data_ptr()
             )
             group = groups.setdefault((part.device, part.shape[1]), len(groups))
             hashed = 0
@@ -125,13 +128,16 @@ class Plan:
                 hashed = size if at_once else _TURN_BYTES
                 hashed_room -= size if at_once else 0
             elif not whole:
-                hashed = _PART_BYTES if side.tensor.is_cuda else _FROZEN_TURN_BYTES
+                hashed = _PART_BYTES if tensor.is_cuda else _FROZEN_TURN_BYTES
             self._items.append(
-                _Item(_described(side), side.tensor, whole, part if stays else None, group, hashed)
+                _Item(
+                    *(_described(side), side, tensor, whole),
+                    *(part if stays else None, group, hashed),
+                )
             )
         self._count = len(groups)
         self._items.sort(key=lambda item: item.group)
-        self._large = [item.tensor for item in self._items if not item.whole]
+        self._large = [item.side.tensor for item in self._items if not item.whole]
         self._hashed = {item.described.name: item for item in self._items if item.hashed}
         self._each = [n for n, item in self._hashed.items() if item.described.kind == "buffer"]
         self._frozen_parts = [
@@ -223,7 +229,9 @@ class Plan:
             at[item.group] = begin + next(numbers[item.group])
             seen = prints[item.group][begin : at[item.group]]
             name = item.described.name
-            mark = (None, 0) if item.whole else (version_of(item.tensor), item.tensor.data_ptr())
+            mark: tuple[int | None, int] = (None, 0)
+            if not item.whole:
+                mark = version_of(item.side.tensor), item.tensor.data_ptr()
             before = known.items.get(name)
             now = _Print(item.described, seen, *mark, before.parts if before else ())
             items[name] = now
@@ -241,7 +249,9 @@ class Plan:
                 items[name] = now._replace(parts=parts_now)
                 if before and now.version == before.version and seen != before.seen:
                     self._found.setdefault(name, ())  # by what the sample shows
-            content = seen if item.whole else _content(item.tensor)
+            content = seen
+            if not item.whole:
+                content = _content(item.side.whole() if item.side.whole else item.tensor)
             digests[name] = item.described.digest(content)
             if digests[name] != known.digests.get(name):
                 changes.append(Change(item.described, digests[name], content))
