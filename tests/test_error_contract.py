@@ -20,7 +20,7 @@ from losspath.errors import LosspathError
 # Values: `Verdict` and the like are made by the package alone, and check nothing.
 VALUES = {
     *("Activations", "Confusion", "DistanceMap", "Dynamics", "History", "Interpolation"),
-    *("RunCurves", "Saliency", "StepSizes", "SurfaceDifference", "Verdict"),
+    *("Fidelity", "RunCurves", "Saliency", "StepSizes", "SurfaceDifference", "Verdict"),
     *("LosspathError", "LosspathWarning"),
 }
 # No function of the user's.
@@ -73,6 +73,13 @@ def calls(it):
         "LocalPlanes": (
             methods.LocalPlanes,
             {"states": 3, "line": 1, "chords": 1, "neighbours": 2, "mean": "loss", "power": 1.0},
+        ),
+        "Fidelity.load": (lp.Fidelity.load, {"path": it.file}),
+        "measure_fidelity": (
+            lp.measure_fidelity,
+            {**asked, "method": "pca", "resolution": 3, "plane": it.plane, "count": 4, "seed": 0}
+            | {"forks": None, "control": None, "executor": None, "checkpoint": None}
+            | {"progress": None},
         ),
         "Euclidean": (distances.Euclidean, {}),
         "EuclideanND": (distances.EuclideanND, {}),

@@ -11,9 +11,10 @@ import losspath
 from cases import objective_of, projection
 from losspath import Landscape
 from losspath.recording.joint import as_path
+from losspath.recording.selection import recorded_losses
 from losspath.surface import Fidelity
 from losspath.surface.fidelity import Interval
-from losspath.surface.judging import Heights, Judged, fidelity_of, recorded_losses, told_by_losses
+from losspath.surface.judging import Heights, Judged, fidelity_of, told_by_losses
 from losspath.surface.strata import balls, chords
 
 GENERATOR = np.random.default_rng(0)

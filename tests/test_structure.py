@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "surface": BASE | {"recording", "geometry", "distances", "methods"} | EVALUATION,
     "analysis": BASE | {"recording", "geometry", "distances", "methods", "surface"} | EVALUATION,
     "figures": BASE | {"geometry", "surface", "analysis"},
-    "makers": BASE | {"evaluation", "analysis"},
+    "makers": BASE | {"recording", "evaluation", "analysis"},
     "cli": COMPUTING | {"planes", "results", "figures", "makers", "importing"},
     "imported": BASE | {"recording", "evaluation", "makers"},
     "lightning": BASE | {"recording"},  # callbacks of other libraries; nothing imports them

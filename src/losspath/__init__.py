@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from losspath.analysis.distances import state_distances as state_distances
     from losspath.analysis.dynamics import Dynamics as Dynamics
     from losspath.analysis.dynamics import measure_dynamics as measure_dynamics
+    from losspath.analysis.fidelity import measure_fidelity as measure_fidelity
     from losspath.analysis.filters import feature_maps as feature_maps
     from losspath.analysis.filters import filters as filters
     from losspath.analysis.interpolation import Interpolation as Interpolation
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from losspath.recording.schedules import Pairs as Pairs
     from losspath.recording.sketch import Sketch as Sketch
     from losspath.recording.trajectory import Trajectory as Trajectory
+    from losspath.surface import Fidelity as Fidelity
     from losspath.surface import Landscape as Landscape
     from losspath.surface import Surface as Surface
     from losspath.surface import compute_surface as compute_surface
@@ -85,6 +87,7 @@ _EXPORTS = {
     "Confusion": "losspath.analysis.diagnostics",
     "DistanceMap": "losspath.analysis.distances",
     "Dynamics": "losspath.analysis.dynamics",
+    "Fidelity": "losspath.surface",
     "Grid": "losspath.geometry.grid",
     "History": "losspath.analysis.runs",
     "Interpolation": "losspath.analysis.interpolation",
@@ -124,6 +127,7 @@ _EXPORTS = {
     "learning_rates": "losspath.analysis.rates",
     "load_h5_surface": "losspath.surface",
     "measure_dynamics": "losspath.analysis.dynamics",
+    "measure_fidelity": "losspath.analysis.fidelity",
     "measure_history": "losspath.analysis.runs",
     "plot_activations": "losspath.figures",
     "plot_barriers": "losspath.figures",

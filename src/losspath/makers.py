@@ -17,6 +17,7 @@ from typing import Any
 from losspath.analysis.steps import StepSizes
 from losspath.errors import LosspathWarning, RunError, StoreError
 from losspath.evaluation.objective import Objective
+from losspath.recording.trajectory import StateSequence
 
 GROUP = "losspath.makers"
 
@@ -136,6 +137,21 @@ class MadeRun:
             RunError: network or data are not known, or not as they were.
         """
         raise self._unknown()
+
+    def forks(
+        self, count: int, seed: int, on_step: Callable[[int, int], object] | None = None
+    ) -> Sequence[StateSequence]:
+        """Trainings that go on from states of the run with other batches, each for 1 to 3 % of it.
+
+        Args:
+            count: how many.
+            seed: of the choice of states, and of the batches.
+            on_step: called with (steps taken, steps in all).
+
+        Returns:
+            Paths whose first state is one of the run; none where the maker cannot train on.
+        """
+        return ()
 
     def forget_data(self) -> None:
         """Lets go of the data, once an objective has what it needs of them."""

@@ -24,6 +24,7 @@ from losspath.cli.options import (
     States,
 )
 from losspath.cli.plugins import Commands
+from losspath.cli.surfaces import FIDELITY_EXAMPLES, SURFACE_EXAMPLES, fidelity, surface
 from losspath.threads import VARIABLE, use_threads
 
 app = typer.Typer(
@@ -84,115 +85,8 @@ def info(
         print_description(description)
 
 
-@app.command(
-    epilog="Examples: losspath surface runs/lenet5 --method all; "
-    "losspath surface runs/lenet5 --method averaged --temperature auto --resolution 31; "
-    "losspath surface runs/sgd runs/adam --plane states:first,last,runs/adam@last"
-)
-def surface(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="One run, or several of one network in one plane."),
-    ],
-    method: Annotated[
-        str,
-        typer.Option(
-            help="pca, sampled, sampled-pca, averaged, averaged-nd, all (these five), or one that "
-            "you or a package added; those of the thesis's figures, errors included: pca-as-drawn, "
-            "sampled-pca-as-drawn, averaged-as-printed, averaged-nd-as-printed."
-        ),
-    ] = "averaged",
-    plane: Annotated[
-        str,
-        typer.Option(
-            help="pca, random[:filter|layer|model][:SEED], hessian, states:A,B,C (a state is a "
-            "number, first or last; RUN@ before it takes another run's) or windows[:COUNT]."
-        ),
-    ] = "pca",
-    height: Annotated[
-        str, typer.Option(help="What is drawn: loss, accuracy or a metric of the objective.")
-    ] = "loss",
-    resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
-    samples: Samples = None,
-    distance: Annotated[
-        str | None,
-        typer.Option(
-            help="Of sampled, averaged and averaged-nd: how far states are from a point: euclidean "
-            "(the default), manhattan or mahalanobis, in the plane; with -nd behind it, of all "
-            "parameters.",
-        ),
-    ] = None,
-    temperature: Annotated[
-        str | None,
-        typer.Option(
-            help="Of averaged and averaged-nd: the width of the kernel that weighs states by "
-            "distance: a number (1 by default), or auto, Scott's rule for the path."
-        ),
-    ] = None,
-    arc_length: Annotated[
-        bool | None,
-        typer.Option(
-            "--arc-length",
-            help="Of averaged and averaged-nd: weigh states by the length of path around them, not "
-            "each alike.",
-        ),
-    ] = None,
-    side: Annotated[
-        str | None,
-        typer.Option(
-            help="Of sampled-pca: which points are inside the path, and blended with its mean: "
-            "centre (the default) or hull."
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Any option of the method, also of one of your own; may be given again.",
-        ),
-    ] = None,
-    states: States = None,
-    data_dir: DataPlace = None,
-    objective: ObjectiveSource = None,
-    out: OutDir = None,
-    figure: Figure = None,
-    format_: Format = Extension.PNG,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Say how the points were evaluated, and why so.")
-    ] = False,
-    processes: Annotated[
-        int | None, typer.Option(help="Evaluate in so many processes on this machine.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Evaluate on a Dask cluster: tcp://HOST:PORT."),
-    ] = None,
-) -> None:
-    """Compute and draw the loss surface around a run's path, or around those of several runs."""
-    from losspath.cli import jobs, values
-    from losspath.cli.runs import Run
-    from losspath.cli.workers import open_workers
-
-    named = {
-        "temperature": values.temperature(temperature),
-        "arc_length": arc_length,
-        "side": side,
-        "distance": distance,
-    }
-    options = values.options(option or [], named)
-    jobs.check_figure(figure)
-    jobs.check_resolution(resolution)
-    methods = jobs.make_methods(method, options)
-    first, *others = dict.fromkeys(runs)
-    recorded = Run(first, data_dir, objective, states, out, tuple(others))
-    preview = jobs.previewer(recorded, methods, height, figure, format_.value)
-    with open_workers(processes, scheduler) as executor:
-        surfaces, made = jobs.compute_surfaces(
-            recorded, methods, resolution, samples, plane, preview, executor
-        )
-    if explain:
-        jobs.explain(surfaces)
-    jobs.draw_surfaces(recorded, surfaces, made, height, figure, format_.value)
+app.command(epilog=SURFACE_EXAMPLES)(surface)
+app.command(epilog=FIDELITY_EXAMPLES)(fidelity)
 
 
 @app.command("barriers", epilog="Example: losspath barriers runs/seed-0 runs/seed-1 runs/seed-2")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
+
+from losspath.arguments import checked, file
+from losspath.files import load_archive, save_archive
 
 SHARE = 0.68
 """Of the vectors that a typical error holds for."""
@@ -73,7 +78,8 @@ class Fidelity:
         floor: what the typical error cannot be below, as vectors at one place have different
             losses: from pairs of balls about the same states.
         is_logarithmic: whether errors are factors.
-        control: the skill on another run, where one was given: it should be none.
+        control: the skill on the states of another run, where one was given: it should be none.
+        provenance: what it was measured of and how, as JSON values.
 
     References:
         [1] N. Cressie, Statistics for Spatial Data, 1993.
@@ -86,6 +92,8 @@ class Fidelity:
     floor: float
     is_logarithmic: bool
     control: Interval | None = None
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    archive: ClassVar[tuple[str, int]] = ("fidelity", 1)
 
     def describe(self) -> str:
         """The typical error and the bias in a few words, as captions have them."""
@@ -141,3 +149,25 @@ class Fidelity:
             values["is_logarithmic"],
             None if control is None else read(control),
         )
+
+    @checked(path=file)
+    def save(self, path: str | PathLike[str]) -> None:
+        """Saves it as ``.npz``.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        told = self.provenance | {"fidelity": self.to_json()}
+        save_archive(Path(path), *self.archive, {}, told)
+
+    @classmethod
+    @checked(path=file)
+    def load(cls, path: str | PathLike[str]) -> Fidelity:
+        """Loads what `save` wrote.
+
+        Raises:
+            StoreError: there is no such file, or it is something else.
+            DamagedError: its bytes are not what was written.
+        """
+        _, provenance = load_archive(Path(path), *cls.archive)
+        return replace(cls.from_json(provenance.pop("fidelity")), provenance=provenance)

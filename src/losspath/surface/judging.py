@@ -13,7 +13,7 @@ from scipy.interpolate import RBFInterpolator
 from losspath.evaluation.recorded import PathObjective
 from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
-from losspath.recording.joint import JointPath
+from losspath.recording.selection import recorded_losses
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.fidelity import SHARE, Fidelity, Interval, Stratum
 from losspath.surface.strata import Blends, Known, balls, chords, losses_of_blends, together
@@ -28,6 +28,9 @@ _RESAMPLES, _LEVEL = 1000, 0.95
 _NEAR = ("balls", "held-out", "forks")
 CHEAP = 30
 """Vectors of each stratum that a caption is of."""
+
+SEED = 0
+"""Of the choice of vectors, so that a picture says the same each time."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +124,6 @@ def told_by_losses(coordinates: Floats, heights: Floats) -> Callable[[Floats], F
     except np.linalg.LinAlgError:
         return lambda places: np.full(len(places), heights.mean())
     return lambda places: np.asarray(read((places - middle) / scale), np.float64)
-
-
-def recorded_losses(path: StateSequence) -> Floats:
-    """(T,) the losses that were recorded at states; NaN where none was, as at the last."""
-    if isinstance(path, JointPath):
-        return np.concatenate([recorded_losses(run) for run in path.runs.values()])
-    losses = np.full(len(path), np.nan)
-    known = getattr(path, "losses", losses[:-1])
-    losses[: len(path) - 1] = known
-    return losses
 
 
 @dataclass(frozen=True)

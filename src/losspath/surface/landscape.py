@@ -28,9 +28,7 @@ from losspath.arguments import (
     function,
     optional,
 )
-from losspath.distances import OWN as OWN_DISTANCES
 from losspath.errors import ArgumentError
-from losspath.evaluation.code import code_beside
 from losspath.evaluation.execution.journal import Journal, Kept, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
@@ -38,14 +36,13 @@ from losspath.evaluation.recorded import along, path_notes
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, PrincipalPlane, fit_plane
-from losspath.methods import OWN as OWN_METHODS
 from losspath.methods import Method, method_named
 from losspath.recording.joint import Runs
 from losspath.recording.paths import ends_of
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
 from losspath.surface.fidelity import Fidelity
 from losspath.surface.judging import Ground, cheap_fidelity
-from losspath.surface.lifted import LiftedPlane, as_points
+from losspath.surface.lifted import LiftedPlane, as_points, codes_of
 from losspath.surface.line import Line
 from losspath.surface.running import Found, evaluated
 from losspath.surface.sampling import GridSampler, PointSampler, Sampler
@@ -90,6 +87,7 @@ class Landscape:
 
     Attributes:
         path: the states.
+        objective: the loss.
         plane: the plane.
         projection: the path as the plane shows it.
         method: the rule, with options that depend on the path as numbers.
@@ -115,7 +113,8 @@ class Landscape:
         plane: Plane | None = None,
     ) -> None:
         method = method_named(method)
-        self.path = as_path(path)
+        self.path, self.objective = as_path(path), objective
+        self._asked = method
         self._bound = along(objective, self.path)
         self.plane = plane or fit_plane(self.path)
         if self.plane.basis.shape[1] != 2:
@@ -137,8 +136,18 @@ class Landscape:
             method: the rule, as of `Landscape`.
         """
         made = copy.copy(self)
-        made._lift_by(method_named(method))
+        made._asked = method_named(method)
+        made._lift_by(made._asked)
         return made
+
+    def of(self, path: StateSequence, plane: Plane | None) -> Landscape:
+        """The landscape of another path, by the same objective and the method as it was asked for.
+
+        Args:
+            path: the states.
+            plane: any; None for the path's principal one.
+        """
+        return Landscape(path, self.objective, self._asked, plane=plane)
 
     def __repr__(self) -> str:
         return f"Landscape: {self.method.describe()} on {self.plane!r}"
@@ -276,8 +285,15 @@ class Landscape:
         Returns:
             None of a path of one state, and of a surface of one line.
         """
-        ground = Ground(surface, self.path, self.plane, self.projection, self._bound)
-        return cheap_fidelity(ground, seed, known)
+        return cheap_fidelity(self.ground(surface), seed, known)
+
+    def ground(self, surface: Surface) -> Ground:
+        """A surface of this landscape, with what it is held against.
+
+        Args:
+            surface: of this path and plane.
+        """
+        return Ground(surface, self.path, self.plane, self.projection, self._bound)
 
     def _found(
         self,
@@ -365,7 +381,7 @@ class Landscape:
             self.method.to_json(),
             grid.x,
             grid.y,
-            *_codes(self.method),
+            *codes_of(self.method),
         )
 
     def _provenance(self, key: str) -> dict[str, Any]:
@@ -384,12 +400,3 @@ class Landscape:
             "has_buffers": self._bound.describes_buffers,
             **path_notes(self.path),
         }
-
-
-def _codes(method: Method) -> list[str]:
-    """The code of a method and its distance where they are not the package's own."""
-    distance = getattr(method, "distance", None)
-    distance = getattr(distance, "option", distance)  # that is bound to states
-    own = {*OWN_METHODS, *OWN_DISTANCES}
-    kinds = [type(rule) for rule in (method, distance) if rule is not None]
-    return [code_beside(kind) for kind in kinds if kind not in own]

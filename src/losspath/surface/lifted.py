@@ -11,12 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.arguments import as_floats, described
+from losspath.distances import OWN as OWN_DISTANCES
 from losspath.errors import ArgumentError, UnsupportedError
+from losspath.evaluation.code import code_beside
 from losspath.evaluation.execution.points import Affine
 from losspath.geometry.blend import blend
 from losspath.geometry.blend import group_size as blend_size
 from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
+from losspath.methods import OWN as OWN_METHODS
 from losspath.methods import Lift, Method
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.sampling import Ask
@@ -192,3 +195,12 @@ def as_points(points: npt.ArrayLike) -> Floats:
 def is_done(numbers: Indices, done: Collection[int]) -> bool:
     """Whether all points are among those that are done."""
     return all(number in done for number in numbers.tolist())
+
+
+def codes_of(method: Method) -> list[str]:
+    """The code of a method and its distance where they are not the package's own."""
+    distance = getattr(method, "distance", None)
+    distance = getattr(distance, "option", distance)  # that is bound to states
+    own = {*OWN_METHODS, *OWN_DISTANCES}
+    kinds = [type(rule) for rule in (method, distance) if rule is not None]
+    return [code_beside(kind) for kind in kinds if kind not in own]

@@ -81,6 +81,16 @@ def load_latest_checkpoint(directory: Path, steps: Container[int]) -> Checkpoint
     return _load(usable[-1]) if usable else None
 
 
+def checkpoint_before(directory: Path, step: int) -> Checkpoint | None:
+    """The newest checkpoint of an epoch's end up to a step; None if there is none that is whole."""
+    for path in reversed(checkpoint_files(directory)):
+        if _step(path) <= step and is_intact(path):
+            found = _load(path)
+            if not found.progress["batch"]:
+                return found
+    return None
+
+
 def checkpoint_files(directory: Path) -> list[Path]:
     """The checkpoints that are there, the oldest first."""
     return sorted(directory.glob("checkpoint-*.safetensors"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from losspath.thesis.schedules import name_sizes
 
 if TYPE_CHECKING:
     from losspath.evaluation.objective import Objective
+    from losspath.recording.trajectory import StateSequence
     from losspath.thesis.datasets import Dataset
 
 
@@ -125,6 +126,14 @@ class TrainedRun(MadeRun):
         from losspath.thesis.objectives import validation_objective
 
         return validation_objective(self._config, self._dataset)
+
+    def forks(
+        self, count: int, seed: int, on_step: Callable[[int, int], object] | None = None
+    ) -> Sequence[StateSequence]:
+        """The run trained again up to some states, and on from there with other batches."""
+        from losspath.thesis.forks import forks_of
+
+        return forks_of(self.directory, self._config, self._dataset, count, seed, on_step)
 
     @cached_property
     def _dataset(self) -> Dataset:

@@ -102,7 +102,7 @@ def train(
     directory = Path(directory)
     # What is refused here leaves no directory behind.
     where = _prepare_device(torch.device(device))
-    batches = _batches(config, dataset)
+    batches = batches_of(config, dataset)
     schedule = make_schedule(config, batches)
     schedule.check(epochs * batches)
     with only_writer(directory / ".train.lock", f"to {directory}"):
@@ -118,7 +118,7 @@ def train(
         return training.run(on_step, on_epoch)
 
 
-def _batches(config: TrainingConfig, dataset: Dataset) -> int:
+def batches_of(config: TrainingConfig, dataset: Dataset) -> int:
     """Steps in an epoch."""
     return -(-len(dataset.train_targets) // config.batch_size)
 
@@ -135,13 +135,13 @@ class _Training:
         self.config, self.schedule = config, schedule
         self.directory, self.device = directory, device
         self.identity = {**dataclasses.asdict(config), "data_digest": dataset.digest}
-        self.batches = _batches(config, dataset)
+        self.batches = batches_of(config, dataset)
         self.identity["lr_digest"] = self.schedule.digest
         self.recorded = _recorded_steps(directory, self.identity, device.type)
         self.model = build_network(
             config.network, dataset.channels, len(dataset.classes), config.dropout, config.seed
         ).to(self.device)
-        self.optimizer = _optimizer(config, self.model)
+        self.optimizer = make_optimizer(config, self.model)
         self.shuffle = torch.Generator().manual_seed(config.seed)
         self.shuffle_before = self.shuffle.get_state()
         self.noise = torch.Generator(self.device).manual_seed(config.seed).get_state()
@@ -356,7 +356,8 @@ def _is_closed(directory: Path) -> bool:
     return store.read_contents(directory, store.read_header(directory)).closed
 
 
-def _optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainingConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a run."""
     if config.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(

@@ -1,0 +1,167 @@
+"""The command that says how far a picture holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from losspath.analysis.fidelity import fidelity_key, judge
+from losspath.cli.console import busy, out, progress_bar, say
+from losspath.cli.jobs import computed_once
+from losspath.cli.runs import Run
+from losspath.errors import ArgumentError
+from losspath.files import plain_json
+from losspath.geometry.grid import Grid
+from losspath.methods import Method
+from losspath.recording.trajectory import StateSequence
+from losspath.surface import Fidelity, Landscape, Surface, check_same_network
+from losspath.surface.fidelity import Interval
+from losspath.surface.judging import SEED
+
+
+def check_count(count: int) -> None:
+    """Refuses a number of vectors that tells nothing, before anything is computed.
+
+    Raises:
+        ArgumentError: fewer than four.
+    """
+    if count < 4:
+        raise ArgumentError(f"expected --count of at least 4, got {count}")
+
+
+def compute_fidelity(
+    run: Run,
+    methods: Sequence[Method],
+    resolution: int,
+    samples: int | None,
+    plane: str,
+    forks: int,
+    control: Path | None,
+    count: int,
+    executor: Executor | None = None,
+) -> dict[str, Fidelity]:
+    """By the method's description, the fidelity of its surface, each computed once and kept.
+
+    Args:
+        run: the run, or several in one plane.
+        methods: the methods.
+        resolution: grid lines an axis.
+        samples: how many training samples.
+        plane: the plane's name.
+        forks: how many trainings go on from the run, where its maker can do that.
+        control: another run, that the picture should know nothing of.
+        count: vectors of each stratum.
+        executor: whose workers evaluate the points; None for this process.
+    """
+    objective = run.training_objective(samples)
+    check_same_network(run.path, objective)
+    made = run.plane(plane, objective)
+    first = Landscape(run.path, objective, methods[0], plane=made)
+    grid = Grid.around(first.projection.coordinates, resolution)
+    other = None if control is None else dataclasses.replace(run, directory=control, others=()).path
+    forked = _forks(run, forks)
+    run.made.forget_data()
+
+    def fidelity_of(landscape: Landscape) -> Fidelity:
+        label, called = landscape.method.name, landscape.method.describe()
+        surface = _surface(run, landscape, grid, executor, called)
+        key = fidelity_key(landscape, grid, forked, other, count, SEED)
+
+        def compute(_: Path) -> Fidelity:
+            without = f"{called} without the held-out stretches"
+
+            def surface_of(left: Landscape) -> Surface:
+                own = Grid.around(left.projection.coordinates, resolution)
+                return _surface(run, left, own, executor, without)
+
+            with busy("losses of vectors near the path"):
+                found = judge(
+                    landscape, surface, surface_of, forks=forked, control=other, count=count
+                )
+            return dataclasses.replace(found, provenance={**found.provenance, "key": key})
+
+        return computed_once(run, Fidelity, key, compute, f"fidelity of {called}", label)
+
+    return {
+        (landscape := first.with_method(method)).method.describe(): fidelity_of(landscape)
+        for method in methods
+    }
+
+
+def _forks(run: Run, count: int) -> Sequence[StateSequence]:
+    if not count or run.others:
+        return ()
+    with progress_bar("forks of the run") as progress:
+        return run.made.forks(count, SEED, progress)
+
+
+def _surface(
+    run: Run, landscape: Landscape, grid: Grid, executor: Executor | None, called: str
+) -> Surface:
+    """A surface, computed once and kept."""
+
+    def compute(checkpoint: Path) -> Surface:
+        with progress_bar(called) as progress:
+            surface = landscape.surface(
+                grid=grid, executor=executor, checkpoint=checkpoint, progress=progress
+            )
+        return dataclasses.replace(surface, provenance={**surface.provenance, "run": run.title})
+
+    where = "" if executor is None else "workers"
+    key, label = landscape.key(grid), landscape.method.name
+    return computed_once(run, Surface, key, compute, called, label, where)
+
+
+def print_fidelity(found: dict[str, Fidelity], as_json: bool) -> None:
+    """Prints the numbers as a table, or as JSON: an object of one method, or by their names."""
+    if as_json:
+        values: dict[str, Any] = {name: each.to_json() for name, each in found.items()}
+        (one, *others) = values.values()
+        typer.echo(json.dumps(plain_json(values if others else one), indent=2))
+        return
+    for name, fidelity in found.items():
+        table = Table(title=name, title_justify="left", box=None, pad_edge=False)
+        for heading in ("", "vectors", "typical error", "bias", "skill"):
+            table.add_column(heading, justify="left" if not heading else "right")
+        for stratum, each in fidelity.strata.items():
+            told = (each.typical_error, each.bias, each.skill)
+            table.add_row(stratum, str(each.count), *_told(fidelity, *told))
+        told = (fidelity.typical_error, fidelity.bias, fidelity.skill)
+        table.add_row("all", "", *_told(fidelity, *told), style="bold")
+        out.print(table)
+        if fidelity.control is not None:
+            say(f"skill on the control run: {_skill(fidelity.control)}")
+        least = _error(fidelity, fidelity.floor)
+        say(f"no picture can be below {least}: vectors at one place differ")
+    say(
+        "typical error: 68 % are off by at most so much; bias: above zero the picture is too high; "
+        "both of all but chords. Skill: 1 is exact, 0 tells no more than the recorded losses. "
+        "In brackets: 95 % intervals"
+    )
+
+
+def _told(
+    fidelity: Fidelity, typical: Interval, bias: Interval, skill: Interval
+) -> tuple[str, str, str]:
+    ends = (_error(fidelity, each) for each in (typical.low, typical.high))
+    biases = (f"{each:+.0%}" for each in (bias.low, bias.high))
+    return (
+        f"{_error(fidelity, typical.value)} ({'…'.join(ends)})",
+        f"{bias.value:+.0%} ({'…'.join(biases)})".replace("-", "−"),
+        _skill(skill),
+    )
+
+
+def _error(fidelity: Fidelity, value: float) -> str:
+    return f"×{value:.2f}" if fidelity.is_logarithmic else f"{value:.1%}"
+
+
+def _skill(skill: Interval) -> str:
+    return f"{skill.value:+.2f} ({skill.low:+.2f}…{skill.high:+.2f})".replace("-", "−")
