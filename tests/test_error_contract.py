@@ -78,8 +78,7 @@ def calls(it):
         "measure_fidelity": (
             lp.measure_fidelity,
             {**asked, "method": "pca", "resolution": 3, "plane": it.plane, "count": 4, "seed": 0}
-            | {"forks": None, "control": None, "executor": None, "checkpoint": None}
-            | {"progress": None},
+            | {"forks": None, "control": None, "executor": None, "checkpoint": None},
         ),
         "Euclidean": (distances.Euclidean, {}),
         "EuclideanND": (distances.EuclideanND, {}),

@@ -13,8 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from losspath.arguments import OBJECTIVE, PLANE, checked, count, executor, file, function, optional
-from losspath.errors import PathError
+from losspath.arguments import (
+    OBJECTIVE,
+    PLANE,
+    checked,
+    count,
+    described,
+    executor,
+    file,
+    function,
+    optional,
+)
+from losspath.errors import ArgumentError, PathError
 from losspath.evaluation.execution.journal import Progress
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
@@ -22,7 +32,7 @@ from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, PrincipalPlane
 from losspath.methods import Method
-from losspath.recording.joint import Runs
+from losspath.recording.joint import Runs, as_run
 from losspath.recording.selection import Selection
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface import Fidelity, Landscape, Surface
@@ -40,9 +50,17 @@ _ROW = 6  # states of a control run that count as one block, as they lie in a ro
 _LEAST = 12
 
 
+def _paths(name: str, value: object) -> list[StateSequence]:
+    if not isinstance(value, (list, tuple)):
+        raise ArgumentError(f"expected {name} as a list of paths, got {described(value)}")
+    return [as_run(each) for each in value]
+
+
 @checked(
     objective=OBJECTIVE,
     plane=optional(PLANE),
+    forks=optional(_paths),
+    control=optional(lambda name, value: as_run(value)),
     count=count(4, 100_000),
     seed=count(),
     executor=optional(executor),

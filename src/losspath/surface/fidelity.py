@@ -15,6 +15,9 @@ from losspath.files import load_archive, save_archive
 SHARE = 0.68
 """Of the vectors that a typical error holds for."""
 
+STRATA = ("held-out", "chords", "balls", "forks")
+"""Kinds of vectors, in the order in which they are shown."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -136,7 +139,8 @@ class Fidelity:
         kinds = ("typical_error", "bias", "skill")
         strata = {
             name: Stratum(each["count"], *(read(each[kind]) for kind in kinds))
-            for name, each in values["strata"].items()
+            for name, each in ((name, values["strata"].get(name)) for name in STRATA)
+            if each
         }
         control = values.get("control")
         floor = values["floor"]

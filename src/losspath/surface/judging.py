@@ -15,7 +15,7 @@ from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
 from losspath.recording.selection import recorded_losses
 from losspath.recording.trajectory import StateSequence
-from losspath.surface.fidelity import SHARE, Fidelity, Interval, Stratum
+from losspath.surface.fidelity import SHARE, STRATA, Fidelity, Interval, Stratum
 from losspath.surface.strata import Blends, Known, balls, chords, losses_of_blends, together
 from losspath.surface.surface import CLIP, Surface
 
@@ -227,6 +227,7 @@ def fidelity_of(
         floor: the height that errors cannot be below.
         control: vectors of another run.
     """
+    judged = sorted(judged, key=lambda each: STRATA.index(each.name))
     drawn = [_Resampled.of(each, seed) for seed, each in enumerate(judged)]
     near = [each for each in drawn if each.name in _NEAR] or drawn
     strata = {each.name: _stratum([each], heights) for each in drawn}

@@ -288,11 +288,7 @@ class Landscape:
         return cheap_fidelity(self.ground(surface), seed, known)
 
     def ground(self, surface: Surface) -> Ground:
-        """A surface of this landscape, with what it is held against.
-
-        Args:
-            surface: of this path and plane.
-        """
+        """A surface of this landscape, with what it is held against."""
         return Ground(surface, self.path, self.plane, self.projection, self._bound)
 
     def _found(
