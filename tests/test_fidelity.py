@@ -128,7 +128,8 @@ def test_an_exact_picture_has_skill_one():
     found = landscape("pca", path, loss=lambda w: 3.0 + w[0]).surface(9).fidelity
     assert found.skill.value == pytest.approx(1.0, abs=1e-3)
     assert found.typical_error.value == pytest.approx(1.0, abs=1e-3)
-    assert found.describe().startswith("off by ×1.00 for 68% of vectors near the path, bias +0%")
+    told = "against parameter vectors near the path, 68% off by ×1.01 or less, right on average; "
+    assert found.describe() == f"{told}×0.00 the error of the states' own losses alone"
 
 
 def test_a_picture_that_shows_nothing_has_none():
@@ -147,7 +148,9 @@ def test_losses_that_are_not_positive_count_by_the_drawn_range():
     assert not found.is_logarithmic
     assert found.bias.value < 0
     assert 0 < found.typical_error.value < 1
-    assert "of the range for 68% of vectors" in found.describe()
+    off, bias = found.typical_error.value, -found.bias.value
+    told = f"68% off by {off:.1%} of the range or less, {bias:.0%} of the range too low on average"
+    assert told in found.describe()
 
 
 def test_losses_that_are_not_finite_are_left_out():
@@ -279,6 +282,44 @@ def test_json_of_what_is_not_known():
     assert math.isnan(again.skill.low)
     assert math.isnan(again.floor)
     assert found.describe() == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "bias", "skill", "said"),
+    [
+        (1.294, 0.09, 0.25, "×1.29 or less, 9% too high on average; ×0.75 the error of the"),
+        (1.001, -0.004, 0.997, "×1.01 or less, right on average; ×0.00 the error of the"),
+        (12.34, -0.96, -2.1, "×12 or less, 96% too low on average; ×3.10 the error of the"),
+        (2.0, 3.4, -1e12, "×2.00 or less, 340% too high on average; over ×1000 the error of the"),
+        (2.0, 0.0, math.nan, "×2.00 or less, right on average"),
+    ],
+)
+def test_captions_say_which_way_and_over_what(error, bias, skill, said):
+    numbers = [Interval(value, value, value) for value in (error, bias, skill)]
+    told = Fidelity(*numbers, {}, 1.0, True).describe()
+    start = "against parameter vectors near the path, 68% off by "
+    assert told == start + said + (" recorded losses alone" if said.endswith("the") else "")
+
+
+def test_it_says_what_the_skill_is_over(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    objective = losspath.Objective(
+        model, torch.eye(2), torch.zeros(2, 1), torch.nn.functional.mse_loss
+    )
+    with losspath.Recorder(tmp_path / "run", model) as recorder:
+        for _ in range(6):
+            with torch.no_grad():
+                model.weight += torch.randn(1, 2)
+            recorder.record(1.0)
+    path = losspath.Trajectory(tmp_path / "run")
+    for states, expected in ((path, "recorded losses"), (path[:], "states' own losses")):
+        found = losspath.compute_surface(states, objective, "pca", 5).fidelity
+        assert found.reference == expected
+        assert found.describe().endswith(f" the error of the {expected} alone")
+        values = found.to_json()
+        assert Fidelity.from_json(values) == found
+        del values["reference"]  # of a file that was written before it was there
+        assert Fidelity.from_json(values).reference == "recorded losses"
 
 
 def test_it_is_the_same_each_time():

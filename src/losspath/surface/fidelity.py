@@ -10,6 +10,9 @@ from typing import Any
 SHARE = 0.68
 """Of the vectors that a typical error holds for."""
 
+RECORDED, OWN = "recorded losses", "states' own losses"
+"""What a picture's skill is over: the second where no losses were recorded."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -74,6 +77,8 @@ class Fidelity:
             losses: from pairs of balls about the same states.
         is_logarithmic: whether errors are factors.
         control: the skill on another run, where one was given: it should be none.
+        reference: what the skill is over, "recorded losses"; of a path without them the "states'
+            own losses", those that are drawn as dots.
 
     References:
         [1] N. Cressie, Statistics for Spatial Data, 1993.
@@ -86,20 +91,25 @@ class Fidelity:
     floor: float
     is_logarithmic: bool
     control: Interval | None = None
+    reference: str = RECORDED
 
     def describe(self) -> str:
-        """The typical error and the bias in a few words, as captions have them."""
+        """The numbers in a few words, as captions have them."""
         if math.isnan(self.typical_error.value):
             return ""
         error, bias = self.typical_error.value, self.bias.value
-        if self.is_logarithmic:
-            words = f"off by ×{error:.2f} for {SHARE:.0%} of vectors near the path"
-        else:
-            words = f"off by {error:.1%} of the range for {SHARE:.0%} of vectors near the path"
-        words += f", bias {bias:+.0%}"
+        of_range = "" if self.is_logarithmic else " of the range"
+        # As "or less", as ×1.00 and 0.0% would say that it is exact.
+        off = _factor(max(error, 1.01)) if self.is_logarithmic else f"{max(error, 0.001):.1%}"
+        words = (
+            f"against parameter vectors near the path, {SHARE:.0%} off by {off}{of_range} or less"
+        )
+        side = "high" if bias > 0 else "low"
+        words += f", {abs(bias):.0%}{of_range} too {side}" if abs(bias) >= 0.005 else ", right"
+        words += " on average"
         if not math.isnan(self.skill.value):
-            words += f", skill {self.skill.value:+.2f}"
-        return words.replace("-", "−")
+            words += f"; {_factor(1 - self.skill.value)} the error of the {self.reference} alone"
+        return words
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values: intervals are [value, low, high]."""
@@ -109,6 +119,7 @@ class Fidelity:
             "skill": self.skill.to_json(),
             "floor": self.floor if math.isfinite(self.floor) else None,
             "is_logarithmic": self.is_logarithmic,
+            "reference": self.reference,
             "control": None if self.control is None else self.control.to_json(),
             "strata": {
                 name: {
@@ -140,4 +151,12 @@ class Fidelity:
             math.nan if floor is None else floor,
             values["is_logarithmic"],
             None if control is None else read(control),
+            values.get("reference", RECORDED),
         )
+
+
+def _factor(value: float) -> str:
+    """A factor; of 1000 and more, as where the other error is none, that it is large."""
+    if value >= 1000:
+        return "over ×1000"
+    return f"×{value:.2f}" if value < 9.995 else f"×{value:.0f}"
