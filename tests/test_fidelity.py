@@ -222,6 +222,11 @@ def test_blocks_are_drawn_whole():
     assert together.high - together.low > 3 * (alone.high - alone.low)
 
 
+def test_a_recorded_loss_of_zero_is_drawn_as_the_least():
+    heights = Heights(True, 2.0, 0.5)
+    np.testing.assert_allclose(heights(np.array([0.0, -1.0, 1.0, 3.0])), np.log([0.5, 0.5, 1, 2]))
+
+
 def test_recorded_losses_alone():
     coordinates = np.array([[0.0, 0], [1, 0], [2, 0], [3, 0]])
     told = told_by_losses(coordinates, np.array([1.0, np.nan, 3.0, 4.0]))

@@ -80,7 +80,8 @@ class Heights:
         """Heights; infinite losses are at the top, NaN stays NaN."""
         clipped = np.minimum(losses, self.top)
         if self.is_logarithmic:
-            heights: Floats = np.log(np.maximum(clipped, np.finfo(float).tiny))
+            # Recorded losses may be 0 where no drawn one is, as of single batches.
+            heights: Floats = np.log(np.maximum(clipped, self.low))
             return heights
         return (clipped - self.low) / max(self.top - self.low, np.finfo(float).tiny)
 
