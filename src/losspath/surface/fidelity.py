@@ -99,16 +99,19 @@ class Fidelity:
             return ""
         error, bias = self.typical_error.value, self.bias.value
         of_range = "" if self.is_logarithmic else " of the range"
-        # As "or less", as ×1.00 and 0.0% would say that it is exact.
-        off = _factor(max(error, 1.01)) if self.is_logarithmic else f"{max(error, 0.001):.1%}"
-        words = (
-            f"against parameter vectors near the path, {SHARE:.0%} off by {off}{of_range} or less"
-        )
+        # As "or less", as a factor of 1.00 and 0.0% would say that it is exact.
+        off = f"{max(error, 0.001):.1%} of the range"
+        if self.is_logarithmic:
+            off = f"a factor of {_factor(max(error, 1.01))}"
+        words = f"against parameter vectors near the path, {SHARE:.0%} off by {off} or less"
         side = "high" if bias > 0 else "low"
         words += f", {abs(bias):.0%}{of_range} too {side}" if abs(bias) >= 0.005 else ", right"
         words += " on average"
         if not math.isnan(self.skill.value):
-            words += f"; {_factor(1 - self.skill.value)} the error of the {self.reference} alone"
+            times = f"{_factor(1 - self.skill.value)} times"
+            if self.skill.low <= 0 <= self.skill.high:
+                times = "about"
+            words += f"; {times} the error of the {self.reference} alone"
         return words
 
     def to_json(self) -> dict[str, Any]:
@@ -158,5 +161,5 @@ class Fidelity:
 def _factor(value: float) -> str:
     """A factor; of 1000 and more, as where the other error is none, that it is large."""
     if value >= 1000:
-        return "over ×1000"
-    return f"×{value:.2f}" if value < 9.995 else f"×{value:.0f}"
+        return "over 1000"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.0f}"
