@@ -129,7 +129,7 @@ def test_an_exact_picture_has_skill_one():
     assert found.skill.value == pytest.approx(1.0, abs=1e-3)
     assert found.typical_error.value == pytest.approx(1.0, abs=1e-3)
     told = "against parameter vectors near the path, 68% off by a factor of 1.01 or less, right on "
-    told += "average; 0.00 times the error of the states' own losses alone"
+    told += "average; under 0.01 times the error of the states' own losses alone"
     assert found.describe() == told
 
 
@@ -294,7 +294,7 @@ def test_json_of_what_is_not_known():
     ("error", "bias", "skill", "said"),
     [
         (1.294, 0.09, 0.25, "1.29 or less, 9% too high on average; 0.75 times the error of the"),
-        (1.001, -0.004, 0.997, "1.01 or less, right on average; 0.00 times the error of the"),
+        (1.001, -0.004, 0.997, "1.01 or less, right on average; under 0.01 times the error of the"),
         (12.34, -0.96, -2.1, "12 or less, 96% too low on average; 3.10 times the error of the"),
         (2, 3.4, -1e9, "2.00 or less, 340% too high on average; over 1000 times the error of the"),
         (2.0, 0.0, -0.05, "2.00 or less, right on average; about the error of the"),

@@ -160,6 +160,8 @@ class Fidelity:
 
 def _factor(value: float) -> str:
     """A factor; of 1000 and more, as where the other error is none, that it is large."""
+    if value < 0.005:  # 0.00 would say that there is none
+        return "under 0.01"
     if value >= 1000:
         return "over 1000"
     return f"{value:.2f}" if value < 9.995 else f"{value:.0f}"
