@@ -18,7 +18,7 @@ import torch
 import losspath
 from losspath.recording.cost import Cost
 
-ROUNDS, BLOCK = 12, 8  # blocks of steps without and with a recorder take turns
+ROUNDS, BLOCK = 12, 10  # blocks of steps without and with a recorder take turns
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def train_and_time(
     steps: int,
     save: Save,
     every: int,
+    kept: int = 1,
 ) -> Timing:
     """Trains with a recorder for each model, and then goes on in turns without and with one.
 
@@ -87,8 +88,16 @@ def train_and_time(
         steps: how many are recorded.
         save: saves what the library saves, at a step.
         every: it saves at every so many steps, and at the first and last state.
+        kept: recorders keep the state of every so many steps.
     """
-    recorders = [losspath.Recorder(folder / name, model) for name, model in models.items()]
+
+    def recorders_of(suffix: str) -> list[losspath.Recorder]:
+        return [
+            losspath.Recorder(folder / f"{name}{suffix}", model, every=kept)
+            for name, model in models.items()
+        ]
+
+    recorders = recorders_of("")
     save(0)
     for number in range(1, steps + 1):
         for recorder, loss in zip(recorders, step(), strict=True):
@@ -98,7 +107,7 @@ def train_and_time(
     costs = [recorder.cost for recorder in recorders]
     for recorder in recorders:
         recorder.close()
-    scratch = [losspath.Recorder(folder / f"{name}-turns", model) for name, model in models.items()]
+    scratch = recorders_of("-turns")
     rounds = []
     for number in range(ROUNDS + 1):
         order = (None, scratch) if number % 2 else (scratch, None)
@@ -212,6 +221,7 @@ def surface_of(run: Run, figure: Path, name: str, resolution: int) -> dict[str, 
     return {
         "seconds": seconds,
         "off": (float(np.nanmedian(errors)), float(np.nanmax(errors))),
+        "fidelity": surface.fidelity,
         "variance": float(np.sum(surface.explained_variance_ratio)),
         "warnings": sorted({str(each.message) for each in told}),
     }

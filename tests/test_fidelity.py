@@ -129,7 +129,9 @@ def test_an_exact_picture_has_skill_one():
     found = landscape("pca", path, loss=lambda w: 3.0 + w[0]).surface(9).fidelity
     assert found.skill.value == pytest.approx(1.0, abs=1e-3)
     assert found.typical_error.value == pytest.approx(1.0, abs=1e-3)
-    assert found.describe().startswith("off by ×1.00 for 68% of vectors near the path, bias +0%")
+    told = "against parameter vectors near the path, 68% off by a factor of 1.01 or less, right on "
+    told += "average; under 0.01 times the error of the states' own losses alone"
+    assert found.describe() == told
 
 
 def test_a_picture_that_shows_nothing_has_none():
@@ -148,7 +150,9 @@ def test_losses_that_are_not_positive_count_by_the_drawn_range():
     assert not found.is_logarithmic
     assert found.bias.value < 0
     assert 0 < found.typical_error.value < 1
-    assert "of the range for 68% of vectors" in found.describe()
+    off, bias = found.typical_error.value, -found.bias.value
+    told = f"68% off by {off:.1%} of the range or less, {bias:.0%} of the range too low on average"
+    assert told in found.describe()
 
 
 def test_losses_that_are_not_finite_are_left_out():
@@ -220,6 +224,11 @@ def test_blocks_are_drawn_whole():
     assert together.high - together.low > 3 * (alone.high - alone.low)
 
 
+def test_a_recorded_loss_of_zero_is_drawn_as_the_least():
+    heights = Heights(True, 2.0, 0.5)
+    np.testing.assert_allclose(heights(np.array([0.0, -1.0, 1.0, 3.0])), np.log([0.5, 0.5, 1, 2]))
+
+
 def test_recorded_losses_alone():
     coordinates = np.array([[0.0, 0], [1, 0], [2, 0], [3, 0]])
     told = told_by_losses(coordinates, np.array([1.0, np.nan, 3.0, 4.0]))
@@ -280,6 +289,45 @@ def test_json_of_what_is_not_known():
     assert math.isnan(again.skill.low)
     assert math.isnan(again.floor)
     assert found.describe() == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "bias", "skill", "said"),
+    [
+        (1.294, 0.09, 0.25, "1.29 or less, 9% too high on average; 0.75 times the error of the"),
+        (1.001, -0.004, 0.997, "1.01 or less, right on average; under 0.01 times the error of the"),
+        (12.34, -0.96, -2.1, "12 or less, 96% too low on average; 3.10 times the error of the"),
+        (2, 3.4, -1e9, "2.00 or less, 340% too high on average; over 1000 times the error of the"),
+        (2.0, 0.0, -0.05, "2.00 or less, right on average; about the error of the"),
+        (2.0, 0.0, math.nan, "2.00 or less, right on average"),
+    ],
+)
+def test_captions_say_which_way_and_over_what(error, bias, skill, said):
+    numbers = [interval_of(value) for value in (error, bias, skill)]
+    told = Fidelity(*numbers, {}, 1.0, True).describe()
+    start = "against parameter vectors near the path, 68% off by a factor of "
+    assert told == start + said + (" recorded losses alone" if said.endswith("the") else "")
+
+
+def test_it_says_what_the_skill_is_over(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    objective = losspath.Objective(
+        model, torch.eye(2), torch.zeros(2, 1), torch.nn.functional.mse_loss
+    )
+    with losspath.Recorder(tmp_path / "run", model) as recorder:
+        for _ in range(6):
+            with torch.no_grad():
+                model.weight += torch.randn(1, 2)
+            recorder.record(1.0)
+    path = losspath.Trajectory(tmp_path / "run")
+    for states, expected in ((path, "recorded losses"), (path[:], "states' own losses")):
+        found = losspath.compute_surface(states, objective, "pca", 5).fidelity
+        assert found.reference == expected
+        assert found.describe().endswith(f" the error of the {expected} alone")
+        values = found.to_json()
+        assert Fidelity.from_json(values) == found
+        del values["reference"]  # of a file that was written before it was there
+        assert Fidelity.from_json(values).reference == "recorded losses"
 
 
 def test_it_is_the_same_each_time():

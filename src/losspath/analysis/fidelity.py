@@ -185,6 +185,7 @@ def judge(
         other = ground.judged("control", places, losses, np.arange(len(block)) // _ROW, heights)
     return replace(
         fidelity_of(judged, heights, floor_of(judged), other),
+        reference=ground.reference,
         provenance=surface.provenance | {"count": count, "seed": seed},
     )
 

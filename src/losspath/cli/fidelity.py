@@ -142,7 +142,7 @@ def print_fidelity(found: dict[str, Fidelity], as_json: bool) -> None:
         say(f"no picture can be below {least}: vectors at one place differ")
     say(
         "typical error: 68 % are off by at most so much; bias: above zero the picture is too high; "
-        "both of all but chords. Skill: 1 is exact, 0 tells no more than the recorded losses. "
+        f"both of all but chords. Skill: 1 is exact, 0 tells no more than the {fidelity.reference}. "
         "In brackets: 95 % intervals"
     )
 

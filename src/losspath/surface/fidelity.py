@@ -18,6 +18,9 @@ SHARE = 0.68
 STRATA = ("held-out", "chords", "balls", "forks")
 """Kinds of vectors, in the order in which they are shown."""
 
+RECORDED, OWN = "recorded losses", "states' own losses"
+"""What a picture's skill is over: the second where no losses were recorded."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -82,6 +85,8 @@ class Fidelity:
             losses: from pairs of balls about the same states.
         is_logarithmic: whether errors are factors.
         control: the skill on the states of another run, where one was given: it should be none.
+        reference: what the skill is over, "recorded losses"; of a path without them the "states'
+            own losses", those that are drawn as dots.
         provenance: what it was measured of and how, as JSON values.
 
     References:
@@ -95,22 +100,30 @@ class Fidelity:
     floor: float
     is_logarithmic: bool
     control: Interval | None = None
+    reference: str = RECORDED
     provenance: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     archive: ClassVar[tuple[str, int]] = ("fidelity", 1)
 
     def describe(self) -> str:
-        """The typical error and the bias in a few words, as captions have them."""
+        """The numbers in a few words, as captions have them."""
         if math.isnan(self.typical_error.value):
             return ""
         error, bias = self.typical_error.value, self.bias.value
+        of_range = "" if self.is_logarithmic else " of the range"
+        # As "or less", as a factor of 1.00 and 0.0% would say that it is exact.
+        off = f"{max(error, 0.001):.1%} of the range"
         if self.is_logarithmic:
-            words = f"off by ×{error:.2f} for {SHARE:.0%} of vectors near the path"
-        else:
-            words = f"off by {error:.1%} of the range for {SHARE:.0%} of vectors near the path"
-        words += f", bias {bias:+.0%}"
+            off = f"a factor of {_factor(max(error, 1.01))}"
+        words = f"against parameter vectors near the path, {SHARE:.0%} off by {off} or less"
+        side = "high" if bias > 0 else "low"
+        words += f", {abs(bias):.0%}{of_range} too {side}" if abs(bias) >= 0.005 else ", right"
+        words += " on average"
         if not math.isnan(self.skill.value):
-            words += f", skill {self.skill.value:+.2f}"
-        return words.replace("-", "−")
+            times = f"{_factor(1 - self.skill.value)} times"
+            if self.skill.low <= 0 <= self.skill.high:
+                times = "about"
+            words += f"; {times} the error of the {self.reference} alone"
+        return words
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values: intervals are [value, low, high]."""
@@ -120,6 +133,7 @@ class Fidelity:
             "skill": self.skill.to_json(),
             "floor": self.floor if math.isfinite(self.floor) else None,
             "is_logarithmic": self.is_logarithmic,
+            "reference": self.reference,
             "control": None if self.control is None else self.control.to_json(),
             "strata": {
                 name: {
@@ -152,6 +166,7 @@ class Fidelity:
             math.nan if floor is None else floor,
             values["is_logarithmic"],
             None if control is None else read(control),
+            values.get("reference", RECORDED),
         )
 
     @checked(path=file)
@@ -175,3 +190,12 @@ class Fidelity:
         """
         _, provenance = load_archive(Path(path), *cls.archive)
         return replace(cls.from_json(provenance.pop("fidelity")), provenance=provenance)
+
+
+def _factor(value: float) -> str:
+    """A factor; of 1000 and more, as where the other error is none, that it is large."""
+    if value < 0.005:  # 0.00 would say that there is none
+        return "under 0.01"
+    if value >= 1000:
+        return "over 1000"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.0f}"

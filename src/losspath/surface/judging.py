@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
 from losspath.recording.selection import recorded_losses
 from losspath.recording.trajectory import StateSequence
-from losspath.surface.fidelity import SHARE, STRATA, Fidelity, Interval, Stratum
+from losspath.surface.fidelity import OWN, RECORDED, SHARE, STRATA, Fidelity, Interval, Stratum
 from losspath.surface.strata import Blends, Known, balls, chords, losses_of_blends, together
 from losspath.surface.surface import CLIP, Surface
 
@@ -83,7 +83,8 @@ class Heights:
         """Heights; infinite losses are at the top, NaN stays NaN."""
         clipped = np.minimum(losses, self.top)
         if self.is_logarithmic:
-            heights: Floats = np.log(np.maximum(clipped, np.finfo(float).tiny))
+            # Recorded losses may be 0 where no drawn one is, as of single batches.
+            heights: Floats = np.log(np.maximum(clipped, self.low))
             return heights
         return (clipped - self.low) / max(self.top - self.low, np.finfo(float).tiny)
 
@@ -144,10 +145,15 @@ class Ground:
     projection: Projection
     bound: PathObjective
 
+    @property
+    def reference(self) -> str:
+        """What `told` is of."""
+        return RECORDED if (recorded_losses(self.path) > -math.inf).any() else OWN
+
     def told(self, heights: Heights) -> Callable[[Floats], Floats]:
         """What the recorded losses tell; where there are none, the losses of the drawn states."""
-        recorded = heights(recorded_losses(self.path))
-        if np.isfinite(recorded).any():
+        if self.reference == RECORDED:
+            recorded = heights(recorded_losses(self.path))
             return told_by_losses(self.projection.coordinates, recorded)
         index = self.surface.states.index
         return told_by_losses(self.projection.coordinates[index], heights(self.surface.states.loss))
@@ -199,7 +205,7 @@ def cheap_fidelity(ground: Ground, seed: int = 0, known: Known | None = None) ->
         ground.judged(name, blends.places(ground.projection), own, blends.block, heights)
         for (name, blends), own in zip(found.items(), losses, strict=False)
     ]
-    return fidelity_of(judged, heights, floor_of(judged))
+    return replace(fidelity_of(judged, heights, floor_of(judged)), reference=ground.reference)
 
 
 def floor_of(judged: Sequence[Judged]) -> float:
