@@ -28,10 +28,11 @@ BENCHMARKS = {
     "scaling": ["scaling.py"],
     "streaming": ["streaming.py"],
     "compare": ["compare.py", "--rounds", "2", "--peers", "benchmarks/.peers"],
+    "headlines": ["headlines.py", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
 }
 NEEDS_DATA = {"training"}
-TAKES_DATA = {"compare", "interpolation", "training"}
+TAKES_DATA = {"compare", "headlines", "interpolation", "training"}
 
 
 def main() -> None:

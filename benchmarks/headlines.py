@@ -1,7 +1,7 @@
 """The headline examples of four peers, made again with losspath in fewer lines.
 
     python benchmarks/headlines.py --peers DIR [--data-dir DIR] [--points 15] [--samples 2000]
-        [--rounds 3] [--only NAME ...]
+        [--rounds 3] [--again 2] [--only NAME ...]
 
 Each example is two whole programs in benchmarks/headlines: one in the way of the peer's README (of
 landscaper, whose README points to its quick start, in the way of that), and one with losspath. Both
@@ -13,8 +13,9 @@ Every program runs in a process of its own. Seconds are of all that it does afte
 the reading of data: evaluation, drawing and writing the picture. Peak memory is the process's.
 Rounds go through all programs by turns, ratios are taken within rounds, medians are printed with
 quartiles, and "others" is the most of the machine's cores that other processes kept busy meanwhile;
-a disturbed measurement is done again, twice at most. In its first round losspath also measures what
-is quickest on this machine, which it remembers; what that round took is told below the table.
+a disturbed measurement is done again, --again times at most. In its first round losspath also
+measures what is quickest on this machine, which it remembers; what that round took is told below
+the table.
 
 "Off" is the largest relative difference of the numbers from plain torch in double precision, at the
 parameters where the picture says that they are (headlines/judge.py). Losspath's is the larger of
@@ -35,7 +36,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers import Environments, interleaved, quartiles
+from peers import AGAIN, Environments, interleaved, quartiles
 
 PROGRAMS = Path(__file__).resolve().parent / "headlines"
 STATES = 200
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=15, help="points an axis")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--again", type=int, default=AGAIN, help="times, where others disturb")
     parser.add_argument("--data-dir", type=Path, default=None, help="with the files of MNIST")
     parser.add_argument("--peers", type=Path, default=None, help="where peers are installed")
     parser.add_argument("--only", nargs="+", choices=EXAMPLES, default=list(EXAMPLES))
@@ -224,7 +226,7 @@ def main() -> None:
         again = [sys.executable, __file__, "--make", directory, *sys.argv[1:]]
         subprocess.run(again, check=True)
         runner = Runner(Path(directory), Environments(options.peers, threads))
-        costs, reasons = interleaved(programs, options.rounds, runner.run)
+        costs, reasons = interleaved(programs, options.rounds, runner.run, options.again)
         judged = {}
         for name in options.only:
             if all(program in costs for program in EXAMPLES[name].programs):

@@ -110,9 +110,9 @@ class Environments:
             raise UnavailableError(last)
 
 
-def undisturbed(measure: Callable[[], R]) -> R:
+def undisturbed(measure: Callable[[], R], again: int = AGAIN) -> R:
     """Measures once, or again where others disturbed it."""
-    for _ in range(1 + AGAIN):
+    for _ in range(1 + again):
         result = measure()
         if not result.others > QUIET:
             break
@@ -121,7 +121,7 @@ def undisturbed(measure: Callable[[], R]) -> R:
 
 
 def interleaved(
-    names: list[str], rounds: int, measure: Callable[[str], R]
+    names: list[str], rounds: int, measure: Callable[[str], R], again: int = AGAIN
 ) -> tuple[dict[str, list[R]], dict[str, str]]:
     """Results of every round by contender, and the reasons of those that have none."""
     results: dict[str, list[R]] = {name: [] for name in names}
@@ -133,7 +133,7 @@ def interleaved(
                 continue
             print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
             try:
-                results[name].append(undisturbed(lambda name=name: measure(name)))
+                results[name].append(undisturbed(lambda name=name: measure(name), again))
             except UnavailableError as error:
                 reasons[name] = str(error)
     return {name: found for name, found in results.items() if name not in reasons}, reasons

@@ -210,9 +210,9 @@ def loss_landscape_3d_path(truth: Truth) -> Judged:
     return Judged(
         off(kept["loss"], expected),
         max(own, off(truth.by_losspath(shown), expected)),
-        f"the two planes of principal components have an angle whose cosine is {cosines[1]:.6f}; "
-        "its picture is a page with the surface in three dimensions, losspath's a map with the "
-        "path's own losses",
+        f"the two planes of principal components have an angle whose cosine is {cosines[1]:.4f}, "
+        "as losspath's path has the state before the first step too; its picture is a page with "
+        "the surface in three dimensions, losspath's a map with the path's own losses",
     )
 
 

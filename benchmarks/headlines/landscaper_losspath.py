@@ -10,7 +10,7 @@ objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
 plane = losspath.planes.hessian_plane(objective, path[-1])
 reach = 0.01 * np.linalg.norm(path[-1]) * np.linspace(-1, 1, steps)
 surface = losspath.compute_surface(
-    path, objective, "pca", plane=plane, grid=losspath.Grid(reach, reach)
+    path[-1:], objective, "pca", plane=plane, grid=losspath.Grid(reach, reach)
 )
 losspath.plot_surface(surface).savefig("surface.png")
 keep(loss=surface.loss, x=surface.x, y=surface.y, origin=plane.origin, basis=plane.basis)
