@@ -18,8 +18,8 @@ measures what is quickest on this machine, which it remembers; what that round t
 the table.
 
 "Off" is the largest relative difference of the numbers from plain torch in double precision, at the
-parameters where the picture says that they are (headlines/judge.py). Losspath's is the larger of
-that of its own picture and of what it evaluates at the peer's points.
+parameters where the picture says that they are, of a surface at 60 points (headlines/judge.py).
+Losspath's is the larger of that of its own picture and of what it evaluates at the peer's points.
 
 nngeometry's example, a quadratic form with a diagonal Fisher matrix, is not made again: losspath
 has no Fisher matrices.
