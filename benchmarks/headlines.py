@@ -36,7 +36,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers import AGAIN, Environments, interleaved, quartiles
+from peers import AGAIN, Environments, UnavailableError, interleaved, quartiles
 
 PROGRAMS = Path(__file__).resolve().parent / "headlines"
 STATES = 200
@@ -183,7 +183,8 @@ def show(
             continue
         theirs, ours = found
         ratios = [a.seconds / b.seconds for a, b in zip(theirs, ours, strict=True)]
-        wrong = [f"{judged[example.name][which]:.0e}" for which in ("theirs", "losspath")]
+        verdict = judged.get(example.name)
+        wrong = [f"{verdict[which]:.0e}" for which in ("theirs", "losspath")] if verdict else ["–"]
         print(
             f"{example.name:23} {example.shows:22} "
             f"{both(*(str(lines_of(program)) for program in example.programs)):>8} "
@@ -230,7 +231,10 @@ def main() -> None:
         judged = {}
         for name in options.only:
             if all(program in costs for program in EXAMPLES[name].programs):
-                judged[name] = runner.judge(EXAMPLES[name])
+                try:
+                    judged[name] = runner.judge(EXAMPLES[name])
+                except UnavailableError as error:
+                    reasons[f"judge of {name}"] = str(error)
     data = "MNIST" if options.data_dir else "noise of MNIST's shape"
     print(
         f"LeNet-5, {options.samples:,} samples of {data}, {options.points} × {options.points} "

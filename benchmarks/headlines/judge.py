@@ -82,7 +82,14 @@ class Truth:
 
     @cached_property
     def curvature(self) -> tuple[np.ndarray, np.ndarray]:
-        """(2,) the Hessian's largest eigenvalues at the last state, and (P, 2) its eigenvectors."""
+        """(2,) the Hessian's largest eigenvalues at the last state, and (P, 2) its eigenvectors.
+
+        They are kept beside the scene for the next example.
+        """
+        file = self.scene.directory / "curvature.npz"
+        if file.exists():
+            with np.load(file) as kept:
+                return kept["values"], kept["vectors"]
         parameters = list(self.model.parameters())
         torch.nn.utils.vector_to_parameters(torch.from_numpy(self.last.copy()), parameters)
         loss = F.cross_entropy(self.model(self.inputs), self.targets)
@@ -105,6 +112,7 @@ class Truth:
             np.linalg.norm(product(v) - a * v) / a for a, v in zip(values, vectors.T, strict=True)
         ]
         assert max(left) < 100 * TOLERANCE, f"no eigenvectors: {left}"
+        np.savez(file, values=values[::-1], vectors=vectors[:, ::-1])
         return values[::-1], vectors[:, ::-1]
 
     def by_losspath(self, vectors: np.ndarray) -> np.ndarray:
