@@ -28,11 +28,12 @@ BENCHMARKS = {
     "scaling": ["scaling.py"],
     "streaming": ["streaming.py"],
     "compare": ["compare.py", "--rounds", "2", "--peers", "benchmarks/.peers"],
+    "headlines": ["headlines.py", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
     "real-runs": ["real_runs.py"],
 }
 NEEDS_DATA = {"training"}
-TAKES_DATA = {"compare", "interpolation", "training", "real-runs"}
+TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs"}
 
 
 def main() -> None:

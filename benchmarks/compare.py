@@ -27,16 +27,15 @@ by what is good for most networks.
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from contenders import CONTENDERS, PLANE, SEPARATE, Contender, Result
+from contenders import CONTENDERS, PLANE, SEPARATE, Result
+from peers import Environments, interleaved, quartiles
 from scene import Scene
 
 # No more than these is imported here: a process's peak resident size is never below that of the
@@ -44,13 +43,6 @@ from scene import Scene
 
 HERE = Path(__file__).resolve().parent
 STATES = 200
-TIME_LIMIT = 1800.0  # seconds a process
-# Cores that others may keep busy before a measurement is done again, and how often it is.
-QUIET, AGAIN = 0.1, 2
-
-
-class UnavailableError(Exception):
-    """Why a contender cannot be installed or run."""
 
 
 @dataclass(frozen=True)
@@ -59,103 +51,26 @@ class Runner:
 
     Attributes:
         scene: what they are given.
-        peers: where virtual environments are kept; None for none.
+        environments: where peers are.
         side: points of an axis.
-        threads: of each process.
     """
 
     scene: Path
-    peers: Path | None
+    environments: Environments
     side: int
-    threads: int
 
-    @cached_property
-    def torch(self) -> str:
-        """The pinned torch: others may bring gigabytes that a processor has no use for."""
-        lines = (HERE.parent / "constraints.txt").read_text().splitlines()
-        return next(line for line in lines if line.startswith("torch=="))
-
-    def python_of(self, contender: Contender) -> Path:
-        """The interpreter of a contender, after installing what it needs."""
-        if not contender.package:
-            return Path(sys.executable)
-        if self.peers is None:
-            raise UnavailableError("no --peers DIR to install it in")
-        home = self.peers.resolve() / contender.package.replace("==", "-")
-        python, done = home / "bin" / "python", home / ".installed"
-        if not done.exists():
-            print(f"installing {contender.package} in {home}", file=sys.stderr, flush=True)
-            shutil.rmtree(home, ignore_errors=True)
-            self._call([sys.executable, "-m", "venv", str(home)])
-            self._call(
-                [str(python), "-m", "pip", "install", "--quiet", contender.package, self.torch]
-            )
-            done.touch()
-        return python
-
-    def run(self, contender: Contender) -> Result:
-        """Measures a contender once, or again where others disturbed it."""
-        for _ in range(1 + AGAIN):
-            result = self._run(contender)
-            if not result.others > QUIET:
-                break
-            print(f"  disturbed: {result.others:.2f} cores", file=sys.stderr, flush=True)
-        return result
-
-    def _run(self, contender: Contender) -> Result:
+    def run(self, name: str) -> Result:
+        """Measures a contender once."""
+        contender = CONTENDERS[name]
         result = self.scene / "result.json"
         result.unlink(missing_ok=True)
+        python = self.environments.python_of(contender.package)
+        threads = str(self.environments.threads)
         with tempfile.TemporaryDirectory() as empty:  # for what it writes where it stands
-            arguments = [str(self.scene), contender.name, str(self.side), str(self.threads)]
+            arguments = [str(self.scene), contender.name, str(self.side), threads]
             script = str(HERE / "contenders.py")
-            self._call([str(self.python_of(contender)), script, *arguments], cwd=Path(empty))
+            self.environments.call([str(python), script, *arguments], cwd=Path(empty))
         return Result(**json.loads(result.read_text()))
-
-    def _call(self, command: list[str], cwd: Path | None = None) -> None:
-        threads = {f"{name}_NUM_THREADS": str(self.threads) for name in ("OMP", "MKL")}
-        environment = os.environ | threads | {"MPLBACKEND": "Agg"}
-        try:
-            ended = subprocess.run(
-                command,
-                cwd=cwd,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=TIME_LIMIT,
-            )
-        except subprocess.TimeoutExpired:
-            raise UnavailableError(f"took more than {TIME_LIMIT:.0f} s") from None
-        if ended.returncode:
-            lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-            errors = [line for line in lines if line.startswith("ERROR")]
-            last = (errors or lines or [f"exit status {ended.returncode}"])[-1]
-            raise UnavailableError(last)
-
-
-def interleaved(
-    names: list[str], rounds: int, runner: Runner
-) -> tuple[dict[str, list[Result]], dict[str, str]]:
-    """Results of every round by contender, and the reasons of those that have none."""
-    results: dict[str, list[Result]] = {name: [] for name in names}
-    reasons: dict[str, str] = {}
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            if name in reasons:
-                continue
-            print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
-            try:
-                results[name].append(runner.run(CONTENDERS[name]))
-            except UnavailableError as error:
-                reasons[name] = str(error)
-    return {name: found for name, found in results.items() if name not in reasons}, reasons
-
-
-def quartiles(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:6.2f}"
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:6.2f} ({low:.2f}…{high:.2f})"
 
 
 def show(results: dict[str, list[Result]], reasons: dict[str, str]) -> None:
@@ -230,8 +145,9 @@ def main() -> None:
         # In a process of its own, so that this one stays small.
         again = [sys.executable, __file__, "--make", directory, *sys.argv[1:]]
         subprocess.run(again, check=True)
-        runner = Runner(Path(directory), options.peers, options.points, threads)
-        results, reasons = interleaved(names, options.rounds, runner)
+        environments = Environments(options.peers, threads)
+        runner = Runner(Path(directory), environments, options.points)
+        results, reasons = interleaved(names, options.rounds, runner.run)
     data = "MNIST" if options.data_dir else "noise of MNIST's shape"
     print(
         f"LeNet-5, {options.samples:,} samples of {data}, {options.points} × {options.points} "

@@ -8,8 +8,6 @@ environments have no losspath.
 
 import contextlib
 import json
-import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import Meanwhile, peak_mebibytes
 from scene import Scene
 
 BATCH_SIZES = (25, 50, 100, 250, 1000)  # tried for the plain loop
@@ -279,22 +278,11 @@ def measure(directory: str, name: str, side: str, threads: str) -> None:
 
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
-    began, busy = time.perf_counter(), busy_seconds()
+    meanwhile = Meanwhile()
     with contextlib.redirect_stdout(sys.stderr):
         result = CONTENDERS[name].evaluate(Scene(Path(directory)), int(side))
-    result.others = (busy_seconds() - busy) / (time.perf_counter() - began)
-    result.mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result.others, result.mebibytes = meanwhile.others(), peak_mebibytes()
     (Path(directory) / "result.json").write_text(json.dumps(vars(result)))
-
-
-def busy_seconds() -> float:
-    """Processor time that the machine has spent on other processes; NaN where it cannot tell."""
-    kernel = Path("/proc/stat")
-    if not kernel.exists():
-        return float("nan")
-    fields = [int(field) for field in kernel.read_text().splitlines()[0].split()[1:9]]
-    spent = sum(fields) - fields[3] - fields[4]  # idle, and idle while a disk works
-    return spent / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Scene:
 
         images, inputs, targets = _mnist(data_dir, samples) if data_dir else _noise(samples)
         model = build_network("lenet5", 1, 10)
-        path = _train(model, inputs, targets, states)
+        path = train(model, inputs, targets, states)
         plane = losspath.fit_plane(path)
         around = losspath.Grid.around(
             plane.path.coordinates, 4
@@ -97,7 +97,7 @@ def _noise(samples: int):
     return images, normalise_(unit_images(images[:, None]), [0.1307], [0.3081]), targets
 
 
-def _train(model, inputs, targets, states: int):
+def train(model, inputs, targets, states: int):
     """The states of a short training, which the model ends in."""
     from losspath.parameters import flatten_parameters
 

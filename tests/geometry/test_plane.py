@@ -11,7 +11,7 @@ from cases import PROBLEMS, descent, line, loop, named
 from losspath import LosspathWarning, fit_plane
 from losspath.errors import ArgumentError, DamagedError, PathError, StoreError
 from losspath.geometry import pca
-from losspath.geometry.plane import PrincipalPlane
+from losspath.geometry.plane import Plane, PrincipalPlane
 
 ARRAYS = ("origin", "basis", "path.coordinates", "path.residual_norms")
 
@@ -82,6 +82,15 @@ def test_start_in_the_middle_leaves_the_sign_to_the_farthest_state():
         np.testing.assert_allclose(
             plane.path.coordinates[:, 0], [0.0, -6.0, -1.0, 3.0, 4.0], atol=1e-12
         )
+
+
+def test_one_state_on_a_given_plane_has_no_shares_of_variance_and_no_warning():
+    plane = Plane(np.zeros(3), np.eye(3)[:, :2], ("x", "y"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = plane.projection(np.ones((1, 3)))
+        assert np.isnan(shown.explained_variance_ratio).all()
+    assert shown.coordinates.tolist() == [[1.0, 1.0]]
 
 
 def test_one_state_is_refused():

@@ -65,7 +65,9 @@ class Projection:
 
     @property
     def explained_variance_ratio(self) -> Floats:
-        """(k,) the share of the path's variance along each axis."""
+        """(k,) the share of the path's variance along each axis; NaN where it does not move."""
+        if not self.total_variance:
+            return np.full(self.coordinates.shape[1], np.nan)
         return np.minimum(self.explained_variance / self.total_variance, 1.0)
 
     @property
