@@ -102,7 +102,7 @@ ms/step: processor time without recording. adds: by what share recording makes t
 thread included. record: ms by the clock a step inside the recorder while the run was made. off: the
 surface against the states' own losses. near: against the losses of vectors near the path that it
 was not made of; the factor that 68 % of them are off by at most, the mean, and how much less the
-error is than that of the recorded losses alone (1: no error, 0: as large, below: larger). surface:
+error is than that of the states' losses alone (1: no error, 0: as large, below: larger). surface:
 by the clock."""
 
 

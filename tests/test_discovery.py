@@ -113,7 +113,7 @@ def test_the_packages_own_are_not_keyed_by_their_code(kind, monkeypatch):
     def fails(thing):
         raise AssertionError(thing)
 
-    monkeypatch.setattr("losspath.surface.landscape.code_beside", fails)
+    monkeypatch.setattr("losspath.surface.lifted.code_beside", fails)
     assert key_of(kind())
 
 

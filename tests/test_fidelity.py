@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import losspath
+import losspath.figures.surfaces
 from cases import objective_of, projection
 from losspath import Landscape
 from losspath.recording.joint import as_path
@@ -130,7 +131,7 @@ def test_an_exact_picture_has_skill_one():
     assert found.skill.value == pytest.approx(1.0, abs=1e-3)
     assert found.typical_error.value == pytest.approx(1.0, abs=1e-3)
     told = "against parameter vectors near the path, 68% off by a factor of 1.01 or less, right on "
-    told += "average; under 0.01 times the error of the states' own losses alone"
+    told += "average; under 0.01 times the error of the states' losses alone"
     assert found.describe() == told
 
 
@@ -141,7 +142,7 @@ def test_a_picture_that_shows_nothing_has_none():
     waves = landscape("pca", path, loss=lambda w: 2.0 + torch.sin(20 * w[0]))
     coarse, fine = (waves.surface(lines).fidelity for lines in (4, 64))
     assert coarse.typical_error.value > 1.3 > fine.typical_error.value
-    # There are no recorded losses, so the 25 states that are drawn tell what the path tells.
+    # The 25 states that are drawn tell what the path tells.
     assert coarse.skill.value < 0.3 < 0.8 < fine.skill.value
 
 
@@ -306,28 +307,69 @@ def test_captions_say_which_way_and_over_what(error, bias, skill, said):
     numbers = [interval_of(value) for value in (error, bias, skill)]
     told = Fidelity(*numbers, {}, 1.0, True).describe()
     start = "against parameter vectors near the path, 68% off by a factor of "
-    assert told == start + said + (" recorded losses alone" if said.endswith("the") else "")
+    assert told == start + said + (" states' losses alone" if said.endswith("the") else "")
 
 
-def test_it_says_what_the_skill_is_over(tmp_path):
-    model = torch.nn.Linear(2, 1)
-    objective = losspath.Objective(
-        model, torch.eye(2), torch.zeros(2, 1), torch.nn.functional.mse_loss
+@pytest.fixture
+def recorded(tmp_path):
+    """A run of which losses were recorded, and a function that makes objectives for it."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 2)
     )
+    inputs, targets = torch.randn(60, 3), torch.randint(2, (60,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.2)
     with losspath.Recorder(tmp_path / "run", model) as recorder:
-        for _ in range(6):
-            with torch.no_grad():
-                model.weight += torch.randn(1, 2)
-            recorder.record(1.0)
-    path = losspath.Trajectory(tmp_path / "run")
-    for states, expected in ((path, "recorded losses"), (path[:], "states' own losses")):
-        found = losspath.compute_surface(states, objective, "pca", 5).fidelity
-        assert found.reference == expected
-        assert found.describe().endswith(f" the error of the {expected} alone")
-        values = found.to_json()
-        assert Fidelity.from_json(values) == found
-        del values["reference"]  # of a file that was written before it was there
-        assert Fidelity.from_json(values).reference == "recorded losses"
+        for _ in range(40):
+            loss = torch.nn.functional.cross_entropy(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            recorder.record(loss)
+
+    def objective(scale=1.0, model=model):
+        def scaled(outputs, targets):
+            return scale * torch.nn.functional.cross_entropy(outputs, targets)
+
+        return losspath.Objective(model, inputs, targets, scaled)
+
+    return losspath.Trajectory(tmp_path / "run"), objective
+
+
+def test_the_skill_does_not_depend_on_what_was_recorded(recorded):
+    path, objective = recorded
+    one, other = (losspath.compute_surface(path, objective(f), "pca", 5) for f in (1.0, 50.0))
+    assert other.fidelity.skill.value == pytest.approx(one.fidelity.skill.value, rel=1e-3)
+
+
+def test_a_loss_that_is_not_the_recorded_one_is_told_of(recorded):
+    path, objective = recorded
+    surface = losspath.compute_surface(path, objective(), "pca", 5)
+    assert "loss_notes" not in surface.provenance
+    for factor in (9.0, 0.1):
+        surface = losspath.compute_surface(path, objective(factor), "pca", 5)
+        (note,) = surface.provenance["loss_notes"]
+        assert "was recorded: is it the loss, the data and the network of training?" in note
+        caption = losspath.figures.surfaces.describe_surface(surface)
+        assert f"{note[:1].upper()}{note[1:]}." in caption
+    bare = losspath.compute_surface(path[:], objective(9.0), "pca", 5)  # nothing was recorded
+    assert "loss_notes" not in bare.provenance
+
+
+def test_a_loss_that_is_nowhere_finite_is_told_of(recorded):
+    path, objective = recorded
+    surface = losspath.compute_surface(path, objective(math.nan), "pca", 4)
+    assert surface.provenance["loss_notes"] == [
+        "the loss is finite at none of the states that were evaluated"
+    ]
+
+
+def test_statistics_that_the_model_has_no_place_for_are_told_of(recorded):
+    path, objective = recorded
+    other = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 2))
+    with pytest.warns(losspath.LosspathWarning, match=r"has no place for .*: 1\.running_mean"):
+        surface = losspath.compute_surface(path, objective(model=other), "pca", 4)
+    assert any("1.running_mean" in note for note in surface.provenance["notes"])
 
 
 def test_it_is_the_same_each_time():

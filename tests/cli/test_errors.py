@@ -86,7 +86,7 @@ def test_wrong_usage_is_one_line_and_status_2(fails, arguments):
             ("--method", "pca", "--option", "power=2"),
             "--power is not an option of the method 'pca'",
         ),
-        (("--method", "all", "--option", "power=2"), "it has distance, side, temperature"),
+        (("--method", "all", "--option", "kernel=2"), "it has distance, side, temperature"),
         (("--option", "temperature"), "expected --option NAME=VALUE, got 'temperature'"),
         (("--option", "=2"), "expected --option NAME=VALUE, got '=2'"),
         (("--option", "temperature=1", "--temperature", "2"), "temperature once, got it twice"),

@@ -94,11 +94,11 @@ def test_losses_are_averaged_and_not_parameters():
     path = np.array([[-1.0, 0.0, 2.0, 0.0], [1.0, 0.0, 2.0, 0.0], [0.0, 3.0, -4.0, 0.0]])
     plane = losspath.Plane(np.zeros(4), np.eye(4)[:, :2], ("x", "y"))
     objective = objective_of(lambda w: 1.0 + (w[2] ** 2), 4)
-    method = LocalPlanes(states=3, line=0, chords=0, neighbours=3, mean="loss")
+    method = LocalPlanes(states=3, line=0, chords=0, neighbours=3, mean="loss", power=2.0)
     (found,) = Landscape(path, objective, method, plane=plane).evaluate([[0.0, 1.0]])
     # Distances √2, √2 and 2: shares of 1/2, 1/2 and 1/4, over 5/4.
     assert found.loss == pytest.approx(0.8 * 5 + 0.2 * 17)
-    method = LocalPlanes(states=3, line=0, chords=0, neighbours=3)
+    method = LocalPlanes(states=3, line=0, chords=0, neighbours=3, power=2.0)
     (found,) = Landscape(path, objective, method, plane=plane).evaluate([[0.0, 1.0]])
     assert found.loss == pytest.approx(math.exp(0.8 * math.log(5) + 0.2 * math.log(17)))
     blend = Landscape(path, objective, "averaged", plane=plane).evaluate([[0.0, 1.0]])

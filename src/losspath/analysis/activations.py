@@ -15,7 +15,8 @@ from losspath.analysis.units import survey
 from losspath.arguments import OBJECTIVE, WHOLE, checked, count, optional, range_of, texts
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.recorded import along, path_notes
+from losspath.evaluation.path_notes import path_notes
+from losspath.evaluation.recorded import along
 from losspath.recording.trajectory import StateSequence, as_run
 
 Floats = npt.NDArray[np.float64]

@@ -18,8 +18,9 @@ from losspath.errors import ArgumentError
 from losspath.evaluation.derivatives import by_trained_parameters, trained_parameters
 from losspath.evaluation.execution.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.path_notes import path_notes
 from losspath.evaluation.quantities import Evaluation
-from losspath.evaluation.recorded import PathObjective, along, path_notes
+from losspath.evaluation.recorded import PathObjective, along
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.trajectory import StateSequence, as_run
 from losspath.surface import path_fingerprint

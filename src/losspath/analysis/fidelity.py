@@ -45,6 +45,7 @@ Indices = npt.NDArray[np.int64]
 
 # So many stretches are held out, each this part of the path.
 _STRETCHES, _PART = 5, 0.04
+_STATES = 150  # whose losses alone are what a picture has to tell more than
 _ROW = 6  # states of a control run that count as one block, as they lie in a row
 # A path needs so many states for a stretch to be held out.
 _LEAST = 12
@@ -93,8 +94,8 @@ def measure_fidelity(
     - "balls": draws of the path's own distribution around places on it.
     - "forks": states of trainings that went on from a state of the path with other batches.
 
-    It costs two surfaces and `count` evaluations for each stratum. `Surface.fidelity` has the
-    cheap form, of chords and balls alone.
+    It costs two surfaces, `count` evaluations for each stratum, and those of 300 states.
+    `Surface.fidelity` has the cheap form, of chords and balls alone.
 
     Args:
         path: the recorded path, or an array (T, P) of states, or several runs.
@@ -163,7 +164,7 @@ def judge(
         count: vectors of each stratum, about.
         seed: of the choice.
     """
-    ground = landscape.ground(surface)
+    ground = _ground(landscape, surface)
     found: list[_Found] = []
     for name, blends in near_path(ground, count, seed).items():
         places, losses = blends.places(ground.projection), ground.losses(blends)
@@ -185,7 +186,6 @@ def judge(
         other = ground.judged("control", places, losses, np.arange(len(block)) // _ROW, heights)
     return replace(
         fidelity_of(judged, heights, floor_of(judged), other),
-        reference=ground.reference,
         provenance=surface.provenance | {"count": count, "seed": seed},
     )
 
@@ -276,6 +276,11 @@ class _Found:
     block: npt.NDArray[np.intp]
 
 
+def _ground(landscape: Landscape, surface: Surface) -> Ground:
+    """A surface, held against what many states' losses tell."""
+    return replace(landscape.ground(surface), states=landscape.states(_STATES))
+
+
 def _held_out(
     landscape: Landscape,
     stretches: Sequence[tuple[int, int]],
@@ -300,7 +305,7 @@ def _held_out(
     blends = _of_states(np.array(chosen), len(path), np.array(block))
     shown = without.plane.projection(Selection(path, np.array(chosen)))
     losses = landscape.ground(surface).losses(blends)
-    return _Found("held-out", without.ground(surface), shown.coordinates, losses, blends.block)
+    return _Found("held-out", _ground(without, surface), shown.coordinates, losses, blends.block)
 
 
 def _of_states(chosen: npt.NDArray[np.intp], states: int, block: npt.NDArray[np.intp]) -> Blends:

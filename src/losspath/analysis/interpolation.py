@@ -30,8 +30,9 @@ from losspath.evaluation.execution.journal import Progress, open_checkpoint
 from losspath.evaluation.execution.points import Affine
 from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.path_notes import path_notes
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, named_values
-from losspath.evaluation.recorded import PathObjective, along, path_notes
+from losspath.evaluation.recorded import PathObjective, along
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.recording.trajectory import StateSequence, as_path
 

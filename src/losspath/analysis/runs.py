@@ -13,7 +13,8 @@ from losspath.analysis.steps import StepSizes, even_states
 from losspath.arguments import OBJECTIVE, checked, count, range_of
 from losspath.evaluation.evaluator import Evaluator
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.recorded import along, path_notes
+from losspath.evaluation.path_notes import path_notes
+from losspath.evaluation.recorded import along
 from losspath.recording.trajectory import StateSequence, as_run
 
 Floats = npt.NDArray[np.float64]

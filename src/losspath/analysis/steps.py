@@ -15,7 +15,7 @@ import torch
 
 from losspath.arguments import WHOLE, checked, file, range_of
 from losspath.errors import ArgumentError, LosspathWarning, PathError
-from losspath.evaluation.recorded import path_notes
+from losspath.evaluation.path_notes import path_notes
 from losspath.files import load_archive, save_archive
 from losspath.geometry import gram
 from losspath.geometry.pca import blocks

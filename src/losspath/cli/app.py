@@ -161,13 +161,14 @@ def steps(
 ) -> None:
     """Draw the size of the steps that training took, with the training loss."""
     from losspath.cli import jobs
+    from losspath.cli import steps as job
     from losspath.cli.runs import Run
 
     jobs.check_figure(figure)
     jobs.check_bins(bins)
     recorded = [Run(directory, out=out) for directory in dict.fromkeys(runs)]
-    results = [jobs.compute_steps(run) for run in recorded]
-    jobs.draw_steps(recorded, results, bins, figure, format_.value)
+    results = [job.compute_steps(run) for run in recorded]
+    job.draw_steps(recorded, results, bins, figure, format_.value)
 
 
 @app.command(epilog="Example: losspath compare runs/sgd-* runs/adam-* --by epoch")

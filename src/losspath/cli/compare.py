@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from losspath.analysis.runs import RunCurves, Spread
-from losspath.cli import jobs
+from losspath.cli import jobs, steps
 from losspath.cli.console import out, say, say_file
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError
@@ -36,7 +36,7 @@ class Group:
 
 def curves_of(run: Run) -> RunCurves:
     """What a run is compared by."""
-    sizes = jobs.compute_steps(run)
+    sizes = steps.compute_steps(run)
     return RunCurves(sizes, run.history, run.made.seed, run.recorded_values)
 
 

@@ -140,10 +140,9 @@ def print_fidelity(found: dict[str, Fidelity], as_json: bool) -> None:
             say(f"skill on the control run: {_skill(fidelity.control)}")
         least = _error(fidelity, fidelity.floor)
         say(f"no picture can be below {least}: vectors at one place differ")
-    alone = fidelity.reference
     say(
         "typical error: 68 % are off by at most so much; bias: above zero the picture is too high; "
-        f"both of all but chords. Skill: 1 is exact, 0 tells no more than the {alone}. "
+        "both of all but chords. Skill: 1 is exact, 0 tells no more than the states' losses. "
         "In brackets: 95 % intervals"
     )
 

@@ -18,11 +18,9 @@ from losspath.analysis.interpolation import (
     interpolate,
     interpolation_key,
 )
-from losspath.analysis.runs import MOST_VALUES
-from losspath.analysis.steps import StepSizes, step_sizes
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
-from losspath.errors import ArgumentError
+from losspath.errors import ArgumentError, ObjectiveError
 from losspath.evaluation.execution.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
@@ -37,6 +35,7 @@ from losspath.surface import (
     StateLosses,
     Surface,
     check_same_network,
+    loss_notes,
     path_fingerprint,
 )
 
@@ -184,10 +183,11 @@ def compute_surfaces(
                     executor=executor,
                     checkpoint=checkpoint,
                     progress=progress,
+                    fidelity=False,  # which is of all states
                 )
                 surface = _last(steps, run, preview)
             states = states or _state_losses(run, objective, landscape)
-            return dataclasses.replace(surface, states=states)
+            return _whole(landscape, dataclasses.replace(surface, states=states))
 
         # What workers compute rounds otherwise, so it has a checkpoint of its own.
         where = "" if executor is None else "workers"
@@ -195,6 +195,23 @@ def compute_surfaces(
         return computed_once(run, Surface, landscape.key(grid), compute, called, label, where)
 
     return [surface_of(first.with_method(method)) for method in methods], made
+
+
+def _whole(landscape: Landscape, surface: Surface) -> Surface:
+    """A surface with what can be said once the losses of states are known."""
+    notes = loss_notes(landscape.path, surface.states)
+    if not (np.isfinite(surface.states.loss).any() or np.isfinite(surface.loss).any()):
+        raise ObjectiveError(
+            f"the loss is {surface.states.loss[0]:g} at the path's first state, and finite at none "
+            "of its states and at no point; look at the objective's inputs, targets and loss"
+        )
+    for note in notes.get("loss_notes", []):
+        say(note)
+    with busy("how far it holds near the path"):
+        fidelity = landscape.fidelity(surface)
+    return dataclasses.replace(
+        surface, fidelity=fidelity, provenance={**surface.provenance, **notes}
+    )
 
 
 # The first surface does not wait for more than the losses of the path's two ends.
@@ -351,41 +368,3 @@ def draw_interpolation(
         said = f"share of the drop in loss that is lost if one layer goes back: {told}"
         lower = " (negative: the loss is lower with that layer put back)"
         say(said + (lower if min(shares.values()) < 0 else ""))
-
-
-def compute_steps(run: Run) -> StepSizes:
-    """The step sizes of a run, computed once and kept."""
-
-    def compute(_: Path) -> StepSizes:
-        with busy("measuring the steps"):
-            return run.made.named(step_sizes(run.path))
-
-    return computed_once(run, StepSizes, run.path.digest, compute, "step sizes")
-
-
-def draw_steps(
-    runs: Sequence[Run],
-    results: Sequence[StepSizes],
-    bins: int,
-    figure: Path | None,
-    extension: str,
-) -> None:
-    """Draws the step sizes of one run, or of several in one figure."""
-    from losspath.figures import plot_step_sizes, save_figure
-
-    titles = [run.title for run in runs]
-    if len(set(titles)) < len(titles):  # runs that differ in their directory alone
-        titles = [f"{run.title} ({run.directory})" for run in runs]
-    named = dict(zip(titles, results, strict=True))
-    key = digest_of([result.provenance["path_digest"] for result in results], bins)[:8]
-    target = figure_file(runs[0], figure, f"steps-{key}.{extension}")
-    title = titles[0] if len(runs) == 1 else None
-    values: dict[str, dict[str, Any]] = {}
-    for label, run in zip(titles, runs, strict=True):
-        for name, series in run.recorded_values.items():
-            values.setdefault(name, {})[label] = series
-    if left := list(values)[MOST_VALUES:]:
-        say(f"not drawn, as there are many recorded values: {', '.join(left)}")
-        values = {name: values[name] for name in list(values)[:MOST_VALUES]}
-    drawn = plot_step_sizes(named, bins=bins, title=title, values=values)
-    say_file("figure", save_figure(drawn, target))

@@ -84,9 +84,9 @@ class PathObjective:
     def _check_places(self) -> None:
         """Finds out how the model goes without a buffer, and warns of what it has no module for."""
         modules = dict(named_modules(unwrapped(self.objective.model)))
-        strange = [name for name in self._buffers if name.rpartition(".")[0] not in modules]
+        strange = [name for name in self._buffers if _has_no_place(name, modules)]
         if strange:
-            note = f"recorded buffers that the model has no module for are left out: {strange[0]}"
+            note = f"the model has no place for what was recorded of buffers: {strange[0]}"
             self.objective.notes = [*self.objective.notes, note]
             warnings.warn(note, LosspathWarning, stacklevel=5)
         ends = ends_of(list(starts_of(self._path).values()), len(self._path))
@@ -283,6 +283,14 @@ class PathObjective:
         }
 
 
+def _has_no_place(name: str, modules: Mapping[str, torch.nn.Module]) -> bool:
+    """Whether a model has no module for a buffer, or one without running statistics."""
+    place, _, leaf = name.rpartition(".")
+    if place not in modules:
+        return True
+    return leaf in ("running_mean", "running_var") and not hasattr(modules[place], leaf)
+
+
 @dataclass(frozen=True)
 class _Kinds:
     """What side tensors do along a path.
@@ -304,12 +312,6 @@ def along(objective: Objective, path: StateSequence) -> PathObjective:
         ModelError: the path is of another network than the objective's model.
     """
     return PathObjective(objective, path)
-
-
-def path_notes(path: StateSequence) -> dict[str, list[str]]:
-    """What a reader of results must know of the path that they are of, for their provenance."""
-    notes = list(getattr(path, "notes", []))
-    return {"path_notes": notes} if notes else {}
 
 
 def _over_parameters_of(path: StateSequence, objective: Objective) -> Objective:

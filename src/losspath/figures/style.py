@@ -237,7 +237,8 @@ def describe_origin(provenance: Mapping[str, Any], *, at_states: bool = False) -
         text += f" Buffers: {whose}."
     if provenance.get("checked") is False:
         text += " Not checked against the model."
-    for note in [*provenance.get("notes", []), *provenance.get("path_notes", [])]:
+    kinds = ("notes", "loss_notes", "path_notes")
+    for note in [note for kind in kinds for note in provenance.get(kind, [])]:
         text += f" {note[:1].upper()}{note[1:]}."
     return text
 

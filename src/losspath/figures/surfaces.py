@@ -24,6 +24,7 @@ from matplotlib.ticker import (
 from losspath.analysis.distances import DistanceMap
 from losspath.arguments import AXES, TITLE, checked, count, of_type, optional, text, texts
 from losspath.errors import ArgumentError
+from losspath.figures.captions import describe_surface, describe_surfaces
 from losspath.figures.contours import EVALUATED, draw_contours
 from losspath.figures.paths import draw_path, draw_states, path_legend
 from losspath.figures.scale import HeightScale
@@ -36,12 +37,11 @@ from losspath.figures.style import (
     add_title,
     check_group,
     check_type,
-    describe_origin,
     fitted,
     new_figure,
     tidy,
 )
-from losspath.surface import ACCURACY, LOSS, Surface
+from losspath.surface import LOSS, Surface
 
 Floats = npt.NDArray[np.float64]
 
@@ -182,7 +182,7 @@ def plot_surfaces(
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_label_text(axis.get_label_text().replace(" of variance", ""))
     add_title(figure, title)
-    caption = _common(surfaces, height, titles) + ("" if equal else " " + _UNEQUAL)
+    caption = describe_surfaces(surfaces, height, titles) + ("" if equal else " " + _UNEQUAL)
     add_footer(figure, caption, _legend(surfaces, height), columns=6)
     return figure
 
@@ -216,57 +216,6 @@ def plot_distance_map(
     rows, columns = distance.distance.shape
     add_footer(figure, f"{columns} × {rows} points.", _legend([], LOSS), columns=3)
     return figure
-
-
-def describe_surface(surface: Surface, height: str = LOSS) -> str:
-    """The caption of a surface: how it was made, and how far it fits the states on it."""
-    rows, columns = surface.loss.shape
-    parts = [f"{columns} × {rows} points"]
-    samples = surface.provenance.get("samples")
-    parts += [f"{samples:,} samples"] if samples else []
-    parts += [f"{int(surface.evaluated.sum()):,} evaluated"] if not surface.evaluated.all() else []
-    words = ", ".join(parts) + "."
-    errors = _errors(surface, height)
-    if np.isfinite(errors).any():
-        middle, most = (_off(of(errors), height) for of in (np.nanmedian, np.nanmax))
-        words += f" Surface against the states' own {height}: median {middle}, at most {most} off."
-    if height == LOSS and surface.fidelity and (told := surface.fidelity.describe()):
-        words += f" {told[:1].upper()}{told[1:]}."
-    return words + describe_origin(surface.provenance)
-
-
-def _errors(surface: Surface, height: str) -> Floats:
-    """How far the surface is from the states' own values: of losses as a share of them."""
-    return surface.state_errors if height == LOSS else surface.state_differences(height)
-
-
-def _off(error: float, height: str) -> str:
-    if height == ACCURACY:
-        return f"{100 * error:.0f} percentage points"
-    if height != LOSS:
-        return f"{error:.2g}"
-    if 0 < error < 0.0095:  # 0 % would say that it is exact
-        return f"{error:.1%}" if error >= 0.0005 else "under 0.1%"
-    return f"{error:.0%}"
-
-
-def _common(surfaces: Sequence[Surface], height: str, titles: Sequence[str] | None = None) -> str:
-    first = surfaces[0]
-    rows, columns = first.loss.shape
-    samples = first.provenance.get("samples")
-    made = f"{columns} × {rows} points" + (f", {samples:,} samples" if samples else "") + "."
-    made += " On the axes, the share of the path's variance."
-    medians = []
-    for number, surface in enumerate(surfaces):
-        errors = _errors(surface, height)
-        if np.isfinite(errors).any():
-            name = surface.provenance.get("method", {}).get("name", "surface")
-            name = titles[number].replace("\n", " ") if titles else name
-            medians.append(f"{name} {_off(np.nanmedian(errors), height)}")
-    origin = describe_origin(first.provenance)
-    if not medians:
-        return made + origin
-    return f"{made} Surface against the states' own {height}, median: {', '.join(medians)}.{origin}"
 
 
 def _title(surface: Surface) -> str:

@@ -10,6 +10,7 @@ from losspath.surface.h5 import load_h5_surface as load_h5_surface
 from losspath.surface.landscape import Landscape as Landscape
 from losspath.surface.states import check_same_network as check_same_network
 from losspath.surface.states import evaluate_states as evaluate_states
+from losspath.surface.states import loss_notes as loss_notes
 from losspath.surface.states import path_fingerprint as path_fingerprint
 from losspath.surface.states import probes_of as probes_of
 from losspath.surface.states import spread_states as spread_states

@@ -18,9 +18,6 @@ SHARE = 0.68
 STRATA = ("held-out", "chords", "balls", "forks")
 """Kinds of vectors, in the order in which they are shown."""
 
-RECORDED, OWN = "recorded losses", "states' own losses"
-"""What a picture's skill is over: the second where no losses were recorded."""
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -54,7 +51,7 @@ class Stratum:
         count: how many vectors; those outside of the picture are not among them.
         typical_error: what 68 % of them are off by at most, as `Fidelity.typical_error`.
         bias: the mean of picture minus truth, as `Fidelity.bias`.
-        skill: 1 − mean |picture − truth| / mean |what recorded losses tell − truth|.
+        skill: 1 − mean |picture − truth| / mean |what states' losses tell − truth|.
     """
 
     count: int
@@ -76,17 +73,17 @@ class Fidelity:
             by this share of the drawn range. Of all strata but chords.
         bias: by how much the picture is too high (above zero) or too low, as a share of the loss,
             or of the range. Of all strata but chords, which training does not visit.
-        skill: 1 − the picture's mean error over that of the recorded losses alone, interpolated in
-            the plane by kriging [1] with a linear kernel: 1 is exact, 0 tells no more than the path
-            did, and below that the path alone tells more. The mean over all strata.
+        skill: 1 − the picture's mean error over that of the states' losses alone, interpolated in
+            the plane by kriging [1] with a linear kernel: 1 is exact, 0 tells no more than the
+            states did, and below that they alone tell more. The mean over all strata. Of the
+            losses of the objective, as those that were recorded may be of another, with dropout and
+            of single batches: of the states that are drawn, in `measure_fidelity` of 150.
         strata: by name; "chords" between states of a run, "balls" of the path's own covariance,
             "held-out" stretches that plane and method had not, "forks" of the run.
         floor: what the typical error cannot be below, as vectors at one place have different
             losses: from pairs of balls about the same states.
         is_logarithmic: whether errors are factors.
         control: the skill on the states of another run, where one was given: it should be none.
-        reference: what the skill is over, "recorded losses"; of a path without them the "states'
-            own losses", those that are drawn as dots.
         provenance: what it was measured of and how, as JSON values.
 
     References:
@@ -100,7 +97,6 @@ class Fidelity:
     floor: float
     is_logarithmic: bool
     control: Interval | None = None
-    reference: str = RECORDED
     provenance: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     archive: ClassVar[tuple[str, int]] = ("fidelity", 1)
 
@@ -122,7 +118,7 @@ class Fidelity:
             times = f"{_factor(1 - self.skill.value)} times"
             if self.skill.low <= 0 <= self.skill.high:
                 times = "about"
-            words += f"; {times} the error of the {self.reference} alone"
+            words += f"; {times} the error of the states' losses alone"
         return words
 
     def to_json(self) -> dict[str, Any]:
@@ -133,7 +129,6 @@ class Fidelity:
             "skill": self.skill.to_json(),
             "floor": self.floor if math.isfinite(self.floor) else None,
             "is_logarithmic": self.is_logarithmic,
-            "reference": self.reference,
             "control": None if self.control is None else self.control.to_json(),
             "strata": {
                 name: {
@@ -166,7 +161,6 @@ class Fidelity:
             math.nan if floor is None else floor,
             values["is_logarithmic"],
             None if control is None else read(control),
-            values.get("reference", RECORDED),
         )
 
     @checked(path=file)

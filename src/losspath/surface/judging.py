@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,10 @@ from scipy.interpolate import RBFInterpolator
 from losspath.evaluation.recorded import PathObjective
 from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
-from losspath.recording.selection import recorded_losses
 from losspath.recording.trajectory import StateSequence
-from losspath.surface.fidelity import OWN, RECORDED, SHARE, STRATA, Fidelity, Interval, Stratum
+from losspath.surface.fidelity import SHARE, STRATA, Fidelity, Interval, Stratum
 from losspath.surface.strata import Blends, Known, balls, chords, losses_of_blends, together
-from losspath.surface.surface import CLIP, Surface
+from losspath.surface.surface import CLIP, StateLosses, Surface
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -43,7 +42,7 @@ class Judged:
         name: "chords", "balls", "held-out" or "forks".
         true: (n,) the heights of their own losses.
         drawn: (n,) those of the picture where they are.
-        told: (n,) those that the recorded losses alone tell there.
+        told: (n,) those that the losses of states alone tell there.
         block: (n,) which of them are of one origin.
     """
 
@@ -83,7 +82,6 @@ class Heights:
         """Heights; infinite losses are at the top, NaN stays NaN."""
         clipped = np.minimum(losses, self.top)
         if self.is_logarithmic:
-            # Recorded losses may be 0 where no drawn one is, as of single batches.
             heights: Floats = np.log(np.maximum(clipped, self.low))
             return heights
         return (clipped - self.low) / max(self.top - self.low, np.finfo(float).tiny)
@@ -129,7 +127,7 @@ def told_by_losses(coordinates: Floats, heights: Floats) -> Callable[[Floats], F
 
 @dataclass(frozen=True)
 class Ground:
-    """A picture, the path that it was made of, and what its losses alone tell.
+    """A picture, the path that it was made of, and what the losses of its states alone tell.
 
     Attributes:
         surface: the picture.
@@ -137,6 +135,7 @@ class Ground:
         plane: its plane.
         projection: the path as the plane shows it.
         bound: the loss along the path.
+        states: states whose own losses are what the path tells; None for those of the surface.
     """
 
     surface: Surface
@@ -144,19 +143,12 @@ class Ground:
     plane: Plane
     projection: Projection
     bound: PathObjective
-
-    @property
-    def reference(self) -> str:
-        """What `told` is of."""
-        return RECORDED if (recorded_losses(self.path) > -math.inf).any() else OWN
+    states: StateLosses | None = None
 
     def told(self, heights: Heights) -> Callable[[Floats], Floats]:
-        """What the recorded losses tell; where there are none, the losses of the drawn states."""
-        if self.reference == RECORDED:
-            recorded = heights(recorded_losses(self.path))
-            return told_by_losses(self.projection.coordinates, recorded)
-        index = self.surface.states.index
-        return told_by_losses(self.projection.coordinates[index], heights(self.surface.states.loss))
+        """What the losses of states tell, without any picture."""
+        known = self.surface.states if self.states is None else self.states
+        return told_by_losses(self.projection.coordinates[known.index], heights(known.loss))
 
     def losses(self, blends: Blends, known: Known | None = None) -> Floats:
         """(n,) the losses of blends of the path's states; see `losses_of_blends`."""
@@ -166,7 +158,7 @@ class Ground:
     def judged(
         self, name: str, places: Floats, losses: Floats, block: Indices, heights: Heights
     ) -> Judged:
-        """Vectors at places, with what the picture and the recorded losses say of them."""
+        """Vectors at places, with what the picture and the states' losses say of them."""
         drawn = heights(self.surface.at(places))
         return Judged(name, heights(losses), drawn, self.told(heights)(places), block)
 
@@ -205,7 +197,7 @@ def cheap_fidelity(ground: Ground, seed: int = 0, known: Known | None = None) ->
         ground.judged(name, blends.places(ground.projection), own, blends.block, heights)
         for (name, blends), own in zip(found.items(), losses, strict=False)
     ]
-    return replace(fidelity_of(judged, heights, floor_of(judged)), reference=ground.reference)
+    return fidelity_of(judged, heights, floor_of(judged))
 
 
 def floor_of(judged: Sequence[Judged]) -> float:
@@ -257,7 +249,7 @@ class _Resampled:
     name: str
     count: int
     errors: Floats  # (n,) picture minus truth
-    others: Floats  # (n,) recorded losses' minus truth
+    others: Floats  # (n,) states' losses' minus truth
     draws: list[Indices]  # which rows
 
     @classmethod

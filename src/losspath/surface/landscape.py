@@ -31,8 +31,9 @@ from losspath.arguments import (
 from losspath.errors import ArgumentError
 from losspath.evaluation.execution.journal import Journal, Kept, Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
+from losspath.evaluation.path_notes import path_notes
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
-from losspath.evaluation.recorded import along, path_notes
+from losspath.evaluation.recorded import along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, PrincipalPlane, fit_plane
@@ -46,7 +47,7 @@ from losspath.surface.lifted import LiftedPlane, as_points, codes_of
 from losspath.surface.line import Line
 from losspath.surface.running import Found, evaluated
 from losspath.surface.sampling import GridSampler, PointSampler, Sampler
-from losspath.surface.states import losses_of, path_fingerprint, spread_states
+from losspath.surface.states import loss_notes, losses_of, path_fingerprint, spread_states
 from losspath.surface.strata import Known
 from losspath.surface.surface import FORMAT_VERSION, StateLosses, Surface
 from losspath.surface.workers import WorkerPool
@@ -327,7 +328,7 @@ class Landscape:
             path=self.projection.coordinates,
             explained_variance_ratio=self.projection.explained_variance_ratio,
             states=states,
-            provenance=provenance,
+            provenance=provenance | loss_notes(self.path, states),
             starts=starts_of(self.path),
             metrics=values,
         )

@@ -13,10 +13,14 @@ from losspath.evaluation.objective import Objective
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
 from losspath.evaluation.recorded import PathObjective, along
 from losspath.geometry.spacing import spread_states as spread_states
+from losspath.recording.selection import recorded_losses
 from losspath.recording.trajectory import StateSequence
 from losspath.surface.surface import StateLosses
 
 Floats = npt.NDArray[np.float64]
+
+# Losses of so many states that differ from recorded ones by this factor are told of.
+_FEW, _FACTOR = 3, 2.0
 
 
 def check_same_network(path: StateSequence, objective: Objective) -> None:
@@ -60,3 +64,35 @@ def losses_of(
             found += [evaluation for _, evaluation in finished]
     values = columns_of(found)
     return StateLosses(index, values.pop(LOSS), values.pop(ACCURACY, None), values)
+
+
+def loss_notes(path: StateSequence, states: StateLosses) -> dict[str, list[str]]:
+    """What the losses of states say beside those that were recorded, for provenance.
+
+    Recorded losses are of batches, with dropout and whatever training adds, so they are not the
+    objective's. But a factor of two and more, where both go on along the path, mostly means another
+    loss, other data or another network than the training's.
+
+    Args:
+        path: the states.
+        states: losses of some, by the objective.
+    """
+    recorded, index = recorded_losses(path), states.index
+    around = max(1, len(path) // 100)
+    near = [recorded[max(0, i - around) : i + around + 1] for i in index.tolist()]
+    there = np.array([np.nanmean(each) if np.isfinite(each).any() else np.nan for each in near])
+    known = np.isfinite(there) & np.isfinite(states.loss)
+    if not np.isfinite(states.loss).any():
+        return {"loss_notes": ["the loss is finite at none of the states that were evaluated"]}
+    own, there = states.loss[known], there[known]
+    if len(own) < _FEW or min(own.min(), there.min()) <= 0:
+        return {}
+    ratio = float(np.exp(np.median(np.log(own / there))))
+    if 1 / _FACTOR < ratio < _FACTOR:
+        return {}
+    middle = int(np.argsort(own / there)[len(own) // 2])
+    told = (
+        f"at state {index[known][middle]} the objective's loss is {own[middle]:.3g}, and "
+        f"{there[middle]:.3g} was recorded: is it the loss, the data and the network of training?"
+    )
+    return {"loss_notes": [told]}

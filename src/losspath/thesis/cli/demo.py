@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from losspath.cli import jobs
+from losspath.cli import jobs, steps
 from losspath.cli.console import say
 from losspath.cli.runs import FIGURES, Run
 from losspath.evaluation.quantities import LOSS
@@ -37,7 +37,7 @@ def run_demo(out: Path) -> None:
     jobs.draw_interpolation(run, result, None, "png")
     say("== size of the steps")
     runs = [run, Run(out / "adam")]
-    jobs.draw_steps(runs, [jobs.compute_steps(each) for each in runs], 100, None, "png")
+    steps.draw_steps(runs, [steps.compute_steps(each) for each in runs], 100, None, "png")
     say(f"== done in {time.monotonic() - began:.0f} s; the figures:")
     for file in sorted((out / "sgd" / FIGURES).iterdir()):
         say(f"  {file}")

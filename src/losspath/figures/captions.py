@@ -1,0 +1,70 @@
+"""What captions of surfaces say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from losspath.figures.style import describe_origin
+from losspath.surface import ACCURACY, LOSS, Surface
+
+Floats = npt.NDArray[np.float64]
+
+
+def describe_surface(surface: Surface, height: str = LOSS) -> str:
+    """The caption of a surface: how it was made, and how far it fits the states on it."""
+    rows, columns = surface.loss.shape
+    parts = [f"{columns} × {rows} points"]
+    samples = surface.provenance.get("samples")
+    parts += [f"{samples:,} samples"] if samples else []
+    parts += [f"{int(surface.evaluated.sum()):,} evaluated"] if not surface.evaluated.all() else []
+    if "steps" in surface.provenance:  # which do not begin with training
+        first, last = surface.provenance["steps"]
+        parts += [f"{surface.provenance['states']:,} states, of steps {first:,} to {last:,}"]
+    words = ", ".join(parts) + "."
+    errors = _errors(surface, height)
+    if np.isfinite(errors).any():
+        middle, most = (_off(of(errors), height) for of in (np.nanmedian, np.nanmax))
+        words += f" Surface against the states' own {height}: median {middle}, at most {most} off."
+    if height == LOSS and surface.fidelity and (told := surface.fidelity.describe()):
+        words += f" {told[:1].upper()}{told[1:]}."
+    return words + describe_origin(surface.provenance)
+
+
+def _errors(surface: Surface, height: str) -> Floats:
+    """How far the surface is from the states' own values: of losses as a share of them."""
+    return surface.state_errors if height == LOSS else surface.state_differences(height)
+
+
+def _off(error: float, height: str) -> str:
+    if height == ACCURACY:
+        return f"{100 * error:.0f} percentage points"
+    if height != LOSS:
+        return f"{error:.2g}"
+    if 0 < error < 0.0095:  # 0 % would say that it is exact
+        return f"{error:.1%}" if error >= 0.0005 else "under 0.1%"
+    return f"{error:.0%}"
+
+
+def describe_surfaces(
+    surfaces: Sequence[Surface], height: str, titles: Sequence[str] | None = None
+) -> str:
+    """The caption of several surfaces: what is common, and how far each fits the states."""
+    first = surfaces[0]
+    rows, columns = first.loss.shape
+    samples = first.provenance.get("samples")
+    made = f"{columns} × {rows} points" + (f", {samples:,} samples" if samples else "") + "."
+    made += " On the axes, the share of the path's variance."
+    medians = []
+    for number, surface in enumerate(surfaces):
+        errors = _errors(surface, height)
+        if np.isfinite(errors).any():
+            name = surface.provenance.get("method", {}).get("name", "surface")
+            name = titles[number].replace("\n", " ") if titles else name
+            medians.append(f"{name} {_off(np.nanmedian(errors), height)}")
+    origin = describe_origin(first.provenance)
+    if not medians:
+        return made + origin
+    return f"{made} Surface against the states' own {height}, median: {', '.join(medians)}.{origin}"
