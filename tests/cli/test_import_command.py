@@ -61,6 +61,18 @@ def test_called_again_it_adds_what_is_new(call, tmp_path):
     assert losspath.Trajectory(work / "run").steps.tolist() == [0, 10, 20, 30]
 
 
+@pytest.mark.parametrize("options", [(), ("--link",)])
+def test_what_it_cannot_add_to_a_run_is_told_with_what_the_command_can_do(call, options, tmp_path):
+    work = tmp_path / "work"
+    save(work / "saved", 0, 10)
+    call("import", "saved/*.pt", "--out", "run")
+    save(work / "saved", 5)
+    code, _, err = call("import", "saved/*.pt", "--out", "run", *options)
+    assert code == 1
+    assert "another directory (--out)" in err
+    assert "on the command line, remove it first" in err
+
+
 def test_losses_steps_and_the_network_are_options(call, tmp_path):
     work = tmp_path / "work"
     save(work / "saved", 1, 2)
