@@ -29,7 +29,7 @@ def describe(directory: Path) -> dict[str, Any]:
 
     _check_one_run(directory)
     path = Trajectory(directory)
-    losses = path.all_losses
+    losses, known = path.all_losses, _told_losses(path)
     made = made_by(directory, path.metadata)
     files = [file for file in directory.rglob("*") if file.is_file()]
     return {
@@ -49,8 +49,10 @@ def describe(directory: Path) -> dict[str, Any]:
         "digest": path.digest,
         "bytes": sum(file.stat().st_size for file in files),
         "losses": len(losses),
-        "first_loss": float(losses[0]) if len(losses) else None,
-        "last_loss": float(losses[-1]) if len(losses) else None,
+        "first_loss": known[0][1] if known else None,
+        "first_loss_step": known[0][0] if known else None,
+        "last_loss": known[-1][1] if known else None,
+        "last_loss_step": known[-1][0] if known else None,
         "non_finite_losses": int(np.sum(~np.isfinite(losses))),
         "training": made.config,
         "metadata": path.metadata,
@@ -61,6 +63,17 @@ def describe(directory: Path) -> dict[str, Any]:
         ],
         "results": sorted(file.name for file in (directory / RESULTS).glob("*.npz")),
     }
+
+
+def _told_losses(path: Trajectory) -> list[tuple[int, float]]:
+    """A run's first and last loss, with their steps; nothing where there is none.
+
+    Of steps whose losses an imported run's log does not have, they are not known, and are NaN.
+    """
+    losses, steps = path.all_losses, path.loss_steps
+    if "imported" in path.metadata and not np.isnan(losses).all():
+        losses, steps = losses[~np.isnan(losses)], steps[~np.isnan(losses)]
+    return [(int(steps[at]), float(losses[at])) for at in (0, -1)] if len(losses) else []
 
 
 def _links_of(path: Trajectory) -> dict[str, int]:
@@ -130,8 +143,11 @@ def print_description(description: dict[str, Any]) -> None:
     elif count:
         say(f"  {count:,} losses are not finite")
     if d["losses"] and (count < d["losses"] or "imported" not in d["metadata"]):
-        first, last = (_rounded(d[f"{which}_loss"]) for which in ("first", "last"))
-        say(f"  batch loss {first} at the first step, {last} at the last")
+        first, last = (
+            f"{_rounded(d[f'{which}_loss'])} at step {d[f'{which}_loss_step']:,}"
+            for which in ("first", "last")
+        )
+        say(f"  batch loss {first}, {last}")
     if d["training"]:
         shown = {k: v for k, v in d["training"].items() if k != "data_digest"}
         say(f"  {canonical_json(shown)}")
