@@ -566,6 +566,28 @@ def test_checkpoints_of_two_trainings_are_not_mixed(tmp_path):
         import_checkpoints(tmp_path / "**" / "*.ckpt", tmp_path / "run")
 
 
+@pytest.mark.parametrize("left", [(), ("optimizer.pt",), ("optimizer.pt", "trainer_state.json")])
+def test_a_checkpoint_without_weights_is_named(trained, left, tmp_path):
+    folder = saved(tmp_path / "saved", trained, hugging_face)
+    last = folder / "checkpoint-100"
+    torch.save({}, last / "scheduler.pt")
+    torch.save({}, last / "rng_state.pth")
+    for file in last.iterdir():
+        if file.name not in left:
+            file.unlink()
+    for pattern in (folder / "checkpoint-*", last):
+        with pytest.raises(ArgumentError, match=r"saved/checkpoint-100, .* no weights .* leave it"):
+            import_checkpoints(pattern, tmp_path / "run")
+    path = import_checkpoints(folder, tmp_path / "run")  # those that it holds
+    assert path.steps.tolist() == [*STEPS[:3]]
+
+
+def test_files_of_ones_own_in_a_folder_as_of_a_trainer(trained, tmp_path):
+    folder = tmp_path / "checkpoint-7"
+    saved(folder, trained, bare)
+    assert len(import_checkpoints(folder, tmp_path / "run")) == 4
+
+
 def relog(folder, losses):
     """Other losses in the logs of checkpoints of a trainer."""
     for place in folder.iterdir():
