@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from losspath.cli.console import describe_epoch, out, say
-from losspath.cli.runs import RESULTS
-from losspath.errors import StoreError
+from losspath.cli.runs import RESULTS, check_one_run
 from losspath.files import canonical_json
-from losspath.recording.header import exists
 from losspath.recording.trajectory import Trajectory
 
 
@@ -27,7 +24,7 @@ def describe(directory: Path) -> dict[str, Any]:
     """
     from losspath.makers import made_by
 
-    _check_one_run(directory)
+    check_one_run(directory)
     path = Trajectory(directory)
     losses, known = path.all_losses, _told_losses(path)
     made = made_by(directory, path.metadata)
@@ -82,23 +79,6 @@ def _links_of(path: Trajectory) -> dict[str, int]:
 
     size, missing = size_of_links(path.directory)
     return {"bytes": size, "missing": missing}
-
-
-_NAMED = 20  # runs that are listed
-
-
-def _check_one_run(directory: Path) -> None:
-    """Raises `StoreError` with their names where a directory of runs is given for one of them."""
-    runs: list[str] = []
-    with suppress(OSError):  # what is wrong with the directory is told when the run is opened
-        if not exists(directory):
-            runs = sorted(str(each) for each in directory.iterdir() if exists(each))
-    if runs:
-        named = ", ".join(runs[:_NAMED]) + (", …" if len(runs) > _NAMED else "")
-        count = "a run" if len(runs) == 1 else f"{len(runs):,} runs"
-        raise StoreError(
-            f"{directory} holds no recorded trajectory itself but {count}; give one: {named}"
-        )
 
 
 def _beside(sides: Mapping[str, str]) -> str:
