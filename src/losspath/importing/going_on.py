@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
@@ -110,8 +111,8 @@ def check_log_goes_on(begun: Trajectory, log: Log, newest: Path) -> None:
     Raises:
         ArgumentError: it has another loss at a step that the run has.
     """
-    losses = dict(zip(begun.loss_steps.tolist(), begun.all_losses.tolist(), strict=True))
-    losses = {step: loss for step, loss in losses.items() if loss == loss}  # the rest: not logged
+    recorded = zip(begun.loss_steps.tolist(), begun.all_losses.tolist(), strict=True)
+    losses: dict[int, float] = {step: loss for step, loss in recorded if not math.isnan(loss)}
     unit = max(unit_of(losses.values()), unit_of(log.losses.values()))
     for step, loss in losses.items():
         if are_others(loss, log.losses.get(step, loss), unit):
