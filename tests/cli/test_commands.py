@@ -338,7 +338,7 @@ def test_info_tells_what_is_beside_the_states(call, tmp_path):
     code, out, _ = call("info", tmp_path / "run")
     assert code == 0
     assert "beside the states: 2 frozen parameters, 3 buffers" in out
-    assert "batch loss 0.333333 at the first step, 0.333333 at the last" in out
+    assert "batch loss 0.333333 at step 1, 0.333333 at step 1" in out
     with losspath.Recorder(tmp_path / "plain", torch.nn.Linear(2, 1)):
         pass
     assert "beside the states" not in call("info", tmp_path / "plain")[1]

@@ -117,12 +117,29 @@ def test_no_run_where_one_is_expected(fails, command, tmp_path):
     assert "no recorded trajectory" in fails(command, tmp_path / "file")
 
 
-def test_a_directory_of_runs_lists_them(fails, run):
-    line = fails("info", run.parent)
+@pytest.mark.parametrize("command", ["info", "surface", "steps", "barriers"])
+def test_a_directory_of_checkpoints_is_told_how_to_make_a_run_of_them(fails, command, tmp_path):
+    folder = tmp_path / "out of it"
+    for step in (5, 15, 100):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        (folder / f"checkpoint-{step}" / "model.safetensors").touch()
+    line = fails(command, folder)
+    assert "holds no recorded trajectory itself but 3 checkpoints, from checkpoint-5; " in line
+    assert line.endswith(f"losspath import '{folder}/checkpoint-*' --out RUN")
+    line = fails(command, folder / "checkpoint-5")
+    assert "itself but is a checkpoint; " in line
+    assert line.endswith(f"losspath import '{folder}/checkpoint-*' --out RUN")
+    (folder / "last.pt").touch()
+    assert fails(command, folder).endswith(f"losspath import '{folder}' --out RUN")
+
+
+@pytest.mark.parametrize("command", ["info", "surface", "interpolate", "steps"])
+def test_a_directory_of_runs_lists_them(fails, command, run):
+    line = fails(command, run.parent)
     assert f"no recorded trajectory itself but a run; give one: {run}" in line
     other = run.parent / "another"
     record(other, [[0.0, 0.0], [1.0, 1.0]])
-    assert fails("info", run.parent).endswith(f"but 2 runs; give one: {other}, {run}")
+    assert fails(command, run.parent).endswith(f"but 2 runs; give one: {other}, {run}")
 
 
 def test_a_file_where_the_run_should_go(fails, tmp_path):

@@ -61,6 +61,30 @@ def test_called_again_it_adds_what_is_new(call, tmp_path):
     assert losspath.Trajectory(work / "run").steps.tolist() == [0, 10, 20, 30]
 
 
+def test_info_says_of_which_steps_the_losses_are(call, tmp_path):
+    work = tmp_path / "work"
+    save(work / "saved", 0, 10, 40, 60)
+    (work / "log.csv").write_text("step,loss\n20,3.25\n40,3.0\n50,2.5\n")
+    call("import", "saved/*.pt", "--out", "run", "--losses", "log.csv")
+    code, out, _ = call("info", "run")
+    assert (code, "batch loss 3.25 at step 20, 2.5 at step 50\n" in out) == (0, True)
+    told = json.loads(call("info", "run", "--json")[1])
+    names = ("first_loss", "first_loss_step", "last_loss", "last_loss_step")
+    assert [told[name] for name in names] == [3.25, 20, 2.5, 50]
+
+
+@pytest.mark.parametrize("options", [(), ("--link",)])
+def test_what_it_cannot_add_to_a_run_is_told_with_what_the_command_can_do(call, options, tmp_path):
+    work = tmp_path / "work"
+    save(work / "saved", 0, 10)
+    call("import", "saved/*.pt", "--out", "run")
+    save(work / "saved", 5)
+    code, _, err = call("import", "saved/*.pt", "--out", "run", *options)
+    assert code == 1
+    assert "another directory (--out)" in err
+    assert "on the command line, remove it first" in err
+
+
 def test_losses_steps_and_the_network_are_options(call, tmp_path):
     work = tmp_path / "work"
     save(work / "saved", 1, 2)

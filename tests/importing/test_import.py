@@ -345,7 +345,7 @@ def test_a_checkpoint_between_those_that_are_there_is_refused(trained, tmp_path)
     folder = saved(tmp_path / "saved", trained, nested, (0, 100))
     import_checkpoints(folder / "*", tmp_path / "run")
     saved(folder, trained, nested, (5,))
-    with pytest.raises(ArgumentError, match=r"5.pt is of step 5, .* begin it anew"):
+    with pytest.raises(ArgumentError, match=r"5.pt is of step 5, .* begin the run anew"):
         import_checkpoints(folder / "*", tmp_path / "run", existing="resume")
     with pytest.raises(ExistsError, match="not empty"):
         import_checkpoints(folder / "*", tmp_path / "run")
@@ -564,6 +564,115 @@ def test_checkpoints_of_two_trainings_are_not_mixed(tmp_path):
             torch.save({"w": torch.ones(3) * step}, tmp_path / version / f"step={step}.ckpt")
     with pytest.raises(ArgumentError, match="expected checkpoints of one training"):
         import_checkpoints(tmp_path / "**" / "*.ckpt", tmp_path / "run")
+
+
+@pytest.mark.parametrize("left", [(), ("optimizer.pt",), ("optimizer.pt", "trainer_state.json")])
+def test_a_checkpoint_without_weights_is_named(trained, left, tmp_path):
+    folder = saved(tmp_path / "saved", trained, hugging_face)
+    last = folder / "checkpoint-100"
+    torch.save({}, last / "scheduler.pt")
+    torch.save({}, last / "rng_state.pth")
+    for file in last.iterdir():
+        if file.name not in left:
+            file.unlink()
+    for pattern in (folder / "checkpoint-*", last):
+        with pytest.raises(ArgumentError, match=r"saved/checkpoint-100, .* no weights .* leave it"):
+            import_checkpoints(pattern, tmp_path / "run")
+    path = import_checkpoints(folder, tmp_path / "run")  # those that it holds
+    assert path.steps.tolist() == [*STEPS[:3]]
+
+
+def test_files_of_ones_own_in_a_folder_as_of_a_trainer(trained, tmp_path):
+    folder = tmp_path / "checkpoint-7"
+    saved(folder, trained, bare)
+    assert len(import_checkpoints(folder, tmp_path / "run")) == 4
+
+
+def relog(folder, losses):
+    """Other losses in the logs of checkpoints of a trainer."""
+    for place in folder.iterdir():
+        file = place / "trainer_state.json"
+        content = json.loads(file.read_text())
+        step = content["global_step"]
+        content["log_history"] = [
+            {"loss": loss, "step": at} for at, loss in losses.items() if at <= step
+        ]
+        file.write_text(json.dumps(content))
+
+
+def test_checkpoints_of_two_trainings_in_one_folder_are_told_apart_by_their_logs(trained, tmp_path):
+    old = saved(tmp_path / "old", trained, hugging_face)
+    folder = saved(tmp_path / "saved", trained, hugging_face, STEPS[:3])
+    relog(old, {5: 4.354, 10: 4.1, 50: 3.25})
+    relog(folder, {5: 4.34, 10: 4.1})
+    (old / "checkpoint-100").rename(folder / "checkpoint-100")
+    says = (
+        r"got \S*saved/checkpoint-5, .* has a loss of 4\.34 at step 5, and "
+        r"\S*saved/checkpoint-100, whose has 4\.354; give a pattern"
+    )
+    (tmp_path / "table.csv").write_text(TABLE)
+    for losses in (None, tmp_path / "table.csv"):
+        with pytest.raises(ArgumentError, match=says):
+            import_checkpoints(folder, tmp_path / "run", losses=losses)
+        assert not (tmp_path / "run").exists()
+    path = import_checkpoints(
+        [folder / f"checkpoint-{step}" for step in STEPS[:3]], tmp_path / "run"
+    )
+    assert path.steps.tolist() == [*STEPS[:3]]
+
+
+@pytest.mark.parametrize(
+    ("early", "late"),
+    [
+        ({5: 4.354, 10: 4.1}, {5: 4.354, 10: 4.1, 50: 3.25}),  # the earlier log ends earlier
+        ({5: 4.3541, 10: 4.1}, {5: 4.3542, 10: 4.1, 50: 3.25}),  # 4.35415 to four places
+        ({5: 4.354}, {5: 4.35387654321, 50: 3.25}),
+        ({5: float("nan")}, {5: float("nan"), 50: 3.25}),
+        ({}, {5: 4.354}),
+    ],
+)
+def test_logs_of_one_training_agree(trained, early, late, tmp_path):
+    folder = saved(tmp_path / "saved", trained, hugging_face, STEPS[:3])
+    relog(folder, early)
+    last = saved(tmp_path / "last", trained, hugging_face, STEPS[3:])
+    relog(last, late)
+    path = import_checkpoints([folder, last / "checkpoint-100"], tmp_path / "run")
+    assert path.steps.tolist() == [*STEPS]
+
+
+@pytest.mark.parametrize(
+    ("early", "late"), [({5: 2.0}, {5: float("nan")}), ({5: 4.3541}, {5: 4.3543, 50: 3.0})]
+)
+def test_logs_of_two_trainings_contradict_each_other(trained, early, late, tmp_path):
+    folder = saved(tmp_path / "saved", trained, hugging_face, STEPS[:3])
+    relog(folder, early)
+    last = saved(tmp_path / "last", trained, hugging_face, STEPS[3:])
+    relog(last, late)
+    with pytest.raises(ArgumentError, match="at step 5"):
+        import_checkpoints([folder, last / "checkpoint-100"], tmp_path / "run")
+
+
+def test_a_log_without_a_history_contradicts_nothing(trained, tmp_path):
+    folder = saved(tmp_path / "saved", trained, hugging_face)
+    (folder / "checkpoint-5" / "trainer_state.json").write_text('{"global_step": 5}')
+    assert len(import_checkpoints(folder, tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_checkpoints_whose_log_contradicts_the_run_are_not_added(trained, link, tmp_path):
+    folder = saved(tmp_path / "saved", trained, hugging_face, STEPS[:3])
+    import_checkpoints(folder, tmp_path / "run", link=link)
+    before = Trajectory(tmp_path / "run").digest
+    last = saved(tmp_path / "last", trained, hugging_face, STEPS[3:])
+    place = last / "checkpoint-100"
+    relog(last, {5: 4.354, 50: 3.25})
+    says = r"has a loss of 6.0 at step 5, and .*checkpoint-100 .* logged 4\.354 there; .*--losses"
+    with pytest.raises(ArgumentError, match=says):
+        import_checkpoints(place, tmp_path / "run", existing="resume", link=link)
+    assert Trajectory(tmp_path / "run").digest == before
+    relog(last, {5: 6.0, 50: 3.25})
+    path = import_checkpoints(place, tmp_path / "run", existing="resume", link=link)
+    assert path.steps.tolist() == [*STEPS]
 
 
 def test_a_link_to_the_newest_is_no_other_checkpoint(trained, tmp_path):

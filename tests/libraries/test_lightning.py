@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import losspath
 from losspath import Trajectory
 from losspath.errors import ArgumentError, ExistsError, LosspathWarning, ModelError
 
@@ -798,3 +799,34 @@ def test_of_two_processes_the_first_records(tmp_path):
     assert len(path) == 6  # half of the batches each
     np.testing.assert_array_equal(path.all_losses, np.load(tmp_path / "seen.losses.npy"))
     assert {e.name for e in path.layout.parameters} == {n for n, _ in Net().named_parameters()}
+
+
+class Plain(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(WIDTH, 2)
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self.layer(batch[0]), batch[1])
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_the_modules_own_step_can_be_the_loss_of_a_surface(tmp_path):
+    trainer(tmp_path, RecorderCallback(tmp_path / "run")).fit(Plain(), data())
+    path, batches = Trajectory(tmp_path / "run"), list(data())
+    own, plain = (
+        losspath.compute_surface(
+            path, losspath.Objective.of_batches(Plain(), batches, loss), resolution=5
+        )
+        for loss in (
+            lambda module, batch: module.training_step(batch, 0),
+            lambda module, batch: F.cross_entropy(module.layer(batch[0]), batch[1]),
+        )
+    )
+    np.testing.assert_allclose(own.loss, plain.loss, rtol=1e-6)
+    assert np.ptp(own.loss) > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from losspath.cli.console import describe_epoch, out, say
-from losspath.cli.runs import RESULTS
-from losspath.errors import StoreError
+from losspath.cli.runs import RESULTS, check_one_run
 from losspath.files import canonical_json
-from losspath.recording.header import exists
 from losspath.recording.trajectory import Trajectory
 
 
@@ -27,9 +24,9 @@ def describe(directory: Path) -> dict[str, Any]:
     """
     from losspath.makers import made_by
 
-    _check_one_run(directory)
+    check_one_run(directory)
     path = Trajectory(directory)
-    losses = path.all_losses
+    losses, known = path.all_losses, _told_losses(path)
     made = made_by(directory, path.metadata)
     files = [file for file in directory.rglob("*") if file.is_file()]
     return {
@@ -49,8 +46,10 @@ def describe(directory: Path) -> dict[str, Any]:
         "digest": path.digest,
         "bytes": sum(file.stat().st_size for file in files),
         "losses": len(losses),
-        "first_loss": float(losses[0]) if len(losses) else None,
-        "last_loss": float(losses[-1]) if len(losses) else None,
+        "first_loss": known[0][1] if known else None,
+        "first_loss_step": known[0][0] if known else None,
+        "last_loss": known[-1][1] if known else None,
+        "last_loss_step": known[-1][0] if known else None,
         "non_finite_losses": int(np.sum(~np.isfinite(losses))),
         "training": made.config,
         "metadata": path.metadata,
@@ -63,29 +62,23 @@ def describe(directory: Path) -> dict[str, Any]:
     }
 
 
+def _told_losses(path: Trajectory) -> list[tuple[int, float]]:
+    """A run's first and last loss, with their steps; nothing where there is none.
+
+    Of steps whose losses an imported run's log does not have, they are not known, and are NaN.
+    """
+    losses, steps = path.all_losses, path.loss_steps
+    if "imported" in path.metadata and not np.isnan(losses).all():
+        losses, steps = losses[~np.isnan(losses)], steps[~np.isnan(losses)]
+    return [(int(steps[at]), float(losses[at])) for at in (0, -1)] if len(losses) else []
+
+
 def _links_of(path: Trajectory) -> dict[str, int]:
     """How large the checkpoints are that a run refers to, and how many are missing."""
     from losspath.importing.links import size_of_links
 
     size, missing = size_of_links(path.directory)
     return {"bytes": size, "missing": missing}
-
-
-_NAMED = 20  # runs that are listed
-
-
-def _check_one_run(directory: Path) -> None:
-    """Raises `StoreError` with their names where a directory of runs is given for one of them."""
-    runs: list[str] = []
-    with suppress(OSError):  # what is wrong with the directory is told when the run is opened
-        if not exists(directory):
-            runs = sorted(str(each) for each in directory.iterdir() if exists(each))
-    if runs:
-        named = ", ".join(runs[:_NAMED]) + (", …" if len(runs) > _NAMED else "")
-        count = "a run" if len(runs) == 1 else f"{len(runs):,} runs"
-        raise StoreError(
-            f"{directory} holds no recorded trajectory itself but {count}; give one: {named}"
-        )
 
 
 def _beside(sides: Mapping[str, str]) -> str:
@@ -130,8 +123,11 @@ def print_description(description: dict[str, Any]) -> None:
     elif count:
         say(f"  {count:,} losses are not finite")
     if d["losses"] and (count < d["losses"] or "imported" not in d["metadata"]):
-        first, last = (_rounded(d[f"{which}_loss"]) for which in ("first", "last"))
-        say(f"  batch loss {first} at the first step, {last} at the last")
+        first, last = (
+            f"{_rounded(d[f'{which}_loss'])} at step {d[f'{which}_loss_step']:,}"
+            for which in ("first", "last")
+        )
+        say(f"  batch loss {first}, {last}")
     if d["training"]:
         shown = {k: v for k, v in d["training"].items() if k != "data_digest"}
         say(f"  {canonical_json(shown)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from losspath.cli.console import busy, say
 from losspath.cli.sources import value_of
 from losspath.errors import ArgumentError, LosspathError, StoreError
+from losspath.importing.files import hint_at_checkpoints
 from losspath.recording import store
 from losspath.recording.sketch import check_whole
 from losspath.recording.trajectory import JointPath, StateSequence, Trajectory
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 RESULTS = "results"
 FIGURES = "figures"
 _LONG = 60  # letters of a title
+_NAMED = 20  # runs that are listed
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Run:
     @cached_property
     def trajectory(self) -> Trajectory:
         """The whole recorded path; what a reader of it must know is said once."""
+        check_one_run(self.directory)
         trajectory = Trajectory(self.directory)
         for note in trajectory.notes:
             say(f"{self.directory}: {note}")
@@ -121,6 +125,7 @@ class Run:
         """The run as the program that made it knows it."""
         from losspath.makers import made_by
 
+        check_one_run(self.directory)
         metadata = store.read_header(self.directory).metadata
         return made_by(self.directory, metadata, self.data_dir)
 
@@ -216,6 +221,29 @@ class Run:
             kept = KeptPlane(made, {"key": key, "name": name})
             self.store.save(kept, key, label)
         return kept.plane
+
+
+def check_one_run(directory: Path) -> None:
+    """Refuses a directory of runs or of checkpoints that is given for a run, and names them.
+
+    Args:
+        directory: what else is wrong with it is told when the run is opened.
+
+    Raises:
+        StoreError: it holds runs, or checkpoints, and is no run.
+    """
+    runs: list[str] = []
+    hint = ""
+    with suppress(OSError):
+        if not store.exists(directory):
+            runs = sorted(str(each) for each in directory.iterdir() if store.exists(each))
+            hint = hint_at_checkpoints(directory)
+    if runs:
+        named = ", ".join(runs[:_NAMED]) + (", …" if len(runs) > _NAMED else "")
+        count = "a run" if len(runs) == 1 else f"{len(runs):,} runs"
+        hint = f" but {count}; give one: {named}"
+    if hint:
+        raise StoreError(f"{directory} holds no recorded trajectory itself{hint}")
 
 
 def check_writable(place: Path, todo: str) -> None:

@@ -27,9 +27,9 @@ from losspath.errors import ArgumentError
 from losspath.files import only_writer
 from losspath.importing.files import Pattern, find, in_order, steps_in_names
 from losspath.importing.formats import keep_model_files
-from losspath.importing.going_on import begun_in, check_goes_on
+from losspath.importing.going_on import ANEW, begun_in, check_goes_on, check_log_goes_on
 from losspath.importing.links import write_links
-from losspath.importing.logs import Log, read_log
+from losspath.importing.logs import Log, check_one_history, read_log
 from losspath.importing.look import Look, Reading, look_at
 from losspath.importing.shell import Shell
 from losspath.importing.state_dicts import WEIGHTS, Choice, Tensors, Weights
@@ -137,8 +137,9 @@ def import_checkpoints(
         The run.
 
     Raises:
-        ArgumentError: there are no checkpoints, their steps are not known or not distinct, or one
-            holds several state dicts and it was not said which.
+        ArgumentError: there are no checkpoints, their steps are not known or not distinct, they
+            are of two trainings by their logs, or one holds several state dicts and it was not said
+            which.
         ModelError: checkpoints are not of one network, or not of the base; what differs is named.
         UnsupportedError: a checkpoint holds more than tensors and plain values.
         DamagedError: a checkpoint cannot be read.
@@ -152,13 +153,14 @@ def import_checkpoints(
     if begun is not None and link and not begun.is_linked:
         raise ArgumentError(
             f"{begun.directory} has copies of its checkpoints, so that none can be linked; leave "
-            'link (--link) out, or begin the run anew (existing="overwrite")'
+            f"link (--link) out, or {ANEW}"
         )
     reading = Reading(Choice(key, weights, prefix), parameters)
     looks, changes = look_at(
         in_order(find(checkpoints)), reading, compares=model is None and begun is None
     )
     seen = _dated(looks, steps, has_losses=losses is not None)
+    check_one_history(look.place for _, look in seen)
     names = None if begun is None else _names_of(begun)
     network = None if base is None else Path(base).expanduser().absolute()
     is_linked = link if begun is None else begun.is_linked
@@ -171,6 +173,8 @@ def import_checkpoints(
         path = _begin(job, dated)
     else:
         check_goes_on(begun, found, dated, has_model=model is not None)
+        if losses is None:
+            check_log_goes_on(begun, log, dated[-1][1])
         path = _add(job, begun, dated)
     folders = [place for place in (network, dated[-1][1]) if place is not None]
     keep_model_files(folders, out, is_new=begun is None)
@@ -266,7 +270,7 @@ def _after(begun: Trajectory, dated: list[tuple[int, Path]]) -> list[tuple[int, 
         step, place = between[0]
         raise ArgumentError(
             f"{place} is of step {step}, and {begun.directory} has steps before and after it; a "
-            'run can only be added to at its end: begin it anew (existing="overwrite")'
+            f"run can only be added to at its end: {ANEW}"
         )
     return [(step, place) for step, place in dated if step > last]
 

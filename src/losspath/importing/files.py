@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from losspath.errors import ArgumentError
-from losspath.importing.formats import is_checkpoint, is_shard
+from losspath.errors import ArgumentError, LosspathError
+from losspath.importing.formats import TRAINER_STATE, is_checkpoint, is_shard
 from losspath.recording.store import ALL_FILES, exists
 
 Pattern = str | PathLike[str]
@@ -25,6 +26,12 @@ _OTHER = re.compile(
 )
 _NUMBER = re.compile(_WHOLE)
 
+# A folder that a trainer saves into, and what it writes there beside the weights.
+_SAVED_INTO = re.compile(r"checkpoint-\d+")
+_BESIDE_WEIGHTS = re.compile(
+    r"(optimizer|scheduler|scaler)\w*\.(pt|bin)|rng_state\w*\.pth|training_args\.bin"
+)
+
 
 def find(patterns: Pattern | Sequence[Pattern]) -> list[Path]:
     """The checkpoints that patterns stand for, each once.
@@ -34,13 +41,14 @@ def find(patterns: Pattern | Sequence[Pattern]) -> list[Path]:
             checkpoint stands for those that it holds. Runs, and files of theirs, are none.
 
     Raises:
-        ArgumentError: there is none, or they are of several trainings.
+        ArgumentError: there is none, one has no weights, or they are of several trainings.
     """
     several = [patterns] if isinstance(patterns, (str, PathLike)) else list(patterns)
     found: dict[Path, Path] = {}
     others: dict[Path, None] = {}
     for pattern in several:
         for place in _matching(Path(pattern).expanduser()):
+            _check_saved(place)
             some = _in_folder(place) if place.is_dir() else [place] * _is_taken(place)
             for each in some:  # a link to the newest is no other checkpoint
                 found.setdefault(each.resolve(), each.absolute())
@@ -58,10 +66,45 @@ def find(patterns: Pattern | Sequence[Pattern]) -> list[Path]:
     return kept
 
 
+def hint_at_checkpoints(folder: Path) -> str:
+    """What to say of a folder that was taken for a run and holds checkpoints; "" if it does not.
+
+    Args:
+        folder: which is no run.
+    """
+    try:
+        found = in_order(find(folder)) if folder.is_dir() else []
+    except (LosspathError, OSError):
+        return ""
+    if not found:
+        return ""
+    is_one = found == [folder.absolute()]
+    all_saved = all(_SAVED_INTO.fullmatch(each.name) for each in found)
+    pattern = (folder.parent if is_one else folder) / "checkpoint-*" if all_saved else folder
+    count = f"{len(found):,} checkpoints, from {found[0].name}"
+    count = "is a checkpoint" if is_one else count if len(found) > 1 else found[0].name
+    command = f"losspath import {shlex.quote(str(pattern))} --out RUN"
+    return f" but {count}; make a run of checkpoints: {command}"
+
+
 def _is_taken(place: Path) -> bool:
     """Whether a file or folder is a checkpoint, and no run or a file of one."""
     is_of_a_run = exists(place) or (place.name in ALL_FILES and exists(place.parent))
     return is_checkpoint(place) and not is_of_a_run
+
+
+def _check_saved(place: Path) -> None:
+    """Refuses a trainer's checkpoint without weights: what is beside them is no state dict."""
+    if is_checkpoint(place) or not place.is_dir() or exists(place):
+        return
+    if not (_SAVED_INTO.fullmatch(place.name) or (place / TRAINER_STATE).exists()):
+        return
+    inside = [each for each in place.iterdir() if is_checkpoint(each)]
+    if all(_BESIDE_WEIGHTS.fullmatch(each.name) for each in inside):
+        raise ArgumentError(
+            f"expected checkpoints, got the folder {place}, which has no weights (is it still "
+            "being saved?); leave it out"
+        )
 
 
 def _check_one_training(places: Sequence[Path]) -> None:

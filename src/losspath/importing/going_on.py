@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from losspath.errors import ArgumentError, LosspathWarning, ModelError, wrap_os_errors
 from losspath.files import move_aside, new_aside, only_writer
+from losspath.importing.logs import Log, are_others, unit_of
 from losspath.importing.look import differences
 from losspath.importing.rows import digest_of_row, numbers_of
 from losspath.importing.shell import FROZEN, own_sides
@@ -17,7 +19,10 @@ from losspath.recording import store
 from losspath.recording.header import copy_header
 from losspath.recording.trajectory import Trajectory
 
-_ANEW = 'import into another directory, or begin the run anew (existing="overwrite")'
+ANEW = (
+    'import into another directory (--out), or begin the run anew (existing="overwrite"; on the '
+    "command line, remove it first)"
+)
 
 
 def begun_in(run: Path) -> Trajectory | None:
@@ -95,23 +100,47 @@ def check_goes_on(
                 _refuse_numbers(begun, tensors, index, place)
 
 
+def check_log_goes_on(begun: Trajectory, log: Log, newest: Path) -> None:
+    """Refuses the log of a trainer that contradicts the losses that a run has.
+
+    Args:
+        begun: the run.
+        log: what a trainer kept with its newest checkpoint.
+        newest: that checkpoint.
+
+    Raises:
+        ArgumentError: it has another loss at a step that the run has.
+    """
+    recorded = zip(begun.loss_steps.tolist(), begun.all_losses.tolist(), strict=True)
+    losses: dict[int, float] = {step: loss for step, loss in recorded if not math.isnan(loss)}
+    unit = max(unit_of(losses.values()), unit_of(log.losses.values()))
+    for step, loss in losses.items():
+        if are_others(loss, log.losses.get(step, loss), unit):
+            raise ArgumentError(
+                f"{begun.directory} has a loss of {loss} at step {step}, and {newest} is of a "
+                f"training that logged {log.losses[step]} there; if the run's losses are of "
+                "another file or column, give that (losses=, loss_column=; --losses, "
+                f"--loss-column), or else {ANEW}"
+            )
+
+
 def _check_choice(begun: Trajectory, found: Survey) -> None:
     then = begun.metadata.get("imported", {})
     if ("base" in then) != ("base" in found.notes):
         had = "with" if "base" in then else "without"
         raise ArgumentError(
             f"{begun.directory} was imported {had} the base of its adapter (base=, --base); do the "
-            f"same, or {_ANEW}"
+            f"same, or {ANEW}"
         )
     if then.get("base_digest") != found.notes.get("base_digest"):
         raise ArgumentError(
-            f"{found.notes['base']} is another base than that of {begun.directory}; {_ANEW}"
+            f"{found.notes['base']} is another base than that of {begun.directory}; {ANEW}"
         )
     for name in ("key", "weights", "prefix", "parameters"):
         if then.get(name) != found.notes.get(name):
             raise ArgumentError(
                 f"{begun.directory} was imported with {name}={then.get(name)!r}, and now it is "
-                f"{found.notes.get(name)!r}; pass the same, or {_ANEW}"
+                f"{found.notes.get(name)!r}; pass the same, or {ANEW}"
             )
 
 
@@ -124,13 +153,13 @@ def _check_names(begun: Trajectory, found: Survey, place: Path) -> None:
     }
     others = {name: tuple(found.shapes[name]) for name in found.kinds}
     if told := differences(shapes, others):
-        raise ModelError(f"{place} is not of the network of {begun.directory}: {told}; {_ANEW}")
+        raise ModelError(f"{place} is not of the network of {begun.directory}: {told}; {ANEW}")
     for name, entry in rows.items():
         then, now = getattr(torch, entry.dtype), found.dtypes.get(name)
         if now is not None and torch.promote_types(then, now) != then:
             raise ArgumentError(
                 f"{name} is {entry.dtype} in {begun.directory} and {now} in the checkpoints, which "
-                f"it does not hold exactly; {_ANEW}"
+                f"it does not hold exactly; {ANEW}"
             )
 
 
@@ -146,7 +175,7 @@ def _check_frozen(begun: Trajectory, found: Survey, newest: Path) -> None:
     if moved:
         raise ArgumentError(
             f"{moved[0]} was the same in all checkpoints of {begun.directory}, and so was kept as "
-            f"frozen, but is another in {newest}; {_ANEW}"
+            f"frozen, but is another in {newest}; {ANEW}"
         )
 
 
@@ -163,5 +192,5 @@ def _refuse_numbers(
                 break
     raise ArgumentError(
         f"{begun.directory} has other numbers at step {begun.steps[index]} than {place}, which is "
-        f"of another training{named}; {_ANEW}"
+        f"of another training{named}; {ANEW}"
     )

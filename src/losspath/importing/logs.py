@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,54 @@ def read_log(losses: Path | None, column: str | None, places: Iterable[Path]) ->
     if losses.suffix == ".json":
         return _of_trainer(losses, column)
     return _of_table(losses, column)
+
+
+def check_one_history(places: Iterable[Path]) -> None:
+    """Refuses checkpoints whose trainers logged other losses at the same steps.
+
+    A trainer keeps with each checkpoint all that it logged before it, so that those of one training
+    agree. Where a folder was trained into twice, old checkpoints lie among new ones.
+
+    Args:
+        places: the checkpoints, in the order of their steps; those without a log agree with all.
+
+    Raises:
+        ArgumentError: two of them contradict each other.
+    """
+    known: dict[int, tuple[Path, float, Decimal]] = {}
+    for place in places:
+        own = _losses_beside(place)
+        unit = unit_of(own.values())
+        for step, loss in own.items():
+            first, there, coarse = known.setdefault(step, (place, loss, unit))
+            if are_others(there, loss, max(coarse, unit)):
+                raise ArgumentError(
+                    f"expected checkpoints of one training, got {first}, whose {TRAINER_STATE} has "
+                    f"a loss of {there} at step {step}, and {place}, whose has {loss}; give a "
+                    "pattern of those of one training, as where a folder was trained into twice"
+                )
+
+
+def unit_of(losses: Iterable[float]) -> Decimal:
+    """One in the last decimal place that numbers are written with: 0.0001 for 4.3541 and 4.35."""
+    exponents = [Decimal(repr(loss)).as_tuple().exponent for loss in losses if math.isfinite(loss)]
+    return Decimal(1).scaleb(min((int(each) for each in exponents), default=0))
+
+
+def are_others(one: float, other: float, unit: Decimal) -> bool:
+    """Whether numbers differ by more than rounding to a unit makes of equal ones."""
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return not (one == other or (math.isnan(one) and math.isnan(other)))
+    return abs(Decimal(repr(one)) - Decimal(repr(other))) > unit
+
+
+def _losses_beside(place: Path) -> dict[int, float]:
+    """The losses that a trainer kept with a checkpoint; none where it kept no log."""
+    file = place / TRAINER_STATE
+    try:
+        return _of_trainer(file, None).losses if file.exists() else {}
+    except DamagedError:  # of what is taken from it, `read_log` tells
+        return {}
 
 
 def _of_trainer(file: Path, column: str | None) -> Log:
