@@ -60,11 +60,13 @@ def test_lines_are_statements_however_they_are_written(benchmark):
     assert count("a = 1; b = 2") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SURFACES)
 def test_surfaces_are_those_of_plain_torch(truth, name):
     assert truth.own_picture(f"{name}_losspath") < 1e-4
 
 
+@pytest.mark.slow
 def test_a_surface_that_is_a_row_off_is_seen(truth, tmp_path):
     file = truth.scene.directory / "loss_landscapes_losspath.npz"
     kept = truth.kept("loss_landscapes_losspath")
@@ -75,6 +77,7 @@ def test_a_surface_that_is_a_row_off_is_seen(truth, tmp_path):
     np.savez(file, **kept)
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_plain_torch(truth):
     sharpness = truth.kept("nngeom_losspath")["sharpness"]
     assert sharpness == pytest.approx(truth.curvature[0][0], rel=0.01)

@@ -37,6 +37,7 @@ def test_numbers_as_json(call, run, tmp_path):
     assert losspath.Fidelity.load(kept).to_json() == found
 
 
+@pytest.mark.slow
 def test_what_is_computed_is_not_computed_again(call, run, tmp_path):
     asked = ("fidelity", run, *SMALL, "--forks", "0", "--out", tmp_path)
     first, again = call(*asked), call(*asked)
@@ -50,6 +51,7 @@ def test_what_is_computed_is_not_computed_again(call, run, tmp_path):
     assert len(list((tmp_path / "results").glob("fidelity-*.npz"))) == 2
 
 
+@pytest.mark.slow
 def test_a_table_of_all_methods(call, run, tmp_path):
     code, out, err = call(
         "fidelity", run, *SMALL, "--method", "all", "--forks", "0", "--out", tmp_path

@@ -244,76 +244,92 @@ def fidelity_of(
 
 @dataclass(frozen=True)
 class _Resampled:
-    """A stratum, its rows drawn anew many times: first all as they are, then by blocks."""
+    """A stratum with the weights that its rows have where blocks are drawn anew, many times.
+
+    Attributes:
+        name: of the stratum.
+        errors: (n,) picture minus truth.
+        others: (n,) what states' losses tell minus truth.
+        weights: (R+1, n) that sum to one: first all alike, and then by how often a block was drawn.
+    """
 
     name: str
-    count: int
-    errors: Floats  # (n,) picture minus truth
-    others: Floats  # (n,) states' losses' minus truth
-    draws: list[Indices]  # which rows
+    errors: Floats
+    others: Floats
+    weights: Floats
+
+    @property
+    def count(self) -> int:
+        return len(self.errors)
 
     @classmethod
     def of(cls, judged: Judged, seed: int) -> _Resampled:
         known = np.isfinite(judged.true) & np.isfinite(judged.drawn)
         errors = (judged.drawn - judged.true)[known]
         others = (judged.told - judged.true)[known]
-        blocks = [np.flatnonzero(judged.block[known] == b) for b in np.unique(judged.block[known])]
-        generator = np.random.default_rng(seed)
-        draws = [np.arange(len(errors))]
-        for _ in range(_RESAMPLES if blocks else 0):
-            chosen = generator.integers(0, len(blocks), len(blocks))
-            draws.append(np.concatenate([blocks[b] for b in chosen]))
-        return cls(judged.name, len(errors), errors, others, draws)
+        names, block = np.unique(judged.block[known], return_inverse=True)
+        weights = np.ones((_RESAMPLES + 1, len(errors)))
+        if len(names):
+            drawn = np.random.default_rng(seed).multinomial(
+                len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES
+            )
+            weights[1:] = drawn[:, block]
+            weights /= weights.sum(axis=1, keepdims=True)
+        return cls(judged.name, errors, others, weights)
 
 
-Statistic = Callable[[Sequence[tuple[Floats, Floats]]], float]
+Statistic = Callable[[Sequence[_Resampled]], Floats]
 
 
 def _stratum(parts: Sequence[_Resampled], heights: Heights) -> Stratum:
     parts = [part for part in parts if part.count]
     return Stratum(
         sum(part.count for part in parts),
-        _interval(parts, lambda drawn: heights.error(_typical(drawn))),
-        _interval(parts, lambda drawn: heights.bias(_bias(drawn))),
+        _interval(parts, _typical, heights.error),
+        _interval(parts, _bias, heights.bias),
         _interval(parts, _skill),
     )
 
 
-def _interval(parts: Sequence[_Resampled], statistic: Statistic) -> Interval:
+def _interval(
+    parts: Sequence[_Resampled],
+    statistic: Statistic,
+    shown: Callable[[float], float] = float,
+) -> Interval:
     """A statistic of strata, and its interval."""
     if not parts:
         return Interval(math.nan, math.nan, math.nan)
-    values = []
-    for number in range(len(parts[0].draws)):
-        drawn = [(p.errors[p.draws[number]], p.others[p.draws[number]]) for p in parts]
-        values.append(statistic(drawn))
+    values = statistic(parts)
     if not np.isfinite(values).all():
-        return Interval(values[0], math.nan, math.nan)
+        return Interval(shown(float(values[0])), math.nan, math.nan)
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(values[1:], [tail, 1 - tail]).tolist()
-    return Interval(values[0], low, high)
+    return Interval(shown(float(values[0])), shown(low), shown(high))
 
 
-def _typical(drawn: Sequence[tuple[Floats, Floats]]) -> float:
-    """The quantile of |errors|, of strata of equal weight."""
-    errors = np.concatenate([np.abs(errors) for errors, _ in drawn])
-    weights = np.concatenate([np.full(len(errors), 1 / len(errors)) for errors, _ in drawn])
+def _typical(parts: Sequence[_Resampled]) -> Floats:
+    """(R+1,) the quantile of |errors|, of strata of equal weight."""
+    errors = np.concatenate([np.abs(part.errors) for part in parts])
     order = np.argsort(errors)
-    reached = np.cumsum(weights[order]) / weights.sum()
-    return float(errors[order][np.searchsorted(reached, SHARE - 1e-12)])
+    weights = np.concatenate([part.weights for part in parts], axis=1)[:, order] / len(parts)
+    reached = np.cumsum(weights, axis=1) >= SHARE - 1e-12
+    found: Floats = errors[order][np.argmax(reached, axis=1)]
+    return found
 
 
-def _bias(drawn: Sequence[tuple[Floats, Floats]]) -> float:
-    return float(np.mean([errors.mean() for errors, _ in drawn]))
+def _bias(parts: Sequence[_Resampled]) -> Floats:
+    """(R+1,) the mean of errors."""
+    return np.asarray(np.mean([part.weights @ part.errors for part in parts], axis=0))
 
 
-def _skill(drawn: Sequence[tuple[Floats, Floats]]) -> float:
+def _skill(parts: Sequence[_Resampled]) -> Floats:
+    """(R+1,) 1 − the mean of the ratios of mean |errors|."""
     ratios = []
-    for errors, others in drawn:
-        known = np.isfinite(others)
+    for part in parts:
+        known = np.isfinite(part.others)
         if not known.any():
-            return math.nan
+            return np.full(len(part.weights), math.nan)
         least = np.finfo(float).eps  # where the path tells all exactly
-        other = max(float(np.abs(others[known]).mean()), least)
-        ratios.append(float(np.abs(errors[known]).mean()) / other)
-    return 1 - float(np.mean(ratios))
+        other = np.maximum(part.weights[:, known] @ np.abs(part.others[known]), least)
+        ratios.append(part.weights[:, known] @ np.abs(part.errors[known]) / other)
+    return np.asarray(1 - np.mean(ratios, axis=0))
