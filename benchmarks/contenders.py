@@ -97,7 +97,7 @@ def _losspath(scene: Scene, method: str) -> Result:
 
     path, grid = scene.path(), scene.grid()
     objective = losspath.Objective(scene.model(), *scene.samples(), F.cross_entropy)
-    given = {"plane": losspath.fit_plane(path), "grid": grid}
+    given = {"plane": losspath.fit_plane(path), "grid": grid, "fidelity": False}
     # Once before, for the choice that is measured and remembered, and the states' own losses.
     first = losspath.compute_surface(path, objective, method, **given)
     surface, seconds = timed(

@@ -96,7 +96,7 @@ def measure(
     path = start + 0.03 * (along * first + np.sin(3 * along) * second)
     objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
     plane = losspath.fit_plane(path)
-    options = {"plane": plane, "states": 2}
+    options = {"plane": plane, "states": 2, "fidelity": False}
     if processes:
         with losspath.LocalProcesses(processes, threads) as executor:
             options["executor"] = executor

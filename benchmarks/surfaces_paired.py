@@ -10,6 +10,7 @@ median of the ratios within rounds, of seconds and of processor seconds.
 """
 
 import argparse
+import inspect
 import json
 import os
 import statistics
@@ -110,11 +111,13 @@ def child(source: str, network: str, samples: int, resolution: int) -> None:
     start = torch.nn.utils.parameters_to_vector(model.parameters()).detach().double().numpy()
     steps = 0.01 * np.random.default_rng(0).standard_normal((30, len(start)))
     path = (start + np.cumsum(steps, axis=0)).astype(np.float32)
-    plane = losspath.fit_plane(path)
+    options = {"plane": losspath.fit_plane(path), "states": 10}
+    if "fidelity" in inspect.signature(losspath.compute_surface).parameters:
+        options["fidelity"] = False  # which earlier versions do not measure
     for line in sys.stdin:
         began = time.perf_counter(), time.process_time()
         objective = losspath.Objective(model, inputs, targets, F.cross_entropy)
-        losspath.compute_surface(path, objective, line.strip(), resolution, plane=plane, states=10)
+        losspath.compute_surface(path, objective, line.strip(), resolution, **options)
         taken = time.perf_counter() - began[0], time.process_time() - began[1]
         print(json.dumps(taken), flush=True)
 

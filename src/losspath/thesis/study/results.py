@@ -195,6 +195,7 @@ class SurfaceSettings:
             self.resolution,
             plane=trained.plane(self.stride),
             checkpoint=checkpoint,
+            fidelity=False,
         )
         provenance = {**surface.provenance, "run": trained.run.config.title}
         with_fewer_states(dataclasses.replace(surface, provenance=provenance)).save(file)
