@@ -133,6 +133,7 @@ def surface(options: argparse.Namespace) -> None:
         options.resolution,
         plane=losspath.PrincipalPlane.load(options.directory / "plane.npz"),
         states=2,
+        fidelity=False,
     )
     print(f"    {found!r}; {'; '.join(found.provenance['evaluation'])}")
 
