@@ -66,8 +66,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body) if claimed is None else claimed))
         self.end_headers()
+        self.request_log.sent = len(body)  # before the client has all of it, and looks
         self.wfile.write(body)
-        self.request_log.sent = len(body)
 
     def start(self) -> int:
         asked = self.request_log.range
@@ -111,8 +111,8 @@ class Handler(BaseHTTPRequestHandler):
         """Does not say how long the file is."""
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(BODY)
         self.request_log.sent = len(BODY)
+        self.wfile.write(BODY)
 
     def serve_mislabelled(self) -> None:
         """Says that the file itself is an encoding of something else."""
