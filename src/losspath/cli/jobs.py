@@ -310,7 +310,14 @@ def draw_surfaces(
         name = f"surfaces-{key}" + ("" if height == LOSS else f"-{height}")
         target = figure_file(run, figure, f"{name}.{extension}")
         distance = _distance(surfaces, plane)
-        drawn = plot_surfaces(surfaces, height=height, distance=distance, title=run.title)
+        panels = len(surfaces) + (distance is not None)
+        drawn = plot_surfaces(
+            surfaces,
+            height=height,
+            distance=distance,
+            title=run.title,
+            columns=4 if panels > 6 else 3,  # in two rows
+        )
         say_file("figure", save_figure(drawn, target))
 
 
