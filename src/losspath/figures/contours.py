@@ -66,9 +66,8 @@ def draw_contours(axes: Axes, surface: Surface, scale: HeightScale, labels: bool
     lines = draw(*places, levels=levels, colors="white", linewidths=0.5, alpha=0.7)
     if labels and (manual := _label_places(lines, levels[::2], surface)):
         form: Any = (lambda share: f"{share:.0%}") if scale.is_share else "%.3g"
-        shown = axes.clabel(
-            lines, levels=levels[::2], fontsize=6, fmt=form, inline_spacing=2, manual=manual
-        )
+        # Of all levels: older versions of matplotlib number the one that is near by these.
+        shown = axes.clabel(lines, fontsize=6, fmt=form, inline_spacing=2, manual=manual)
         for text in shown:
             text.set_clip_on(True)
 
