@@ -86,6 +86,13 @@ def test_a_run_of_ones_own_has_no_forks(call, tmp_path):
     code, out, err = call(*asked, "--resolution", "5", "--count", "10", "--json")
     assert (code, err) == (0, "")
     assert set(json.loads(out)["strata"]) == {"chords", "balls", "held-out"}
+    # A loss that is nowhere finite is refused, as by `losspath surface`.
+    nowhere = tmp_path / "nowhere.py"
+    nowhere.write_text(program.read_text().replace("model(), X, Y", "model(), X * float('nan'), Y"))
+    asked = ("fidelity", tmp_path / "own", "--objective", f"{nowhere}:objective")
+    code, _, err = call(*asked, "--resolution", "5", "--count", "10")
+    assert code == 1
+    assert "finite at none of its states and at no point" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

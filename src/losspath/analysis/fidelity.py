@@ -172,7 +172,7 @@ def judge(
     generator = np.random.default_rng(seed)
     stretches = held_out(landscape.projection.starts, len(landscape.path), generator)
     if stretches:
-        found.append(_held_out(landscape, stretches, surface_of, count))
+        found.append(_held_out(landscape, ground, stretches, surface_of, count))
     if forks:
         found.append(_forks(landscape, ground, forks, count))
     heights = Heights.of(surface, np.concatenate([each.losses for each in found]))
@@ -283,6 +283,7 @@ def _ground(landscape: Landscape, surface: Surface) -> Ground:
 
 def _held_out(
     landscape: Landscape,
+    ground: Ground,
     stretches: Sequence[tuple[int, int]],
     surface_of: Callable[[Landscape], Surface],
     count: int,
@@ -304,7 +305,7 @@ def _held_out(
         block += [number] * len(some)
     blends = _of_states(np.array(chosen), len(path), np.array(block))
     shown = without.plane.projection(Selection(path, np.array(chosen)))
-    losses = landscape.ground(surface).losses(blends)
+    losses = ground.losses(blends)
     return _Found("held-out", _ground(without, surface), shown.coordinates, losses, blends.block)
 
 

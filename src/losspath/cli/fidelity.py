@@ -14,7 +14,7 @@ from rich.table import Table
 
 from losspath.analysis.fidelity import fidelity_key, judge
 from losspath.cli.console import busy, out, progress_bar, say
-from losspath.cli.jobs import computed_once
+from losspath.cli.jobs import completed, computed_once
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError
 from losspath.files import plain_json
@@ -110,9 +110,14 @@ def _surface(
     def compute(checkpoint: Path) -> Surface:
         with progress_bar(called) as progress:
             surface = landscape.surface(
-                grid=grid, executor=executor, checkpoint=checkpoint, progress=progress
+                grid=grid,
+                executor=executor,
+                checkpoint=checkpoint,
+                progress=progress,
+                fidelity=False,
             )
-        return dataclasses.replace(surface, provenance={**surface.provenance, "run": run.title})
+        surface = dataclasses.replace(surface, provenance={**surface.provenance, "run": run.title})
+        return completed(landscape, surface)
 
     where = "" if executor is None else "workers"
     key, label = landscape.key(grid), landscape.method.name

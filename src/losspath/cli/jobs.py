@@ -187,7 +187,7 @@ def compute_surfaces(
                 )
                 surface = _last(steps, run, preview)
             states = states or _state_losses(run, objective, landscape)
-            return _whole(landscape, dataclasses.replace(surface, states=states))
+            return completed(landscape, dataclasses.replace(surface, states=states))
 
         # What workers compute rounds otherwise, so it has a checkpoint of its own.
         where = "" if executor is None else "workers"
@@ -197,21 +197,29 @@ def compute_surfaces(
     return [surface_of(first.with_method(method)) for method in methods], made
 
 
-def _whole(landscape: Landscape, surface: Surface) -> Surface:
-    """A surface with what can be said once the losses of states are known."""
-    notes = loss_notes(landscape.path, surface.states)
+def completed(landscape: Landscape, surface: Surface) -> Surface:
+    """A surface with what can be said once the losses of states are known.
+
+    Args:
+        landscape: what it is a surface of.
+        surface: with the losses of all states that are drawn.
+
+    Raises:
+        ObjectiveError: the loss is finite nowhere.
+    """
     if not (np.isfinite(surface.states.loss).any() or np.isfinite(surface.loss).any()):
         raise ObjectiveError(
             f"the loss is {surface.states.loss[0]:g} at the path's first state, and finite at none "
             "of its states and at no point; look at the objective's inputs, targets and loss"
         )
+    notes = loss_notes(landscape.path, surface.states)
     for note in notes.get("loss_notes", []):
         say(note)
     with busy("how far it holds near the path"):
         fidelity = landscape.fidelity(surface)
-    return dataclasses.replace(
-        surface, fidelity=fidelity, provenance={**surface.provenance, **notes}
-    )
+    # Notes that were made when fewer states were known do not hold any more.
+    provenance = {k: value for k, value in surface.provenance.items() if k != "loss_notes"}
+    return dataclasses.replace(surface, fidelity=fidelity, provenance=provenance | notes)
 
 
 # The first surface does not wait for more than the losses of the path's two ends.
