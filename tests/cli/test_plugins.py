@@ -90,7 +90,11 @@ def run(tmp_path):
 
 
 def test_help_lists_commands_of_other_packages_and_imports_none(call, package):
-    entries = ["greet = words:greet", "wave = words:app", "gone = nowhere.at.all:app"]
+    entries = [
+        "greet = words:greet",
+        "wave = words:app",
+        "gone = losspath_without_such_a_package.at.all:app",
+    ]
     package("words", MODULE, commands=entries)
     code, out, err = call("--help")
     assert (code, err) == (0, "")
@@ -128,7 +132,10 @@ def test_a_command_cannot_stand_in_for_one_of_the_core(call, package, run):
     [
         ("words:number", "TypeError: expected a typer.Typer or a function, got int"),
         ("words:nothing", "AttributeError: module 'words' has no attribute 'nothing'"),
-        ("nowhere:app", "ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "losspath_without_such_a_package:app",
+            "ModuleNotFoundError: No module named 'losspath_without_such_a_package'",
+        ),
     ],
 )
 def test_a_command_that_cannot_be_loaded_is_told_in_one_line(call, package, value, reason):
