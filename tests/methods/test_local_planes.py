@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -31,17 +32,26 @@ def rough(vector):
 # -- anchors ---------------------------------------------------------------------------------------
 
 
+def arc(states, centre=0.0):
+    """Half of a circle."""
+    angle = np.linspace(0, np.pi, states)
+    return np.stack([centre + np.cos(angle), np.sin(angle)], axis=1)
+
+
 def test_anchors_are_states_lines_and_chords():
-    anchors = FEW.anchors(SHOWN).toarray()
-    assert anchors.shape == (5 + 2 + 4, 12)
+    path = arc(12)
+    anchors = LocalPlanes(states=12, line=2, chords=400).anchors(projection(path)).toarray()
     np.testing.assert_allclose(anchors.sum(axis=1), 1.0, rtol=1e-14)
-    states, line, chords = anchors[:5], anchors[5:7], anchors[7:]
-    assert (states.max(axis=1) == 1).all()
-    assert states[0, 0] == states[-1, -1] == 1
+    states, line, chords = anchors[:12], anchors[12:14], anchors[14:]
+    np.testing.assert_array_equal(states, np.eye(12))
     np.testing.assert_allclose(line[:, 0], [2 / 3, 1 / 3])
     np.testing.assert_allclose(line[:, -1], [1 / 3, 2 / 3])
     assert (np.count_nonzero(chords, axis=1) == 2).all()
     assert ((chords >= 0) & (chords <= 1)).all()
+    # Those near a state are left out, and no others.
+    beside = np.linalg.norm((chords @ path)[:, None] - path, axis=2).min(axis=1)
+    assert 0.13 < beside.min() < 0.14
+    assert 200 < len(chords) < 400
 
 
 def test_anchors_are_spread_by_arc_length():
@@ -53,14 +63,16 @@ def test_anchors_are_spread_by_arc_length():
 
 
 def test_chords_and_lines_stay_within_a_run():
-    joint = JointPath({"one": descent(9, 6, 1), "other": descent(4, 6, 2)})
-    shown = projection_of(fit_plane(joint))
-    anchors = LocalPlanes(states=2, line=3, chords=26).anchors(shown).toarray()
-    assert len(anchors) == 4 + 2 * 3 + 26  # both ends of each run
-    in_first, in_other = anchors[:, :9].any(axis=1), anchors[:, 9:].any(axis=1)
+    path = np.concatenate([arc(30), arc(10, 5.0)])
+    shown = dataclasses.replace(projection(path), starts=(0, 30))
+    anchors = LocalPlanes(states=100, line=3, chords=40).anchors(shown).toarray()
+    in_first, in_other = anchors[:, :30].any(axis=1), anchors[:, 30:].any(axis=1)
     assert not (in_first & in_other).any()
-    assert in_first[10:].sum() == 18  # by the number of states: 9 of 13
-    assert anchors[4, 8] == anchors[7, 12] == pytest.approx(1 / 4)
+    made = (anchors > 0).sum(axis=1) > 1
+    assert 3 + 20 < (made & in_first).sum() <= 3 + 30  # by the number of states
+    assert 3 + 5 < (made & in_other).sum() <= 3 + 10
+    line = anchors[made][:6]
+    assert line[0, 29] == line[3, 39] == pytest.approx(1 / 4)
 
 
 def test_a_picture_is_the_same_each_time():
@@ -129,6 +141,24 @@ def test_it_tells_the_expected_loss_where_a_blend_does_not():
         ratios[method] = np.mean([each.loss for each in found] / expected)
     assert ratios["pca"] < ratios["averaged"] < 0.9
     assert ratios["local-planes"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_line_that_crosses_the_path_in_the_plane_alone_does_not_change_the_path():
+    # A path up to 2 off the plane, and a line in the plane that it crosses three times there.
+    time = np.linspace(0, 1, 200)
+    off = 2 * np.sin(np.pi * time)
+    path = np.stack([2 * time, np.sin(4 * np.pi * time), off], axis=1)
+    plane = losspath.Plane(np.zeros(3), np.eye(3)[:, :2], ("x", "y"))
+    objective = objective_of(lambda w: torch.exp(-w[2]), 3)
+    method = LocalPlanes(states=50, line=25, chords=0)
+    landscape = Landscape(path, objective, method, plane=plane)
+    found = np.log([each.loss for each in landscape.evaluate(path[:, :2])])
+    np.testing.assert_allclose(found, -off, atol=0.4)  # the line's is 0 all along
+    line = np.stack([np.linspace(0, 2, 27), np.zeros(27)], axis=1)
+    away = np.linalg.norm(line[:, None] - path[None, :, :2], axis=2).min(axis=1) > 0.1
+    found = np.log([each.loss for each in landscape.evaluate(line[away])])
+    np.testing.assert_allclose(found, 0.0, atol=1e-5)  # exact at its own anchors nevertheless
+    assert away.sum() > 10
 
 
 @settings(deadline=None, max_examples=40)

@@ -9,10 +9,11 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from losspath.arguments import count, number, one_of
-from losspath.geometry.projection import Projection
+from losspath.geometry.projection import Projection, step_lengths
 from losspath.geometry.spacing import spread_states
 from losspath.methods.method import Floats, Lift, Method
 
@@ -23,6 +24,8 @@ _SEED = 20231
 # Where more anchors than are asked for are as near as each other, all of them count, so that
 # rounding does not choose; what has less than this share is not evaluated.
 _TIE, _LEAST = 1e-9, 1e-6
+# How far states tell the loss beside the path, in distances between those that are anchors.
+_REACH = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,16 @@ class LocalPlanes(Method):
     Anchors are states of the path, evenly by arc length in the plane; vectors of the straight line
     from the start to the end of each run, which states say nothing of; and vectors on chords
     between pairs of a run's states, chosen at random by a fixed seed, for the plane between them.
+    None of the latter two is nearer to a state than half of the distance of states that are
+    anchors, along the path: a straight line crosses the path in the plane though not in parameter
+    space, and has another loss there. Near the path, states tell the loss.
 
     Args:
         states: how many states are anchors; both ends of each run in any case.
-        line: how many vectors of each run's line from its start to its end, without these.
-        chords: how many vectors on chords; of several runs as many in each as it has states.
+        line: how many vectors of each run's line from its start to its end, without these, and
+            before those near a state are left out.
+        chords: how many vectors on chords, likewise; of several runs as many in each as it has
+            states.
         neighbours: how many anchors a point has, which is what it costs: so many evaluations.
         mean: "log-loss": the geometric mean of losses, as pictures show them by their logarithm;
             where one is not positive it is the plain mean. "loss": the plain mean, the expectation.
@@ -67,7 +75,7 @@ class LocalPlanes(Method):
     states: int = 100
     line: int = 25
     chords: int = 100
-    neighbours: int = 8
+    neighbours: int = 4
     mean: str = "log-loss"
     power: float = 1.5
 
@@ -112,7 +120,10 @@ class LocalPlanes(Method):
             columns += states
             values += weights
         shape = (rows[-1] + 1, len(path))
-        return csr_array((values, (rows, columns)), shape=shape)
+        anchors = csr_array((values, (rows, columns)), shape=shape)
+        beside, _ = cKDTree(path.coordinates).query(anchors @ path.coordinates)
+        reach = _REACH * step_lengths(path.coordinates, path.starts).sum() / self.states
+        return anchors[(np.diff(anchors.indptr) == 1) | (beside >= reach)]
 
     def _anchors(self, path: Projection) -> Iterator[tuple[list[int], list[float]]]:
         """The states that each anchor is made of, and their weights."""
