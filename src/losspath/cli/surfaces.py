@@ -20,7 +20,7 @@ from losspath.cli.options import (
 
 SURFACE_EXAMPLES = (
     "Examples: losspath surface runs/lenet5 --method all; "
-    "losspath surface runs/lenet5 --method averaged --temperature auto --resolution 31; "
+    "losspath surface runs/lenet5 --method averaged --temperature 1 --resolution 31; "
     "losspath surface runs/sgd runs/adam --plane states:first,last,runs/adam@last"
 )
 FIDELITY_EXAMPLES = (
@@ -68,7 +68,7 @@ def surface(
         str | None,
         typer.Option(
             help="Of averaged and averaged-nd: the width of the kernel that weighs states by "
-            "distance: a number (1 by default), or auto, Scott's rule for the path."
+            "distance: auto (the default), Scott's rule for the path, or a number (thesis: 1)."
         ),
     ] = None,
     arc_length: Annotated[
