@@ -6,7 +6,11 @@ import pytest
 import torch
 
 import losspath
+from losspath.cli.fidelity import compute_fidelity
+from losspath.cli.runs import Run
+from losspath.methods import PCA, Sampled
 from losspath.parameters import flatten_parameters
+from losspath.surface import states, strata
 from losspath.thesis import forks as module
 from losspath.thesis import training
 from losspath.thesis.config import TrainingConfig
@@ -50,6 +54,28 @@ def test_what_is_computed_is_not_computed_again(call, run, tmp_path):
     assert "already computed" in out
     call(*asked, "--control", run)
     assert len(list((tmp_path / "results").glob("fidelity-*.npz"))) == 2
+
+
+def test_what_no_method_has_a_part_in_is_evaluated_once(run, tmp_path, monkeypatch):
+    evaluated = []
+
+    class Counted(strata.Engine):
+        def evaluate(self, points, *arguments, **options):
+            for found in super().evaluate(points, *arguments, **options):
+                evaluated.extend(found)
+                yield found
+
+    monkeypatch.setattr(strata, "Engine", Counted)
+    monkeypatch.setattr(states, "Engine", Counted)
+    counts = []
+    for number, methods in enumerate(([PCA()], [PCA(), Sampled()])):
+        evaluated.clear()
+        recorded = Run(run, out=tmp_path / str(number))
+        found = compute_fidelity(recorded, methods, 3, 100, "pca", 0, None, 10)
+        counts.append(len(evaluated))
+        assert len(found) == len(methods)
+    # The second method adds the path's ends, for each of its surfaces.
+    assert counts[1] <= counts[0] + 4 < 2 * counts[0] - 100
 
 
 @pytest.mark.slow

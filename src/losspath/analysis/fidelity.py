@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -35,10 +36,18 @@ from losspath.methods import Method
 from losspath.recording.joint import Runs, as_run
 from losspath.recording.selection import Selection
 from losspath.recording.trajectory import StateSequence, as_path
-from losspath.surface import Fidelity, Landscape, Surface
-from losspath.surface.judging import SEED, Ground, Heights, fidelity_of, floor_of, near_path
+from losspath.surface import Fidelity, Landscape, StateLosses, Surface
+from losspath.surface.judging import (
+    SEED,
+    Ground,
+    Heights,
+    Judged,
+    fidelity_of,
+    floor_of,
+    near_path,
+)
 from losspath.surface.states import losses_of
-from losspath.surface.strata import Blends
+from losspath.surface.strata import Blends, losses_of_blends
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -47,6 +56,7 @@ Indices = npt.NDArray[np.int64]
 _STRETCHES, _PART = 5, 0.04
 _STATES = 150  # whose losses alone are what a picture has to tell more than
 _ROW = 6  # states of a control run that count as one block, as they lie in a row
+_HELD_OUT = "held-out"
 # A path needs so many states for a stretch to be held out.
 _LEAST = 12
 
@@ -128,65 +138,54 @@ def measure_fidelity(
     if len(states) < 2:
         raise PathError(f"expected a path of two states or more, got {len(states)}")
     landscape = Landscape(states, objective, method, plane=plane)
+    grid = Grid.around(landscape.projection.coordinates, resolution)
     held = held_out(landscape.projection.starts, len(states), np.random.default_rng(seed))
-    total = Grid.around(landscape.projection.coordinates, resolution).points.shape[0]
-    computed = _Computed(resolution, executor, checkpoint, progress, total * (2 if held else 1))
-    surface = computed.surface(landscape, "")
-    return judge(
-        landscape,
-        surface,
-        lambda other: computed.surface(other, ".held-out"),
-        forks=forks,
-        control=control,
-        count=count,
-        seed=seed,
-    )
+    computed = _Computed(executor, checkpoint, progress, len(grid.points) * (2 if held else 1))
+    surface = computed.surface(landscape, grid)
+    evidence = Evidence.of(landscape, forks=forks, control=control, count=count, seed=seed)
+    surface_on = partial(computed.surface, label=".held-out")
+    return judge(landscape, surface, evidence, resolution, surface_on)
+
+
+SurfaceOn = Callable[[Landscape, Grid], Surface]
+"""Computes the surface of a landscape on a grid."""
 
 
 def judge(
     landscape: Landscape,
     surface: Surface,
-    surface_of: Callable[[Landscape], Surface],
-    *,
-    forks: Sequence[StateSequence | npt.ArrayLike] | None = None,
-    control: StateSequence | npt.ArrayLike | None = None,
-    count: int = 60,
-    seed: int = SEED,
+    evidence: Evidence,
+    resolution: int,
+    surface_on: SurfaceOn,
 ) -> Fidelity:
-    """The fidelity of a surface that is there; for arguments see `measure_fidelity`.
+    """The fidelity of a surface that is there.
 
     Args:
         landscape: what it is a surface of.
         surface: the surface.
-        surface_of: computes the surface of another landscape, as this one was.
-        forks: other trainings.
-        control: another run.
-        count: vectors of each stratum, about.
-        seed: of the choice.
+        evidence: of a landscape of the same path, plane and objective, by whichever method.
+        resolution: lines an axis of the surface without held-out stretches.
+        surface_on: computes the surface without held-out stretches.
     """
-    ground = _ground(landscape, surface)
-    found: list[_Found] = []
-    for name, blends in near_path(ground, count, seed).items():
-        places, losses = blends.places(ground.projection), ground.losses(blends)
-        found.append(_Found(name, ground, places, losses, blends.block))
-    generator = np.random.default_rng(seed)
-    stretches = held_out(landscape.projection.starts, len(landscape.path), generator)
-    if stretches:
-        found.append(_held_out(landscape, ground, stretches, surface_of, count))
-    if forks:
-        found.append(_forks(landscape, ground, forks, count))
-    heights = Heights.of(surface, np.concatenate([each.losses for each in found]))
-    judged = [
-        each.ground.judged(each.name, each.places, each.losses, each.block, heights)
-        for each in found
-    ]
-    other = None
-    if control is not None:
-        places, losses, block = _states_of(landscape, [control], count)
-        other = ground.judged("control", places, losses, np.arange(len(block)) // _ROW, heights)
+    ground = replace(landscape.ground(surface), states=evidence.states)
+    grounds = {each.name: ground for each in evidence.vectors}
+    if evidence.without is not None:
+        without = evidence.without.with_method(landscape.asked)
+        own = Grid.around(without.projection.coordinates, resolution)
+        grounds[_HELD_OUT] = replace(
+            without.ground(surface_on(without, own)), states=evidence.states_without
+        )
+    losses = [evidence.states.loss, *(each.losses for each in evidence.vectors)]
+    heights = Heights.of(surface, np.concatenate(losses))
+
+    def judged(each: _Vectors, ground: Ground) -> Judged:
+        return ground.judged(each.name, each.places, each.losses, each.block, heights)
+
+    found = [judged(each, grounds[each.name]) for each in evidence.vectors]
+    other = None if evidence.control is None else judged(evidence.control, ground)
     return replace(
-        fidelity_of(judged, heights, floor_of(judged), other),
-        provenance=surface.provenance | {"count": count, "seed": seed},
+        fidelity_of(found, heights, floor_of(found), other),
+        provenance=surface.provenance | {"count": evidence.count, "seed": evidence.seed},
     )
 
 
@@ -240,14 +239,13 @@ def held_out(
 class _Computed:
     """Surfaces that are computed alike, with one count of what is done."""
 
-    resolution: int
     executor: Executor | None
     checkpoint: str | PathLike[str] | None
     progress: Progress | None
     total: int
     done: int = 0
 
-    def surface(self, landscape: Landscape, label: str) -> Surface:
+    def surface(self, landscape: Landscape, grid: Grid, label: str = "") -> Surface:
         before = self.done
 
         def told(done: int, _: int) -> None:
@@ -256,83 +254,140 @@ class _Computed:
                 self.progress(self.done, max(self.total, self.done))
 
         place = None if self.checkpoint is None else Path(self.checkpoint)
-        return landscape.surface(
-            self.resolution,
-            executor=self.executor,
-            checkpoint=None if place is None else place.with_name(place.name + label),
-            progress=told,
-            fidelity=False,
-        )
+        place = place and place.with_name(place.name + label)
+        return bare_surface(landscape, grid, self.executor, place, told)
 
 
-@dataclass
-class _Found:
-    """Vectors of one stratum: the picture that they are held against, places, losses, blocks."""
+def bare_surface(
+    landscape: Landscape,
+    grid: Grid,
+    executor: Executor | None,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> Surface:
+    """A surface with the losses of the path's ends alone, which is to be judged by `Evidence`."""
+    return landscape.surface(
+        grid=grid,
+        states=2,
+        executor=executor,
+        checkpoint=checkpoint,
+        progress=progress,
+        fidelity=False,
+    )
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Vectors of one stratum: places in the plane, losses, and which are of one origin."""
 
     name: str
-    ground: Ground
     places: Floats
     losses: Floats
     block: npt.NDArray[np.intp]
 
 
-def _ground(landscape: Landscape, surface: Surface) -> Ground:
-    """A surface, held against what many states' losses tell."""
-    return replace(landscape.ground(surface), states=landscape.states(_STATES))
+@dataclass(frozen=True)
+class Evidence:
+    """Losses that surfaces are held against, which no method has a part in.
+
+    So they are evaluated once for all methods.
+
+    Attributes:
+        states: of many states, whose losses alone are what a picture has to tell more than.
+        vectors: of each stratum.
+        control: of another run; None where there is none.
+        without: a landscape without the held-out stretches; None of a path that is too short.
+        states_without: of many of its states.
+        count: vectors of each stratum, about.
+        seed: of their choice.
+    """
+
+    states: StateLosses
+    vectors: list[_Vectors]
+    control: _Vectors | None
+    without: Landscape | None
+    states_without: StateLosses | None
+    count: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        landscape: Landscape,
+        *,
+        forks: Sequence[StateSequence | npt.ArrayLike] | None = None,
+        control: StateSequence | npt.ArrayLike | None = None,
+        count: int = 60,
+        seed: int = SEED,
+    ) -> Evidence:
+        """Evaluates it for a landscape; for arguments see `measure_fidelity`."""
+        bound = along(landscape.objective, landscape.path)
+        shown = landscape.projection
+
+        def vectors(name: str, blends: Blends, places: Floats) -> _Vectors:
+            where = (landscape.path, landscape.plane, shown, bound)
+            return _Vectors(name, places, losses_of_blends(*where, blends, {}), blends.block)
+
+        found = [
+            vectors(name, blends, blends.places(shown))
+            for name, blends in near_path(shown, count, seed).items()
+        ]
+        stretches = held_out(shown.starts, len(landscape.path), np.random.default_rng(seed))
+        without = _without(landscape, stretches) if stretches else None
+        if without is not None:
+            blends = _states_in(stretches, len(landscape.path), count)
+            chosen = Selection(landscape.path, blends.weights.indices)
+            places = without.plane.projection(chosen).coordinates
+            found.append(vectors(_HELD_OUT, blends, places))
+        if forks:
+            # Without the states that they begin at.
+            found.append(_of_paths("forks", landscape, forks, count, begins=1))
+        other = None
+        if control is not None:
+            whole = _of_paths("control", landscape, [control], count)
+            other = replace(whole, block=np.arange(len(whole.block)) // _ROW)
+        return cls(
+            states=landscape.states(_STATES),
+            vectors=found,
+            control=other,
+            without=without,
+            states_without=None if without is None else without.states(_STATES),
+            count=count,
+            seed=seed,
+        )
 
 
-def _held_out(
-    landscape: Landscape,
-    ground: Ground,
-    stretches: Sequence[tuple[int, int]],
-    surface_of: Callable[[Landscape], Surface],
-    count: int,
-) -> _Found:
-    """States of stretches, and the picture that was made without these."""
-    path = landscape.path
-    kept = np.ones(len(path), bool)
+def _without(landscape: Landscape, stretches: Sequence[tuple[int, int]]) -> Landscape:
+    """The landscape as it were without some stretches of the path."""
+    kept = np.ones(len(landscape.path), bool)
     for first, stop in stretches:
         kept[first:stop] = False
-    others = Selection(path, np.flatnonzero(kept))
+    others = Selection(landscape.path, np.flatnonzero(kept))
     plane = None if isinstance(landscape.plane, PrincipalPlane) else landscape.plane
-    without = landscape.of(others, plane)
-    surface = surface_of(without)
+    return landscape.of(others, plane)
+
+
+def _states_in(stretches: Sequence[tuple[int, int]], states: int, count: int) -> Blends:
+    """States of stretches themselves, evenly."""
     each = max(1, count // len(stretches))
     chosen, block = list[int](), list[int]()
     for number, (first, stop) in enumerate(stretches):
         some = np.unique(np.linspace(first, stop - 1, each).round().astype(int)).tolist()
         chosen += some
         block += [number] * len(some)
-    blends = _of_states(np.array(chosen), len(path), np.array(block))
-    shown = without.plane.projection(Selection(path, np.array(chosen)))
-    losses = ground.losses(blends)
-    return _Found("held-out", _ground(without, surface), shown.coordinates, losses, blends.block)
+    places = (np.arange(len(chosen)), chosen)
+    weights = csr_array((np.ones(len(chosen)), places), shape=(len(chosen), states))
+    return Blends(weights, weights, np.array(block))
 
 
-def _of_states(chosen: npt.NDArray[np.intp], states: int, block: npt.NDArray[np.intp]) -> Blends:
-    """States themselves."""
-    shape = (len(chosen), states)
-    weights = csr_array((np.ones(len(chosen)), (np.arange(len(chosen)), chosen)), shape=shape)
-    return Blends(weights, weights, block)
-
-
-def _forks(
-    landscape: Landscape,
-    ground: Ground,
-    forks: Sequence[StateSequence | npt.ArrayLike],
-    count: int,
-) -> _Found:
-    """States of other trainings, without those that they begin at."""
-    return _Found("forks", ground, *_states_of(landscape, forks, count, begins=1))
-
-
-def _states_of(
+def _of_paths(
+    name: str,
     landscape: Landscape,
     paths: Sequence[StateSequence | npt.ArrayLike],
     count: int,
     begins: int = 0,
-) -> tuple[Floats, Floats, npt.NDArray[np.intp]]:
-    """Places, losses and blocks of states of other paths, evenly over each."""
+) -> _Vectors:
+    """States of other paths, evenly over each."""
     places, losses, block = [], [], []
     for number, given in enumerate(paths):
         path = as_path(given)
@@ -341,11 +396,7 @@ def _states_of(
         chosen = np.unique(np.linspace(first, len(path) - 1, some).round().astype(int))
         bound = along(landscape.objective, path)
         losses.append(losses_of(path, bound, chosen).loss)
-        places.append(np.concatenate(list(_projected(landscape.plane, path, chosen))))
+        rows = (path.read(index, index + 1) for index in chosen.tolist())
+        places.append(np.concatenate([landscape.plane.project(row) for row in rows]))
         block.append(np.full(len(chosen), number))
-    return np.concatenate(places), np.concatenate(losses), np.concatenate(block)
-
-
-def _projected(plane: Plane, path: StateSequence, chosen: Indices) -> Iterator[Floats]:
-    for index in chosen.tolist():
-        yield plane.project(path.read(index, index + 1))
+    return _Vectors(name, np.concatenate(places), np.concatenate(losses), np.concatenate(block))

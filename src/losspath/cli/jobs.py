@@ -22,7 +22,6 @@ from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
 from losspath.errors import ArgumentError, ObjectiveError
 from losspath.evaluation.execution.journal import forget_checkpoint
-from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
@@ -38,6 +37,7 @@ from losspath.surface import (
     loss_notes,
     path_fingerprint,
 )
+from losspath.surface.strata import Known
 
 R = TypeVar("R", bound=Result)
 
@@ -171,7 +171,20 @@ def compute_surfaces(
     made = run.plane(plane, objective)
     first = Landscape(run.path, objective, methods[0], plane=made)
     grid = Grid.around(first.projection.coordinates, resolution)
+    landscapes = [first.with_method(method) for method in methods]
+    return list(surfaces_on(run, landscapes, grid, preview, executor)), made
+
+
+def surfaces_on(
+    run: Run,
+    landscapes: Sequence[Landscape],
+    grid: Grid,
+    preview: Callable[[Surface], object] | None = None,
+    executor: Executor | None = None,
+) -> Iterator[Surface]:
+    """The surfaces of landscapes that differ in their methods alone, computed once and kept."""
     states: StateLosses | None = None
+    known: Known = {}  # of vectors near the path, which no method has a part in
 
     def surface_of(landscape: Landscape) -> Surface:
         def compute(checkpoint: Path) -> Surface:
@@ -186,23 +199,24 @@ def compute_surfaces(
                     fidelity=False,  # which is of all states
                 )
                 surface = _last(steps, run, preview)
-            states = states or _state_losses(run, objective, landscape)
-            return completed(landscape, dataclasses.replace(surface, states=states))
+            states = states or _state_losses(run, landscape)
+            return _completed(landscape, dataclasses.replace(surface, states=states), known)
 
         # What workers compute rounds otherwise, so it has a checkpoint of its own.
         where = "" if executor is None else "workers"
         called, label = landscape.method.describe(), landscape.method.name
         return computed_once(run, Surface, landscape.key(grid), compute, called, label, where)
 
-    return [surface_of(first.with_method(method)) for method in methods], made
+    return map(surface_of, landscapes)
 
 
-def completed(landscape: Landscape, surface: Surface) -> Surface:
+def _completed(landscape: Landscape, surface: Surface, known: Known) -> Surface:
     """A surface with what can be said once the losses of states are known.
 
     Args:
         landscape: what it is a surface of.
         surface: with the losses of all states that are drawn.
+        known: what was found near the path already; what is found is put there.
 
     Raises:
         ObjectiveError: the loss is finite nowhere.
@@ -216,7 +230,7 @@ def completed(landscape: Landscape, surface: Surface) -> Surface:
     for note in notes.get("loss_notes", []):
         say(note)
     with busy("how far it holds near the path"):
-        fidelity = landscape.fidelity(surface)
+        fidelity = landscape.fidelity(surface, known=known)
     # Notes that were made when fewer states were known do not hold any more.
     provenance = {k: value for k, value in surface.provenance.items() if k != "loss_notes"}
     return dataclasses.replace(surface, fidelity=fidelity, provenance=provenance | notes)
@@ -251,8 +265,8 @@ def explain(surfaces: Sequence[Surface]) -> None:
             say(f"{surface.description}: {note}" if number == 0 else f"  {note}")
 
 
-def _state_losses(run: Run, objective: Objective, landscape: Landscape) -> StateLosses:
-    projection = landscape.projection
+def _state_losses(run: Run, landscape: Landscape) -> StateLosses:
+    projection, objective = landscape.projection, landscape.objective
     key = digest_of(
         run.path.digest,
         projection.coordinates,
