@@ -10,7 +10,8 @@ import torch.nn.functional as F
 import losspath
 from cases import objective_of
 from losspath import measure_fidelity
-from losspath.analysis.fidelity import Evidence, held_out, judge
+from losspath.analysis.evidence import Evidence, held_out
+from losspath.analysis.fidelity import judge
 from losspath.errors import ArgumentError, PathError
 from losspath.recording.joint import JointPath
 from losspath.recording.selection import Selection, recorded_losses

@@ -118,16 +118,16 @@ def test_explain_says_how_points_were_evaluated(call, run, monkeypatch):
 
 
 def test_a_first_figure_comes_before_the_surface_is_complete(call, run, monkeypatch):
-    from losspath.cli import jobs
+    from losspath.cli.pictures import Pictures
 
     drawn = []
-    original = jobs.draw_surface
+    original = Pictures.draw
 
-    def watched(which, surface, *arguments):
-        drawn.append((int(surface.evaluated.sum()), original(which, surface, *arguments)))
+    def watched(pictures, surface):
+        drawn.append((int(surface.evaluated.sum()), original(pictures, surface)))
         return drawn[-1][1]
 
-    monkeypatch.setattr(jobs, "draw_surface", watched)
+    monkeypatch.setattr(Pictures, "draw", watched)
     code, out, _ = call("surface", run, "--samples", "100", "--resolution", "9", "--method", "pca")
     assert code == 0
     assert [count for count, _ in drawn] == [9, 81]

@@ -13,7 +13,8 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from losspath.analysis.fidelity import Evidence, bare_surface, fidelity_key, judge
+from losspath.analysis.evidence import Evidence
+from losspath.analysis.fidelity import bare_surface, fidelity_key, judge
 from losspath.cli.console import busy, out, progress_bar, say
 from losspath.cli.jobs import computed_once, surfaces_on
 from losspath.cli.runs import Run

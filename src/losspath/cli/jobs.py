@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from losspath.analysis.distances import DistanceMap, distance_map
 from losspath.analysis.interpolation import (
     Interpolation,
     default_alphas,
@@ -25,11 +24,10 @@ from losspath.evaluation.execution.journal import forget_checkpoint
 from losspath.evaluation.recorded import along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
-from losspath.geometry.plane import Plane, PrincipalPlane
-from losspath.methods import METHODS, Method, SampledPCA, method_class, method_names
+from losspath.geometry.plane import Plane
+from losspath.methods import METHODS, Method, method_class, method_names
 from losspath.results import Result
 from losspath.surface import (
-    LOSS,
     Landscape,
     StateLosses,
     Surface,
@@ -279,81 +277,6 @@ def _state_losses(run: Run, landscape: Landscape) -> StateLosses:
         return dataclasses.replace(states, provenance={"key": key})
 
     return run.store.get(StateLosses, key, compute)
-
-
-def draw_surface(
-    run: Run, surface: Surface, height: str, figure: Path | None, extension: str
-) -> Path:
-    """Draws one surface, complete or not, and returns where."""
-    from losspath.figures import plot_surface, save_figure
-
-    name = f"surface-{surface.provenance['method']['name']}-{_short(surface)}"
-    name += "" if height == LOSS else f"-{height}"
-    target = figure_file(run, figure, f"{name}.{extension}")
-    title = f"{run.title}: {surface.description}"
-    drawn = plot_surface(surface, height=height, title=title)
-    return save_figure(drawn, target)
-
-
-def previewer(
-    run: Run, methods: Sequence[Method], height: str, figure: Path | None, extension: str
-) -> Callable[[Surface], None] | None:
-    """Draws surfaces that are not complete where the complete ones will be; None for nowhere."""
-    if figure is not None and len(methods) > 1:
-        return None
-    told: set[str] = set()
-
-    def preview(surface: Surface) -> None:
-        target = draw_surface(run, surface, height, figure, extension)
-        if surface.description not in told:
-            told.add(surface.description)
-            count = f"{surface.evaluated.sum():,} of {surface.evaluated.size:,} points"
-            say_file(f"first figure, of {count}", target)
-
-    return preview
-
-
-def draw_surfaces(
-    run: Run,
-    surfaces: Sequence[Surface],
-    plane: Plane,
-    height: str,
-    figure: Path | None,
-    extension: str,
-) -> None:
-    """Draws each surface, and several side by side on one scale."""
-    from losspath.figures import plot_surfaces, save_figure
-
-    if len(surfaces) == 1 or figure is None:
-        for surface in surfaces:
-            say_file("figure", draw_surface(run, surface, height, figure, extension))
-    if len(surfaces) > 1:
-        key = digest_of([surface.provenance["key"] for surface in surfaces])[:8]
-        name = f"surfaces-{key}" + ("" if height == LOSS else f"-{height}")
-        target = figure_file(run, figure, f"{name}.{extension}")
-        distance = _distance(surfaces, plane)
-        panels = len(surfaces) + (distance is not None)
-        drawn = plot_surfaces(
-            surfaces,
-            height=height,
-            distance=distance,
-            title=run.title,
-            columns=4 if panels > 6 else 3,  # in two rows
-        )
-        say_file("figure", save_figure(drawn, target))
-
-
-def _distance(surfaces: Sequence[Surface], plane: Plane) -> DistanceMap | None:
-    if not isinstance(plane, PrincipalPlane):
-        return None
-    made = {s.provenance["method"]["name"]: s.provenance["method"] for s in surfaces}
-    rule = SampledPCA(side=made[SampledPCA.name]["side"])
-    return distance_map(plane, grid=Grid(surfaces[0].x, surfaces[0].y), method=rule)
-
-
-def _short(surface: Surface) -> str:
-    rows, columns = surface.loss.shape
-    return f"{columns}x{rows}-{surface.provenance['samples']}-{surface.provenance['key'][:8]}"
 
 
 def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interpolation:

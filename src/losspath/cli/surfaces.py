@@ -99,6 +99,13 @@ def surface(
     out: OutDir = None,
     figure: Figure = None,
     format_: Format = Extension.PNG,
+    fade: Annotated[
+        bool,
+        typer.Option(
+            "--fade/--no-fade",
+            help="Fade where no state is near, or the vectors of a point disagree.",
+        ),
+    ] = True,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say how the points were evaluated, and why so.")
     ] = False,
@@ -112,6 +119,7 @@ def surface(
 ) -> None:
     """Compute and draw the loss surface around a run's path, or around those of several runs."""
     from losspath.cli import jobs, values
+    from losspath.cli.pictures import Pictures
     from losspath.cli.runs import Run
     from losspath.cli.workers import open_workers
 
@@ -127,14 +135,15 @@ def surface(
     methods = jobs.make_methods(method, options)
     first, *others = dict.fromkeys(runs)
     recorded = Run(first, data_dir, objective, states, out, tuple(others))
-    preview = jobs.previewer(recorded, methods, height, figure, format_.value)
+    pictures = Pictures(recorded, height, figure, format_.value, fade)
+    preview = pictures.previewer(len(methods))
     with open_workers(processes, scheduler) as executor:
         surfaces, made = jobs.compute_surfaces(
             recorded, methods, resolution, samples, plane, preview, executor
         )
     if explain:
         jobs.explain(surfaces)
-    jobs.draw_surfaces(recorded, surfaces, made, height, figure, format_.value)
+    pictures.draw_all(surfaces, made)
 
 
 def fidelity(

@@ -101,10 +101,10 @@ def _draw_methods(table: Table, files: ResultFiles, methods: tuple[Method, ...])
     surfaces = [files.load(table.plan.surface(run, *label_of(method))) for method in methods]
     (rule,) = (method for method in methods if isinstance(method, SampledPCA))
     if isinstance(rule, SampledPCAAsDrawn):
-        return plot_surfaces(surfaces)
+        return plot_surfaces(surfaces, fade=False)  # as they are in the thesis
     grid = Grid(surfaces[0].x, surfaces[0].y)
     distance = distance_map(files.load(results.plane(run)), grid=grid, method=rule)
-    return plot_surfaces(surfaces, distance=distance)
+    return plot_surfaces(surfaces, distance=distance, fade=False)
 
 
 @METHODS.picture(
