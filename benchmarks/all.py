@@ -31,9 +31,10 @@ BENCHMARKS = {
     "headlines": ["headlines.py", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
     "real-runs": ["real_runs.py"],
+    "support": ["support.py"],
 }
 NEEDS_DATA = {"training"}
-TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs"}
+TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs", "support"}
 
 
 def main() -> None:

@@ -89,10 +89,12 @@ def on_plane(scene: Scene, side: int) -> Result:
 
 
 def separate(scene: Scene, side: int) -> Result:
-    return _losspath(scene, "averaged")
+    from losspath.methods import Averaged
+
+    return _losspath(scene, Averaged(temperature=1.0))  # the thesis's, whose points are the same
 
 
-def _losspath(scene: Scene, method: str) -> Result:
+def _losspath(scene: Scene, method: object) -> Result:
     import losspath
 
     path, grid = scene.path(), scene.grid()

@@ -26,11 +26,11 @@ METHODS = [
     Sampled(),
     SampledPCA(),
     SampledPCA(side="hull"),
-    Averaged(),
+    Averaged(temperature=1.0),
     Averaged(temperature=0.2),
     Averaged(temperature="auto"),
     Averaged(temperature="auto", arc_length=True),
-    AveragedND(),
+    AveragedND(temperature=1.0),
     AveragedND(temperature="auto"),
     AveragedND(temperature=2.5, arc_length=True),
     Sampled(distance="manhattan"),
@@ -321,7 +321,7 @@ def averaged_weights(method, point, plane):
     if temperature == "auto":
         mean = sum(plane.path) / count
         squares = [apart(method.distance, mean, i, plane) ** 2 for i in range(count)]
-        temperature = math.sqrt(sum(squares) / count / 2) * count ** (-1 / 6)
+        temperature = math.sqrt(sum(squares) / count / 2) * min(count, 100) ** (-1 / 6)
     raw = np.array([math.exp(-(d - min(distances)) / temperature) for d in distances])
     if method.arc_length:
         steps = [math.dist(a, b) for a, b in itertools.pairwise(plane.path)]

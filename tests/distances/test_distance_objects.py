@@ -62,7 +62,7 @@ def test_three_states_on_a_square_by_hand():
     # At temperature 1 the far one has exp(3 − d) to 1.
     for distance, far in ((Euclidean(), diagonal - 3), (Manhattan(), 3), (Mahalanobis(), None)):
         far = math.sqrt(12) - 2 if far is None else far
-        weights = Averaged(distance=distance).weights(ORIGIN, shown)
+        weights = Averaged(1.0, distance=distance).weights(ORIGIN, shown)
         expected = np.array([1, 1, math.exp(-far)])
         np.testing.assert_allclose(weights[0], expected / expected.sum(), rtol=1e-12)
 
@@ -99,7 +99,7 @@ def test_mahalanobis_is_invariant_to_linear_maps_of_the_plane(seed, factors, ske
     shown = projection(path)
     scaled = projection(path * factors)
     expected = Mahalanobis().distances(points, shown)
-    for method in (Averaged(distance=Mahalanobis()), Averaged("auto", distance=Mahalanobis())):
+    for method in (Averaged(1.0, distance=Mahalanobis()), Averaged(distance=Mahalanobis())):
         np.testing.assert_allclose(
             method.weights(points * factors, scaled), method.weights(points, shown), atol=1e-9
         )
@@ -258,7 +258,7 @@ def test_manhattan_in_all_dimensions_reads_no_more_states_than_asked_for():
     assert {0, 199} <= set(chosen.tolist())
     assert sorted(path.reads) == chosen.tolist()
     path.reads.clear()
-    Averaged(distance=measured).weights(np.tile(points, (40, 1)), plane.path)  # in one go
+    Averaged(1.0, distance=measured).weights(np.tile(points, (40, 1)), plane.path)  # in one go
     assert sorted(path.reads) == chosen.tolist()
     assert np.isinf(np.delete(found, chosen, axis=1)).all()
     everything, shown = bound(ManhattanND(states=200), states, plane)
@@ -362,7 +362,7 @@ def test_keys_tell_distances_apart_and_keep_those_of_before():
     assert Sampled(distance="euclidean").to_json() == {"name": "sampled"}
     assert AveragedND(distance="euclidean").to_json() == {
         "name": "averaged-nd",
-        "temperature": 1.0,
+        "temperature": "auto",
         "arc_length": False,
     }
     assert Sampled(distance=ManhattanND(5)).to_json() == {

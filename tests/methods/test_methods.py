@@ -171,8 +171,58 @@ def test_softmax_by_hand(kind):
     np.testing.assert_allclose(weights, [first, 1 - first], rtol=1e-12)
 
 
-def test_temperature_of_the_thesis_is_the_default():
-    assert Averaged().temperature == AveragedND().temperature == 1.0
+def test_the_temperature_follows_the_path_where_none_is_given():
+    assert Averaged().temperature == AveragedND().temperature == "auto"
+    shown = projection_of(fit_plane(descent(12, 6)))
+    assert Averaged().resolve(shown).temperature != 1.0
+
+
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_a_path_that_is_recorded_more_densely_has_the_same_temperature(kind):
+    bends = np.stack([np.linspace(0, 9, 400), np.sin(np.linspace(0, 9, 400))], axis=1)
+    few, many = projection(bends[::2]), projection(bends)
+    found = [kind().resolve(shown).temperature for shown in (few, many)]
+    assert found[1] == pytest.approx(found[0], rel=0.01)
+
+
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_most_states_at_the_end_leave_the_beginning_to_itself(kind):
+    # Nine tenths of the states are where training stayed.
+    way = np.stack([np.linspace(0, 1, 100), np.linspace(0, 1, 100) ** 2], axis=1)
+    shown = projection(np.concatenate([way, np.tile(way[-1:], (900, 1))]))
+    weights = kind().weights(way[:1], shown)[0]
+    assert weights[100:].sum() < 0.01
+    assert weights[:30].sum() > 0.9
+
+
+@pytest.mark.parametrize("kind", SOFTMAX)
+def test_runs_that_are_far_apart_have_the_temperature_of_each(kind):
+    one = descent(200, 2)
+    alone = kind().resolve(projection(one)).temperature
+    for far in (0.0, 1.0, 1e6):
+        both = projection(np.concatenate([one, one + far]))
+        both = dataclasses.replace(both, starts=(0, 200))
+        assert kind().resolve(both).temperature == pytest.approx(alone, rel=1e-3)
+    # Runs of one state each have no spread of their own.
+    ends = dataclasses.replace(projection([[0.0, 0.0], [2.0, 0.0]]), starts=(0, 1))
+    expected = math.sqrt(1 / 2) * 2 ** (-1 / 6)
+    assert kind().resolve(ends).temperature == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", SOFTMAX)
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan", "mahalanobis"])
+@pytest.mark.parametrize("noise", [0.0, 1e-16])
+def test_states_at_one_place_are_blended_alike(kind, distance, noise):
+    if kind is AveragedND:
+        distance = "euclidean-nd"
+    places = noise * np.random.default_rng(0).standard_normal((4, 2)) * [[3.0, 0.1]]
+    points = np.array([[0.0, 0.0], [1e-16, 0.0], [0.3, -0.1]])
+    for norms in (np.zeros(4), np.ones(4)):
+        shown = projection(places, norms)
+        method = kind(distance=distance)
+        if noise and not norms.any():
+            continue  # a path of that size
+        np.testing.assert_allclose(method.weights(points, shown), 0.25, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", SOFTMAX)

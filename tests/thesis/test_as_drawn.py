@@ -129,7 +129,7 @@ def test_the_repaired_method_has_two_sides(side):
 @pytest.mark.parametrize(
     ("printed", "plain"),
     [
-        (AveragedAsPrinted(), Averaged()),
+        (AveragedAsPrinted(), Averaged(temperature=1.0)),
         (AveragedAsPrinted("auto", True), Averaged("auto", True)),
         (AveragedNDAsPrinted(2.0), AveragedND(2.0)),
     ],

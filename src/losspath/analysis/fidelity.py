@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
+from losspath.analysis.evidence import HELD_OUT, Evidence, Vectors, held_out
 from losspath.arguments import (
     OBJECTIVE,
     PLANE,
@@ -27,28 +27,14 @@ from losspath.arguments import (
 from losspath.errors import ArgumentError, PathError
 from losspath.evaluation.execution.journal import Progress
 from losspath.evaluation.objective import Objective
-from losspath.evaluation.recorded import along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
-from losspath.geometry.plane import Plane, PrincipalPlane
+from losspath.geometry.plane import Plane
 from losspath.methods import Method
 from losspath.recording.joint import Runs, as_run
-from losspath.recording.selection import Selection
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface import Fidelity, Landscape, Surface
-from losspath.surface.judging import SEED, Ground, Heights, fidelity_of, floor_of, near_path
-from losspath.surface.states import losses_of
-from losspath.surface.strata import Blends
-
-Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
-
-# So many stretches are held out, each this part of the path.
-_STRETCHES, _PART = 5, 0.04
-_STATES = 150  # whose losses alone are what a picture has to tell more than
-_ROW = 6  # states of a control run that count as one block, as they lie in a row
-# A path needs so many states for a stretch to be held out.
-_LEAST = 12
+from losspath.surface.judging import SEED, Ground, Heights, Judged, fidelity_of, floor_of
 
 
 def _paths(name: str, value: object) -> list[StateSequence]:
@@ -128,65 +114,54 @@ def measure_fidelity(
     if len(states) < 2:
         raise PathError(f"expected a path of two states or more, got {len(states)}")
     landscape = Landscape(states, objective, method, plane=plane)
+    grid = Grid.around(landscape.projection.coordinates, resolution)
     held = held_out(landscape.projection.starts, len(states), np.random.default_rng(seed))
-    total = Grid.around(landscape.projection.coordinates, resolution).points.shape[0]
-    computed = _Computed(resolution, executor, checkpoint, progress, total * (2 if held else 1))
-    surface = computed.surface(landscape, "")
-    return judge(
-        landscape,
-        surface,
-        lambda other: computed.surface(other, ".held-out"),
-        forks=forks,
-        control=control,
-        count=count,
-        seed=seed,
-    )
+    computed = _Computed(executor, checkpoint, progress, len(grid.points) * (2 if held else 1))
+    surface = computed.surface(landscape, grid)
+    evidence = Evidence.of(landscape, forks=forks, control=control, count=count, seed=seed)
+    surface_on = partial(computed.surface, label=".held-out")
+    return judge(landscape, surface, evidence, resolution, surface_on)
+
+
+SurfaceOn = Callable[[Landscape, Grid], Surface]
+"""Computes the surface of a landscape on a grid."""
 
 
 def judge(
     landscape: Landscape,
     surface: Surface,
-    surface_of: Callable[[Landscape], Surface],
-    *,
-    forks: Sequence[StateSequence | npt.ArrayLike] | None = None,
-    control: StateSequence | npt.ArrayLike | None = None,
-    count: int = 60,
-    seed: int = SEED,
+    evidence: Evidence,
+    resolution: int,
+    surface_on: SurfaceOn,
 ) -> Fidelity:
-    """The fidelity of a surface that is there; for arguments see `measure_fidelity`.
+    """The fidelity of a surface that is there.
 
     Args:
         landscape: what it is a surface of.
         surface: the surface.
-        surface_of: computes the surface of another landscape, as this one was.
-        forks: other trainings.
-        control: another run.
-        count: vectors of each stratum, about.
-        seed: of the choice.
+        evidence: of a landscape of the same path, plane and objective, by whichever method.
+        resolution: lines an axis of the surface without held-out stretches.
+        surface_on: computes the surface without held-out stretches.
     """
-    ground = _ground(landscape, surface)
-    found: list[_Found] = []
-    for name, blends in near_path(ground, count, seed).items():
-        places, losses = blends.places(ground.projection), ground.losses(blends)
-        found.append(_Found(name, ground, places, losses, blends.block))
-    generator = np.random.default_rng(seed)
-    stretches = held_out(landscape.projection.starts, len(landscape.path), generator)
-    if stretches:
-        found.append(_held_out(landscape, ground, stretches, surface_of, count))
-    if forks:
-        found.append(_forks(landscape, ground, forks, count))
-    heights = Heights.of(surface, np.concatenate([each.losses for each in found]))
-    judged = [
-        each.ground.judged(each.name, each.places, each.losses, each.block, heights)
-        for each in found
-    ]
-    other = None
-    if control is not None:
-        places, losses, block = _states_of(landscape, [control], count)
-        other = ground.judged("control", places, losses, np.arange(len(block)) // _ROW, heights)
+    ground = replace(landscape.ground(surface), states=evidence.states)
+    grounds = {each.name: ground for each in evidence.vectors}
+    if evidence.without is not None:
+        without = evidence.without.with_method(landscape.asked)
+        own = Grid.around(without.projection.coordinates, resolution)
+        grounds[HELD_OUT] = replace(
+            without.ground(surface_on(without, own)), states=evidence.states_without
+        )
+    losses = [evidence.states.loss, *(each.losses for each in evidence.vectors)]
+    heights = Heights.of(surface, np.concatenate(losses))
+
+    def judged(each: Vectors, ground: Ground) -> Judged:
+        return ground.judged(each.name, each.places, each.losses, each.block, heights)
+
+    found = [judged(each, grounds[each.name]) for each in evidence.vectors]
+    other = None if evidence.control is None else judged(evidence.control, ground)
     return replace(
-        fidelity_of(judged, heights, floor_of(judged), other),
-        provenance=surface.provenance | {"count": count, "seed": seed},
+        fidelity_of(found, heights, floor_of(found), other),
+        provenance=surface.provenance | {"count": evidence.count, "seed": evidence.seed},
     )
 
 
@@ -203,51 +178,17 @@ def fidelity_key(
     return digest_of("fidelity", landscape.key(grid), others, len(forks), count, seed)
 
 
-def held_out(
-    starts: Sequence[int], states: int, generator: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Stretches of a path (first, stop) that do not touch, and no end of a run is in them.
-
-    Args:
-        starts: the first state of each run.
-        states: how many there are.
-        generator: where chance comes from.
-
-    Returns:
-        None of a path that is too short.
-    """
-    if states < _LEAST:
-        return []
-    length = max(1, round(_PART * states))
-    taken = np.zeros(states + 1, bool)  # and what lies beside a stretch
-    for first, stop in pairwise([*starts, states]):
-        taken[[first, stop - 1]] = True
-    taken[states] = True
-    found: list[tuple[int, int]] = []
-    for _ in range(_STRETCHES):
-        # A stretch may begin where nothing is taken in it.
-        sums = np.concatenate([[0], np.cumsum(taken)])
-        free = np.flatnonzero(sums[length:] - sums[:-length] == 0)
-        if not len(free):
-            break
-        first = int(generator.choice(free))
-        found.append((first, first + length))
-        taken[max(first - 1, 0) : first + length + 1] = True
-    return sorted(found)
-
-
 @dataclass
 class _Computed:
     """Surfaces that are computed alike, with one count of what is done."""
 
-    resolution: int
     executor: Executor | None
     checkpoint: str | PathLike[str] | None
     progress: Progress | None
     total: int
     done: int = 0
 
-    def surface(self, landscape: Landscape, label: str) -> Surface:
+    def surface(self, landscape: Landscape, grid: Grid, label: str = "") -> Surface:
         before = self.done
 
         def told(done: int, _: int) -> None:
@@ -256,96 +197,23 @@ class _Computed:
                 self.progress(self.done, max(self.total, self.done))
 
         place = None if self.checkpoint is None else Path(self.checkpoint)
-        return landscape.surface(
-            self.resolution,
-            executor=self.executor,
-            checkpoint=None if place is None else place.with_name(place.name + label),
-            progress=told,
-            fidelity=False,
-        )
+        place = place and place.with_name(place.name + label)
+        return bare_surface(landscape, grid, self.executor, place, told)
 
 
-@dataclass
-class _Found:
-    """Vectors of one stratum: the picture that they are held against, places, losses, blocks."""
-
-    name: str
-    ground: Ground
-    places: Floats
-    losses: Floats
-    block: npt.NDArray[np.intp]
-
-
-def _ground(landscape: Landscape, surface: Surface) -> Ground:
-    """A surface, held against what many states' losses tell."""
-    return replace(landscape.ground(surface), states=landscape.states(_STATES))
-
-
-def _held_out(
+def bare_surface(
     landscape: Landscape,
-    ground: Ground,
-    stretches: Sequence[tuple[int, int]],
-    surface_of: Callable[[Landscape], Surface],
-    count: int,
-) -> _Found:
-    """States of stretches, and the picture that was made without these."""
-    path = landscape.path
-    kept = np.ones(len(path), bool)
-    for first, stop in stretches:
-        kept[first:stop] = False
-    others = Selection(path, np.flatnonzero(kept))
-    plane = None if isinstance(landscape.plane, PrincipalPlane) else landscape.plane
-    without = landscape.of(others, plane)
-    surface = surface_of(without)
-    each = max(1, count // len(stretches))
-    chosen, block = list[int](), list[int]()
-    for number, (first, stop) in enumerate(stretches):
-        some = np.unique(np.linspace(first, stop - 1, each).round().astype(int)).tolist()
-        chosen += some
-        block += [number] * len(some)
-    blends = _of_states(np.array(chosen), len(path), np.array(block))
-    shown = without.plane.projection(Selection(path, np.array(chosen)))
-    losses = ground.losses(blends)
-    return _Found("held-out", _ground(without, surface), shown.coordinates, losses, blends.block)
-
-
-def _of_states(chosen: npt.NDArray[np.intp], states: int, block: npt.NDArray[np.intp]) -> Blends:
-    """States themselves."""
-    shape = (len(chosen), states)
-    weights = csr_array((np.ones(len(chosen)), (np.arange(len(chosen)), chosen)), shape=shape)
-    return Blends(weights, weights, block)
-
-
-def _forks(
-    landscape: Landscape,
-    ground: Ground,
-    forks: Sequence[StateSequence | npt.ArrayLike],
-    count: int,
-) -> _Found:
-    """States of other trainings, without those that they begin at."""
-    return _Found("forks", ground, *_states_of(landscape, forks, count, begins=1))
-
-
-def _states_of(
-    landscape: Landscape,
-    paths: Sequence[StateSequence | npt.ArrayLike],
-    count: int,
-    begins: int = 0,
-) -> tuple[Floats, Floats, npt.NDArray[np.intp]]:
-    """Places, losses and blocks of states of other paths, evenly over each."""
-    places, losses, block = [], [], []
-    for number, given in enumerate(paths):
-        path = as_path(given)
-        first = min(begins, len(path) - 1)
-        some = max(1, count // len(paths))
-        chosen = np.unique(np.linspace(first, len(path) - 1, some).round().astype(int))
-        bound = along(landscape.objective, path)
-        losses.append(losses_of(path, bound, chosen).loss)
-        places.append(np.concatenate(list(_projected(landscape.plane, path, chosen))))
-        block.append(np.full(len(chosen), number))
-    return np.concatenate(places), np.concatenate(losses), np.concatenate(block)
-
-
-def _projected(plane: Plane, path: StateSequence, chosen: Indices) -> Iterator[Floats]:
-    for index in chosen.tolist():
-        yield plane.project(path.read(index, index + 1))
+    grid: Grid,
+    executor: Executor | None,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> Surface:
+    """A surface with the losses of the path's ends alone, which is to be judged by `Evidence`."""
+    return landscape.surface(
+        grid=grid,
+        states=2,
+        executor=executor,
+        checkpoint=checkpoint,
+        progress=progress,
+        fidelity=False,
+    )

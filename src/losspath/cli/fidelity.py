@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -12,9 +13,10 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from losspath.analysis.fidelity import fidelity_key, judge
+from losspath.analysis.evidence import Evidence
+from losspath.analysis.fidelity import bare_surface, fidelity_key, judge
 from losspath.cli.console import busy, out, progress_bar, say
-from losspath.cli.jobs import completed, computed_once
+from losspath.cli.jobs import computed_once, surfaces_on
 from losspath.cli.runs import Run
 from losspath.errors import ArgumentError
 from losspath.files import plain_json
@@ -62,36 +64,34 @@ def compute_fidelity(
     """
     objective = run.training_objective(samples)
     check_same_network(run.path, objective)
-    made = run.plane(plane, objective)
-    first = Landscape(run.path, objective, methods[0], plane=made)
+    first = Landscape(run.path, objective, methods[0], plane=run.plane(plane, objective))
     grid = Grid.around(first.projection.coordinates, resolution)
     other = None if control is None else dataclasses.replace(run, directory=control, others=()).path
     forked = _forks(run, forks)
     run.made.forget_data()
+    landscapes = [first.with_method(method) for method in methods]
 
-    def fidelity_of(landscape: Landscape) -> Fidelity:
+    @functools.cache
+    def evidence() -> Evidence:
+        with busy("losses of vectors near the path"):
+            return Evidence.of(first, forks=forked, control=other, count=count)
+
+    def fidelity_of(landscape: Landscape, surface: Surface) -> Fidelity:
         label, called = landscape.method.name, landscape.method.describe()
-        surface = _surface(run, landscape, grid, executor, called)
         key = fidelity_key(landscape, grid, forked, other, count, SEED)
+        without = f"{called} without the held-out stretches"
 
         def compute(_: Path) -> Fidelity:
-            without = f"{called} without the held-out stretches"
-
-            def surface_of(left: Landscape) -> Surface:
-                own = Grid.around(left.projection.coordinates, resolution)
-                return _surface(run, left, own, executor, without)
-
-            with busy("losses of vectors near the path"):
-                found = judge(
-                    landscape, surface, surface_of, forks=forked, control=other, count=count
-                )
+            on = functools.partial(_surface_on, run, executor, without)
+            found = judge(landscape, surface, evidence(), resolution, on)
             return dataclasses.replace(found, provenance={**found.provenance, "key": key})
 
         return computed_once(run, Fidelity, key, compute, f"fidelity of {called}", label)
 
+    surfaces = surfaces_on(run, landscapes, grid, executor=executor)
     return {
-        (landscape := first.with_method(method)).method.describe(): fidelity_of(landscape)
-        for method in methods
+        landscape.method.describe(): fidelity_of(landscape, surface)
+        for landscape, surface in zip(landscapes, surfaces, strict=True)
     }
 
 
@@ -102,22 +102,14 @@ def _forks(run: Run, count: int) -> Sequence[StateSequence]:
         return run.made.forks(count, SEED, progress)
 
 
-def _surface(
-    run: Run, landscape: Landscape, grid: Grid, executor: Executor | None, called: str
+def _surface_on(
+    run: Run, executor: Executor | None, called: str, landscape: Landscape, grid: Grid
 ) -> Surface:
-    """A surface, computed once and kept."""
+    """A surface that is held against states alone, computed once and kept."""
 
     def compute(checkpoint: Path) -> Surface:
         with progress_bar(called) as progress:
-            surface = landscape.surface(
-                grid=grid,
-                executor=executor,
-                checkpoint=checkpoint,
-                progress=progress,
-                fidelity=False,
-            )
-        surface = dataclasses.replace(surface, provenance={**surface.provenance, "run": run.title})
-        return completed(landscape, surface)
+            return bare_surface(landscape, grid, executor, checkpoint, progress)
 
     where = "" if executor is None else "workers"
     key, label = landscape.key(grid), landscape.method.name

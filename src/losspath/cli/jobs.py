@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from losspath.analysis.distances import DistanceMap, distance_map
 from losspath.analysis.interpolation import (
     Interpolation,
     default_alphas,
@@ -22,15 +21,13 @@ from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
 from losspath.errors import ArgumentError, ObjectiveError
 from losspath.evaluation.execution.journal import forget_checkpoint
-from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
-from losspath.geometry.plane import Plane, PrincipalPlane
-from losspath.methods import METHODS, Method, SampledPCA, method_class, method_names
+from losspath.geometry.plane import Plane
+from losspath.methods import METHODS, Method, method_class, method_names
 from losspath.results import Result
 from losspath.surface import (
-    LOSS,
     Landscape,
     StateLosses,
     Surface,
@@ -38,6 +35,7 @@ from losspath.surface import (
     loss_notes,
     path_fingerprint,
 )
+from losspath.surface.strata import Known
 
 R = TypeVar("R", bound=Result)
 
@@ -171,7 +169,20 @@ def compute_surfaces(
     made = run.plane(plane, objective)
     first = Landscape(run.path, objective, methods[0], plane=made)
     grid = Grid.around(first.projection.coordinates, resolution)
+    landscapes = [first.with_method(method) for method in methods]
+    return list(surfaces_on(run, landscapes, grid, preview, executor)), made
+
+
+def surfaces_on(
+    run: Run,
+    landscapes: Sequence[Landscape],
+    grid: Grid,
+    preview: Callable[[Surface], object] | None = None,
+    executor: Executor | None = None,
+) -> Iterator[Surface]:
+    """The surfaces of landscapes that differ in their methods alone, computed once and kept."""
     states: StateLosses | None = None
+    known: Known = {}  # of vectors near the path, which no method has a part in
 
     def surface_of(landscape: Landscape) -> Surface:
         def compute(checkpoint: Path) -> Surface:
@@ -186,23 +197,24 @@ def compute_surfaces(
                     fidelity=False,  # which is of all states
                 )
                 surface = _last(steps, run, preview)
-            states = states or _state_losses(run, objective, landscape)
-            return completed(landscape, dataclasses.replace(surface, states=states))
+            states = states or _state_losses(run, landscape)
+            return _completed(landscape, dataclasses.replace(surface, states=states), known)
 
         # What workers compute rounds otherwise, so it has a checkpoint of its own.
         where = "" if executor is None else "workers"
         called, label = landscape.method.describe(), landscape.method.name
         return computed_once(run, Surface, landscape.key(grid), compute, called, label, where)
 
-    return [surface_of(first.with_method(method)) for method in methods], made
+    return map(surface_of, landscapes)
 
 
-def completed(landscape: Landscape, surface: Surface) -> Surface:
+def _completed(landscape: Landscape, surface: Surface, known: Known) -> Surface:
     """A surface with what can be said once the losses of states are known.
 
     Args:
         landscape: what it is a surface of.
         surface: with the losses of all states that are drawn.
+        known: what was found near the path already; what is found is put there.
 
     Raises:
         ObjectiveError: the loss is finite nowhere.
@@ -216,7 +228,7 @@ def completed(landscape: Landscape, surface: Surface) -> Surface:
     for note in notes.get("loss_notes", []):
         say(note)
     with busy("how far it holds near the path"):
-        fidelity = landscape.fidelity(surface)
+        fidelity = landscape.fidelity(surface, known=known)
     # Notes that were made when fewer states were known do not hold any more.
     provenance = {k: value for k, value in surface.provenance.items() if k != "loss_notes"}
     return dataclasses.replace(surface, fidelity=fidelity, provenance=provenance | notes)
@@ -251,8 +263,8 @@ def explain(surfaces: Sequence[Surface]) -> None:
             say(f"{surface.description}: {note}" if number == 0 else f"  {note}")
 
 
-def _state_losses(run: Run, objective: Objective, landscape: Landscape) -> StateLosses:
-    projection = landscape.projection
+def _state_losses(run: Run, landscape: Landscape) -> StateLosses:
+    projection, objective = landscape.projection, landscape.objective
     key = digest_of(
         run.path.digest,
         projection.coordinates,
@@ -265,81 +277,6 @@ def _state_losses(run: Run, objective: Objective, landscape: Landscape) -> State
         return dataclasses.replace(states, provenance={"key": key})
 
     return run.store.get(StateLosses, key, compute)
-
-
-def draw_surface(
-    run: Run, surface: Surface, height: str, figure: Path | None, extension: str
-) -> Path:
-    """Draws one surface, complete or not, and returns where."""
-    from losspath.figures import plot_surface, save_figure
-
-    name = f"surface-{surface.provenance['method']['name']}-{_short(surface)}"
-    name += "" if height == LOSS else f"-{height}"
-    target = figure_file(run, figure, f"{name}.{extension}")
-    title = f"{run.title}: {surface.description}"
-    drawn = plot_surface(surface, height=height, title=title)
-    return save_figure(drawn, target)
-
-
-def previewer(
-    run: Run, methods: Sequence[Method], height: str, figure: Path | None, extension: str
-) -> Callable[[Surface], None] | None:
-    """Draws surfaces that are not complete where the complete ones will be; None for nowhere."""
-    if figure is not None and len(methods) > 1:
-        return None
-    told: set[str] = set()
-
-    def preview(surface: Surface) -> None:
-        target = draw_surface(run, surface, height, figure, extension)
-        if surface.description not in told:
-            told.add(surface.description)
-            count = f"{surface.evaluated.sum():,} of {surface.evaluated.size:,} points"
-            say_file(f"first figure, of {count}", target)
-
-    return preview
-
-
-def draw_surfaces(
-    run: Run,
-    surfaces: Sequence[Surface],
-    plane: Plane,
-    height: str,
-    figure: Path | None,
-    extension: str,
-) -> None:
-    """Draws each surface, and several side by side on one scale."""
-    from losspath.figures import plot_surfaces, save_figure
-
-    if len(surfaces) == 1 or figure is None:
-        for surface in surfaces:
-            say_file("figure", draw_surface(run, surface, height, figure, extension))
-    if len(surfaces) > 1:
-        key = digest_of([surface.provenance["key"] for surface in surfaces])[:8]
-        name = f"surfaces-{key}" + ("" if height == LOSS else f"-{height}")
-        target = figure_file(run, figure, f"{name}.{extension}")
-        distance = _distance(surfaces, plane)
-        panels = len(surfaces) + (distance is not None)
-        drawn = plot_surfaces(
-            surfaces,
-            height=height,
-            distance=distance,
-            title=run.title,
-            columns=4 if panels > 6 else 3,  # in two rows
-        )
-        say_file("figure", save_figure(drawn, target))
-
-
-def _distance(surfaces: Sequence[Surface], plane: Plane) -> DistanceMap | None:
-    if not isinstance(plane, PrincipalPlane):
-        return None
-    made = {s.provenance["method"]["name"]: s.provenance["method"] for s in surfaces}
-    rule = SampledPCA(side=made[SampledPCA.name]["side"])
-    return distance_map(plane, grid=Grid(surfaces[0].x, surfaces[0].y), method=rule)
-
-
-def _short(surface: Surface) -> str:
-    rows, columns = surface.loss.shape
-    return f"{columns}x{rows}-{surface.provenance['samples']}-{surface.provenance['key'][:8]}"
 
 
 def compute_interpolation(run: Run, start: int, end: int, points: int) -> Interpolation:

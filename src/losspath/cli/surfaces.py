@@ -20,7 +20,7 @@ from losspath.cli.options import (
 
 SURFACE_EXAMPLES = (
     "Examples: losspath surface runs/lenet5 --method all; "
-    "losspath surface runs/lenet5 --method averaged --temperature auto --resolution 31; "
+    "losspath surface runs/lenet5 --method averaged --temperature 1 --resolution 31; "
     "losspath surface runs/sgd runs/adam --plane states:first,last,runs/adam@last"
 )
 FIDELITY_EXAMPLES = (
@@ -68,7 +68,7 @@ def surface(
         str | None,
         typer.Option(
             help="Of averaged and averaged-nd: the width of the kernel that weighs states by "
-            "distance: a number (1 by default), or auto, Scott's rule for the path."
+            "distance: auto (the default), Scott's rule for the path, or a number (thesis: 1)."
         ),
     ] = None,
     arc_length: Annotated[
@@ -99,6 +99,13 @@ def surface(
     out: OutDir = None,
     figure: Figure = None,
     format_: Format = Extension.PNG,
+    fade: Annotated[
+        bool,
+        typer.Option(
+            "--fade/--no-fade",
+            help="Fade where no state is near, or the vectors of a point disagree.",
+        ),
+    ] = True,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say how the points were evaluated, and why so.")
     ] = False,
@@ -112,6 +119,7 @@ def surface(
 ) -> None:
     """Compute and draw the loss surface around a run's path, or around those of several runs."""
     from losspath.cli import jobs, values
+    from losspath.cli.pictures import Pictures
     from losspath.cli.runs import Run
     from losspath.cli.workers import open_workers
 
@@ -127,14 +135,15 @@ def surface(
     methods = jobs.make_methods(method, options)
     first, *others = dict.fromkeys(runs)
     recorded = Run(first, data_dir, objective, states, out, tuple(others))
-    preview = jobs.previewer(recorded, methods, height, figure, format_.value)
+    pictures = Pictures(recorded, height, figure, format_.value, fade)
+    preview = pictures.previewer(len(methods))
     with open_workers(processes, scheduler) as executor:
         surfaces, made = jobs.compute_surfaces(
             recorded, methods, resolution, samples, plane, preview, executor
         )
     if explain:
         jobs.explain(surfaces)
-    jobs.draw_surfaces(recorded, surfaces, made, height, figure, format_.value)
+    pictures.draw_all(surfaces, made)
 
 
 def fidelity(

@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,10 +102,16 @@ class Distance(ABC):
 
         In the plane's Euclidean distance this is the states' root-mean-square deviation along an
         axis. By another distance it is the same share of the path, in that distance's own unit.
+        Of several runs each state counts from its own run's mean, so that it is no matter how far
+        runs are from each other.
         """
-        mean = path.coordinates.mean(axis=0, keepdims=True)
-        distances = self.distances(mean, path)[0, self.states_of(path)]
-        return float(np.sqrt(np.mean(distances**2) / 2))
+        states, squares = self.states_of(path), []
+        for first, stop in pairwise([*path.starts, len(path)]):
+            mean = path.coordinates[first:stop].mean(axis=0, keepdims=True)
+            of_run = states[(first <= states) & (states < stop)]
+            ((_, distances, _),) = self.in_blocks(mean, path)
+            squares.append(distances[0, of_run] ** 2)
+        return float(np.sqrt(np.mean(np.concatenate(squares)) / 2))
 
     def in_blocks(self, points: Floats, path: Projection) -> Iterator[tuple[slice, Floats, Floats]]:
         """Streams distances, so that memory is bounded however many points and states there are.

@@ -27,14 +27,6 @@ class Euclidean(Distance):
         distances: Floats = np.hypot(x, y, out=x)
         return distances
 
-    def spread(self, path: Projection) -> float:
-        """The states' root-mean-square deviation along an axis."""
-        return float(np.sqrt(np.mean(self._squares(path)) / 2))
-
-    def _squares(self, path: Projection) -> Floats:
-        squares: Floats = np.sum((path.coordinates - path.coordinates.mean(axis=0)) ** 2, axis=1)
-        return squares
-
 
 @dataclass(frozen=True)
 class EuclideanND(Euclidean):
@@ -52,7 +44,3 @@ class EuclideanND(Euclidean):
         """(G, T): √(‖g − p_i‖² + ‖r_i‖²)."""
         distances = super().distances(points, path)
         return np.hypot(distances, path.residual_norms, out=distances)
-
-    def _squares(self, path: Projection) -> Floats:
-        squares: Floats = super()._squares(path) + path.residual_norms**2
-        return squares

@@ -30,7 +30,7 @@ class Mahalanobis(Distance):
     or the whole path, changes nothing.
 
     So a temperature is a number of standard deviations as well: 1 averages over much of the path,
-    and "auto", which is Scott's rule with σ ≈ 1, is T^(−1/6).
+    and "auto", which is Scott's rule with σ ≈ 1, is n^(−1/6) for n states along the path.
 
     A path on a line has a singular covariance. Its pseudo-inverse then measures along the line
     alone, and a point is as far from a state as its foot on the line is. All states are equally

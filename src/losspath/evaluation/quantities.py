@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,8 @@ import torch
 from losspath.errors import ArgumentError, ObjectiveError
 
 LOSS, ACCURACY = "loss", "accuracy"
+SPREAD = "loss spread"
+"""How far the losses of several vectors at a point are apart: their weighted standard deviation."""
 
 # A sum over some samples, and what to divide it by, together with others'.
 Sum = tuple[float, float]
@@ -81,22 +83,27 @@ class Evaluation:
     ) -> Evaluation:
         """The mean of several, each with its share; what one of them lacks is left out.
 
+        `SPREAD` is among its metrics, in the loss's own unit: √Σ s (L − Σ s L)², infinite where a
+        loss is, and 0 of one alone.
+
         Args:
             evaluations: at least one.
             shares: that sum to one.
             logarithmic: whether the loss is the geometric mean, where all are above zero.
         """
         if len(evaluations) == 1:
-            return evaluations[0]
+            alone = evaluations[0]
+            return replace(alone, metrics={**alone.metrics, SPREAD: 0.0})
 
         def weighted(values: Iterable[float]) -> float:
             return sum(share * value for share, value in zip(shares, values, strict=True))
 
         losses = [each.loss for each in evaluations]
-        if logarithmic and all(0.0 < loss < float("inf") for loss in losses):
+        loss = middle = weighted(losses)
+        if logarithmic and all(0.0 < each < math.inf for each in losses):
             loss = math.exp(weighted(map(math.log, losses)))
-        else:
-            loss = weighted(losses)
+        parts = (math.sqrt(s) * (each - middle) for s, each in zip(shares, losses, strict=True))
+        spread = math.inf if math.isinf(middle) else math.hypot(*parts)
         accuracies = [each.accuracy for each in evaluations]
         known = [accuracy for accuracy in accuracies if accuracy is not None]
         names = set.intersection(*(set(each.metrics) for each in evaluations))
@@ -105,7 +112,8 @@ class Evaluation:
             accuracy=weighted(known) if len(known) == len(accuracies) else None,
             metrics={
                 name: weighted(each.metrics[name] for each in evaluations) for name in sorted(names)
-            },
+            }
+            | {SPREAD: spread},
         )
 
 
@@ -160,10 +168,10 @@ def metrics_of(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
     for name, given in (metrics or {}).items():
         pair = given if isinstance(given, tuple) else (given, None)
         fits = len(pair) == 2 and callable(pair[0]) and (pair[1] is None or callable(pair[1]))
-        if not fits or name == LOSS or not isinstance(name, str):
+        if not fits or name in (LOSS, SPREAD) or not isinstance(name, str):
             raise ArgumentError(
                 f"expected metrics as functions, or pairs (function, last function), by names "
-                f"other than {LOSS!r}; got {given!r} as {name!r}"
+                f"other than {LOSS!r} and {SPREAD!r}; got {given!r} as {name!r}"
             )
         found[name] = Metric(*pair)
     return found

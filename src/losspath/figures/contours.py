@@ -17,6 +17,9 @@ from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
 
+FADED = 0.55
+"""How much of the colour is white where a point is doubtful."""
+_DOUBTFUL = 1.0
 EVALUATED = "#555555"  # colour of the points of a surface that is not complete
 
 # As shares of the picture's sides: a line that is shorter has no height written on it, and so has
@@ -70,6 +73,20 @@ def draw_contours(axes: Axes, surface: Surface, scale: HeightScale, labels: bool
         shown = axes.clabel(lines, fontsize=6, fmt=form, inline_spacing=2, manual=manual)
         for text in shown:
             text.set_clip_on(True)
+
+
+def draw_doubt(axes: Axes, surface: Surface) -> None:
+    """Fades what is doubtful towards white: see `Surface.doubt`."""
+    doubt = np.minimum(surface.doubt, 2 * _DOUBTFUL)  # which may be infinite
+    if doubt.max() > _DOUBTFUL:
+        # Over the contours and their lines, and below the path.
+        faded: dict[str, Any] = {"colors": ["white"], "alpha": FADED, "zorder": 2.5}
+        axes.contourf(surface.x, surface.y, doubt, levels=[_DOUBTFUL, 3 * _DOUBTFUL], **faded)
+
+
+def is_doubtful(surface: Surface) -> bool:
+    """Whether anything of a surface is faded."""
+    return bool(surface.doubt.max() > _DOUBTFUL)
 
 
 def _label_places(lines: ContourSet, levels: Floats, surface: Surface) -> list[tuple[float, float]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -22,10 +24,10 @@ from matplotlib.ticker import (
 )
 
 from losspath.analysis.distances import DistanceMap
-from losspath.arguments import AXES, TITLE, checked, count, of_type, optional, text, texts
+from losspath.arguments import AXES, TITLE, checked, count, flag, of_type, optional, text, texts
 from losspath.errors import ArgumentError
 from losspath.figures.captions import describe_surface, describe_surfaces
-from losspath.figures.contours import EVALUATED, draw_contours
+from losspath.figures.contours import EVALUATED, FADED, draw_contours, draw_doubt, is_doubtful
 from losspath.figures.paths import draw_path, draw_states, path_legend
 from losspath.figures.scale import HeightScale
 from losspath.figures.style import (
@@ -41,17 +43,18 @@ from losspath.figures.style import (
     new_figure,
     tidy,
 )
-from losspath.surface import LOSS, Surface
+from losspath.surface import LOSS, SPREAD, Surface
 
 Floats = npt.NDArray[np.float64]
 
 _SCALE = of_type("losspath.figures.scale:HeightScale", "make one by HeightScale.of(surfaces)")
 _NOTHING = "#f2f2f2"  # where there is nothing to draw
+_PALE = to_hex(FADED + (1 - FADED) * np.array(mpl.colormaps["viridis"](0.5)[:3]))
 # A plane whose sides differ by more than this is not drawn to one scale: it would be a strip.
 _STRIP = 2.5
 
 
-@checked(axes=optional(AXES), title=TITLE, scale=optional(_SCALE), height=text)
+@checked(axes=optional(AXES), title=TITLE, scale=optional(_SCALE), height=text, fade=flag)
 def plot_surface(
     surface: Surface,
     *,
@@ -59,6 +62,7 @@ def plot_surface(
     axes: Axes | None = None,
     title: str | None = None,
     scale: HeightScale | None = None,
+    fade: bool = True,
 ) -> Figure:
     """Draws a loss surface, or the surface of another quantity, with the path on it.
 
@@ -66,8 +70,9 @@ def plot_surface(
     states in the colour of *their own* loss, so that where a dot stands out the surface is wrong.
     Other heights have scales of their own: see `HeightScale.of`.
     Several runs have lines of their own colours; the legend has their names.
-    Points without a finite loss are crossed. A surface that is not complete is drawn on triangles
-    between the points that were evaluated, which are dotted.
+    What is doubtful is faded: where no state is near, or the vectors of a point disagree; see
+    `Surface.doubt`. Points without a finite loss are crossed. A surface that is not complete is
+    drawn on triangles between the points that were evaluated, which are dotted.
 
     Args:
         surface: the surface.
@@ -76,6 +81,7 @@ def plot_surface(
         title: over the figure; by default the surface's run, if it has one, and method.
         scale: from height to colour; by default the surface's own. Give the same to surfaces that
             are compared: `HeightScale.of` takes several.
+        fade: whether to fade what is doubtful.
 
     Returns:
         The figure, `axes`'s own if given.
@@ -93,25 +99,25 @@ def plot_surface(
         )
     shown = title if title is not None else _title(surface)
     if axes is not None:
-        _draw_surface(axes, surface, scale)
+        _draw_surface(axes, surface, scale, fade)
         axes.set_title(shown, fontsize=TEXT)
         return _figure_of(axes)
     equal = _is_equal(surface.x, surface.y)
     _check_grid(surface.x, surface.y)
     figure = new_figure(COLUMN, 0.75 + 2.35 * _height(surface.x, surface.y), equal)
     axes = figure.add_subplot()
-    _draw_surface(axes, surface, scale, labels=True)
+    _draw_surface(axes, surface, scale, fade, labels=True)
     _add_bar(figure, [axes], scale, str(surface.provenance.get("loss", "")))
     add_title(figure, shown)
     caption = describe_surface(surface, height) + ("" if equal else " " + _UNEQUAL)
-    add_footer(figure, caption, _legend([surface], height))
+    add_footer(figure, caption, _legend([surface], height, fade))
     return figure
 
 
 _UNEQUAL = "The axes are not to one scale."
 
 
-@checked(title=TITLE, titles=optional(texts), columns=count(1), height=text)
+@checked(title=TITLE, titles=optional(texts), columns=count(1), height=text, fade=flag)
 def plot_surfaces(
     surfaces: Sequence[Surface],
     *,
@@ -120,6 +126,7 @@ def plot_surfaces(
     title: str | None = None,
     titles: Sequence[str] | None = None,
     columns: int = 3,
+    fade: bool = True,
 ) -> Figure:
     """Draws surfaces side by side, on one colour scale.
 
@@ -132,6 +139,7 @@ def plot_surfaces(
         title: over the figure.
         titles: over each surface; by default its method.
         columns: panels in a row.
+        fade: whether to fade what is doubtful, as `plot_surface` does.
 
     Returns:
         A figure as wide as a page.
@@ -161,7 +169,7 @@ def plot_surfaces(
     panels = grid.reshape(-1)
     names = titles or [surface.description for surface in surfaces]
     for axes, surface, name in zip(panels, surfaces, names, strict=False):
-        _draw_surface(axes, surface, scale)
+        _draw_surface(axes, surface, scale, fade)
         if not same:
             axes.set_aspect("auto")
         axes.set_title(name, fontsize=TEXT)
@@ -183,7 +191,7 @@ def plot_surfaces(
             axis.set_label_text(axis.get_label_text().replace(" of variance", ""))
     add_title(figure, title)
     caption = describe_surfaces(surfaces, height, titles) + ("" if equal else " " + _UNEQUAL)
-    add_footer(figure, caption, _legend(surfaces, height), columns=6)
+    add_footer(figure, caption, _legend(surfaces, height, fade), columns=6)
     return figure
 
 
@@ -233,10 +241,14 @@ def _height(x: Floats, y: Floats) -> float:
     return float(np.ptp(y) / np.ptp(x)) if _is_equal(x, y) else 1.0
 
 
-def _draw_surface(axes: Axes, surface: Surface, scale: HeightScale, labels: bool = False) -> None:
+def _draw_surface(
+    axes: Axes, surface: Surface, scale: HeightScale, fade: bool, labels: bool = False
+) -> None:
     _check_grid(surface.x, surface.y)
     axes.set_facecolor(_NOTHING)
     draw_contours(axes, surface, scale, labels)
+    if fade:
+        draw_doubt(axes, surface)
     bad = surface.evaluated & ~np.isfinite(surface.values[scale.height])
     if bad.any():
         row, column = np.nonzero(bad)
@@ -323,7 +335,7 @@ def _add_distance_bar(figure: Figure, axes: Axes, image: Any, location: str) -> 
     _tidy_bar(bar, "distance in parameter space", SMALL, logarithmic=False)
 
 
-def _legend(surfaces: Sequence[Surface], height: str) -> list[Line2D | Patch]:
+def _legend(surfaces: Sequence[Surface], height: str, fade: bool = False) -> list[Line2D | Patch]:
     names = max((list(surface.starts) for surface in surfaces), key=len, default=[""])
     entries: list[Line2D | Patch] = [*path_legend(names)]
     if surfaces:
@@ -331,6 +343,10 @@ def _legend(surfaces: Sequence[Surface], height: str) -> list[Line2D | Patch]:
         known = any(height in surface.states.values for surface in surfaces)
         dots = f"states, in the colour of their own {height}" if known else "states"
         entries.append(Line2D([], [], marker="o", ms=3.5, label=dots, **black))
+    if fade and any(map(is_doubtful, surfaces)):
+        several = any(SPREAD in surface.metrics for surface in surfaces)
+        label = "pale: no state near" + (", or a point's losses disagree" if several else "")
+        entries.append(Patch(facecolor=_PALE, edgecolor="#999999", label=label))
     if any((s.evaluated & ~np.isfinite(s.values[height])).any() for s in surfaces):
         label = f"{height} not finite"
         cross = Line2D([], [], marker="x", color="#555555", lw=0, ms=3, label=label)

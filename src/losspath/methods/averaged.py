@@ -18,6 +18,9 @@ from losspath.methods.method import Floats, Method
 from losspath.recording.trajectory import StateSequence
 
 _EUCLIDEAN, _EUCLIDEAN_ND = Euclidean(), EuclideanND()
+_STATES = 100  # at most, that count for the bandwidth
+# An extent of less than this share of the path's size is what rounding leaves of none.
+_NO_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,23 @@ class Averaged(Method):
     parallel to the one that is drawn: the form of Shepard's interpolation with a local plane at
     each place [3], whose slopes are all the same here.
 
-    τ → 0 is `Sampled` by the same distance, τ → ∞ is `PCA`. The weights depend on the unit that
-    distances have, hence on the scale of the path (but for Mahalanobis distances, which have no
-    unit), and on how densely in time it was recorded; τ is a choice that the picture depends on.
+    τ → 0 is `Sampled` by the same distance, τ → ∞ is `PCA`: τ is a choice that the picture depends
+    on. A number means what it does by the unit that distances have, hence by the scale of the path
+    (but for Mahalanobis distances, which have no unit).
 
     Args:
-        temperature: τ, in the distance's unit: for the Euclidean and the Manhattan distance that
-            of the parameters, for Mahalanobis' the standard deviation of the path. 1.0 in the
-            thesis. "auto" takes Scott's rule for the bandwidth of a kernel in two dimensions,
-            τ = σ·T^(−1/6) [4], with σ the root-mean-square distance of the T states from their
-            mean, over √2: for the Euclidean distance their root-mean-square deviation along an
-            axis of the plane. It follows the path's scale and spacing. By another distance about
-            as many states are blended, whatever its unit.
+        temperature: τ. "auto", the default, follows the path's own scale and spacing, by Scott's
+            rule for the bandwidth of a kernel in two dimensions: τ = σ·n^(−1/6) [4], with σ the
+            root-mean-square distance of the states from their run's mean, over √2: for the
+            Euclidean distance their root-mean-square deviation along an axis of the plane; and n
+            the number of states, but at most 100: states that follow each other closely are no
+            independent samples, and a path is the same however densely it was recorded. By
+            another distance about as many states are blended, whatever its unit. Or a number in
+            the distance's unit: for the Euclidean and the Manhattan distance that of the
+            parameters, for Mahalanobis' the standard deviation of the path. 1.0 in the thesis.
         arc_length: weight each state by the length of path that it stands for (half the way to
-            the state before and half to the next, in the plane and Euclidean), so that the density
-            of recording does not matter.
+            the state before and half to the next, in the plane and Euclidean), so that it does not
+            matter where along the path recording was denser.
         distance: d, a `losspath.distances.Distance` or its name; Euclidean in the plane by
             default, as in the thesis.
 
@@ -57,7 +62,7 @@ class Averaged(Method):
     """
 
     name: ClassVar[str] = "averaged"
-    temperature: float | Literal["auto"] = 1.0
+    temperature: float | Literal["auto"] = "auto"
     arc_length: bool = False
     distance: Distance | str | Mapping[str, Any] = _EUCLIDEAN
 
@@ -78,9 +83,9 @@ class Averaged(Method):
         """The method with its temperature as a number."""
         if self.temperature != "auto":
             return self
-        distance = distance_named(self.distance)
-        count = len(distance.states_of(path))
-        return dataclasses.replace(self, temperature=distance.spread(path) * count ** (-1 / 6))
+        return dataclasses.replace(
+            self, temperature=_bandwidth(distance_named(self.distance), path)
+        )
 
     def weights(self, points: Floats, path: Projection) -> Floats:
         """(G, T): rows that sum to one."""
@@ -134,6 +139,22 @@ class AveragedND(Averaged):
                 f"expected a distance in all dimensions, got {found.name}, which is one in the "
                 "plane; give EuclideanND(), ManhattanND() or MahalanobisND(), or use averaged"
             )
+
+
+def _bandwidth(distance: Distance, path: Projection) -> float:
+    """Scott's rule for a path: see `Averaged`."""
+    count = min(len(distance.states_of(path)), _STATES)
+    sizes = np.hypot(np.linalg.norm(path.coordinates, axis=1), path.residual_norms)
+    extent = float(np.ptp(path.coordinates, axis=0).max())
+    if extent > _NO_SPREAD * sizes.max() or not distance.in_plane:
+        whole = distance.spread(dataclasses.replace(path, starts=(0,)))
+        own = distance.spread(path) if len(path.starts) > 1 else whole
+        # Runs of one state each have none of their own.
+        spread = own if own > _NO_SPREAD * whole else whole
+        if spread > 0:
+            return float(spread * count ** (-1 / 6))
+    # All states are at one place, and alike at any temperature that rounding is small beside.
+    return float(sizes.max()) or 1.0
 
 
 def _arc_lengths(coordinates: Floats, starts: Sequence[int]) -> Floats:

@@ -163,18 +163,18 @@ class Ground:
         return Judged(name, heights(losses), drawn, self.told(heights)(places), block)
 
 
-def near_path(ground: Ground, count: int, seed: int) -> dict[str, Blends]:
+def near_path(path: Projection, count: int, seed: int) -> dict[str, Blends]:
     """Vectors on chords and in balls, by name; none of a path of too few states.
 
     Args:
-        ground: the picture.
+        path: as a plane shows it.
         count: how many of each.
         seed: of the choice.
     """
     generator = np.random.default_rng(seed)
     found = {
-        "chords": chords(ground.projection, count, generator),
-        "balls": balls(ground.projection, count, generator),
+        "chords": chords(path, count, generator),
+        "balls": balls(path, count, generator),
     }
     return {name: blends for name, blends in found.items() if len(blends)}
 
@@ -187,7 +187,7 @@ def cheap_fidelity(ground: Ground, seed: int = 0, known: Known | None = None) ->
         seed: of the choice of vectors.
         known: what was found of them already; see `losses_of_blends`.
     """
-    found = near_path(ground, CHEAP, seed)
+    found = near_path(ground.projection, CHEAP, seed)
     if not found or min(ground.surface.loss.shape) < 2:
         return None
     blends = together(list(found.values()))

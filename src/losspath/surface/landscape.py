@@ -92,6 +92,7 @@ class Landscape:
         plane: the plane.
         projection: the path as the plane shows it.
         method: the rule, with options that depend on the path as numbers.
+        asked: the rule as it was asked for.
 
     Raises:
         PathError: the path has no plane (one state, constant, not finite).
@@ -115,7 +116,7 @@ class Landscape:
     ) -> None:
         method = method_named(method)
         self.path, self.objective = as_path(path), objective
-        self._asked = method
+        self.asked = method
         self._bound = along(objective, self.path)
         self.plane = plane or fit_plane(self.path)
         if self.plane.basis.shape[1] != 2:
@@ -137,8 +138,8 @@ class Landscape:
             method: the rule, as of `Landscape`.
         """
         made = copy.copy(self)
-        made._asked = method_named(method)
-        made._lift_by(made._asked)
+        made.asked = method_named(method)
+        made._lift_by(made.asked)
         return made
 
     def of(self, path: StateSequence, plane: Plane | None) -> Landscape:
@@ -148,7 +149,7 @@ class Landscape:
             path: the states.
             plane: any; None for the path's principal one.
         """
-        return Landscape(path, self.objective, self._asked, plane=plane)
+        return Landscape(path, self.objective, self.asked, plane=plane)
 
     def __repr__(self) -> str:
         return f"Landscape: {self.method.describe()} on {self.plane!r}"

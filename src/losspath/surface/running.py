@@ -122,6 +122,7 @@ def of_points(lift: Lift, finished: Iterable[Found], logarithmic: bool = False) 
     left: dict[int, int] = {}
     for point in lift.point.tolist():
         left[point] = left.get(point, 0) + 1
+    are_single = len(left) == len(lift)
     parts: dict[int, Found] = {}
     for found in finished:
         whole = []
@@ -131,6 +132,9 @@ def of_points(lift: Lift, finished: Iterable[Found], logarithmic: bool = False) 
             left[point] -= 1
             if not left[point]:
                 shared = sorted(parts.pop(point), key=lambda part: part[0])
+                if are_single:
+                    whole.append((point, shared[0][1]))
+                    continue
                 shares = [float(lift.share[number]) for number, _ in shared]
                 found_there = [each for _, each in shared]
                 whole.append((point, Evaluation.mean(found_there, shares, logarithmic)))

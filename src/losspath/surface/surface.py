@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, RegularGridInterpolator
-from scipy.spatial import QhullError
+from scipy.spatial import KDTree, QhullError
 
 from losspath.arguments import (
     as_floats,
@@ -24,14 +24,18 @@ from losspath.arguments import (
     text,
 )
 from losspath.errors import ArgumentError
-from losspath.evaluation.quantities import LOSS, named_values, value_named
+from losspath.evaluation.quantities import LOSS, SPREAD, named_values, value_named
 from losspath.files import load_archive, save_archive
+from losspath.geometry.spacing import extent_of
 from losspath.surface.fidelity import Fidelity
 
 Floats = npt.NDArray[np.float64]
 
 CLIP = 1.5
 """Losses count up to this multiple of the initial loss, as they are drawn (and in the thesis)."""
+
+REACH, DISAGREEMENT = 1.0, 0.3
+"""From where on a point is doubtful: see `Surface.doubt`."""
 
 FORMAT_VERSION = 1
 STATES_VERSION = 1
@@ -98,7 +102,8 @@ class Surface:
         states: losses of some states of the path, the first and the last among them.
         provenance: what the surface was computed from and how, as JSON values.
         starts: by the name of each run that the path is of, its first state; ``{"": 0}`` of one.
-        metrics: by name, (m, n) each of the objective's other quantities.
+        metrics: by name, (m, n) each of the objective's other quantities; "loss spread" of methods
+            that give a point several vectors: the standard deviation of their losses.
         fidelity: how far the losses hold for vectors near the path; None where it is not known.
     """
 
@@ -226,6 +231,39 @@ class Surface:
         except QhullError:  # on a line, but for rounding
             losses = np.full(len(places), np.nan)
         return losses
+
+    @property
+    def doubt(self) -> Floats:
+        """(m, n): how doubtful each point is: 0 or more, and pictures fade what is above 1.
+
+        It is the larger of two numbers:
+
+        - the distance to the nearest state in the plane, over `REACH` = 1 extent of the path: the
+          root-mean-square deviation of its places along an axis. Nearly all chords between states
+          are nearer to one than that, so that hardly anything can be held against what is farther;
+        - "loss spread" / loss over `DISAGREEMENT` = 0.3, of a method that gives a point several
+          vectors: these disagree. Where losses are not all positive, the spread counts as a share
+          of their range.
+
+        ``benchmarks/support.py`` shows how far pictures are off where it is above 1. A path without
+        any extent says nothing of distances, and a method of one vector at a point nothing of
+        spreads: then these do not count.
+        """
+        doubt = np.zeros(self.loss.shape)
+        extent = extent_of(self.path, list(self.starts.values()))
+        if extent > 0:
+            x, y = np.meshgrid(self.x, self.y)
+            distances, _ = KDTree(self.path).query(np.stack([x, y], axis=-1))
+            doubt = distances / (REACH * extent)
+        spread = self.metrics.get(SPREAD)
+        known = self.loss[np.isfinite(self.loss)]
+        if spread is None or not len(known):
+            return doubt
+        unit = self.loss if known.min() > 0 else np.full(self.loss.shape, np.ptp(known))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.divide(spread, unit, out=np.zeros(unit.shape), where=spread > 0)
+        # NaN, as of what was not evaluated, does not count.
+        return np.fmax(doubt, relative / DISAGREEMENT)
 
     @property
     def state_errors(self) -> Floats:

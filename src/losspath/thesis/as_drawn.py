@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,7 @@ class AveragedAsPrinted(Averaged):
     """The blend Σ w_i θ_i without the term in the plane, as thesis eq. 6.6 is printed."""
 
     name: ClassVar[str] = "averaged-as-printed"
+    temperature: float | Literal["auto"] = 1.0  # the thesis's
 
     def lift(self, points: Floats, path: Projection) -> Lift:
         """One vector a point, where the blends project."""
@@ -100,6 +101,7 @@ class AveragedNDAsPrinted(AveragedND):
     """The same by distances in all of parameter space, thesis eq. 6.5."""
 
     name: ClassVar[str] = "averaged-nd-as-printed"
+    temperature: float | Literal["auto"] = 1.0  # the thesis's
 
     def lift(self, points: Floats, path: Projection) -> Lift:
         """One vector a point, where the blends project."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from losspath.cli import jobs, steps
 from losspath.cli.console import say
+from losspath.cli.pictures import Pictures
 from losspath.cli.runs import FIGURES, Run
-from losspath.evaluation.quantities import LOSS
 from losspath.thesis.cli.train import run_training
 from losspath.thesis.config import TrainingConfig
 
@@ -31,7 +31,7 @@ def run_demo(out: Path) -> None:
     surfaces, plane = jobs.compute_surfaces(
         run, jobs.make_methods("all", {}), _RESOLUTION, samples=1437
     )
-    jobs.draw_surfaces(run, surfaces, plane, LOSS, None, "png")
+    Pictures(run).draw_all(surfaces, plane)
     say("== interpolation between the first state and the last")
     result = jobs.compute_interpolation(run, 0, len(run.path) - 1, 13)
     jobs.draw_interpolation(run, result, None, "png")

@@ -71,7 +71,8 @@ def _draw_distances(table: Table, files: ResultFiles, data: str) -> Figure:
         if of == data
     }
     title = f"Modified-LeNet, {data}"
-    return plot_surfaces([*surfaces.values()], titles=[*surfaces], title=title, columns=4)
+    panels = [*surfaces.values()]
+    return plot_surfaces(panels, titles=[*surfaces], title=title, columns=4, fade=False)
 
 
 @DISTANCES.picture(

@@ -10,16 +10,17 @@ from matplotlib.figure import Figure
 from losspath.analysis.distances import distance_map
 from losspath.figures import plot_interpolation, plot_surfaces
 from losspath.geometry.grid import Grid
-from losspath.methods import Averaged, Method, SampledPCA
+from losspath.methods import Method, SampledPCA
 from losspath.thesis.as_drawn import SampledPCAAsDrawn
 from losspath.thesis.study import results
 from losspath.thesis.study.drawing import Dots, draw_check, draw_dots, read_line
 from losspath.thesis.study.judgments import BOTH, DRAWN, REPAIRED, Check
 from losspath.thesis.study.plan import (
     AS_DRAWN,
-    BY_DEFAULT,
+    AVERAGED,
     OPTIMIZERS,
     READINGS,
+    REPAIRED_METHODS,
     OptimizerName,
     Plan,
     label_of,
@@ -44,7 +45,7 @@ _CLIMB, _ROUGH, _EXTREMES = "climb on the line", "roughness", "local extremes"
 
 _BY_VARIANT = {
     variant: {rule_of(method): method for method in methods}
-    for variant, methods in ((DRAWN, AS_DRAWN), (REPAIRED, BY_DEFAULT))
+    for variant, methods in ((DRAWN, AS_DRAWN), (REPAIRED, REPAIRED_METHODS))
 }
 
 
@@ -65,7 +66,7 @@ def _of(
 def _needs(plan: Plan) -> list[Result[Any]]:
     needs: list[Result[Any]] = []
     for run in plan.runs():
-        every = dict.fromkeys(label_of(each) for each in (*BY_DEFAULT, *AS_DRAWN, *READINGS))
+        every = dict.fromkeys(label_of(each) for each in (*REPAIRED_METHODS, *AS_DRAWN, *READINGS))
         needs += [plan.surface(run, *label) for label in every]
         needs += [plan.line(run), results.plane(run)]
     for run in plan.runs(optimizer="adam"):
@@ -93,17 +94,17 @@ LAYERS = Section(
     "The five methods around one path (SGD, seed 0), and how far sampled-pca is from sampled "
     "(thesis Fig. 6.8). Circles that stand out of their ground are states whose own loss the "
     "surface does not have.",
-    methods=BY_DEFAULT,
+    methods=REPAIRED_METHODS,
 )
 def _draw_methods(table: Table, files: ResultFiles, methods: tuple[Method, ...]) -> Figure:
     run = table.plan.run()
     surfaces = [files.load(table.plan.surface(run, *label_of(method))) for method in methods]
     (rule,) = (method for method in methods if isinstance(method, SampledPCA))
     if isinstance(rule, SampledPCAAsDrawn):
-        return plot_surfaces(surfaces)
+        return plot_surfaces(surfaces, fade=False)  # as they are in the thesis
     grid = Grid(surfaces[0].x, surfaces[0].y)
     distance = distance_map(files.load(results.plane(run)), grid=grid, method=rule)
-    return plot_surfaces(surfaces, distance=distance)
+    return plot_surfaces(surfaces, distance=distance, fade=False)
 
 
 @METHODS.picture(
@@ -116,7 +117,10 @@ def _draw_check(table: Table, files: ResultFiles, caption: str) -> Figure:
     run = table.plan.run()
     panels = [
         read_line(files, table.plan, title, run, dict(map(label_of, methods)))
-        for title, methods in (("as the program drew them", AS_DRAWN), ("repaired", BY_DEFAULT))
+        for title, methods in (
+            ("as the program drew them", AS_DRAWN),
+            ("repaired", REPAIRED_METHODS),
+        )
     ]
     return draw_check(panels, caption)
 
@@ -132,7 +136,7 @@ def _draw_check(table: Table, files: ResultFiles, caption: str) -> Figure:
 )
 def _draw_trust(table: Table, files: ResultFiles, caption: str) -> Figure:
     shown: dict[str, tuple[str, OptimizerName]] = {
-        **{method.name: (method.name, "sgd") for method in BY_DEFAULT},
+        **{method.name: (method.name, "sgd") for method in REPAIRED_METHODS},
         "pca, Adam": ("pca", "adam"),
         "averaged, Adam": ("averaged", "adam"),
     }
@@ -245,7 +249,7 @@ def _tell_line(table: Table) -> str:
     )
     drawn, repaired, averaged = (
         spread(_of(table, _LINE, method), ".0%")
-        for method in (*_variants("pca").values(), Averaged())
+        for method in (*_variants("pca").values(), AVERAGED)
     )
     return (
         f"The line is off the plane, its ends by {first} and {last}: what a surface has below it "

@@ -41,15 +41,18 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """The learning-rate experiment and its controls, by the form that rates have."""
 
-BY_DEFAULT: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), Averaged(), AveragedND())
-"""The five methods as they are by default."""
+AVERAGED, AVERAGED_ND = Averaged(temperature=1.0), AveragedND(temperature=1.0)
+"""The blends at the temperature that the thesis has, which is not the default."""
+
+REPAIRED_METHODS: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), AVERAGED, AVERAGED_ND)
+"""The thesis's five methods, without the errors that its program made."""
 
 AS_DRAWN: tuple[Method, ...] = (
     PCAAsDrawn(),
     Sampled(),
     SampledPCAAsDrawn(side="above"),
-    Averaged(),
-    AveragedND(),
+    AVERAGED,
+    AVERAGED_ND,
 )
 """The five methods as the thesis's program drew them. The side of the path is told there by the
 second coordinate; which of the two it is hangs on the arbitrary sign of a principal direction."""
@@ -282,8 +285,8 @@ class Plan:
     @functools.cached_property
     def surfaces(self) -> dict[tuple[str, str], SurfaceSettings]:
         """Settings of all surfaces, by the name of the method and by what is not as usual."""
-        usual = SurfaceSettings(Averaged(), self.scale.resolution, self.scale.samples)
-        methods = {label_of(each): each for each in (*BY_DEFAULT, *AS_DRAWN, *READINGS)}
+        usual = SurfaceSettings(AVERAGED, self.scale.resolution, self.scale.samples)
+        methods = {label_of(each): each for each in (*REPAIRED_METHODS, *AS_DRAWN, *READINGS)}
         for temperature in TEMPERATURES:
             label = ("averaged", self.setting("temperature", temperature))
             methods[label] = Averaged(temperature=temperature)

@@ -64,7 +64,7 @@ def _draw_sizes(table: Table, files: ResultFiles) -> Figure:
     surfaces = [
         files.load(table.plan.surface(runs[0], setting=setting)) for runs, setting in paths.values()
     ]
-    return plot_surfaces(surfaces, titles=list(paths))
+    return plot_surfaces(surfaces, titles=list(paths), fade=False)
 
 
 @SIZES.picture(
