@@ -184,7 +184,7 @@ def judged(name, errors, others=None, block=None):
     errors = np.asarray(errors, np.float64)
     others = np.ones(len(errors)) if others is None else np.asarray(others)
     block = np.arange(len(errors)) if block is None else np.asarray(block)
-    return Judged(name, np.zeros(len(errors)), errors, others, block)
+    return Judged(name, np.zeros(len(errors)), errors, others, 2 * others, block)
 
 
 def test_strata_have_equal_weight_however_large():
@@ -195,6 +195,7 @@ def test_strata_have_equal_weight_however_large():
     assert found.typical_error.value == pytest.approx(math.exp(0.5))
     assert found.bias.value == pytest.approx(math.expm1(0.3))
     assert found.skill.value == pytest.approx(1 - (0.1 + 0.5) / 2)
+    assert found.skill_over_recorded.value == pytest.approx(1 - (0.1 + 0.5) / 4)
     assert found.strata["balls"].typical_error.value == pytest.approx(math.exp(0.1))
     assert {name: each.count for name, each in found.strata.items()} == {
         "balls": 90,

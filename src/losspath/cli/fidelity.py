@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -133,6 +134,8 @@ def print_fidelity(found: dict[str, Fidelity], as_json: bool) -> None:
         told = (fidelity.typical_error, fidelity.bias, fidelity.skill)
         table.add_row("all", "", *_told(fidelity, *told), style="bold")
         out.print(table)
+        if math.isfinite(fidelity.skill_over_recorded.value):
+            say(f"skill over the recorded losses: {_skill(fidelity.skill_over_recorded)}")
         if fidelity.control is not None:
             say(f"skill on the control run: {_skill(fidelity.control)}")
         least = _error(fidelity, fidelity.floor)

@@ -43,6 +43,9 @@ class Interval:
         return cls(*(math.nan if each is None else each for each in values))
 
 
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+
 @dataclass(frozen=True)
 class Stratum:
     """What was found for vectors of one kind.
@@ -84,6 +87,8 @@ class Fidelity:
             losses: from pairs of balls about the same states.
         is_logarithmic: whether errors are factors.
         control: the skill on the states of another run, where one was given: it should be none.
+        skill_over_recorded: the same over the losses that were recorded, which are mostly those of
+            single batches; NaN where none were.
         provenance: what it was measured of and how, as JSON values.
 
     References:
@@ -97,6 +102,7 @@ class Fidelity:
     floor: float
     is_logarithmic: bool
     control: Interval | None = None
+    skill_over_recorded: Interval = UNKNOWN
     provenance: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     archive: ClassVar[tuple[str, int]] = ("fidelity", 1)
 
@@ -127,6 +133,7 @@ class Fidelity:
             "typical_error": self.typical_error.to_json(),
             "bias": self.bias.to_json(),
             "skill": self.skill.to_json(),
+            "skill_over_recorded": self.skill_over_recorded.to_json(),
             "floor": self.floor if math.isfinite(self.floor) else None,
             "is_logarithmic": self.is_logarithmic,
             "control": None if self.control is None else self.control.to_json(),
@@ -161,6 +168,7 @@ class Fidelity:
             math.nan if floor is None else floor,
             values["is_logarithmic"],
             None if control is None else read(control),
+            read(values.get("skill_over_recorded", [None] * 3)),
         )
 
     @checked(path=file)

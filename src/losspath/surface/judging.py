@@ -13,8 +13,9 @@ from scipy.interpolate import RBFInterpolator
 from losspath.evaluation.recorded import PathObjective
 from losspath.geometry.plane import Plane
 from losspath.geometry.projection import Projection
+from losspath.recording.selection import recorded_losses
 from losspath.recording.trajectory import StateSequence
-from losspath.surface.fidelity import SHARE, STRATA, Fidelity, Interval, Stratum
+from losspath.surface.fidelity import SHARE, STRATA, UNKNOWN, Fidelity, Interval, Stratum
 from losspath.surface.strata import Blends, Known, balls, chords, losses_of_blends, together
 from losspath.surface.surface import CLIP, StateLosses, Surface
 
@@ -43,6 +44,7 @@ class Judged:
         true: (n,) the heights of their own losses.
         drawn: (n,) those of the picture where they are.
         told: (n,) those that the losses of states alone tell there.
+        recorded: (n,) those that the recorded losses alone tell there.
         block: (n,) which of them are of one origin.
     """
 
@@ -50,6 +52,7 @@ class Judged:
     true: Floats
     drawn: Floats
     told: Floats
+    recorded: Floats
     block: Indices
 
 
@@ -150,6 +153,10 @@ class Ground:
         known = self.surface.states if self.states is None else self.states
         return told_by_losses(self.projection.coordinates[known.index], heights(known.loss))
 
+    def recorded(self, heights: Heights) -> Callable[[Floats], Floats]:
+        """What the recorded losses tell, without any picture."""
+        return told_by_losses(self.projection.coordinates, heights(recorded_losses(self.path)))
+
     def losses(self, blends: Blends, known: Known | None = None) -> Floats:
         """(n,) the losses of blends of the path's states; see `losses_of_blends`."""
         known = {} if known is None else known
@@ -159,8 +166,8 @@ class Ground:
         self, name: str, places: Floats, losses: Floats, block: Indices, heights: Heights
     ) -> Judged:
         """Vectors at places, with what the picture and the states' losses say of them."""
-        drawn = heights(self.surface.at(places))
-        return Judged(name, heights(losses), drawn, self.told(heights)(places), block)
+        told = self.told(heights)(places), self.recorded(heights)(places)
+        return Judged(name, heights(losses), heights(self.surface.at(places)), *told, block)
 
 
 def near_path(path: Projection, count: int, seed: int) -> dict[str, Blends]:
@@ -239,6 +246,7 @@ def fidelity_of(
         heights.error(floor),
         heights.is_logarithmic,
         None if control is None else _interval([_Resampled.of(control, len(judged))], _skill),
+        _interval(found, _skill_over_recorded),
     )
 
 
@@ -250,12 +258,14 @@ class _Resampled:
         name: of the stratum.
         errors: (n,) picture minus truth.
         others: (n,) what states' losses tell minus truth.
+        recorded: (n,) what recorded losses tell minus truth.
         weights: (R+1, n) that sum to one: first all alike, and then by how often a block was drawn.
     """
 
     name: str
     errors: Floats
     others: Floats
+    recorded: Floats
     weights: Floats
 
     @property
@@ -267,6 +277,7 @@ class _Resampled:
         known = np.isfinite(judged.true) & np.isfinite(judged.drawn)
         errors = (judged.drawn - judged.true)[known]
         others = (judged.told - judged.true)[known]
+        recorded = (judged.recorded - judged.true)[known]
         names, block = np.unique(judged.block[known], return_inverse=True)
         weights = np.ones((_RESAMPLES + 1, len(errors)))
         if len(names):
@@ -275,7 +286,7 @@ class _Resampled:
             )
             weights[1:] = drawn[:, block]
             weights /= weights.sum(axis=1, keepdims=True)
-        return cls(judged.name, errors, others, weights)
+        return cls(judged.name, errors, others, recorded, weights)
 
 
 Statistic = Callable[[Sequence[_Resampled]], Floats]
@@ -298,7 +309,7 @@ def _interval(
 ) -> Interval:
     """A statistic of strata, and its interval."""
     if not parts:
-        return Interval(math.nan, math.nan, math.nan)
+        return UNKNOWN
     values = statistic(parts)
     if not np.isfinite(values).all():
         return Interval(shown(float(values[0])), math.nan, math.nan)
@@ -324,12 +335,21 @@ def _bias(parts: Sequence[_Resampled]) -> Floats:
 
 def _skill(parts: Sequence[_Resampled]) -> Floats:
     """(R+1,) 1 − the mean of the ratios of mean |errors|."""
+    return _skill_over([(part, part.others) for part in parts])
+
+
+def _skill_over_recorded(parts: Sequence[_Resampled]) -> Floats:
+    """(R+1,) the same over what recorded losses tell."""
+    return _skill_over([(part, part.recorded) for part in parts])
+
+
+def _skill_over(parts: Sequence[tuple[_Resampled, Floats]]) -> Floats:
     ratios = []
-    for part in parts:
-        known = np.isfinite(part.others)
+    for part, others in parts:
+        known = np.isfinite(others)
         if not known.any():
             return np.full(len(part.weights), math.nan)
         least = np.finfo(float).eps  # where the path tells all exactly
-        other = np.maximum(part.weights[:, known] @ np.abs(part.others[known]), least)
+        other = np.maximum(part.weights[:, known] @ np.abs(others[known]), least)
         ratios.append(part.weights[:, known] @ np.abs(part.errors[known]) / other)
     return np.asarray(1 - np.mean(ratios, axis=0))
