@@ -57,14 +57,25 @@ def describe_surfaces(
     samples = first.provenance.get("samples")
     made = f"{columns} × {rows} points" + (f", {samples:,} samples" if samples else "") + "."
     made += " On the axes, the share of the path's variance."
+    names = [surface.provenance.get("method", {}).get("name", "surface") for surface in surfaces]
+    names = [title.replace("\n", " ") for title in titles] if titles else names
     medians = []
-    for number, surface in enumerate(surfaces):
+    for name, surface in zip(names, surfaces, strict=True):
         errors = _errors(surface, height)
         if np.isfinite(errors).any():
-            name = surface.provenance.get("method", {}).get("name", "surface")
-            name = titles[number].replace("\n", " ") if titles else name
             medians.append(f"{name} {_off(np.nanmedian(errors), height)}")
-    origin = describe_origin(first.provenance)
-    if not medians:
-        return made + origin
-    return f"{made} Surface against the states' own {height}, median: {', '.join(medians)}.{origin}"
+    if medians:
+        made += f" Surface against the states' own {height}, median: {', '.join(medians)}."
+    if height == LOSS and all(surface.fidelity for surface in surfaces):
+        made += f" {_near(surfaces, names)}."
+    return made + describe_origin(first.provenance)
+
+
+def _near(surfaces: Sequence[Surface], names: Sequence[str]) -> str:
+    """How far each of several surfaces holds for vectors near the path."""
+    told = (
+        f"{name} {surface.fidelity.describe_shortly()}"
+        for name, surface in zip(names, surfaces, strict=True)
+        if surface.fidelity is not None
+    )
+    return f"Against parameter vectors near the path, 68% are off by at most: {', '.join(told)}"

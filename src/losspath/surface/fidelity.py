@@ -110,22 +110,34 @@ class Fidelity:
         """The numbers in a few words, as captions have them."""
         if math.isnan(self.typical_error.value):
             return ""
-        error, bias = self.typical_error.value, self.bias.value
-        of_range = "" if self.is_logarithmic else " of the range"
-        # As "or less", as a factor of 1.00 and 0.0% would say that it is exact.
-        off = f"{max(error, 0.001):.1%} of the range"
-        if self.is_logarithmic:
-            off = f"a factor of {_factor(max(error, 1.01))}"
-        words = f"against parameter vectors near the path, {SHARE:.0%} off by {off} or less"
-        side = "high" if bias > 0 else "low"
-        words += f", {abs(bias):.0%}{of_range} too {side}" if abs(bias) >= 0.005 else ", right"
-        words += " on average"
+        off = "a factor of " if self.is_logarithmic else ""
+        words = f"against parameter vectors near the path, {SHARE:.0%} off by {off}{self._off()}"
+        words += f" or less, {self._side()} on average"
         if not math.isnan(self.skill.value):
             times = f"{_factor(1 - self.skill.value)} times"
             if self.skill.low <= 0 <= self.skill.high:
                 times = "about"
             words += f"; {times} the error of the states' losses alone"
         return words
+
+    def describe_shortly(self) -> str:
+        """Typical error and bias, as captions of several surfaces have them."""
+        if math.isnan(self.typical_error.value):
+            return ""
+        return f"{'×' if self.is_logarithmic else ''}{self._off()} ({self._side()})"
+
+    def _off(self) -> str:
+        # As "or less", as a factor of 1.00 and 0.0% would say that it is exact.
+        error = self.typical_error.value
+        if self.is_logarithmic:
+            return _factor(max(error, 1.01))
+        return f"{max(error, 0.001):.1%} of the range"
+
+    def _side(self) -> str:
+        bias, of_range = self.bias.value, "" if self.is_logarithmic else " of the range"
+        if abs(bias) < 0.005:
+            return "right"
+        return f"{abs(bias):.0%}{of_range} too {'high' if bias > 0 else 'low'}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values: intervals are [value, low, high]."""
