@@ -189,7 +189,8 @@ def calls(it):
         "architecture": (lp.architecture, {"objective": objective}),
         "compare_surfaces": (
             lp.compare_surfaces,
-            {"surface": it.surface, "reference": it.surface, "resolution": 8},
+            {"surface": it.surface, "reference": it.surface, "resolution": 8}
+            | {"quantity": "loss", "check": True},
         ),
         "compute_surface": (
             lp.compute_surface,

@@ -1,5 +1,8 @@
 """Several runs in one plane, other planes, heights and distances, as a user gives them."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -186,3 +189,36 @@ def test_what_is_refused(place, tmp_path, capsys, arguments, message):
     assert with_objective(command, place, *given, "--out", tmp_path) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert message in told
+
+
+def test_surfaces_are_compared(place, tmp_path, capsys):
+    for resolution in ("9", "5"):
+        arguments = (place / "sgd", "--resolution", resolution, "--out", str(tmp_path / resolution))
+        assert with_objective("surface", place, *arguments) == 0
+    fine, coarse = (only(tmp_path / n, "results/surface-averaged-*.npz") for n in ("9", "5"))
+    capsys.readouterr()
+    assert call("compare-surfaces", str(fine), str(coarse), "--json") == 0
+    ((name, numbers),) = json.loads(capsys.readouterr().out).items()
+    assert name == str(coarse)
+    expected = losspath.compare_surfaces(Surface.load(coarse), Surface.load(fine))
+    assert numbers == expected.to_json()
+    assert 0.5 < numbers["rank_correlation"] < 1.0
+    assert call("compare-surfaces", str(fine), str(fine), "--quantity", "margin") == 0
+    words = capsys.readouterr().out
+    assert re.search(r"rank correlation of heights +1\.000\n", words.replace(" \n", "\n"))
+    assert re.search(r"contour lines apart, mean +0\.00%", words)
+
+
+def test_what_cannot_be_compared_is_told(place, tmp_path, capsys):
+    for run in ("sgd", "adam"):
+        arguments = (place / run, "--resolution", "5", "--out", str(tmp_path / run))
+        assert with_objective("surface", place, *arguments) == 0
+    one, other = (only(tmp_path / n, "results/surface-averaged-*.npz") for n in ("sgd", "adam"))
+    capsys.readouterr()
+    assert call("compare-surfaces", str(one), str(other)) == 1
+    told = capsys.readouterr().err
+    assert f"{other}: the two surfaces show other paths" in told
+    assert "--as-they-are" in told
+    assert call("compare-surfaces", str(one), str(other), "--as-they-are") == 0
+    assert call("compare-surfaces", str(tmp_path / "sgd"), str(other)) == 1
+    assert str(one) in capsys.readouterr().err

@@ -392,6 +392,7 @@ class Landscape:
             "states": len(self.path),
             "parameters": len(self.plane.origin),
             "axes": list(self.plane.labels),
+            "plane": digest_of(self.plane.origin, self.plane.basis),
             **({"plane_residual": fitted.residual, "plane_gap": fitted.gap} if fitted else {}),
             **self._bound.objective.provenance,
             "has_buffers": self._bound.describes_buffers,

@@ -33,6 +33,9 @@ Floats = npt.NDArray[np.float64]
 CLIP = 1.5
 """Losses count up to this multiple of the initial loss, as they are drawn (and in the thesis)."""
 
+LOGARITHMIC = 12.0
+"""Losses that span more than this factor are drawn on a logarithmic scale."""
+
 FORMAT_VERSION = 1
 STATES_VERSION = 1
 
