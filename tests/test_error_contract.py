@@ -21,6 +21,7 @@ from losspath.errors import LosspathError
 VALUES = {
     *("Activations", "Confusion", "DistanceMap", "Dynamics", "History", "Interpolation"),
     *("Fidelity", "RunCurves", "Saliency", "StepSizes", "SurfaceDifference", "Verdict"),
+    "RandomWalk",
     *("LosspathError", "LosspathWarning"),
 }
 # No function of the user's.
@@ -283,6 +284,10 @@ def calls(it):
             },
         ),
         "judge_dynamics": (lp.judge_dynamics, {"dynamics": it.dynamics}),
+        "random_walk_variance": (
+            lp.random_walk_variance,
+            {"path": path, "components": 2, "steps": "equal", "seed": 0},
+        ),
         "refine_surface": (
             lambda **given: list(lp.refine_surface(**given)),
             {**asked, "method": "pca", "executor": None, **where},

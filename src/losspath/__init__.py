@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from losspath.geometry.plane import PrincipalPlane as PrincipalPlane
     from losspath.geometry.plane import fit_plane as fit_plane
     from losspath.geometry.projection import Projection as Projection
+    from losspath.geometry.walk import RandomWalk as RandomWalk
+    from losspath.geometry.walk import random_walk_variance as random_walk_variance
     from losspath.importing import import_checkpoints as import_checkpoints
     from losspath.recording.joint import JointPath as JointPath
     from losspath.recording.recorder import Recorder as Recorder
@@ -102,6 +104,7 @@ _EXPORTS = {
     "Plane": "losspath.geometry.plane",
     "PrincipalPlane": "losspath.geometry.plane",
     "Projection": "losspath.geometry.projection",
+    "RandomWalk": "losspath.geometry.walk",
     "Verdict": "losspath.analysis.verdict",
     "Recorder": "losspath.recording.recorder",
     "RunCurves": "losspath.analysis.runs",
@@ -146,6 +149,7 @@ _EXPORTS = {
     "plot_surface": "losspath.figures",
     "plot_surfaces": "losspath.figures",
     "judge_dynamics": "losspath.analysis.verdict",
+    "random_walk_variance": "losspath.geometry.walk",
     "refine_surface": "losspath.surface",
     "saliency": "losspath.analysis.saliency",
     "state_distances": "losspath.analysis.distances",

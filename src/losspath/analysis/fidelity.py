@@ -186,7 +186,9 @@ def judge(
         other = ground.judged("control", places, losses, np.arange(len(block)) // _ROW, heights)
     return replace(
         fidelity_of(judged, heights, floor_of(judged), other),
-        provenance=surface.provenance | {"count": count, "seed": seed},
+        provenance=surface.provenance
+        | {"count": count, "seed": seed}
+        | {"explained_variance_ratio": surface.explained_variance_ratio.tolist()},
     )
 
 
