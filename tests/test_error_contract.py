@@ -21,7 +21,7 @@ from losspath.errors import LosspathError
 VALUES = {
     *("Activations", "Confusion", "DistanceMap", "Dynamics", "History", "Interpolation"),
     *("Fidelity", "RunCurves", "Saliency", "StepSizes", "SurfaceDifference", "Verdict"),
-    "RandomWalk",
+    *("Embedding", "RandomWalk"),
     *("LosspathError", "LosspathWarning"),
 }
 # No function of the user's.
@@ -209,6 +209,12 @@ def calls(it):
             {"model": it.model, "parameters": state, "input_shape": (1, 4, 4)},
         ),
         "fit_plane": (lp.fit_plane, {"path": path, "components": 2, "tolerance": 0.1, "seed": 0}),
+        "FunctionDistances": (lp.FunctionDistances.load, {"path": it.file}),
+        "function_distances": (
+            lp.function_distances,
+            {**asked, "states": 2, "distance": "l2", "samples": 5, "predict": None}
+            | {"progress": None},
+        ),
         "import_checkpoints": (
             lp.import_checkpoints,
             {
@@ -250,6 +256,10 @@ def calls(it):
         "plot_dynamics": (lp.plot_dynamics, {"dynamics": it.dynamics, "rate": None}),
         "plot_feature_maps": (lp.plot_feature_maps, {"maps": it.maps, "image": None}),
         "plot_filters": (lp.plot_filters, {"filters": it.filters, **drawn}),
+        "plot_function_distances": (
+            lp.plot_function_distances,
+            {"distances": it.functions, **drawn},
+        ),
         "plot_history": (lp.plot_history, {"history": it.history, "names": ("a", "b")}),
         "plot_interpolation": (
             lp.plot_interpolation,

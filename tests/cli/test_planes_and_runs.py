@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import losspath
-from losspath import Barriers, Surface, Trajectory
+from losspath import Barriers, FunctionDistances, Surface, Trajectory
 from losspath.cli import main
 from losspath.planes import PLANES
 from losspath.planes.kept import KeptPlane
@@ -222,3 +222,39 @@ def test_what_cannot_be_compared_is_told(place, tmp_path, capsys):
     assert call("compare-surfaces", str(one), str(other), "--as-they-are") == 0
     assert call("compare-surfaces", str(tmp_path / "sgd"), str(other)) == 1
     assert str(one) in capsys.readouterr().err
+
+
+def test_runs_by_what_they_predict(place, objective, tmp_path, capsys):
+    runs = (place / "sgd", place / "adam")
+    arguments = (*runs, "--count", "3", "--samples", "15", "--out", tmp_path)
+    assert with_objective("function-space", place, *arguments) == 0
+    words = capsys.readouterr().out
+    assert "end of sgd to end of adam: jensen-shannon" in words
+    found = FunctionDistances.load(only(tmp_path, "results/functions-*.npz"))
+    assert found.steps.tolist() == [0, 5, 10] * 2
+    expected = losspath.function_distances(
+        [Trajectory(run) for run in runs], objective, states=3, samples=15
+    )
+    np.testing.assert_allclose(found.functions, expected.functions, atol=1e-6)
+    assert only(tmp_path, "figures/functions-jensen-shannon-*.png").stat().st_size > 10_000
+    assert with_objective("function-space", place, *arguments) == 0
+    assert "function distances (already computed)" in capsys.readouterr().out
+    asked = (*arguments, "--distance", "disagreement", "--json")
+    assert with_objective("function-space", place, *asked) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["distance"] == "disagreement"
+    assert numbers["starts"] == {"sgd": 0, "adam": 3}
+    assert np.shape(numbers["function_embedding"]["coordinates"]) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--distance", "cosine"), "--distance l2|disagreement|jensen-shannon, got 'cosine'"),
+        (("--count", "0"), "--count of at least 1, got 0"),
+        (("--samples", "0"), "--samples of at least 1, got 0"),
+    ],
+)
+def test_predictions_that_cannot_be_compared_are_refused(place, arguments, says, capsys):
+    assert with_objective("function-space", place, place / "sgd", *arguments) == 1
+    assert says in " ".join(capsys.readouterr().err.split())

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from losspath.cli.functions_command import EXAMPLES as FUNCTION_SPACE_EXAMPLES
+from losspath.cli.functions_command import function_space
 from losspath.cli.import_command import EXAMPLES as IMPORT_EXAMPLES
 from losspath.cli.import_command import import_checkpoints
 from losspath.cli.options import (
@@ -125,6 +127,9 @@ def barriers(
     recorded = Run(first, data_dir, objective, states, out, tuple(others))
     found = barriers.compute_barriers(recorded, points, samples, quantity)
     barriers.draw_barriers(recorded, found, figure, format_.value)
+
+
+app.command("function-space", epilog=FUNCTION_SPACE_EXAMPLES)(function_space)
 
 
 @app.command(epilog="Example: losspath interpolate runs/lenet5 --from 0 --to last")

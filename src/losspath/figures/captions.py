@@ -42,7 +42,7 @@ def describe_variance(shown: Surface | DistanceMap) -> str:
     if shown.random_walk is None:
         return ""
     share = float(np.sum(shown.explained_variance_ratio))
-    return f" The plane has {shown.random_walk.describe(share)}."
+    return f" The plane has {shown.random_walk.describe(share, len(shown.starts) > 1)}."
 
 
 def _errors(surface: Surface, height: str) -> Floats:

@@ -57,14 +57,20 @@ class RandomWalk:
     shares: Floats
     deviation: float
 
-    def describe(self, share: float) -> str:
-        """A path's share of variance with that of the walk beside it, in words."""
+    def describe(self, share: float, several: bool = False) -> str:
+        """A path's share of variance with that of the walk beside it, in words.
+
+        Args:
+            share: of the path.
+            several: whether it is of several runs.
+        """
         points = 100 * self.deviation
         spread = f" ± {points:.1g}%" if points >= 0.05 else ""
-        return (
-            f"{share:.0%} of the path's variance (a random walk with its step lengths: "
-            f"{self.shares.sum():.0%}{spread})"
-        )
+        whose, walk = "path's", "a random walk with its"
+        if several:
+            whose, walk = "paths'", "random walks with their"
+        told = f"{self.shares.sum():.0%}{spread}"
+        return f"{share:.0%} of the {whose} variance ({walk} step lengths: {told})"
 
     def to_json(self) -> dict[str, Any]:
         """The numbers by name, as JSON values."""
