@@ -212,8 +212,7 @@ def calls(it):
         "FunctionDistances": (lp.FunctionDistances.load, {"path": it.file}),
         "function_distances": (
             lp.function_distances,
-            {**asked, "states": 2, "distance": "l2", "samples": 5, "predict": None}
-            | {"progress": None},
+            {**asked, "states": 2, "distance": "l2", "samples": 5, "predict": None},
         ),
         "import_checkpoints": (
             lp.import_checkpoints,

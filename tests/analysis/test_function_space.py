@@ -11,7 +11,7 @@ from torch import nn
 
 import losspath
 from losspath import FunctionDistances, Objective, function_distances, plot_function_distances
-from losspath.analysis import function_space
+from losspath.analysis import function_space, predictions
 from losspath.analysis.embedding import embed
 from losspath.errors import ArgumentError, PathError, UnsupportedError
 from losspath.parameters import flatten_parameters
@@ -282,10 +282,10 @@ def test_a_state_that_is_not_finite_has_no_distance(path, kind):
 
 
 def test_memory_is_bounded(path, monkeypatch):
-    monkeypatch.setattr(function_space, "_MOST", 5 * 3 * 16)
+    monkeypatch.setattr(predictions, "_MOST", 5 * 3 * 16)
     found = function_distances(path, objective(batch_size=10), distance="disagreement")
     assert found.provenance["predictions"] == 16  # four of each batch
-    monkeypatch.setattr(function_space, "_MOST", 5 * 3)
+    monkeypatch.setattr(predictions, "_MOST", 5 * 3)
     with pytest.raises(ArgumentError, match=r"fewer states or samples"):
         function_distances(path, objective(batch_size=10))
 

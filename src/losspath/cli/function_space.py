@@ -9,12 +9,12 @@ from typing import Any
 import typer
 
 from losspath.analysis.function_space import (
-    DISTANCES,
     Distance,
     FunctionDistances,
     function_distances,
     function_distances_key,
 )
+from losspath.analysis.predictions import MEASURES
 from losspath.cli.console import progress_bar, say, say_file
 from losspath.cli.jobs import computed_once, figure_file
 from losspath.cli.runs import Run
@@ -32,8 +32,8 @@ def compute_functions(
     Raises:
         ArgumentError: no such distance, or fewer than one state or sample.
     """
-    if distance is not None and distance not in DISTANCES:
-        raise ArgumentError(f"expected --distance {'|'.join(DISTANCES)}, got {distance!r}")
+    if distance is not None and distance not in MEASURES:
+        raise ArgumentError(f"expected --distance {'|'.join(MEASURES)}, got {distance!r}")
     for name, value in (("--count", count), ("--samples", samples)):
         if value < 1:
             raise ArgumentError(f"expected {name} of at least 1, got {value}")
