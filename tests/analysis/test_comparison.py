@@ -210,9 +210,10 @@ def of_path(places, height=bowl, digest="a", **options):
 PLACES = np.array([[0.0, 0.0], [1.0, 0.5], [0.5, 1.5]])
 
 
-def test_a_plane_with_other_axes_is_the_same_plane():
+@pytest.mark.parametrize("side", [1, -1], ids=["turned", "mirrored"])
+def test_a_plane_with_other_axes_is_the_same_plane(side):
     angle = 0.7
-    turn = np.array([[np.cos(angle), np.sin(angle)], [np.sin(angle), -np.cos(angle)]])  # a mirror
+    turn = np.array([[np.cos(angle), side * np.sin(angle)], [-np.sin(angle), side * np.cos(angle)]])
     moved = PLACES @ turn + [0.3, -0.2]
 
     def turned(x, y):

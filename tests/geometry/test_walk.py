@@ -41,13 +41,17 @@ def decaying(count):
         (np.ones(40), 100),
         (np.ones(40), 12),
         (np.ones(9), 12),
+        (np.array([1.0, 9.0, 6.0, 3.0, 1.0, 1.0, 3.0]), 300),
     ],
-    ids=["even", "ever smaller", "few states", "just enough", "few parameters", "few of both"],
+    ids=[
+        *("even", "ever smaller", "few states", "just enough", "few parameters", "few of both"),
+        "a few long steps",
+    ],
 )
 def test_walks_have_the_share_that_is_foretold(lengths, size):
-    generator = np.random.default_rng(1)
+    generator, walks = np.random.default_rng(1), 400 if len(lengths) > 10 else 2000
     drawn = np.array(
-        [shares_of(np.cumsum(steps_of(lengths, size, generator), axis=0)) for _ in range(400)]
+        [shares_of(np.cumsum(steps_of(lengths, size, generator), axis=0)) for _ in range(walks)]
     )
     found = random_walk_variance(np.cumsum(steps_of(lengths, size, generator), axis=0))
     spread = drawn.sum(axis=1).std()
@@ -94,7 +98,7 @@ def test_few_states_and_few_parameters_leave_nothing_else(size):
 @pytest.mark.parametrize("size", [300, 20])
 def test_runs_are_walks_from_their_own_beginnings(size):
     generator = np.random.default_rng(2)
-    starts = [np.zeros(size), 3 * np.eye(size)[0], 2 * np.eye(size)[1]]
+    starts = [np.zeros(size), 8 * np.eye(size)[0], 6 * np.eye(size)[1]]
     lengths = [np.ones(20), np.ones(30), 0.1 * np.ones(10)]
 
     def runs():

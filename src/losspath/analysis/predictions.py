@@ -11,7 +11,7 @@ import torch
 from scipy.special import entr, softmax
 
 import losspath
-from losspath.analysis.outputs import evaluating, first_tensor, passes
+from losspath.analysis.outputs import evaluating, passes, taken
 from losspath.analysis.steps import even_states
 from losspath.errors import ArgumentError, UnsupportedError
 from losspath.evaluation.execution.journal import Progress
@@ -85,7 +85,7 @@ class Predictions:
                 if self._most is None:
                     batches = len(objective.data.parts(self._samples))
                     self._most = self._limit(rows.shape[1], batches)
-                parts.append(rows[even_states(len(rows), self._most)].float().cpu().numpy())
+                parts.append(rows[even_states(len(rows), self._most)].float().numpy())
         widths = {part.shape[1] for part in parts}
         if len(widths) > 1:
             raise UnsupportedError(
@@ -130,14 +130,14 @@ class Predictions:
         elif isinstance(outputs, Mapping) and "logits" in outputs:
             found = outputs["logits"]
         else:
-            found = first_tensor(outputs)
-        if not isinstance(found, torch.Tensor) or not found.dim() or found.is_complex():
+            found = outputs
+        kept = taken(found)
+        if isinstance(kept, str):
             raise UnsupportedError(
-                "expected outputs of the model with a tensor of real numbers (N, …) in them, got "
-                f"{type(outputs).__name__}; the loss has to call the model, or give predict=, "
-                "which makes a tensor of the outputs"
+                f"expected outputs with a tensor of real numbers (N, …), but the model {kept}; the "
+                "loss has to call the model, or give predict=, which makes a tensor of the outputs"
             )
-        return found.detach()
+        return kept
 
     def _rows(self, outputs: torch.Tensor, targets: Any) -> torch.Tensor:
         """(R, K): one row for each prediction; of classes, those that losses ignore left out."""
@@ -156,7 +156,7 @@ class Predictions:
                 'distance="l2"'
             )
         rows = outputs.movedim(axis, -1).reshape(-1, outputs.shape[axis])
-        return rows if targets is None else rows[targets.reshape(-1) >= 0]
+        return rows if targets is None else rows[targets.cpu().reshape(-1) >= 0]
 
 
 def _l2(outputs: npt.NDArray[np.float32]) -> Floats:
