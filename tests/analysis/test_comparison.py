@@ -99,6 +99,7 @@ def test_contours_of_a_slope_that_is_moved_are_apart_by_just_that(shift):
     found = compare_surfaces(square(lambda x, y: 3 + x), square(lambda x, y: 3 + x - shift))
     assert found.contour_error == pytest.approx(shift / 2, rel=1e-6)  # the sides are 2 long
     assert found.high_contour_error == pytest.approx(shift / 2, rel=1e-6)
+    assert found.rank_correlation == pytest.approx(1.0, abs=1e-6)  # for all its equals
 
 
 def test_circles_that_are_moved_are_apart_as_circles_are():

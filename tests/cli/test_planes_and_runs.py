@@ -3,6 +3,7 @@
 import json
 import re
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -258,3 +259,18 @@ def test_runs_by_what_they_predict(place, objective, tmp_path, capsys):
 def test_predictions_that_cannot_be_compared_are_refused(place, arguments, says, capsys):
     assert with_objective("function-space", place, place / "sgd", *arguments) == 1
     assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_surfaces_of_other_programs_are_compared(tmp_path, capsys):
+    files = {"one.h5": 0.0, "other.h5": 0.1}
+    for name, shift in files.items():
+        axis = np.linspace(-1, 1, 9)
+        x, y = np.meshgrid(axis, axis)
+        with h5py.File(tmp_path / name, "w") as content:
+            content["xcoordinates"] = content["ycoordinates"] = axis
+            content["train_loss"] = 3 + x - shift + 0 * y
+    one, other = (tmp_path / name for name in files)
+    assert call("compare-surfaces", one, other, "--json") == 0
+    (numbers,) = json.loads(capsys.readouterr().out).values()
+    assert numbers["contour_error"] == pytest.approx(0.05)
+    assert numbers["rank_correlation"] == pytest.approx(1.0)
