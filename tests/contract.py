@@ -61,6 +61,7 @@ def make_world(home):
         content["train_loss"] = np.ones((2, 2))
     it.line = losspath.interpolate(it.path, it.objective, alphas=[0, 1])
     it.barriers = losspath.barriers([it.path, it.path[0]], it.objective, points=3)
+    it.functions = losspath.function_distances(it.path, it.objective, states=3)
     it.sizes = losspath.step_sizes(it.path)
     it.dynamics = losspath.measure_dynamics(it.path, it.objective, 2)
     it.history = losspath.measure_history(it.path, it.objective, 3)

@@ -21,6 +21,7 @@ from losspath.errors import LosspathError
 VALUES = {
     *("Activations", "Confusion", "DistanceMap", "Dynamics", "History", "Interpolation"),
     *("Fidelity", "RunCurves", "Saliency", "StepSizes", "SurfaceDifference", "Verdict"),
+    *("Embedding", "RandomWalk"),
     *("LosspathError", "LosspathWarning"),
 }
 # No function of the user's.
@@ -189,7 +190,8 @@ def calls(it):
         "architecture": (lp.architecture, {"objective": objective}),
         "compare_surfaces": (
             lp.compare_surfaces,
-            {"surface": it.surface, "reference": it.surface, "resolution": 8},
+            {"surface": it.surface, "reference": it.surface, "resolution": 8}
+            | {"quantity": "loss", "check": True},
         ),
         "compute_surface": (
             lp.compute_surface,
@@ -207,6 +209,11 @@ def calls(it):
             {"model": it.model, "parameters": state, "input_shape": (1, 4, 4)},
         ),
         "fit_plane": (lp.fit_plane, {"path": path, "components": 2, "tolerance": 0.1, "seed": 0}),
+        "FunctionDistances": (lp.FunctionDistances.load, {"path": it.file}),
+        "function_distances": (
+            lp.function_distances,
+            {**asked, "states": 2, "distance": "l2", "samples": 5, "predict": None},
+        ),
         "import_checkpoints": (
             lp.import_checkpoints,
             {
@@ -248,6 +255,10 @@ def calls(it):
         "plot_dynamics": (lp.plot_dynamics, {"dynamics": it.dynamics, "rate": None}),
         "plot_feature_maps": (lp.plot_feature_maps, {"maps": it.maps, "image": None}),
         "plot_filters": (lp.plot_filters, {"filters": it.filters, **drawn}),
+        "plot_function_distances": (
+            lp.plot_function_distances,
+            {"distances": it.functions, **drawn},
+        ),
         "plot_history": (lp.plot_history, {"history": it.history, "names": ("a", "b")}),
         "plot_interpolation": (
             lp.plot_interpolation,
@@ -282,6 +293,10 @@ def calls(it):
             },
         ),
         "judge_dynamics": (lp.judge_dynamics, {"dynamics": it.dynamics}),
+        "random_walk_variance": (
+            lp.random_walk_variance,
+            {"path": path, "components": 2, "steps": "equal", "seed": 0},
+        ),
         "refine_surface": (
             lambda **given: list(lp.refine_surface(**given)),
             {**asked, "method": "pca", "executor": None, **where},

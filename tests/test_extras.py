@@ -142,6 +142,7 @@ for command in (
     ["interpolate", *common, "--points", "3"],
     ["steps", "run"],
     ["compare", "run"],
+    ["function-space", *common, "--count", "3"],
     ["dynamics", *common, "--states", "3"],
     ["diagnose", *common, "--view", "history", "--view", "confusion", "--view", "activations"],
     ["repair", "run"],
@@ -158,12 +159,12 @@ with open("done.json", "w") as file:
     done = without(NEVER_THERE, code, tmp_path)
     assert done.stderr == ""
     codes, loaded = json.loads((tmp_path / "done.json").read_text())
-    assert codes == [0] * 10
+    assert codes == [0] * 11
     # The annex is asked whether it made the run, and for nothing else.
     assert not {"losspath.thesis.datasets", "losspath.thesis.cli", "losspath.thesis.study"} & {
         *loaded
     }
-    assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 14
+    assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 15
 
 
 def test_a_run_of_train_is_told_of_without_the_extra(run, tmp_path):

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from losspath.analysis.distances import state_distances as state_distances
     from losspath.analysis.dynamics import Dynamics as Dynamics
     from losspath.analysis.dynamics import measure_dynamics as measure_dynamics
+    from losspath.analysis.embedding import Embedding as Embedding
     from losspath.analysis.fidelity import measure_fidelity as measure_fidelity
     from losspath.analysis.filters import feature_maps as feature_maps
     from losspath.analysis.filters import filters as filters
+    from losspath.analysis.function_space import FunctionDistances as FunctionDistances
+    from losspath.analysis.function_space import function_distances as function_distances
     from losspath.analysis.interpolation import Interpolation as Interpolation
     from losspath.analysis.interpolation import interpolate as interpolate
     from losspath.analysis.rates import StepSizeLR as StepSizeLR
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from losspath.figures import plot_dynamics as plot_dynamics
     from losspath.figures import plot_feature_maps as plot_feature_maps
     from losspath.figures import plot_filters as plot_filters
+    from losspath.figures import plot_function_distances as plot_function_distances
     from losspath.figures import plot_history as plot_history
     from losspath.figures import plot_interpolation as plot_interpolation
     from losspath.figures import plot_runs as plot_runs
@@ -65,6 +69,8 @@ if TYPE_CHECKING:
     from losspath.geometry.plane import PrincipalPlane as PrincipalPlane
     from losspath.geometry.plane import fit_plane as fit_plane
     from losspath.geometry.projection import Projection as Projection
+    from losspath.geometry.walk import RandomWalk as RandomWalk
+    from losspath.geometry.walk import random_walk_variance as random_walk_variance
     from losspath.importing import import_checkpoints as import_checkpoints
     from losspath.recording.joint import JointPath as JointPath
     from losspath.recording.recorder import Recorder as Recorder
@@ -87,7 +93,9 @@ _EXPORTS = {
     "Confusion": "losspath.analysis.diagnostics",
     "DistanceMap": "losspath.analysis.distances",
     "Dynamics": "losspath.analysis.dynamics",
+    "Embedding": "losspath.analysis.embedding",
     "Fidelity": "losspath.surface",
+    "FunctionDistances": "losspath.analysis.function_space",
     "Grid": "losspath.geometry.grid",
     "History": "losspath.analysis.runs",
     "Interpolation": "losspath.analysis.interpolation",
@@ -102,6 +110,7 @@ _EXPORTS = {
     "Plane": "losspath.geometry.plane",
     "PrincipalPlane": "losspath.geometry.plane",
     "Projection": "losspath.geometry.projection",
+    "RandomWalk": "losspath.geometry.walk",
     "Verdict": "losspath.analysis.verdict",
     "Recorder": "losspath.recording.recorder",
     "RunCurves": "losspath.analysis.runs",
@@ -122,6 +131,7 @@ _EXPORTS = {
     "feature_maps": "losspath.analysis.filters",
     "filters": "losspath.analysis.filters",
     "fit_plane": "losspath.geometry.plane",
+    "function_distances": "losspath.analysis.function_space",
     "import_checkpoints": "losspath.importing",
     "interpolate": "losspath.analysis.interpolation",
     "learning_rates": "losspath.analysis.rates",
@@ -136,6 +146,7 @@ _EXPORTS = {
     "plot_dynamics": "losspath.figures",
     "plot_feature_maps": "losspath.figures",
     "plot_filters": "losspath.figures",
+    "plot_function_distances": "losspath.figures",
     "plot_history": "losspath.figures",
     "plot_interpolation": "losspath.figures",
     "plot_runs": "losspath.figures",
@@ -146,6 +157,7 @@ _EXPORTS = {
     "plot_surface": "losspath.figures",
     "plot_surfaces": "losspath.figures",
     "judge_dynamics": "losspath.analysis.verdict",
+    "random_walk_variance": "losspath.geometry.walk",
     "refine_surface": "losspath.surface",
     "saliency": "losspath.analysis.saliency",
     "state_distances": "losspath.analysis.distances",

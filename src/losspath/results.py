@@ -100,6 +100,7 @@ def register(name: str, type: str, key: str = "key") -> None:
 register("barriers", "losspath.analysis.barriers:Barriers")
 register("dynamics", "losspath.analysis.dynamics:Dynamics")
 register("fidelity", "losspath.surface.fidelity:Fidelity")
+register("functions", "losspath.analysis.function_space:FunctionDistances")
 register("interpolation", "losspath.analysis.interpolation:Interpolation")
 register("named_plane", "losspath.planes.kept:KeptPlane")
 register("plane", "losspath.geometry.plane:PrincipalPlane", "path_digest")

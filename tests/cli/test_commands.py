@@ -228,9 +228,14 @@ def test_info_for_people_and_for_programs(call, run):
     assert description["closed"]
     assert description["history"][-1]["epoch"] == 2
     assert len(description["results"]) == 3
+    plane = losspath.fit_plane(losspath.Trajectory(run))
+    assert description["plane"]["random_walk"] == plane.random_walk.to_json()
+    share = sum(description["plane"]["explained_variance_ratio"])
+    assert share == pytest.approx(plane.path.explained_variance_ratio.sum())
     code, out, _ = call("info", run)
     assert code == 0
     for part in (
+        f"the principal plane has {plane.random_walk.describe(share)}",
         "47 states of 328 parameters",
         "46 steps",
         "complete",

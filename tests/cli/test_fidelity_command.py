@@ -46,9 +46,11 @@ def test_numbers_as_json(call, run, tmp_path):
 def test_what_is_computed_is_not_computed_again(call, run, tmp_path):
     asked = ("fidelity", run, *SMALL, "--forks", "0", "--out", tmp_path)
     first, again = call(*asked), call(*asked)
+    assert "the plane has" in first[1]
+    assert "a random walk with its step lengths:" in " ".join(first[1].split())
     assert again[0] == 0
     assert re.search(r"fidelity of averaged .* \(already computed\)", " ".join(again[1].split()))
-    assert first[1].splitlines()[-7:] == again[1].splitlines()[-7:]
+    assert first[1].splitlines()[-9:] == again[1].splitlines()[-9:]
     # The surface is the one that `surface` draws.
     _, out, _ = call("surface", run, *SMALL[:4], "--out", tmp_path)
     assert "already computed" in out

@@ -1,12 +1,16 @@
 """Several runs in one plane, other planes, heights and distances, as a user gives them."""
 
+import json
+import re
+
+import h5py
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import losspath
-from losspath import Barriers, Surface, Trajectory
+from losspath import Barriers, FunctionDistances, Surface, Trajectory
 from losspath.cli import main
 from losspath.planes import PLANES
 from losspath.planes.kept import KeptPlane
@@ -186,3 +190,87 @@ def test_what_is_refused(place, tmp_path, capsys, arguments, message):
     assert with_objective(command, place, *given, "--out", tmp_path) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert message in told
+
+
+def test_surfaces_are_compared(place, tmp_path, capsys):
+    for resolution in ("9", "5"):
+        arguments = (place / "sgd", "--resolution", resolution, "--out", str(tmp_path / resolution))
+        assert with_objective("surface", place, *arguments) == 0
+    fine, coarse = (only(tmp_path / n, "results/surface-averaged-*.npz") for n in ("9", "5"))
+    capsys.readouterr()
+    assert call("compare-surfaces", str(fine), str(coarse), "--json") == 0
+    ((name, numbers),) = json.loads(capsys.readouterr().out).items()
+    assert name == str(coarse)
+    expected = losspath.compare_surfaces(Surface.load(coarse), Surface.load(fine))
+    assert numbers == expected.to_json()
+    assert 0.5 < numbers["rank_correlation"] < 1.0
+    assert call("compare-surfaces", str(fine), str(fine), "--quantity", "margin") == 0
+    words = capsys.readouterr().out
+    assert re.search(r"rank correlation of heights +1\.000\n", words.replace(" \n", "\n"))
+    assert re.search(r"contour lines apart, mean +0\.00%", words)
+
+
+def test_what_cannot_be_compared_is_told(place, tmp_path, capsys):
+    for run in ("sgd", "adam"):
+        arguments = (place / run, "--resolution", "5", "--out", str(tmp_path / run))
+        assert with_objective("surface", place, *arguments) == 0
+    one, other = (only(tmp_path / n, "results/surface-averaged-*.npz") for n in ("sgd", "adam"))
+    capsys.readouterr()
+    assert call("compare-surfaces", str(one), str(other)) == 1
+    told = capsys.readouterr().err
+    assert f"{other}: the two surfaces show other paths" in told
+    assert "--as-they-are" in told
+    assert call("compare-surfaces", str(one), str(other), "--as-they-are") == 0
+    assert call("compare-surfaces", str(tmp_path / "sgd"), str(other)) == 1
+    assert str(one) in capsys.readouterr().err
+
+
+def test_runs_by_what_they_predict(place, objective, tmp_path, capsys):
+    runs = (place / "sgd", place / "adam")
+    arguments = (*runs, "--count", "3", "--samples", "15", "--out", tmp_path)
+    assert with_objective("function-space", place, *arguments) == 0
+    words = capsys.readouterr().out
+    assert "end of sgd to end of adam: jensen-shannon" in words
+    found = FunctionDistances.load(only(tmp_path, "results/functions-*.npz"))
+    assert found.steps.tolist() == [0, 5, 10] * 2
+    expected = losspath.function_distances(
+        [Trajectory(run) for run in runs], objective, states=3, samples=15
+    )
+    np.testing.assert_allclose(found.functions, expected.functions, atol=1e-6)
+    assert only(tmp_path, "figures/functions-jensen-shannon-*.png").stat().st_size > 10_000
+    assert with_objective("function-space", place, *arguments) == 0
+    assert "function distances (already computed)" in capsys.readouterr().out
+    asked = (*arguments, "--distance", "disagreement", "--json")
+    assert with_objective("function-space", place, *asked) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["distance"] == "disagreement"
+    assert numbers["starts"] == {"sgd": 0, "adam": 3}
+    assert np.shape(numbers["function_embedding"]["coordinates"]) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--distance", "cosine"), "--distance l2|disagreement|jensen-shannon, got 'cosine'"),
+        (("--count", "0"), "--count of at least 1, got 0"),
+        (("--samples", "0"), "--samples of at least 1, got 0"),
+    ],
+)
+def test_predictions_that_cannot_be_compared_are_refused(place, arguments, says, capsys):
+    assert with_objective("function-space", place, place / "sgd", *arguments) == 1
+    assert says in " ".join(capsys.readouterr().err.split())
+
+
+def test_surfaces_of_other_programs_are_compared(tmp_path, capsys):
+    files = {"one.h5": 0.0, "other.h5": 0.1}
+    for name, shift in files.items():
+        axis = np.linspace(-1, 1, 9)
+        x, y = np.meshgrid(axis, axis)
+        with h5py.File(tmp_path / name, "w") as content:
+            content["xcoordinates"] = content["ycoordinates"] = axis
+            content["train_loss"] = 3 + x - shift + 0 * y
+    one, other = (tmp_path / name for name in files)
+    assert call("compare-surfaces", one, other, "--json") == 0
+    (numbers,) = json.loads(capsys.readouterr().out).values()
+    assert numbers["contour_error"] == pytest.approx(0.05)
+    assert numbers["rank_correlation"] == pytest.approx(1.0)

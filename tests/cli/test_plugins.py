@@ -102,7 +102,7 @@ def test_help_lists_commands_of_other_packages_and_imports_none(call, package):
     assert "greet Greet whoever is named." in told
     assert "wave Say a word of another package." in told
     assert "gone" in told
-    assert "train Train a reference network and record its path; or go on with a" in told
+    assert any(line.startswith("train Train a reference network and record its") for line in told)
     assert "imported" not in out
 
 

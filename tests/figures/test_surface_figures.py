@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from losspath import Surface, plot_distance_map, plot_surface, plot_surfaces
+from losspath import RandomWalk, Surface, plot_distance_map, plot_surface, plot_surfaces
 from losspath.analysis.distances import DistanceMap
 from losspath.errors import ArgumentError, StoreError
 from losspath.figures import HeightScale, save_figure
@@ -478,3 +478,24 @@ def test_something_else_than_a_surface_is_refused():
     for plot in (plot_surface, lambda what: plot_surfaces([what])):
         with pytest.raises(ArgumentError, match=r"expected a Surface.*losspath\.Surface\.load"):
             plot("surface.npz")
+
+
+WALK = RandomWalk(np.array([0.61, 0.15]), 0.02)
+
+
+def test_the_share_of_variance_stands_beside_that_of_a_random_walk():
+    made = make_surface()
+    words = "95% of the path's variance (a random walk with its step lengths: 76% ± 2%)"
+    told = dataclasses.replace(made, provenance=made.provenance | {"random_walk": WALK.to_json()})
+    for figure in (plot_surface(told), plot_surfaces([told, told])):
+        assert any(f"The plane has {words}." in text.replace("\n", " ") for text in texts(figure))
+    # Of planes that are not the path's principal one there is no such walk.
+    assert "random walk" not in describe_surface(made)
+    other = dataclasses.replace(told, explained_variance_ratio=np.array([0.5, 0.1]))
+    figure = plot_surfaces([told, other])
+    assert not any("random walk" in text.replace("\n", " ") for text in texts(figure))
+    shown = DistanceMap(
+        made.x, made.y, made.loss, made.path, np.array([0.8, 0.15]), random_walk=WALK
+    )
+    drawn = texts(plot_distance_map(shown))
+    assert any(words in text.replace("\n", " ") for text in drawn)

@@ -13,6 +13,7 @@ from losspath.errors import ArgumentError, PathError
 from losspath.geometry.gram import stretches
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import PrincipalPlane
+from losspath.geometry.walk import RandomWalk
 from losspath.methods import SampledPCA
 from losspath.recording.joint import Runs, as_path
 from losspath.recording.paths import StateSequence
@@ -39,6 +40,7 @@ class DistanceMap:
         explained_variance_ratio: (2,) the share of the path's variance along x and y.
         labels: what the axes are called.
         starts: the first state of each run that the path is of.
+        random_walk: the share that a random walk has; None where it is not known.
     """
 
     x: Floats
@@ -48,6 +50,7 @@ class DistanceMap:
     explained_variance_ratio: Floats
     labels: tuple[str, ...] = ("PC 1", "PC 2")
     starts: tuple[int, ...] = (0,)
+    random_walk: RandomWalk | None = None
 
     def __repr__(self) -> str:
         size = f"{len(self.x)} × {len(self.y)} points"
@@ -86,8 +89,16 @@ def distance_map(
     nearest = Euclidean().nearest(grid.points, path)
     share = 1.0 - method.state_weights(grid.points, nearest, path)
     distance = (share * path.residual_norms[nearest]).reshape(grid.shape)
-    ratio = path.explained_variance_ratio
-    return DistanceMap(grid.x, grid.y, distance, path.coordinates, ratio, plane.labels, path.starts)
+    return DistanceMap(
+        grid.x,
+        grid.y,
+        distance,
+        path.coordinates,
+        path.explained_variance_ratio,
+        plane.labels,
+        path.starts,
+        plane.random_walk,
+    )
 
 
 def state_distances(path: StateSequence | npt.ArrayLike | Runs) -> Floats:

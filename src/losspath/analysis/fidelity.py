@@ -161,7 +161,9 @@ def judge(
     other = None if evidence.control is None else judged(evidence.control, ground)
     return replace(
         fidelity_of(found, heights, floor_of(found), other),
-        provenance=surface.provenance | {"count": evidence.count, "seed": evidence.seed},
+        provenance=surface.provenance
+        | {"count": evidence.count, "seed": evidence.seed}
+        | {"explained_variance_ratio": surface.explained_variance_ratio.tolist()},
     )
 
 

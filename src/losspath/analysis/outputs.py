@@ -127,10 +127,11 @@ def first_tensor(value: Any) -> torch.Tensor | None:
     return next((tensor for tensor in tensors_in(value) if tensor.dim()), None)
 
 
-def _taken(output: Any) -> torch.Tensor | str:
+def taken(output: Any) -> torch.Tensor | str:
     """A copy of what a module has just put out, before anything rewrites it; or why there is none.
 
-    A function that works in place, such as ``ReLU(inplace=True)``, would change what is kept.
+    Of several tensors the first that has axes, on the CPU and of no half precision. A function that
+    works in place, such as ``ReLU(inplace=True)``, would change what is kept.
     """
     found = first_tensor(output)
     if found is None:
@@ -221,7 +222,7 @@ def outputs_in_parts(
         modules = modules_of(model, names)
 
         def keep(name: str, _: Any, output: Any) -> None:
-            kept[-1][name].append(_taken(output))
+            kept[-1][name].append(taken(output))
 
         def counted() -> Iterator[Batch]:
             for batch in given:

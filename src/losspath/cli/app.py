@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from losspath.cli.functions_command import EXAMPLES as FUNCTION_SPACE_EXAMPLES
+from losspath.cli.functions_command import function_space
 from losspath.cli.import_command import EXAMPLES as IMPORT_EXAMPLES
 from losspath.cli.import_command import import_checkpoints
 from losspath.cli.options import (
@@ -24,7 +26,14 @@ from losspath.cli.options import (
     States,
 )
 from losspath.cli.plugins import Commands
-from losspath.cli.surfaces import FIDELITY_EXAMPLES, SURFACE_EXAMPLES, fidelity, surface
+from losspath.cli.surfaces import (
+    COMPARE_SURFACES_EXAMPLES,
+    FIDELITY_EXAMPLES,
+    SURFACE_EXAMPLES,
+    compare_surfaces,
+    fidelity,
+    surface,
+)
 from losspath.threads import VARIABLE, use_threads
 
 app = typer.Typer(
@@ -87,6 +96,7 @@ def info(
 
 app.command(epilog=SURFACE_EXAMPLES)(surface)
 app.command(epilog=FIDELITY_EXAMPLES)(fidelity)
+app.command("compare-surfaces", epilog=COMPARE_SURFACES_EXAMPLES)(compare_surfaces)
 
 
 @app.command("barriers", epilog="Example: losspath barriers runs/seed-0 runs/seed-1 runs/seed-2")
@@ -117,6 +127,9 @@ def barriers(
     recorded = Run(first, data_dir, objective, states, out, tuple(others))
     found = barriers.compute_barriers(recorded, points, samples, quantity)
     barriers.draw_barriers(recorded, found, figure, format_.value)
+
+
+app.command("function-space", epilog=FUNCTION_SPACE_EXAMPLES)(function_space)
 
 
 @app.command(epilog="Example: losspath interpolate runs/lenet5 --from 0 --to last")

@@ -22,6 +22,7 @@ from losspath.cli.runs import Run
 from losspath.errors import ArgumentError
 from losspath.files import plain_json
 from losspath.geometry.grid import Grid
+from losspath.geometry.walk import RandomWalk
 from losspath.methods import Method
 from losspath.recording.trajectory import StateSequence
 from losspath.surface import Fidelity, Landscape, Surface, check_same_network
@@ -140,11 +141,20 @@ def print_fidelity(found: dict[str, Fidelity], as_json: bool) -> None:
             say(f"skill on the control run: {_skill(fidelity.control)}")
         least = _error(fidelity, fidelity.floor)
         say(f"no picture can be below {least}: vectors at one place differ")
+    _say_variance(fidelity)
     say(
         "typical error: 68 % are off by at most so much; bias: above zero the picture is too high; "
         "both of all but chords. Skill: 1 is exact, 0 tells no more than the states' losses. "
         "In brackets: 95 % intervals"
     )
+
+
+def _say_variance(fidelity: Fidelity) -> None:
+    """Says what share of the path's variance the plane has, where it is the principal one."""
+    told = fidelity.provenance
+    if "random_walk" in told and "explained_variance_ratio" in told:
+        walk = RandomWalk.from_json(told["random_walk"])
+        say(f"the plane has {walk.describe(sum(told['explained_variance_ratio']))}")
 
 
 def _told(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.table import Table
 
 from losspath.cli.console import describe_epoch, out, say
 from losspath.cli.runs import RESULTS, check_one_run
+from losspath.errors import StoreError
 from losspath.files import canonical_json
+from losspath.geometry.walk import RandomWalk
 from losspath.recording.trajectory import Trajectory
 
 
@@ -58,8 +61,22 @@ def describe(directory: Path) -> dict[str, Any]:
             {"name": entry.name, "shape": list(entry.shape), "dtype": entry.dtype}
             for entry in path.layout.parameters
         ],
+        "plane": _plane_of(path, directory),
         "results": sorted(file.name for file in (directory / RESULTS).glob("*.npz")),
     }
+
+
+def _plane_of(path: Trajectory, directory: Path) -> dict[str, Any] | None:
+    """The shares of variance in the path's principal plane and of a random walk; None of none."""
+    from losspath.geometry.plane import PrincipalPlane
+    from losspath.results import ResultStore
+
+    with suppress(StoreError):  # which is for `losspath repair` to tell
+        plane = ResultStore(directory / RESULTS).find(PrincipalPlane, path.digest)
+        if plane is not None and plane.random_walk is not None:
+            ratio = plane.path.explained_variance_ratio.tolist()
+            return {"explained_variance_ratio": ratio, "random_walk": plane.random_walk.to_json()}
+    return None
 
 
 def _told_losses(path: Trajectory) -> list[tuple[int, float]]:
@@ -138,6 +155,10 @@ def print_description(description: dict[str, Any]) -> None:
         say(f"  {canonical_json(d['metadata'])}")
     if d["history"]:
         say(f"  {describe_epoch(d['history'][-1])}")
+    if plane := d["plane"]:
+        walk = RandomWalk.from_json(plane["random_walk"])
+        share = sum(plane["explained_variance_ratio"])
+        say(f"  the principal plane has {walk.describe(share)}")
     table = Table("parameter", "shape", "dtype", box=None, pad_edge=True)
     for layer in d["layers"]:
         table.add_row(layer["name"], " × ".join(map(str, layer["shape"])), layer["dtype"])

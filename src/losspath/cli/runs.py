@@ -193,7 +193,8 @@ class Run:
         if name != "pca":
             return self._named_plane(name, objective)
         found = self.store.find(PrincipalPlane, self.path.digest)
-        if found is not None:
+        # Planes that were kept before random walks were measured are fitted again.
+        if found is not None and found.random_walk is not None:
             return found
         self.check_place(self.results)
         say(f"fitting the plane of {len(self.path):,} states")

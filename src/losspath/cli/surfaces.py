@@ -28,6 +28,11 @@ FIDELITY_EXAMPLES = (
     "losspath fidelity runs/mine --method all --objective train.py:objective --json"
 )
 
+COMPARE_SURFACES_EXAMPLES = (
+    "Examples: losspath compare-surfaces runs/mine/results/surface-local-planes-*.npz "
+    "runs/mine/results/surface-averaged-*.npz; losspath compare-surfaces 31.npz 19.npz --json"
+)
+
 Runs = Annotated[
     list[Path],
     typer.Argument(metavar="RUN...", help="One run, or several of one network in one plane."),
@@ -200,3 +205,34 @@ def fidelity(
             recorded, methods, resolution, samples, plane, forks, control, count, executor
         )
     job.print_fidelity(found, as_json)
+
+
+def compare_surfaces(
+    reference: Annotated[
+        Path,
+        typer.Argument(metavar="REFERENCE", help="File of the surface to hold others against."),
+    ],
+    surfaces: Annotated[
+        list[Path],
+        typer.Argument(metavar="SURFACE...", help="Files of other surfaces in its plane."),
+    ],
+    quantity: Annotated[
+        str, typer.Option(help="loss, accuracy or a metric that all of them have.")
+    ] = "loss",
+    as_they_are: Annotated[
+        bool,
+        typer.Option(
+            "--as-they-are", help="Take coordinates as they are, also of planes that differ."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Say how much surfaces differ: by pixels, ranks, contour lines and local minima.
+
+    Surfaces are the .npz files that `losspath surface` keeps, or .h5 files of Li et al.'s script;
+    their grids may differ.
+    """
+    from losspath.cli import compare_surfaces as job
+
+    found = job.compare_files(reference, surfaces, quantity, not as_they_are)
+    job.print_differences(reference, found, quantity, as_json)

@@ -231,22 +231,35 @@ def count_correct(outputs: Any, targets: Any) -> Sum:
     second (N, K, …), as in torch's losses, or else the last (N, …, K). `UNKNOWN` where both fit, or
     where a target is no column: what the outputs mean is then the caller's to say.
     """
-    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
-        return UNKNOWN
-    if outputs.dim() != targets.dim() + 1 or targets.dim() == 0:
-        return UNKNOWN
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        return UNKNOWN
-    if not outputs.is_floating_point():
+    axis = class_axis(outputs, targets)
+    if axis is None:
         return UNKNOWN
     targets = targets.long()  # torch lacks the largest of some unsigned types
+    asked = targets >= 0  # negative targets are how losses are told to ignore a position
+    right = (outputs.argmax(dim=axis) == targets) & asked
+    return float(right.sum()), float(asked.sum())
+
+
+def class_axis(outputs: Any, targets: Any) -> int | None:
+    """The axis of outputs that has a score for each class; None where targets do not tell.
+
+    Args:
+        outputs: of a model.
+        targets: what they are compared with: see `count_correct`.
+    """
+    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
+        return None
+    if outputs.dim() != targets.dim() + 1 or targets.dim() == 0:
+        return None
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        return None
+    if not outputs.is_floating_point():
+        return None
     rests = {1: outputs.shape[:1] + outputs.shape[2:], outputs.dim() - 1: outputs.shape[:-1]}
     axes = [axis for axis, rest in rests.items() if rest == targets.shape]
     if len(axes) != 1:
-        return UNKNOWN
+        return None
     columns = outputs.shape[axes[0]]
-    if columns < 2 or (targets.numel() and int(targets.max()) >= columns):
-        return UNKNOWN
-    asked = targets >= 0  # negative targets are how losses are told to ignore a position
-    right = (outputs.argmax(dim=axes[0]) == targets) & asked
-    return float(right.sum()), float(asked.sum())
+    if columns < 2 or (targets.numel() and int(targets.long().max()) >= columns):
+        return None
+    return axes[0]

@@ -17,6 +17,7 @@ from losspath.figures.diagnostics import (
     plot_samples,
 )
 from losspath.figures.dynamics import plot_dynamics
+from losspath.figures.functions import plot_function_distances
 from losspath.figures.runs import plot_history, plot_runs, plot_step_panels
 from losspath.figures.scale import HeightScale
 from losspath.figures.style import save_figure
@@ -31,6 +32,7 @@ __all__ = [
     "plot_dynamics",
     "plot_feature_maps",
     "plot_filters",
+    "plot_function_distances",
     "plot_history",
     "plot_interpolation",
     "plot_runs",

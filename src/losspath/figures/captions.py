@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from losspath.analysis.distances import DistanceMap
 from losspath.figures.style import describe_origin
 from losspath.surface import ACCURACY, LOSS, Surface
 
@@ -23,7 +24,7 @@ def describe_surface(surface: Surface, height: str = LOSS) -> str:
     if "steps" in surface.provenance:  # which do not begin with training
         first, last = surface.provenance["steps"]
         parts += [f"{surface.provenance['states']:,} states, of steps {first:,} to {last:,}"]
-    words = ", ".join(parts) + "."
+    words = ", ".join(parts) + "." + describe_variance(surface)
     errors = _errors(surface, height)
     if np.isfinite(errors).any():
         middle, most = (_off(of(errors), height) for of in (np.nanmedian, np.nanmax))
@@ -31,6 +32,17 @@ def describe_surface(surface: Surface, height: str = LOSS) -> str:
     if height == LOSS and surface.fidelity and (told := surface.fidelity.describe()):
         words += f" {told[:1].upper()}{told[1:]}."
     return words + describe_origin(surface.provenance)
+
+
+def describe_variance(shown: Surface | DistanceMap) -> str:
+    """A sentence on the share of variance in a path's principal plane, beside a random walk's.
+
+    It stands after a space; "" for other planes, of which the axes say all there is to say.
+    """
+    if shown.random_walk is None:
+        return ""
+    share = float(np.sum(shown.explained_variance_ratio))
+    return f" The plane has {shown.random_walk.describe(share, len(shown.starts) > 1)}."
 
 
 def _errors(surface: Surface, height: str) -> Floats:
@@ -56,7 +68,9 @@ def describe_surfaces(
     rows, columns = first.loss.shape
     samples = first.provenance.get("samples")
     made = f"{columns} × {rows} points" + (f", {samples:,} samples" if samples else "") + "."
+    variances = dict.fromkeys(map(describe_variance, surfaces))
     made += " On the axes, the share of the path's variance."
+    made += next(iter(variances)) if len(variances) == 1 else ""
     names = [surface.provenance.get("method", {}).get("name", "surface") for surface in surfaces]
     names = [title.replace("\n", " ") for title in titles] if titles else names
     medians = []

@@ -13,12 +13,11 @@ from matplotlib.colors import Colormap, LogNorm, Normalize
 from losspath.arguments import checked, text
 from losspath.figures.style import check_group
 from losspath.surface import ACCURACY, CLIP, LOSS, Surface, value_named
+from losspath.surface.surface import LOGARITHMIC
 
 Floats = npt.NDArray[np.float64]
 
 _LEVELS = 40
-# A range wider than this is drawn on a logarithmic scale.
-_LOGARITHMIC = 12.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class HeightScale:
         if clipped:
             high = limit
         low, high = _with_margin(low, high)
-        logarithmic = low > 0 and high / low > _LOGARITHMIC
+        logarithmic = low > 0 and high / low > LOGARITHMIC
         words = f"{CLIP:g} × the initial loss" if clipped else ""
         return cls(low, high, logarithmic, clipped, words)
 

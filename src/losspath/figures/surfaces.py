@@ -26,7 +26,7 @@ from matplotlib.ticker import (
 from losspath.analysis.distances import DistanceMap
 from losspath.arguments import AXES, TITLE, checked, count, flag, of_type, optional, text, texts
 from losspath.errors import ArgumentError
-from losspath.figures.captions import describe_surface, describe_surfaces
+from losspath.figures.captions import describe_surface, describe_surfaces, describe_variance
 from losspath.figures.contours import EVALUATED, FADED, draw_contours, draw_doubt, is_doubtful
 from losspath.figures.paths import draw_path, draw_states, path_legend
 from losspath.figures.scale import HeightScale
@@ -222,7 +222,8 @@ def plot_distance_map(
     _add_distance_bar(figure, axes, _draw_distance(axes, distance), location="right")
     add_title(figure, shown)
     rows, columns = distance.distance.shape
-    add_footer(figure, f"{columns} × {rows} points.", _legend([], LOSS), columns=3)
+    caption = f"{columns} × {rows} points.{describe_variance(distance)}"
+    add_footer(figure, caption, _legend([], LOSS), columns=3)
     return figure
 
 

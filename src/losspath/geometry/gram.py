@@ -84,7 +84,10 @@ def fit(path: StateSequence, components: int) -> tuple[Floats, Axes, Pass]:
     if determined < components:
         basis = complete(basis[:, :determined], components)
     residual = _residual(path, mean, basis, coordinates)
-    return mean, Axes(basis, determined, gap), Pass(coordinates, squares, residual)
+    lengths = np.zeros(count)
+    own = np.diag(gram)
+    lengths[1:] = np.sqrt(np.maximum(own[1:] + own[:-1] - 2 * np.diag(gram, 1), 0.0))
+    return mean, Axes(basis, determined, gap), Pass(coordinates, squares, residual, lengths)
 
 
 def _residual(path: StateSequence, mean: Floats, basis: Floats, coordinates: Floats) -> float:

@@ -48,11 +48,12 @@ class Axes:
 
 @dataclass(frozen=True)
 class Pass:
-    """The last pass: coordinates (T, k), ‖θ_i − θ̄‖² (T,), and the eigen-residual."""
+    """The last pass: coordinates (T, k), ‖θ_i − θ̄‖² (T,), eigen-residual, ‖θ_i − θ_{i−1}‖ (T,)."""
 
     coordinates: Floats
     squares: Floats
     residual: float
+    lengths: Floats
 
 
 def blocks(path: StateSequence, number_bytes: int) -> Iterator[tuple[int, torch.Tensor]]:
@@ -267,11 +268,13 @@ def _apply(
 def project_all(path: StateSequence, mean: Floats, basis: Floats) -> Pass:
     """Coordinates and squared norms of the centred states, in float64, and the eigen-residual."""
     coordinates = np.empty((len(path), basis.shape[1]))
-    squares = np.empty(len(path))
+    squares, lengths, last = np.empty(len(path)), np.empty(len(path)), None
     directions, origin = torch.from_numpy(basis), torch.from_numpy(mean)
     image = torch.zeros_like(directions)
     for first, rows in doubled(path):
         rows -= origin
+        lengths[first : first + len(rows)] = step_norms(rows, last)
+        last = rows[-1].clone()
         part = rows @ directions
         image += rows.T @ part
         coordinates[first : first + len(rows)] = part.numpy()
@@ -279,4 +282,18 @@ def project_all(path: StateSequence, mean: Floats, basis: Floats) -> Pass:
     values = np.sum(coordinates**2, axis=0)
     off = image.numpy() - basis * values
     residual = float(np.linalg.norm(off, axis=0).max() / max(values.max(), np.finfo(float).tiny))
-    return Pass(coordinates, squares, residual)
+    return Pass(coordinates, squares, residual, lengths)
+
+
+def step_norms(rows: torch.Tensor, last: torch.Tensor | None) -> Floats:
+    """(n,): how far each row is from the one before it.
+
+    Args:
+        rows: (n, P) of a path.
+        last: (P,) the row before them; None where there is none, for which it is 0.
+    """
+    norms = np.zeros(len(rows))
+    norms[1:] = torch.linalg.vector_norm(rows.diff(dim=0), dim=1).numpy()
+    if last is not None:
+        norms[0] = float(torch.linalg.vector_norm(rows[0] - last))
+    return norms

@@ -16,6 +16,7 @@ from losspath.errors import ArgumentError, LosspathWarning, PathError
 from losspath.files import load_archive, save_archive
 from losspath.geometry import gram, pca
 from losspath.geometry.projection import Projection, project_path
+from losspath.geometry.walk import RandomWalk, walk_of
 from losspath.parameters import Layout
 from losspath.recording.joint import Runs
 from losspath.recording.sketch import Sketch, sketch_of
@@ -69,6 +70,10 @@ class Plane:
 
     def __repr__(self) -> str:
         return f"Plane: {' × '.join(self.labels)}, in {len(self.origin):,} parameters"
+
+    def notes_on(self, path_digest: str) -> dict[str, Any]:
+        """What is to be known of a path's picture in this plane, as JSON values."""
+        return {}
 
     def project(self, states: npt.ArrayLike) -> Floats:
         """Coordinates (…, k) of states (…, P) in the plane."""
@@ -125,22 +130,34 @@ class PrincipalPlane(Plane):
         residual: max_k ‖C u_k − λ_k u_k‖ / λ_1 with the covariance C: how far the axes are from
             being eigenvectors.
         gap: (λ_k − λ_{k+1}) / λ_k; near zero, the plane is not determined by the path.
+        random_walk: the share of variance that a random walk with the path's step lengths has in
+            its own principal plane; None where it is not known.
     """
 
     archive: ClassVar[tuple[str, int]] = ("plane", FORMAT_VERSION)
     path: Projection
     residual: float
     gap: float
+    random_walk: RandomWalk | None = None
 
     def __repr__(self) -> str:
         share = float(np.sum(self.path.explained_variance_ratio))
         axes = f"{len(self.labels)} axes with {share:.1%} of the variance"
+        if self.random_walk is not None:
+            axes += f" (a random walk: {self.random_walk.shares.sum():.1%})"
         return f"PrincipalPlane: {len(self.path):,} states, {len(self.origin):,} parameters, {axes}"
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What the plane was computed from, as JSON values."""
         return {"path_digest": self.path.path_digest}
+
+    def notes_on(self, path_digest: str) -> dict[str, Any]:
+        """How well the plane was fitted; of the path that it was fitted to, the random walk too."""
+        notes: dict[str, Any] = {"plane_residual": self.residual, "plane_gap": self.gap}
+        if path_digest == self.path.path_digest and self.random_walk is not None:
+            notes["random_walk"] = self.random_walk.to_json()
+        return notes
 
     def projection(self, path: StateSequence | npt.ArrayLike | Runs) -> Projection:
         """A path as the plane shows it; that which it was fitted to is known already."""
@@ -160,6 +177,8 @@ class PrincipalPlane(Plane):
         }
         if len(self.path.starts) > 1:
             arrays["starts"] = np.array(self.path.starts)
+        if (walk := self.random_walk) is not None:
+            arrays["random_walk"] = np.array([*walk.shares, walk.deviation])
         save_archive(Path(path), *self.archive, arrays, {"path": self.path.path_digest})
 
     @classmethod
@@ -180,7 +199,10 @@ class PrincipalPlane(Plane):
             tuple(arrays.get("starts", np.zeros(1, int)).tolist()),
         )
         labels = tuple(map(str, arrays["labels"]))
-        return cls(arrays["origin"], arrays["basis"], labels, shown, residual, gap)
+        walk = None  # of planes of before
+        if "random_walk" in arrays:
+            walk = RandomWalk(arrays["random_walk"][:-1], float(arrays["random_walk"][-1]))
+        return cls(arrays["origin"], arrays["basis"], labels, shown, residual, gap, walk)
 
 
 @checked(components=count(1), tolerance=number(above=0), seed=count(0))
@@ -287,6 +309,7 @@ def fit_plane(
         ),
         residual=residual,
         gap=gap,
+        random_walk=walk_of(final.lengths, states, components, seed),
     )
 
 

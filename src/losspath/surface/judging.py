@@ -311,6 +311,8 @@ def _interval(
     if not parts:
         return UNKNOWN
     values = statistic(parts)
+    if not np.isfinite(values[0]):
+        return UNKNOWN
     if not np.isfinite(values).all():
         return Interval(shown(float(values[0])), math.nan, math.nan)
     tail = (1 - _LEVEL) / 2

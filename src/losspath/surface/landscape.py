@@ -36,7 +36,7 @@ from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_o
 from losspath.evaluation.recorded import along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
-from losspath.geometry.plane import Plane, PrincipalPlane, fit_plane
+from losspath.geometry.plane import Plane, fit_plane
 from losspath.methods import Method, method_named
 from losspath.recording.joint import Runs
 from losspath.recording.paths import ends_of
@@ -383,7 +383,6 @@ class Landscape:
         )
 
     def _provenance(self, key: str) -> dict[str, Any]:
-        fitted = self.plane if isinstance(self.plane, PrincipalPlane) else None
         return {
             "losspath": losspath.__version__,
             "key": key,
@@ -393,7 +392,8 @@ class Landscape:
             "states": len(self.path),
             "parameters": len(self.plane.origin),
             "axes": list(self.plane.labels),
-            **({"plane_residual": fitted.residual, "plane_gap": fitted.gap} if fitted else {}),
+            "plane": digest_of(self.plane.origin, self.plane.basis),
+            **self.plane.notes_on(self.path.digest),
             **self._bound.objective.provenance,
             "has_buffers": self._bound.describes_buffers,
             **path_notes(self.path),

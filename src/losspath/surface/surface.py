@@ -27,6 +27,7 @@ from losspath.errors import ArgumentError
 from losspath.evaluation.quantities import LOSS, SPREAD, named_values, value_named
 from losspath.files import load_archive, save_archive
 from losspath.geometry.spacing import extent_of
+from losspath.geometry.walk import RandomWalk
 from losspath.surface.fidelity import Fidelity
 
 Floats = npt.NDArray[np.float64]
@@ -36,6 +37,9 @@ CLIP = 1.5
 
 REACH, DISAGREEMENT = 1.0, 0.3
 """From where on a point is doubtful: see `Surface.doubt`."""
+
+LOGARITHMIC = 12.0
+"""Losses that span more than this factor are drawn on a logarithmic scale."""
 
 FORMAT_VERSION = 1
 STATES_VERSION = 1
@@ -183,6 +187,15 @@ class Surface:
     def description(self) -> str:
         """The method and its options, as figures name them."""
         return str(self.provenance.get("description", "surface"))
+
+    @property
+    def random_walk(self) -> RandomWalk | None:
+        """What share of variance a random walk with the path's step lengths has in its plane.
+
+        None where the plane is not the principal one of the path, and where it is not known.
+        """
+        told = self.provenance.get("random_walk")
+        return None if told is None else RandomWalk.from_json(told)
 
     @checked(quantity=text)
     def at(self, points: npt.ArrayLike, quantity: str = LOSS) -> Floats:

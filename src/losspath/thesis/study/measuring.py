@@ -166,7 +166,8 @@ def _of_comparisons(plan: Plan, surfaces: dict[tuple[str, str], Surface]) -> Ite
         for label in labels:
             if label in surfaces and reference in surfaces:
                 one, other = surfaces[label], surfaces[reference]
-                found = compare_surfaces(one, other)
+                # Planes of all states and of some are nearly the same.
+                found = compare_surfaces(one, other, check=False)
                 yield f"similarity to {words}", found.ssim, *label
                 yield f"median difference from {words}", found.median_error, *label
                 yield f"95 % difference from {words}", found.high_error, *label
