@@ -53,6 +53,16 @@ def test_surface_computes_once_and_draws(call, run):
     assert result(run, "surface-averaged").stat().st_mtime_ns == written
 
 
+def test_a_picture_without_what_is_faded_is_another_file(call, run):
+    # Of one surface: nothing is computed for it.
+    for options, drawn in (((), 1), (("--no-fade",), 2)):
+        code, out, err = call("surface", run, "--method", "pca", *SMALL, *options)
+        assert (code, err) == (0, "")
+        assert len([name for name in figures(run) if name.startswith("surface-pca-5x5")]) == drawn
+    assert "already computed" in out
+    assert any(name.endswith("-not-faded.png") for name in figures(run))
+
+
 @pytest.mark.slow
 def test_changed_parameters_are_never_mixed_with_old_results(call, run):
     call("surface", run, *SMALL)

@@ -17,10 +17,9 @@ from losspath.surface import Surface
 
 Floats = npt.NDArray[np.float64]
 
-FADED = 0.55
-"""How much of the colour is white where a point is doubtful."""
-_DOUBTFUL = 1.0
 EVALUATED = "#555555"  # colour of the points of a surface that is not complete
+# From this doubt on a point is faded, by so much white in its colour.
+_DOUBTFUL, _WHITE = 1.0, 0.55
 
 # As shares of the picture's sides: a line that is shorter has no height written on it, and so has
 # one that is nowhere farther from the path; a place with so much room around it is as good as any.
@@ -80,7 +79,7 @@ def draw_doubt(axes: Axes, surface: Surface) -> None:
     doubt = np.minimum(surface.doubt, 2 * _DOUBTFUL)  # which may be infinite
     if doubt.max() > _DOUBTFUL:
         # Over the contours and their lines, and below the path.
-        faded: dict[str, Any] = {"colors": ["white"], "alpha": FADED, "zorder": 2.5}
+        faded: dict[str, Any] = {"colors": ["white"], "alpha": _WHITE, "zorder": 2.5}
         axes.contourf(surface.x, surface.y, doubt, levels=[_DOUBTFUL, 3 * _DOUBTFUL], **faded)
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -27,7 +25,7 @@ from losspath.analysis.distances import DistanceMap
 from losspath.arguments import AXES, TITLE, checked, count, flag, of_type, optional, text, texts
 from losspath.errors import ArgumentError
 from losspath.figures.captions import describe_surface, describe_surfaces, describe_variance
-from losspath.figures.contours import EVALUATED, FADED, draw_contours, draw_doubt, is_doubtful
+from losspath.figures.contours import EVALUATED, draw_contours, draw_doubt, is_doubtful
 from losspath.figures.paths import draw_path, draw_states, path_legend
 from losspath.figures.scale import HeightScale
 from losspath.figures.style import (
@@ -49,7 +47,7 @@ Floats = npt.NDArray[np.float64]
 
 _SCALE = of_type("losspath.figures.scale:HeightScale", "make one by HeightScale.of(surfaces)")
 _NOTHING = "#f2f2f2"  # where there is nothing to draw
-_PALE = to_hex(FADED + (1 - FADED) * np.array(mpl.colormaps["viridis"](0.5)[:3]))
+_PALE = "#9bcdcb"  # the middle of the colours, faded
 # A plane whose sides differ by more than this is not drawn to one scale: it would be a strip.
 _STRIP = 2.5
 

@@ -253,14 +253,15 @@ class Surface:
 
         - the distance to the nearest state in the plane, over `REACH` = 1 extent of the path: the
           root-mean-square deviation of its places along an axis. Nearly all chords between states
-          are nearer to one than that, so that hardly anything can be held against what is farther;
+          are nearer to one than that, so that hardly anything can be held against what is farther:
+          it is not known to be wrong;
         - "loss spread" / loss over `DISAGREEMENT` = 0.3, of a method that gives a point several
-          vectors: these disagree. Where losses are not all positive, the spread counts as a share
-          of their range.
+          vectors: these disagree, and pictures are off by more there. Where losses are not all
+          positive, the spread counts as a share of their range.
 
-        ``benchmarks/support.py`` shows how far pictures are off where it is above 1. A path without
-        any extent says nothing of distances, and a method of one vector at a point nothing of
-        spreads: then these do not count.
+        Both are of ``benchmarks/results/support.txt``. A path without any extent says nothing of
+        distances, and a method of one vector at a point nothing of spreads: then these do not
+        count.
         """
         doubt = np.zeros(self.loss.shape)
         extent = extent_of(self.path, list(self.starts.values()))
