@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from losspath.analysis.steps import StepSizes as StepSizes
     from losspath.analysis.steps import step_cosines as step_cosines
     from losspath.analysis.steps import step_sizes as step_sizes
+    from losspath.analysis.uncertainty import Uncertainty as Uncertainty
+    from losspath.analysis.uncertainty import line_uncertainty as line_uncertainty
+    from losspath.analysis.uncertainty import surface_uncertainty as surface_uncertainty
     from losspath.analysis.verdict import Verdict as Verdict
     from losspath.analysis.verdict import judge_dynamics as judge_dynamics
     from losspath.errors import LosspathError as LosspathError
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from losspath.figures import plot_step_sizes as plot_step_sizes
     from losspath.figures import plot_surface as plot_surface
     from losspath.figures import plot_surfaces as plot_surfaces
+    from losspath.figures import plot_uncertainty as plot_uncertainty
     from losspath.geometry.grid import Grid as Grid
     from losspath.geometry.plane import Plane as Plane
     from losspath.geometry.plane import PrincipalPlane as PrincipalPlane
@@ -112,6 +116,7 @@ _EXPORTS = {
     "Surface": "losspath.surface",
     "SurfaceDifference": "losspath.analysis.comparison",
     "Trajectory": "losspath.recording.trajectory",
+    "Uncertainty": "losspath.analysis.uncertainty",
     "activations": "losspath.analysis.activations",
     "architecture": "losspath.analysis.diagnostics",
     "barriers": "losspath.analysis.barriers",
@@ -125,6 +130,7 @@ _EXPORTS = {
     "import_checkpoints": "losspath.importing",
     "interpolate": "losspath.analysis.interpolation",
     "learning_rates": "losspath.analysis.rates",
+    "line_uncertainty": "losspath.analysis.uncertainty",
     "load_h5_surface": "losspath.surface",
     "measure_dynamics": "losspath.analysis.dynamics",
     "measure_fidelity": "losspath.analysis.fidelity",
@@ -145,12 +151,14 @@ _EXPORTS = {
     "plot_step_sizes": "losspath.figures",
     "plot_surface": "losspath.figures",
     "plot_surfaces": "losspath.figures",
+    "plot_uncertainty": "losspath.figures",
     "judge_dynamics": "losspath.analysis.verdict",
     "refine_surface": "losspath.surface",
     "saliency": "losspath.analysis.saliency",
     "state_distances": "losspath.analysis.distances",
     "step_cosines": "losspath.analysis.steps",
     "step_sizes": "losspath.analysis.steps",
+    "surface_uncertainty": "losspath.analysis.uncertainty",
 }
 
 __all__ = ["__version__", "methods", *_EXPORTS]

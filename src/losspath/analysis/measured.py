@@ -39,13 +39,17 @@ from losspath.evaluation.quantities import LOSS, Evaluation, columns_of
 from losspath.evaluation.recorded import PathObjective
 from losspath.geometry.plane import PrincipalPlane
 from losspath.recording.selection import Selection
+from losspath.surface.running import Combine
 from losspath.surface.states import losses_of
 
 Floats = npt.NDArray[np.float64]
 
 _LOGARITHM, _LEAST, _VECTORS = "log-deviation", "least", "vectors"
-_STATES = 60  # that intervals off the plane are widened by
-_FEW = 10  # fewer say nothing of how far to widen
+# Intervals off the plane are widened by so many held-out states, chosen so often, and by no fewer
+# than the third. The last, as a part of the median spread, is added to every spread, so
+# that vectors which are alike by chance do not make an interval of no width.
+_STATES, _SPLITS, _FEW = 60, 2, 10
+_FLOOR = 0.5
 
 
 @dataclass(frozen=True)
@@ -194,13 +198,18 @@ def with_spread(
 def off_plane(asked: Asked) -> Measurement:
     """Intervals for the loss of a vector of training at the same place of the plane.
 
-    exp(m ± q s), with the mean m and the spread s of the log-losses of a point's vectors, where the
-    method averages these and all are positive, else the same of losses. The factor q makes as many
-    states of held-out stretches be inside as the level says (split conformal prediction); of a path
-    that is too short for it, it is the quantile of Student's t.
+    exp(m ± q (s + c)), with the mean m and the spread s of the log-losses of a point's vectors and
+    half the median spread c, where the method averages logarithms and all losses are positive; else
+    the same of losses. The factor q makes as many states of held-out stretches of the path be
+    inside as the level says: split conformal prediction with normalised scores [1]. Of a path that
+    is too short for that, c = 0, and q is the quantile of Student's t.
 
     Raises:
         ArgumentError: a line, or a method of one vector a point.
+
+    References:
+        [1] H. Papadopoulos, A. Gammerman and V. Vovk, "Normalized nonconformity measures for
+        regression conformal prediction", AIA 2008.
     """
     places = asked.places
     if isinstance(places, OnLine) or places.landscape.method.vectors_at_a_point < 2:
@@ -210,27 +219,34 @@ def off_plane(asked: Asked) -> Measurement:
         )
     combine = partial(with_spread, logarithmic=places.is_logarithmic)
     (found,) = asked.evaluated([lambda: Round(places.bound, combine=combine)])
-    held = _held_out(places, asked.seed, combine)
-    known = [each for each in (found, held and held[0]) if each]
-    is_log = places.is_logarithmic and all((each[_LEAST] > 0).all() for each in known)
+    held = [_held_out(places, (asked.seed, split), combine) for split in range(_SPLITS)]
+    told = [each for each in held if each is not None]
+    least = [found[_LEAST], *(each[_LEAST] for each, _, _ in told), *(own for _, own, _ in told)]
+    is_log = places.is_logarithmic and bool((np.concatenate(least) > 0).all())
     mean, deviation = _center_and_spread(found, is_log, places.points)
-    scores = np.zeros(0)
-    if held is not None:
-        there, own, points = held
+    errors, spreads = [np.zeros(0)], [np.zeros(0)]
+    for there, own, points in told:
         middle, wide = _center_and_spread(there, is_log, points)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scores = np.abs((np.log(own) if is_log else own) - middle) / wide
-        scores = scores[np.isfinite(scores)]
-    if len(scores) >= _FEW:
-        factor, said = conformal(scores, asked.level), f"{len(scores)} held-out states"
-    else:
+        with np.errstate(invalid="ignore"):
+            errors.append(np.abs((np.log(own) if is_log else own) - middle))
+        spreads.append(wide)
+    factor, floor, count = _widening(np.concatenate(errors), np.concatenate(spreads), asked.level)
+    if not count:
         vectors = places.landscape.method.vectors_at_a_point
         factor = float(stats.t.ppf((1 + asked.level) / 2, vectors - 1) * math.sqrt(1 + 1 / vectors))
-        said = "none"
-    ends = (mean - factor * deviation, mean + factor * deviation)
-    lower, upper = map(np.exp, ends) if is_log else ends
+    wide = factor * (deviation + floor)
+    lower, upper = map(np.exp, (mean - wide, mean + wide)) if is_log else (mean - wide, mean + wide)
     shown = found[LOSS] * deviation if is_log else deviation
-    return Measurement(found[LOSS], lower, upper, shown, {"calibration": said, "widening": factor})
+    return Measurement(found[LOSS], lower, upper, shown, {"held_out": count, "widening": factor})
+
+
+def _widening(errors: Floats, spreads: Floats, level: float) -> tuple[float, float, int]:
+    """By what factor spreads are widened, after what is added to them, and by how many errors."""
+    known = np.isfinite(errors) & np.isfinite(spreads)
+    if known.sum() < _FEW:
+        return math.nan, 0.0, 0
+    floor = max(_FLOOR * float(np.median(spreads[known])), np.finfo(float).tiny)
+    return conformal(errors[known] / (spreads[known] + floor), level), floor, int(known.sum())
 
 
 def _center_and_spread(
@@ -247,11 +263,12 @@ def _center_and_spread(
 
 
 def _held_out(
-    places: OnPlane, seed: int, combine: Any
+    places: OnPlane, seed: tuple[int, int], combine: Combine
 ) -> tuple[dict[str, Floats], Floats, Floats] | None:
     """At states of stretches, what a landscape without these says; their own losses; places."""
     landscape, path = places.landscape, places.path
-    stretches = held_out(landscape.projection.starts, len(path), np.random.default_rng(seed))
+    generator = np.random.default_rng(seed)
+    stretches = held_out(landscape.projection.starts, len(path), generator)
     if not stretches:
         return None
     kept = np.ones(len(path), bool)
@@ -265,5 +282,5 @@ def _held_out(
     without = landscape.of(Selection(path, np.flatnonzero(kept)), plane)
     points = without.plane.projection(Selection(path, chosen)).coordinates
     there = OnPlane(without, points)
-    (found,) = Asked(there, 0.5, 1, seed).evaluated([lambda: Round(there.bound, combine=combine)])
-    return found, losses_of(path, places.bound, chosen).loss, points
+    (found,) = rounds_evaluated(there, [lambda: Round(there.bound, combine=combine)], "")
+    return columns_of(found), losses_of(path, places.bound, chosen).loss, points

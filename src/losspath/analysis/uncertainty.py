@@ -113,6 +113,17 @@ class Uncertainty:
         return bool(len(known)) and bool((known >= 0).all())
 
     @property
+    def offset(self) -> float:
+        """How far the intervals' middles are from the losses, as the median: a factor, or a loss.
+
+        Draws of a network are not spread about its own loss: around a minimum all are above it.
+        """
+        if not self.is_relative:
+            return float(np.nanmedian((self.upper + self.lower) / 2 - self.loss))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return float(np.nanmedian(np.sqrt(self.upper * self.lower) / self.loss))
+
+    @property
     def widths(self) -> Floats:
         """Half of each interval: √(upper/lower) where `is_relative`, else (upper − lower)/2."""
         if not self.is_relative:
@@ -132,6 +143,7 @@ class Uncertainty:
             "unit": "factor" if self.is_relative else "loss",
             "median_width": float(np.median(known)) if len(known) else None,
             "largest_width": float(known.max()) if len(known) else None,
+            "offset": self.offset if len(known) else None,
             **{k: self.provenance[k] for k in _TOLD if k in self.provenance},
         }
 
@@ -156,7 +168,7 @@ class Uncertainty:
 
 
 _ARRAYS = ("x", "y", "loss", "lower", "upper", "deviation", "path")
-_TOLD = ("parts", "draws", "calibration", "widening")
+_TOLD = ("parts", "draws", "held_out", "widening")
 
 
 def _level(name: str, value: Any) -> float:
@@ -246,6 +258,7 @@ def surface_uncertainty(
     found = measure(source, Asked(places, level, draws, seed, key, checkpoint, progress))
     provenance = {
         "axes": list(landscape.plane.labels),
+        "starts": list(landscape.projection.starts),
         "description": landscape.method.describe(),
         "path_digest": landscape.projection.path_digest,
     }

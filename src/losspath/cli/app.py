@@ -24,7 +24,14 @@ from losspath.cli.options import (
     States,
 )
 from losspath.cli.plugins import Commands
-from losspath.cli.surfaces import FIDELITY_EXAMPLES, SURFACE_EXAMPLES, fidelity, surface
+from losspath.cli.surfaces import (
+    FIDELITY_EXAMPLES,
+    SURFACE_EXAMPLES,
+    UNCERTAINTY_EXAMPLES,
+    fidelity,
+    surface,
+    uncertainty,
+)
 from losspath.threads import VARIABLE, use_threads
 
 app = typer.Typer(
@@ -87,6 +94,7 @@ def info(
 
 app.command(epilog=SURFACE_EXAMPLES)(surface)
 app.command(epilog=FIDELITY_EXAMPLES)(fidelity)
+app.command(epilog=UNCERTAINTY_EXAMPLES)(uncertainty)
 
 
 @app.command("barriers", epilog="Example: losspath barriers runs/seed-0 runs/seed-1 runs/seed-2")
