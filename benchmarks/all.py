@@ -30,10 +30,11 @@ BENCHMARKS = {
     "compare": ["compare.py", "--rounds", "2", "--peers", "benchmarks/.peers"],
     "headlines": ["headlines.py", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
+    "uncertainty": ["uncertainty.py"],
     "real-runs": ["real_runs.py"],
 }
 NEEDS_DATA = {"training"}
-TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs"}
+TAKES_DATA = {"compare", "headlines", "interpolation", "training", "uncertainty", "real-runs"}
 
 
 def main() -> None:

@@ -145,9 +145,9 @@ class OnLine:
             some = numbers[start : start + engine.group_size]
             alpha = self.positions[some, None]
             # The ends as they are: 0·∞ must not spoil one where the other is not finite.
-            rows = np.where(alpha == 0, first, np.where(alpha == 1, second, 0.0))
-            between = (alpha != 0) & (alpha != 1)
-            rows = np.where(between, (1 - alpha) * first + alpha * second, rows)
+            with np.errstate(invalid="ignore"):
+                rows = (1 - alpha) * first + alpha * second
+            rows = np.where(alpha == 0, first, np.where(alpha == 1, second, rows))
             parts.append((some, _moved(Rows(rows), how.shift)))
         done = set(journal.done) if journal else set()
 
