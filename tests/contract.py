@@ -60,6 +60,7 @@ def make_world(home):
         content["xcoordinates"] = content["ycoordinates"] = np.arange(2.0)
         content["train_loss"] = np.ones((2, 2))
     it.line = losspath.interpolate(it.path, it.objective, alphas=[0, 1])
+    it.uncertainty = losspath.surface_uncertainty(it.path, it.objective, "pca", 3)
     it.barriers = losspath.barriers([it.path, it.path[0]], it.objective, points=3)
     it.functions = losspath.function_distances(it.path, it.objective, states=3)
     it.sizes = losspath.step_sizes(it.path)

@@ -22,7 +22,7 @@ VALUES = {
     *("Activations", "Confusion", "DistanceMap", "Dynamics", "History", "Interpolation"),
     *("Fidelity", "RunCurves", "Saliency", "StepSizes", "SurfaceDifference", "Verdict"),
     *("Embedding", "RandomWalk"),
-    *("LosspathError", "LosspathWarning"),
+    *("LosspathError", "LosspathWarning", "Uncertainty"),
 }
 # No function of the user's.
 BASES = {"Method", "Lift", "METHODS", "method_names", "Distance", "DISTANCES"}
@@ -80,6 +80,22 @@ def calls(it):
             lp.measure_fidelity,
             {**asked, "method": "pca", "resolution": 3, "plane": it.plane, "count": 4, "seed": 0}
             | {"forks": None, "control": None, "executor": None, "checkpoint": None},
+        ),
+        "Uncertainty.load": (lp.Uncertainty.load, {"path": it.file}),
+        "Uncertainty.save": (it.uncertainty.save, {"path": it.home / "saved.npz"}),
+        "line_uncertainty": (
+            lp.line_uncertainty,
+            {**asked, "start": 0, "end": -1, "alphas": [0, 1], "source": "samples", "level": 0.9}
+            | {"draws": 20, "seed": 0, "checkpoint": None},
+        ),
+        "plot_uncertainty": (
+            lp.plot_uncertainty,
+            {"uncertainty": it.uncertainty, "surface": None, "wide": 1.5, **drawn},
+        ),
+        "surface_uncertainty": (
+            lp.surface_uncertainty,
+            {**asked, "method": "pca", "resolution": 3, "plane": it.plane, "grid": None}
+            | {"source": "samples", "level": 0.9, "draws": 20, "seed": 0, "checkpoint": None},
         ),
         "Euclidean": (distances.Euclidean, {}),
         "EuclideanND": (distances.EuclideanND, {}),

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from losspath.analysis.steps import StepSizes as StepSizes
     from losspath.analysis.steps import step_cosines as step_cosines
     from losspath.analysis.steps import step_sizes as step_sizes
+    from losspath.analysis.uncertainty import Uncertainty as Uncertainty
+    from losspath.analysis.uncertainty import line_uncertainty as line_uncertainty
+    from losspath.analysis.uncertainty import surface_uncertainty as surface_uncertainty
     from losspath.analysis.verdict import Verdict as Verdict
     from losspath.analysis.verdict import judge_dynamics as judge_dynamics
     from losspath.errors import LosspathError as LosspathError
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from losspath.figures import plot_step_sizes as plot_step_sizes
     from losspath.figures import plot_surface as plot_surface
     from losspath.figures import plot_surfaces as plot_surfaces
+    from losspath.figures import plot_uncertainty as plot_uncertainty
     from losspath.geometry.grid import Grid as Grid
     from losspath.geometry.plane import Plane as Plane
     from losspath.geometry.plane import PrincipalPlane as PrincipalPlane
@@ -121,6 +125,7 @@ _EXPORTS = {
     "Surface": "losspath.surface",
     "SurfaceDifference": "losspath.analysis.comparison",
     "Trajectory": "losspath.recording.trajectory",
+    "Uncertainty": "losspath.analysis.uncertainty",
     "activations": "losspath.analysis.activations",
     "architecture": "losspath.analysis.diagnostics",
     "barriers": "losspath.analysis.barriers",
@@ -135,6 +140,7 @@ _EXPORTS = {
     "import_checkpoints": "losspath.importing",
     "interpolate": "losspath.analysis.interpolation",
     "learning_rates": "losspath.analysis.rates",
+    "line_uncertainty": "losspath.analysis.uncertainty",
     "load_h5_surface": "losspath.surface",
     "measure_dynamics": "losspath.analysis.dynamics",
     "measure_fidelity": "losspath.analysis.fidelity",
@@ -156,6 +162,7 @@ _EXPORTS = {
     "plot_step_sizes": "losspath.figures",
     "plot_surface": "losspath.figures",
     "plot_surfaces": "losspath.figures",
+    "plot_uncertainty": "losspath.figures",
     "judge_dynamics": "losspath.analysis.verdict",
     "random_walk_variance": "losspath.geometry.walk",
     "refine_surface": "losspath.surface",
@@ -163,6 +170,7 @@ _EXPORTS = {
     "state_distances": "losspath.analysis.distances",
     "step_cosines": "losspath.analysis.steps",
     "step_sizes": "losspath.analysis.steps",
+    "surface_uncertainty": "losspath.analysis.uncertainty",
 }
 
 __all__ = ["__version__", "methods", *_EXPORTS]

@@ -107,6 +107,7 @@ register("plane", "losspath.geometry.plane:PrincipalPlane", "path_digest")
 register("states", "losspath.surface.surface:StateLosses")
 register("steps", "losspath.analysis.steps:StepSizes", "path_digest")
 register("surface", "losspath.surface.surface:Surface")
+register("uncertainty", "losspath.analysis.uncertainty:Uncertainty")
 
 
 class ResultStore:

@@ -195,10 +195,10 @@ def interpolate(
     recorded = as_path(path)
     bound = along(objective, recorded)
     objective = bound.objective
-    first, second = (_state(recorded, index) for index in (start, end))
+    first, second = (state_of(recorded, index) for index in (start, end))
     ends = start % len(recorded), end % len(recorded)
     positions = default_alphas() if alphas is None else np.asarray(alphas, np.float64)
-    _check_positions(positions)
+    check_positions(positions)
     parts = _parts_of(objective, len(first), layers)
     unknown = np.full((len(parts), len(positions)), np.nan)
     values: dict[str, Floats] = {LOSS: unknown.copy()}
@@ -244,7 +244,8 @@ def interpolate(
     )
 
 
-def _check_positions(positions: Floats) -> None:
+def check_positions(positions: Floats) -> None:
+    """Raises `ArgumentError` unless these are two finite positions or more."""
     if positions.ndim != 1 or len(positions) < 2 or not np.isfinite(positions).all():
         raise ArgumentError(
             "expected alphas as a list of at least two finite numbers, got "
@@ -264,7 +265,8 @@ def _parts_of(objective: Objective, size: int, layers: bool) -> list[_Part]:
     return parts
 
 
-def _state(path: StateSequence, index: int) -> Floats:
+def state_of(path: StateSequence, index: int) -> Floats:
+    """(P,) a state by its index, which may count from the end."""
     count = len(path)
     if not -count <= index < count:
         raise ArgumentError(
@@ -381,7 +383,7 @@ def _key_of(
             f"expected two states, got state {ends[0]} for both: the line between would be flat; "
             "give another start or end"
         )
-    states = np.stack([_state(path, index) for index in ends])
+    states = np.stack([state_of(path, index) for index in ends])
     return digest_of(
         FORMAT_VERSION,
         path.digest,

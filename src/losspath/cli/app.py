@@ -30,9 +30,11 @@ from losspath.cli.surfaces import (
     COMPARE_SURFACES_EXAMPLES,
     FIDELITY_EXAMPLES,
     SURFACE_EXAMPLES,
+    UNCERTAINTY_EXAMPLES,
     compare_surfaces,
     fidelity,
     surface,
+    uncertainty,
 )
 from losspath.threads import VARIABLE, use_threads
 
@@ -97,6 +99,7 @@ def info(
 app.command(epilog=SURFACE_EXAMPLES)(surface)
 app.command(epilog=FIDELITY_EXAMPLES)(fidelity)
 app.command("compare-surfaces", epilog=COMPARE_SURFACES_EXAMPLES)(compare_surfaces)
+app.command(epilog=UNCERTAINTY_EXAMPLES)(uncertainty)
 
 
 @app.command("barriers", epilog="Example: losspath barriers runs/seed-0 runs/seed-1 runs/seed-2")

@@ -27,6 +27,11 @@ FIDELITY_EXAMPLES = (
     "Examples: losspath fidelity runs/lenet5 --method local-planes; "
     "losspath fidelity runs/mine --method all --objective train.py:objective --json"
 )
+UNCERTAINTY_EXAMPLES = (
+    "Examples: losspath uncertainty runs/lenet5; "
+    "losspath uncertainty runs/lenet5 --source off-plane --method local-planes; "
+    "losspath uncertainty runs/lenet5 --source swag --line first,last"
+)
 
 COMPARE_SURFACES_EXAMPLES = (
     "Examples: losspath compare-surfaces runs/mine/results/surface-local-planes-*.npz "
@@ -236,3 +241,83 @@ def compare_surfaces(
 
     found = job.compare_files(reference, surfaces, quantity, not as_they_are)
     job.print_differences(reference, found, quantity, as_json)
+
+
+def uncertainty(
+    runs: Runs,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="samples: another draw of the data; off-plane: other vectors at the same place, "
+            "of local-planes; dropout: its masks; swag: draws of the path's last states; laplace: "
+            "draws by the curvature at the last state."
+        ),
+    ] = "samples",
+    level: Annotated[
+        float, typer.Option(help="Share of intervals that hold what they are for.")
+    ] = 0.9,
+    draws: Annotated[
+        int, typer.Option(help="Of dropout, swag and laplace: each costs a surface.")
+    ] = 20,
+    seed: Annotated[int, typer.Option(help="Of draws.")] = 0,
+    line: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATE,STATE",
+            help="Of the straight line between two states, on validation data, not of a surface.",
+        ),
+    ] = None,
+    points: Annotated[int, typer.Option(help="Positions along the line.")] = 13,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="As of `losspath surface`; averaged, and local-planes for off-plane by default."
+        ),
+    ] = None,
+    plane: Annotated[str, typer.Option(help="As of `losspath surface`.")] = "pca",
+    resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Any option of the method; may be given again."),
+    ] = None,
+    wide: Annotated[
+        float | None,
+        typer.Option(help="Hatch where half an interval is wider; ×1.5 by default."),
+    ] = None,
+    samples: Samples = None,
+    states: States = None,
+    data_dir: DataPlace = None,
+    objective: ObjectiveSource = None,
+    out: OutDir = None,
+    figure: Figure = None,
+    format_: Format = Extension.PNG,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Compute and draw how uncertain a surface or a line is, as intervals for its losses.
+
+    With --json no figure is drawn unless --figure says where.
+    """
+    from contextlib import nullcontext
+
+    from losspath.cli import jobs, values
+    from losspath.cli import uncertainty as job
+    from losspath.cli.console import silence
+    from losspath.cli.runs import Run
+
+    asked = job.Source(source, level, draws, seed)
+    job.check_source(asked)
+    jobs.check_figure(figure)
+    jobs.check_resolution(resolution)
+    name = method or ("local-planes" if source == "off-plane" else "averaged")
+    methods = jobs.make_methods(name, values.options(option or [], {}))
+    first, *others = dict.fromkeys(runs)
+    with silence() if as_json else nullcontext():
+        recorded = Run(first, data_dir, objective, states, out, tuple(others))
+        surface = None
+        if line is not None:
+            found = job.compute_line_uncertainty(recorded, line, points, asked)
+        else:
+            surface, found = job.compute_surface_uncertainty(
+                recorded, methods, resolution, samples, plane, asked
+            )
+        job.tell_uncertainty(recorded, found, surface, wide, figure, format_.value, as_json)

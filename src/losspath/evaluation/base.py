@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ class BaseObjective(BatchCounter):
         deletes: whether a buffer that a state does not have is no attribute, rather than None.
         reads_pass: whether the loss takes more from a forward pass than its outputs.
         moves: how far the loss moves between very different parameters.
+        masks: seeds of the masks of dropout; None for no dropout.
         notes: what a reader of the losses should know.
         device: of the model.
     """
@@ -70,6 +71,7 @@ class BaseObjective(BatchCounter):
         self.deletes = False
         self.reads_pass = False
         self.moves = 1.0
+        self.masks: Sequence[int] | None = None
         self.notes: list[str] = []
         self.device = next(model.parameters()).device
         if self.device.type == "meta":

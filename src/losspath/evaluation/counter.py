@@ -75,7 +75,7 @@ class BatchCounter:
         # first, and each has a copy of its own.
         correct = UNKNOWN if ACCURACY in self.metrics else count_correct(outputs, targets)
         given = [(outputs, targets), *(copied_value((outputs, targets)) for _ in self.metrics)]
-        counts = {LOSS: summed(self._loss_of(*given[0]), size)}
+        counts = {LOSS: summed(self.loss_of(*given[0]), size)}
         if ACCURACY not in self.metrics:
             counts[ACCURACY] = self._correct(correct, size, counts[LOSS][1])
         for (name, metric), own in zip(self.metrics.items(), given[1:], strict=True):
@@ -106,14 +106,15 @@ class BatchCounter:
             result = result[LOSS] if isinstance(result, Mapping) else result
         else:
             outputs = as_single(model(*batch.args, **batch.kwargs))
-            result = self._loss_of(outputs, batch.targets)
+            result = self.loss_of(outputs, batch.targets)
         check_single(result)
         if isinstance(result, (tuple, list)):
             total, weight = result
             return total, float(weight)
         return result * batch.size, float(batch.size)
 
-    def _loss_of(self, outputs: Any, targets: Any) -> Any:
+    def loss_of(self, outputs: Any, targets: Any) -> Any:
+        """What the loss function returns of a model's outputs."""
         return self.loss_fn(outputs, targets) if self._takes_targets else self.loss_fn(outputs)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,17 @@ from losspath.evaluation.base import BaseObjective
 from losspath.evaluation.counter import failed
 from losspath.evaluation.data import Batch, Part, Samples
 from losspath.evaluation.isolation.attributes import AttributeSnapshot
+from losspath.evaluation.isolation.dropout import dropping
 from losspath.evaluation.isolation.evaluation_mode import LENT, evaluation_mode, random_fork
 from losspath.evaluation.isolation.kernels import unfused
 from losspath.evaluation.isolation.reached import modules_among, objects_reached, shared_objects
 from losspath.evaluation.isolation.replica import Replica, Sides
 from losspath.evaluation.quantities import Count, Evaluation
 from losspath.evaluation.recalibration import recalibrate
+from losspath.files import digest_of
 from losspath.parameters import unwrapped
+
+T = TypeVar("T")
 
 
 class Evaluator:
@@ -136,15 +140,34 @@ class Evaluator:
 
     def count_part(self, part: Part | torch.Tensor) -> Count:
         """Sums over a part of the data, at the vector that was written."""
+        return self.with_batch(part, self.objective.count_batch)
+
+    def with_batch(
+        self, part: Part | torch.Tensor, use: Callable[[torch.nn.Module, Batch], T]
+    ) -> T:
+        """What a function makes of the model and of a part of the data.
+
+        Args:
+            part: of the data.
+            use: called with the model, at the vector that was written, and a batch.
+        """
         batch = self.objective.data.load(part)
         try:
-            return self.objective.count_batch(self.replica.model, batch)
+            with dropping(self.replica.model, self._mask_seed(part)):
+                return use(self.replica.model, batch)
         except (LosspathError, MemoryError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as cause:
             raise failed(batch, cause) from cause
         finally:
             self.restore()
+
+    def _mask_seed(self, part: Part | torch.Tensor) -> int | None:
+        """What decides the masks of a part of the data; the same at every vector."""
+        if self.objective.masks is None or isinstance(part, torch.Tensor):
+            return None
+        where = part.start if isinstance(part, range) else part
+        return int(digest_of(self.objective.masks, where)[:15], 16)
 
     def restore(self) -> None:
         """Puts back what a pass or the loss has changed, of the copy and of the loss."""

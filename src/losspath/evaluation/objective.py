@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -228,6 +228,24 @@ class Objective(BaseObjective):
     def with_layout(self, layout: Layout) -> Objective:
         """The same over other parameters of the model, by name."""
         return self._with(layout=layout)
+
+    def with_masks(self, masks: Sequence[int]) -> Objective:
+        """The same with dropout, by masks that are the same at all parameters.
+
+        Args:
+            masks: seeds of theirs.
+        """
+        return self._with(masks=tuple(masks))
+
+    def with_parts_of(self, batch_size: int) -> Objective:
+        """The same over other parts of its samples; batches of the caller's stay as they are.
+
+        Args:
+            batch_size: samples in a part.
+        """
+        data = copy.copy(self.data)
+        data.batch_size = batch_size
+        return self._with(data=data) if isinstance(data, Samples) else self
 
     def _with(self, **attributes: Any) -> Objective:
         other = copy.copy(self)

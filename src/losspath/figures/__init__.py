@@ -22,6 +22,7 @@ from losspath.figures.runs import plot_history, plot_runs, plot_step_panels
 from losspath.figures.scale import HeightScale
 from losspath.figures.style import save_figure
 from losspath.figures.surfaces import plot_distance_map, plot_surface, plot_surfaces
+from losspath.figures.uncertainty import plot_uncertainty
 
 __all__ = [
     "HeightScale",
@@ -42,5 +43,6 @@ __all__ = [
     "plot_step_sizes",
     "plot_surface",
     "plot_surfaces",
+    "plot_uncertainty",
     "save_figure",
 ]

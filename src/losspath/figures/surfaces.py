@@ -105,10 +105,10 @@ def plot_surface(
     figure = new_figure(COLUMN, 0.75 + 2.35 * _height(surface.x, surface.y), equal)
     axes = figure.add_subplot()
     _draw_surface(axes, surface, scale, fade, labels=True)
-    _add_bar(figure, [axes], scale, str(surface.provenance.get("loss", "")))
+    add_bar(figure, [axes], scale, str(surface.provenance.get("loss", "")))
     add_title(figure, shown)
     caption = describe_surface(surface, height) + ("" if equal else " " + _UNEQUAL)
-    add_footer(figure, caption, _legend([surface], height, fade))
+    add_footer(figure, caption, surface_legend([surface], height, fade))
     return figure
 
 
@@ -173,7 +173,7 @@ def plot_surfaces(
         axes.set_title(name, fontsize=TEXT)
     used = list(panels[: len(surfaces)])
     loss = str(surfaces[0].provenance.get("loss", ""))
-    _add_bar(figure, used, scale, loss, location="bottom")
+    add_bar(figure, used, scale, loss, location="bottom")
     if distance is not None:
         axes = panels[len(surfaces)]
         image = _draw_distance(axes, distance)
@@ -189,7 +189,7 @@ def plot_surfaces(
             axis.set_label_text(axis.get_label_text().replace(" of variance", ""))
     add_title(figure, title)
     caption = describe_surfaces(surfaces, height, titles) + ("" if equal else " " + _UNEQUAL)
-    add_footer(figure, caption, _legend(surfaces, height, fade), columns=6)
+    add_footer(figure, caption, surface_legend(surfaces, height, fade), columns=6)
     return figure
 
 
@@ -221,7 +221,7 @@ def plot_distance_map(
     add_title(figure, shown)
     rows, columns = distance.distance.shape
     caption = f"{columns} × {rows} points.{describe_variance(distance)}"
-    add_footer(figure, caption, _legend([], LOSS), columns=3)
+    add_footer(figure, caption, surface_legend([], LOSS), columns=3)
     return figure
 
 
@@ -280,9 +280,10 @@ def _label_plane(axes: Axes, shown: Surface | DistanceMap, labels: Sequence[str]
     tidy(axes)
 
 
-def _add_bar(
+def add_bar(
     figure: Figure, axes: list[Axes], scale: HeightScale, loss: str, location: str = "right"
 ) -> None:
+    """Adds the colour bar of heights, `loss` being what the loss is called."""
     mappable = ScalarMappable(scale.norm, scale.cmap)
     bar = figure.colorbar(
         mappable,
@@ -300,10 +301,11 @@ def _add_bar(
         bar.formatter = PercentFormatter(1.0)
     # A bar at the side may be short: its label is as long as the figure is high at most.
     inches = figure.get_figheight() if location == "right" else np.inf
-    _tidy_bar(bar, *fitted(parts, inches), scale.logarithmic)
+    tidy_bar(bar, *fitted(parts, inches), scale.logarithmic)
 
 
-def _tidy_bar(bar: Colorbar, label: str, size: float, logarithmic: bool) -> None:
+def tidy_bar(bar: Colorbar, label: str, size: float, logarithmic: bool) -> None:
+    """A bar's label, and the sizes of what is on it."""
     bar.set_label(label, fontsize=size)
     bar.ax.tick_params(labelsize=SMALL, width=0.6, length=2.5, which="major")
     bar.ax.tick_params(width=0.4, length=1.5, which="minor")
@@ -331,10 +333,13 @@ def _draw_distance(axes: Axes, distance: DistanceMap) -> Any:
 
 def _add_distance_bar(figure: Figure, axes: Axes, image: Any, location: str) -> None:
     bar = figure.colorbar(image, ax=axes, location=location, aspect=25, pad=0.02)
-    _tidy_bar(bar, "distance in parameter space", SMALL, logarithmic=False)
+    tidy_bar(bar, "distance in parameter space", SMALL, logarithmic=False)
 
 
-def _legend(surfaces: Sequence[Surface], height: str, fade: bool = False) -> list[Line2D | Patch]:
+def surface_legend(
+    surfaces: Sequence[Surface], height: str, fade: bool = False
+) -> list[Line2D | Patch]:
+    """What is on pictures of surfaces: the path, its ends, states, and what is missing."""
     names = max((list(surface.starts) for surface in surfaces), key=len, default=[""])
     entries: list[Line2D | Patch] = [*path_legend(names)]
     if surfaces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from losspath.evaluation.execution.engine import Engine
-from losspath.evaluation.execution.journal import Journal
+from losspath.evaluation.execution.journal import Journal, Section
 from losspath.evaluation.isolation.replica import Sides
 from losspath.evaluation.quantities import Evaluation
 from losspath.evaluation.recorded import PathObjective
@@ -21,14 +21,19 @@ from losspath.surface.vectors import Part
 
 Indices = npt.NDArray[np.intp]
 Found = list[tuple[int, Evaluation]]
+Combine = Callable[[Sequence[Evaluation], Sequence[float]], Evaluation]
+"""What is found at a point, of what is found at its vectors and of their shares."""
 
 
 def evaluated(
     lifted: LiftedPlane,
     bound: PathObjective,
     sampler: Sampler,
-    journal: Journal | None = None,
+    journal: Journal | Section | None = None,
     notes: list[str] | None = None,
+    *,
+    engine_type: type[Engine] = Engine,
+    combine: Combine | None = None,
 ) -> Iterator[Found]:
     """Evaluates what a sampler asks for, in this process.
 
@@ -38,15 +43,18 @@ def evaluated(
         sampler: says where; whoever goes through the results tells it.
         journal: has the points that are done, and configs of how to evaluate.
         notes: gets the lines that say how points are evaluated.
+        engine_type: what evaluates vectors.
+        combine: makes what is found at a point; by default the mean, as the method says.
 
     Yields:
         Numbers of points and what was found there, as many as are finished together; points that
         are in the journal are not among them.
     """
     objective = bound.for_points(lifted.method.is_flat)
-    engine = Engine(objective)
+    engine = engine_type(objective)
     if journal is not None:
-        engine = Engine(objective, journal.remembered, journal.keep_config)
+        engine = engine_type(objective, journal.remembered, journal.keep_config)
+    mean: Combine = partial(Evaluation.mean, logarithmic=lifted.method.is_logarithmic)
     done = dict(journal.done) if journal else {}
     while asks := sampler.ask():
         for group in lifted.groups(asks, engine.group_size, done):
@@ -60,7 +68,7 @@ def evaluated(
                 skipped,
                 measure=not group.is_awaited,
             )
-            for found in of_points(group.lift, finished, lifted.method.is_logarithmic):
+            for found in of_points(group.lift, finished, combine or mean):
                 if notes is not None:
                     notes[:] = engine.notes
                 yield [(int(group.numbers[point]), each) for point, each in found]
@@ -108,16 +116,16 @@ def vectors_evaluated(
                 yield [(int(numbers[n]), evaluation) for n, evaluation in found]
 
 
-def of_points(lift: Lift, finished: Iterable[Found], logarithmic: bool = False) -> Iterator[Found]:
+def of_points(lift: Lift, finished: Iterable[Found], combine: Combine) -> Iterator[Found]:
     """What is found at points, from what is found at their vectors.
 
     Args:
         lift: the vectors of points.
         finished: numbers of vectors and what was found there, in any order.
-        logarithmic: whether losses are averaged in their logarithms, where all are positive.
+        combine: makes what is found at a point of what is found at its vectors, by their shares.
 
     Yields:
-        Numbers of points, among those of the lift, and the means by the vectors' shares.
+        Numbers of points, among those of the lift, and what is found there.
     """
     left: dict[int, int] = {}
     for point in lift.point.tolist():
@@ -137,6 +145,6 @@ def of_points(lift: Lift, finished: Iterable[Found], logarithmic: bool = False) 
                     continue
                 shares = [float(lift.share[number]) for number, _ in shared]
                 found_there = [each for _, each in shared]
-                whole.append((point, Evaluation.mean(found_there, shares, logarithmic)))
+                whole.append((point, combine(found_there, shares)))
         if whole:
             yield whole

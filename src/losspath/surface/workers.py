@@ -143,7 +143,8 @@ class _Worker:
             job.total,
             measure=task.measure,
         )
-        found = dict(p for pairs in of_points(lift, finished, job.is_logarithmic) for p in pairs)
+        mean = partial(Evaluation.mean, logarithmic=job.is_logarithmic)
+        found = dict(pair for pairs in of_points(lift, finished, mean) for pair in pairs)
         evaluations = [found[number] for number in range(len(task.numbers))]
         return Outcome(_name(), evaluations, list(self._engine.notes), dict(self._used))
 

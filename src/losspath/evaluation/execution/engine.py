@@ -200,6 +200,8 @@ class Engine:
         objective, replica = self.objective, self._evaluator.replica
         if isinstance(objective.data, Samples) and not objective.takes_one_tensor:
             return "for several inputs"
+        if objective.masks is not None:
+            return "as dropout is active"
         if objective.needs_gradients:
             return "as the model or the loss takes gradients"
         if objective.reads_pass:

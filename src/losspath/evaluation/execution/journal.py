@@ -167,6 +167,29 @@ class Kept(MutableMapping[int, Evaluation]):
         return sum(1 for _ in self)
 
 
+class Section:
+    """A part of a journal as a journal of its own, whose numbers begin at 0.
+
+    Args:
+        journal: the whole.
+        offset: its number of the part's first evaluation.
+        count: how many there will be at most.
+
+    Attributes:
+        done: the part's evaluations, as they were when it was made.
+    """
+
+    def __init__(self, journal: Journal, offset: int, count: int) -> None:
+        self._journal, self._offset = journal, offset
+        numbers = range(offset, offset + count)
+        self.done = {n - offset: journal.done[n] for n in numbers if n in journal.done}
+        self.remembered, self.keep_config = journal.remembered, journal.keep_config
+
+    def add(self, number: int, evaluation: Evaluation) -> None:
+        """Keeps one evaluation."""
+        self._journal.add(self._offset + number, evaluation)
+
+
 def open_checkpoint(
     checkpoint: str | PathLike[str] | None, key: str, objective: Objective, where: str = ""
 ) -> AbstractContextManager[Journal | None]:
