@@ -18,6 +18,7 @@ from losspath.analysis.interpolation import (
     interpolate,
     interpolation_key,
 )
+from losspath.cli.budgets import say_reached
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
 from losspath.errors import ArgumentError, ObjectiveError
@@ -31,6 +32,7 @@ from losspath.methods import METHODS, Method, SampledPCA, method_class, method_n
 from losspath.results import Result
 from losspath.surface import (
     LOSS,
+    Budget,
     Landscape,
     StateLosses,
     Surface,
@@ -148,51 +150,60 @@ def computed_once(
 def compute_surfaces(
     run: Run,
     methods: Sequence[Method],
-    resolution: int,
+    resolution: int | None,
     samples: int | None,
     plane: str = "pca",
     preview: Callable[[Surface], object] | None = None,
     executor: Executor | None = None,
+    budget: Budget | None = None,
 ) -> tuple[list[Surface], Plane]:
     """The surfaces of a run by several methods, each computed once and kept.
 
     Args:
         run: the run, or several in one plane.
         methods: the methods.
-        resolution: grid lines an axis.
+        resolution: grid lines an axis; None for what is usual.
         samples: how many training samples.
         plane: the plane's name: see `losspath.planes.plane_named`.
         preview: called now and then with a surface that is not complete yet.
         executor: whose workers evaluate the points; None for this process.
+        budget: what each surface may cost; of the first one the plane is part.
     """
     objective = run.training_objective(samples)
     run.made.forget_data()
     check_same_network(run.path, objective)
+    running = None if budget is None else budget.again()
     made = run.plane(plane, objective)
     first = Landscape(run.path, objective, methods[0], plane=made)
-    grid = Grid.around(first.projection.coordinates, resolution)
+    grid = first.grid(resolution, budget)
     states: StateLosses | None = None
 
     def surface_of(landscape: Landscape) -> Surface:
         def compute(checkpoint: Path) -> Surface:
-            nonlocal states
+            nonlocal states, running
             with progress_bar(landscape.method.name) as progress:
                 steps = landscape.refine(
                     grid=grid,
-                    states=states or _ENDS,
+                    states=(states or _ENDS) if budget is None else _STATES,
                     executor=executor,
                     checkpoint=checkpoint,
                     progress=progress,
-                    fidelity=False,  # which is of all states
+                    fidelity=budget is not None,  # otherwise it is of all states
+                    budget=running,
                 )
                 surface = _last(steps, run, preview)
+            if budget is not None:
+                running = budget.again()
+                return completed(landscape, surface)
             states = states or _state_losses(run, objective, landscape)
             return completed(landscape, dataclasses.replace(surface, states=states))
 
         # What workers compute rounds otherwise, so it has a checkpoint of its own.
         where = "" if executor is None else "workers"
         called, label = landscape.method.describe(), landscape.method.name
-        return computed_once(run, Surface, landscape.key(grid), compute, called, label, where)
+        return computed_once(
+            run, Surface, landscape.key(grid, budget), compute, called, label, where
+        )
 
     return [surface_of(first.with_method(method)) for method in methods], made
 
@@ -215,6 +226,9 @@ def completed(landscape: Landscape, surface: Surface) -> Surface:
     notes = loss_notes(landscape.path, surface.states)
     for note in notes.get("loss_notes", []):
         say(note)
+    if surface.is_filled:  # its budget had the fidelity in it
+        say_reached(surface)
+        return surface
     with busy("how far it holds near the path"):
         fidelity = landscape.fidelity(surface)
     # Notes that were made when fewer states were known do not hold any more.
@@ -223,7 +237,7 @@ def completed(landscape: Landscape, surface: Surface) -> Surface:
 
 
 # The first surface does not wait for more than the losses of the path's two ends.
-_ENDS = 2
+_ENDS, _STATES = 2, 25
 _PREVIEW_SECONDS = 10.0
 
 
@@ -261,7 +275,7 @@ def _state_losses(run: Run, objective: Objective, landscape: Landscape) -> State
 
     def compute(_: Path) -> StateLosses:
         with busy("losses of states on the path"):
-            states = landscape.states(25)
+            states = landscape.states(_STATES)
         return dataclasses.replace(states, provenance={"key": key})
 
     return run.store.get(StateLosses, key, compute)

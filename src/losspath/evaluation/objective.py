@@ -28,6 +28,7 @@ from losspath.evaluation.checking.pairs import check_results
 from losspath.evaluation.counter import as_single, check_callable, positional
 from losspath.evaluation.data import (
     Batches,
+    Data,
     Samples,
     as_tensors,
     map_tensors,
@@ -228,6 +229,12 @@ class Objective(BaseObjective):
     def with_layout(self, layout: Layout) -> Objective:
         """The same over other parameters of the model, by name."""
         return self._with(layout=layout)
+
+    def with_data(self, data: Data) -> Objective:
+        """The same over other data."""
+        other = self._with(data=data)
+        vars(other).pop("samples_digest", None)
+        return other
 
     def _with(self, **attributes: Any) -> Objective:
         other = copy.copy(self)

@@ -1,0 +1,77 @@
+"""A surface on all points of a grid, coarse first and then finer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from losspath.evaluation.execution.journal import Journal, Kept, Progress
+from losspath.geometry.grid import Grid
+from losspath.surface.sampling import GridSampler
+from losspath.surface.surface import StateLosses, Surface
+
+if TYPE_CHECKING:
+    from losspath.surface.landscape import Landscape
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a surface; see `losspath.compute_surface`.
+
+    Attributes:
+        states: how many states are evaluated themselves, or their losses.
+        executor: evaluates points elsewhere; None for here.
+        journal: keeps points as they are done.
+        progress: is told of points.
+        fidelity: whether it is measured.
+    """
+
+    states: int | StateLosses
+    executor: Executor | None
+    journal: Journal | None
+    progress: Progress | None
+    fidelity: bool
+
+
+def refined(landscape: Landscape, grid: Grid, options: Options, key: str) -> Iterator[Surface]:
+    """The surface on ever more points of a grid, and at last on all.
+
+    Args:
+        landscape: what it is a surface of.
+        grid: the points.
+        options: what else was asked.
+        key: identifies the surface.
+    """
+    journal, progress, states = options.journal, options.progress, options.states
+    sampler, notes = GridSampler(grid), list[str]()
+    provenance = landscape.provenance(key)
+
+    def shown(known: StateLosses) -> Surface:
+        told = provenance | {"evaluation": list(notes)}
+        return landscape.surface_of(grid, sampler.values, sampler.evaluated, known, told)
+
+    for number, evaluation in journal.done.items() if journal else ():
+        if number < sampler.total:
+            sampler.tell(number, evaluation)
+    if progress and sampler.done:
+        progress(sampler.done, sampler.total)
+    known, level = landscape.states(states, ends=True), sampler.complete_levels
+    for found in landscape.found(sampler, journal, notes, options.executor, key):
+        for number, evaluation in found:
+            if journal:
+                journal.add(number, evaluation)
+            sampler.tell(number, evaluation)
+            if progress:
+                progress(sampler.done, sampler.total)
+        if level < (level := sampler.complete_levels) < sampler.levels:
+            yield shown(known)
+            if states is not known:
+                states = known = landscape.states(states)
+    whole = shown(landscape.states(states))
+    if options.fidelity:
+        # What it evaluates is kept behind the points.
+        kept = {} if journal is None else Kept(journal, sampler.total)
+        whole = replace(whole, fidelity=landscape.fidelity(whole, known=kept))
+    yield whole
