@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from losspath.cli.console import err
+from losspath.cli.console import err, say
 from losspath.cli.runs import Run
+from losspath.evaluation.objective import Objective
+from losspath.geometry.plane import Plane, fit_plane
+from losspath.recording.trajectory import StateSequence
 from losspath.surface import Budget, Surface
 
 
@@ -27,6 +30,27 @@ def _epoch_seconds(run: Run) -> float | None:
     seconds = [float(row.get("seconds") or 0.0) for row in rows]
     known = [each for each in seconds if each > 0]
     return float(np.median(known)) if known else None
+
+
+def path_and_plane(
+    run: Run, plane: str, objective: Objective, budget: Budget | None
+) -> tuple[StateSequence, Plane]:
+    """The states that a surface is made of, and its plane.
+
+    Within seconds not all states of a long run may be; the plane is then that of those, or that of
+    all states where it was fitted before.
+
+    Args:
+        run: the run, or several in one plane.
+        plane: the plane's name.
+        objective: the loss.
+        budget: that runs already.
+    """
+    path = run.path if budget is None else budget.states_of(run.path)
+    if path is run.path or plane != "pca":
+        return path, run.plane(plane, objective)
+    say(f"taking {len(path):,} of {len(run.path):,} states, as time is short")
+    return path, run.kept_plane() or fit_plane(path)
 
 
 def say_reached(surface: Surface) -> None:

@@ -18,7 +18,7 @@ from losspath.analysis.interpolation import (
     interpolate,
     interpolation_key,
 )
-from losspath.cli.budgets import say_reached
+from losspath.cli.budgets import path_and_plane, say_reached
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
 from losspath.errors import ArgumentError, ObjectiveError
@@ -173,8 +173,8 @@ def compute_surfaces(
     run.made.forget_data()
     check_same_network(run.path, objective)
     running = None if budget is None else budget.again()
-    made = run.plane(plane, objective)
-    first = Landscape(run.path, objective, methods[0], plane=made)
+    path, made = path_and_plane(run, plane, objective, running)
+    first = Landscape(path, objective, methods[0], plane=made)
     grid = first.grid(resolution, budget)
     states: StateLosses | None = None
 
@@ -191,9 +191,10 @@ def compute_surfaces(
                     fidelity=budget is not None,  # otherwise it is of all states
                     budget=running,
                 )
-                surface = _last(steps, run, preview)
+                # To draw takes time, of which a budget has none to spare.
+                surface = _last(steps, run, None if budget else preview)
             if budget is not None:
-                running = budget.again()
+                running = budget.again()  # of the next method
                 return completed(landscape, surface)
             states = states or _state_losses(run, objective, landscape)
             return completed(landscape, dataclasses.replace(surface, states=states))

@@ -22,7 +22,7 @@ def describe_surface(surface: Surface, height: str = LOSS) -> str:
     budget = surface.provenance.get("budget", {})
     parts += [f"{_of([samples], budget.get('of_samples'))} samples"] if samples else []
     if not surface.evaluated.all():
-        others = ", the others foretold by them" if surface.is_filled else ""
+        others = ", the others interpolated" if surface.is_filled else ""
         parts += [f"{int(surface.evaluated.sum()):,} evaluated{others}"]
     if "steps" in surface.provenance:  # which do not begin with training
         first, last = surface.provenance["steps"]
@@ -56,9 +56,7 @@ def describe_budget(budget: Mapping[str, Any]) -> str:
     of_samples = "not known" if blurred is None else f"at most {max(blurred, 0.001):.1%}"
     if blurred == 0:
         of_samples = "none"
-    words = (
-        f" Budget {budget['asked']}, taken {budget['seconds']:.3g} s: errors of what was foretold"
-    )
+    words = f" Budget {budget['asked']}, taken {budget['seconds']:.3g} s: interpolation errors"
     words += (
         f" {max(unsure, 0.001):.1%} of the drawn range or less (for 95%), standard error of the"
     )
@@ -94,7 +92,7 @@ def describe_surfaces(
     made += f", {_of(samples, of_samples)} samples" if samples else ""
     if any(surface.is_filled for surface in surfaces):
         counts = [int(surface.evaluated.sum()) for surface in surfaces]
-        made += f", {_of(counts)} evaluated, the others foretold by them"
+        made += f", {_of(counts)} evaluated, the others interpolated"
     made += "."
     made += " On the axes, the share of the path's variance."
     medians = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ _PLAIN = 2  # times a point's seconds, where its parts are evaluated one by one
 _PIECE = 32  # points that are evaluated before time is looked at
 _SLACK = 1.2  # times the seconds that are expected
 _HALVINGS = 3  # of the tolerances within a limit, before all is evaluated
-_MOST = 95  # percentile of foretold errors that is told
+_MOST = 95  # percentile of predicted errors that is told
 _VECTORS = 60  # that a fidelity is of
 
 
@@ -120,7 +121,7 @@ class Stage(Sampler):
     def ask(self) -> list[Ask]:
         """The first points, and then those that are decided on as all before are known."""
         if self._asked is None:
-            self._asked = self.first
+            self._asked = np.concatenate([self.first, self._run.early(self)])
         elif all(number in self.found for number in self._asked.tolist()):
             if self._work:
                 seconds = time.monotonic() - self._began
@@ -132,16 +133,20 @@ class Stage(Sampler):
         self._began, self._work = time.monotonic(), 0
         for number in numbers.tolist():
             if number in self._kept:
-                self.found[number % self.total] = self._kept[number]
+                self._take(number, self._kept[number])
         # In pieces, so that time is looked at in between; all share one pass over the path.
-        pieces = range(0, len(numbers), _PIECE)
-        points = self._points[self._asked]
-        return [Ask(numbers[k : k + _PIECE], points[k : k + _PIECE], True) for k in pieces]
+        points, some = self._points[self._asked], len(self._run.coarsest)
+        ends = [0, *range(some, len(numbers), _PIECE), len(numbers)]
+        return [Ask(numbers[a:b], points[a:b], True) for a, b in pairwise(ends) if a < b]
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Takes the result at a point."""
-        self.found[number % self.total] = evaluation
+        self._take(number, evaluation)
         self._work += 1
+
+    def _take(self, number: int, evaluation: Evaluation) -> None:
+        """Keeps a result; those of an earlier call cost what they did."""
+        self.found[number % self.total] = evaluation
         self._run.costs.points += self.samples / self._run.count
 
 
@@ -168,6 +173,7 @@ class BudgetedSurface:
         self.costs = Costs()
         self._budget, self._key = budget, key
         self._refinement = Refinement(grid.x, grid.y)
+        self.coarsest = self._refinement.first
         self._halved = 0
         self._more = 0  # samples that the next stage is over
         self._notes: list[str] = []
@@ -179,7 +185,7 @@ class BudgetedSurface:
         if keep:
             self._notes.append(f"all samples were taken, as {keep}")
         few = self.count <= 2 * _SAMPLES
-        best = stage = Stage(self, self.count if keep or few else _SAMPLES, self._refinement.first)
+        best = stage = Stage(self, self.count if keep or few else _SAMPLES, self.coarsest)
         while True:
             for known in self._evaluated(stage, is_first=best is stage):
                 yield self._surface(known)
@@ -216,6 +222,15 @@ class BudgetedSurface:
                 break
         if stage.is_begun:
             self._look(stage)
+
+    def early(self, stage: Stage) -> Indices:
+        """Points that the first picture is asked for with, as no choice is left to it."""
+        more = self._refinement.whole
+        if len(stage.first) > len(self.coarsest) or not self._can_afford(
+            len(self.coarsest) + len(more), stage.samples
+        ):
+            return more[:0]
+        return more
 
     # -- deciding -------------------------------------------------------------------------------
 
@@ -358,7 +373,7 @@ class BudgetedSurface:
         overdrawn = self._budget.seconds_left < 0 or (
             points is not None and self.costs.points > points
         )
-        if len(stage.found) <= len(self._refinement.first) < stage.total:
+        if len(stage.found) <= len(self.coarsest) < stage.total:
             words = "it was too small for more than the coarsest picture"
             self._notes.append(words if not overdrawn else f"{words}, which took more")
         surface = self._surface(stage, stage.landscape.states(self.options.states))

@@ -15,7 +15,7 @@ from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
 from losspath.methods import Method
 from losspath.recording.joint import Runs
-from losspath.recording.trajectory import StateSequence
+from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface.budget import Budget
 from losspath.surface.landscape import Landscape
 from losspath.surface.surface import StateLosses, Surface
@@ -65,8 +65,8 @@ def compute_surface(
         budget: what the surface may cost; None for all points over all samples. "5s": seconds of
             wall time, the plane included. 200: so many points over all samples, where one over a
             tenth of them is a tenth of one. "auto": until nothing is seen that is not so, by
-            foretold errors of 1 % of the drawn range and standard errors of 2 %. The picture is
-            whole in any case: points that were not evaluated have what others foretell, and
+            predicted errors of 1 % of the drawn range and standard errors of 2 %. The picture is
+            whole in any case: points that were not evaluated are interpolated, and
             ``provenance["budget"]`` says what was reached. Within seconds it is not the same each
             time. See `Surface.is_filled`.
 
@@ -81,6 +81,7 @@ def compute_surface(
         WorkerError: the executor lost its workers.
     """
     within = None if budget is None else Budget.of(budget)  # whose time runs from here
+    path = path if within is None else within.states_of(as_path(path))
     landscape = Landscape(path, objective, method, plane=plane)
     return landscape.surface(
         resolution,
@@ -134,6 +135,7 @@ def refine_surface(
         As `compute_surface`, when the first surface is asked for.
     """
     within = None if budget is None else Budget.of(budget)  # whose time runs from here
+    path = path if within is None else within.states_of(as_path(path))
     landscape = Landscape(path, objective, method, plane=plane)
     yield from landscape.refine(
         resolution,

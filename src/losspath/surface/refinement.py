@@ -1,13 +1,13 @@
-"""Where a surface is not yet known: points of nested grids, whose values others foretell or not.
+"""Where a surface is not yet known: points of nested grids, which others predict or do not.
 
-Each grid has about twice as many lines as the one before. A point is foretold from the coarser grid
-by cubic interpolation through the four nearest lines of each axis, the interpolating subdivision of
-Deslauriers and Dubuc [1]. The surprise, by how much what was found there differs, says how far off
-points of the next grid can be: where the surface is smooth, surprises fall to a sixteenth from grid
-to grid, at a cliff they stay. Points are evaluated where that is more than a tolerance, as in
-multiresolution schemes for shocks [2], and all others are filled. As a ridge can lie between the
-points of a coarse grid, no cell of two grids before the last is filled before one point inside it
-was looked at; where that is a surprise, the cell is gone through.
+Each grid has about twice as many lines as the one before. A point is predicted from the coarser
+grid by cubic interpolation through the four nearest lines of each axis, the interpolating
+subdivision of Deslauriers and Dubuc [1]. The surprise, by how much what was found there differs,
+says how far off points of the next grid can be: where the surface is smooth, surprises fall to a
+sixteenth from grid to grid, at a cliff they stay. Points are evaluated where that is more than a
+tolerance, as in multiresolution schemes for shocks [2], and all others are interpolated. As a ridge
+can lie between the points of a coarse grid, no cell of two grids before the last is left before one
+point inside it was looked at; where that is a surprise, the cell is gone through.
 
 References:
     [1] G. Deslauriers and S. Dubuc, "Symmetric iterative interpolation processes", Constructive
@@ -31,7 +31,7 @@ Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 Lines = tuple[Indices, Indices]
 
-# Lines an axis up to which all points are evaluated: coarser grids foretell nothing.
+# Lines an axis up to which all points are evaluated: coarser grids predict nothing.
 _WHOLE = 9
 # How much of a surprise points of the next grid, and those beside it, are expected to have: more
 # than the sixteenth of a smooth surface, and as much as at a kink.
@@ -43,11 +43,11 @@ _SEED = 5  # of where cells are looked into, so that a picture is the same each 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known of a surface, and what is foretold of the rest.
+    """What is known of a surface, and what is predicted of the rest.
 
     Attributes:
-        heights: (m, n) found or foretold; NaN where a point beside it is not finite.
-        errors: (m, n) what foretold heights may be off by; 0 where they were found.
+        heights: (m, n) found or interpolated; NaN where a point beside it is not finite.
+        errors: (m, n) what interpolated heights may be off by; 0 where they were found.
         wanted: (k,) numbers of points to evaluate next, those with the largest errors first; none
             where no error is above the tolerance.
     """
@@ -81,8 +81,16 @@ class Refinement:
         """The numbers of the points of the coarsest grid."""
         return self._numbers(self._lattices[0]).reshape(-1)
 
+    @property
+    def whole(self) -> Indices:
+        """The numbers of the other points that are always evaluated."""
+        grids = [lines for lines in self._lattices if max(map(len, lines)) <= _WHOLE]
+        return np.setdiff1d(
+            self._numbers((grids or self._lattices)[-1 if grids else 0]), self.first
+        )
+
     def forecast(self, heights: Floats, known: Flags, tolerance: float, top: float) -> Forecast:
-        """What is known and foretold, and what to evaluate next.
+        """What is known and predicted, and what to evaluate next.
 
         Args:
             heights: (m, n) what was found, as shares of the drawn range. Those that are not finite
@@ -99,7 +107,7 @@ class Refinement:
         wanted, worst = np.zeros(0, np.intp), np.zeros(0)
         for old, new in pairwise(self._lattices):
             step, at = _Step.between(self._axes, old, new), np.ix_(*new)
-            told, there, found = step.foretold(values), known[at], heights[at]
+            told, there, found = step.predicted(values), known[at], heights[at]
             seen = there & step.fresh
             apart = np.where(seen, _apart(found, told, top), 0.0)
             beside, inherited = _DECAY * _widened(apart), _DECAY * step.largest(alarm)
@@ -122,12 +130,12 @@ class Refinement:
         )
 
     def filled(self, values: Floats, known: Flags) -> Floats:
-        """(m, n) values that were found at known points, and what they foretell at others."""
+        """(m, n) values that were found at known points, and what they predict at others."""
         values = np.where(np.isfinite(values), values, np.nan)
         found = values[np.ix_(*self._lattices[0])]
         for old, new in pairwise(self._lattices):
             at = np.ix_(*new)
-            told = _Step.between(self._axes, old, new).foretold(found)
+            told = _Step.between(self._axes, old, new).predicted(found)
             found = np.where(known[at], values[at], told)
         return found
 
@@ -141,7 +149,7 @@ class Refinement:
             if (most := surprises[cell].max()) > tolerance:
                 worst[cell] = np.maximum(worst[cell], most)
         inside = np.zeros(self.shape, bool)
-        inside[np.ix_(*self._lattices[-2])] = True
+        inside[np.ix_(*self._lattices[max(len(self._lattices) - 2, 0)])] = True
         found = np.flatnonzero((worst > 0) & inside & ~known)
         return found, worst.reshape(-1)[found]
 
@@ -190,7 +198,7 @@ class _Step:
         )
         return cls(~(first[:, None] & second[None]), cubic, corners)
 
-    def foretold(self, values: Floats) -> Floats:
+    def predicted(self, values: Floats) -> Floats:
         """The new grid's values: cubic where the old one's are finite, else bilinear or NaN."""
         bad = ~np.isfinite(values)
         clean = np.where(bad, 0.0, values)

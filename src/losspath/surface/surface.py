@@ -176,12 +176,12 @@ class Surface:
 
     @property
     def is_filled(self) -> bool:
-        """Whether points that were not evaluated have what those that were foretell."""
+        """Whether points that were not evaluated are interpolated."""
         return bool(self.provenance.get("is_filled", False))
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is something at every point, evaluated or foretold."""
+        """Whether there is something at every point, evaluated or interpolated."""
         return self.is_filled or bool(self.evaluated.all())
 
     @property
