@@ -122,9 +122,14 @@ def _data(name: str, data_dir: Path, count: int) -> tuple[torch.Tensor, torch.Te
         images, targets = load_digits(return_X_y=True)
         x = torch.from_numpy(images / 16 - 0.3).float()
         return x[:count], torch.from_numpy(targets)[:count]
+    return mnist(data_dir, count)
+
+
+def mnist(data_dir: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first images of the training set, and their classes."""
     from losspath.thesis.datasets import load_dataset
 
-    found = load_dataset(name, data_dir / "mnist", download=False)
+    found = load_dataset("mnist", data_dir / "mnist", download=False)
     return found.train_inputs[:count], found.train_targets[:count]
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,10 @@ from losspath.evaluation.subsets import reason_to_keep_all
 from losspath.geometry.grid import Grid
 from losspath.surface.budget import Budget
 from losspath.surface.refinement import Forecast, Refinement
-from losspath.surface.refining import Options
+from losspath.surface.refining import Options, Surveyed
 from losspath.surface.sampling import Ask, Sampler
 from losspath.surface.shares import Shares
 from losspath.surface.surface import StateLosses, Surface
-
-if TYPE_CHECKING:
-    from losspath.surface.landscape import Landscape
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -166,7 +163,7 @@ class BudgetedSurface:
     """
 
     def __init__(
-        self, landscape: Landscape, grid: Grid, budget: Budget, options: Options, key: str
+        self, landscape: Surveyed, grid: Grid, budget: Budget, options: Options, key: str
     ) -> None:
         self.landscape, self.grid, self.options = landscape, grid, options
         self.count = len(landscape.objective)

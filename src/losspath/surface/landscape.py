@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +149,7 @@ class Landscape:
         made._lift_by(made._asked)
         return made
 
-    def over(self, samples: int) -> Landscape:
+    def over(self, samples: int) -> Self:
         """The same over some of the objective's samples, and more where these come in batches."""
         made = copy.copy(self)
         made._bound = copy.copy(self._bound)

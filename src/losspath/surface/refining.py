@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from losspath.evaluation.execution.journal import Journal, Kept, Progress
+from losspath.evaluation.objective import Objective
 from losspath.geometry.grid import Grid
-from losspath.surface.sampling import GridSampler
+from losspath.methods import Method
+from losspath.surface.fidelity import Fidelity
+from losspath.surface.running import Found
+from losspath.surface.sampling import GridSampler, Sampler
+from losspath.surface.shares import Shares
+from losspath.surface.strata import Known
 from losspath.surface.surface import StateLosses, Surface
 
-if TYPE_CHECKING:
-    from losspath.surface.landscape import Landscape
+Floats = npt.NDArray[np.float64]
+
+
+class Surveyed(Protocol):
+    """What a surface is computed of: see `losspath.surface.landscape.Landscape`."""
+
+    objective: Objective
+    method: Method
+
+    def over(self, samples: int) -> Self:
+        """The same over some of the samples."""
+
+    def states(self, states: int | StateLosses, *, ends: bool = False) -> StateLosses:
+        """The losses of states."""
+
+    def found(self, sampler: Sampler, *how: Any) -> Generator[Found]:
+        """What is found at points."""
+
+    def standard_errors(self, points: Floats, shares: Shares, of: int) -> Floats:
+        """How far points are off for the samples."""
+
+    def provenance(self, key: str) -> dict[str, Any]:
+        """What a surface depends on."""
+
+    def surface_of(
+        self,
+        grid: Grid,
+        values: Mapping[str, Floats],
+        evaluated: npt.NDArray[np.bool_],
+        states: StateLosses,
+        provenance: dict[str, Any],
+    ) -> Surface:
+        """A surface of values."""
+
+    def fidelity(self, surface: Surface, *, known: Known | None = None) -> Fidelity | None:
+        """How far it holds."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +78,7 @@ class Options:
     fidelity: bool
 
 
-def refined(landscape: Landscape, grid: Grid, options: Options, key: str) -> Iterator[Surface]:
+def refined(landscape: Surveyed, grid: Grid, options: Options, key: str) -> Iterator[Surface]:
     """The surface on ever more points of a grid, and at last on all.
 
     Args:
