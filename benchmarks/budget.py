@@ -4,8 +4,8 @@
 
 DIR holds mnist/ and cifar10/. "picture": of five real trainings the surface that `budget="auto"`
 gives is held against the one of all 61 × 61 points and all samples: their structural similarity,
-how far contours are apart (of the picture's extent, five of them), and the evaluations of samples at
-points, those that were done twice included. "time": LeNet-5 is trained for three epochs on
+how far contours are apart (of the picture's extent, five of them), and the evaluations of samples
+at points, those that were done twice included. "time": LeNet-5 is trained for three epochs on
 MNIST, recorded; then pictures of it take as long as its last epoch at most, the plane included, and
 are held, like the full one, against vectors near the path (`Fidelity.typical_error`). With --keep
 full surfaces stay there, and are not computed again.
@@ -68,8 +68,9 @@ def pictures(options: argparse.Namespace, keep: Path) -> None:
         apart = contours_apart(found, full)
         reached = found.provenance["budget"]
         print(
-            f"{name:26} {difference.ssim:7.4f} {np.median(apart):20.2%} {np.quantile(apart, 0.95):8.2%}"
-            f" {found.evaluated.sum():7,} {found.provenance['samples']:5,}/{len(objective):6,}"
+            f"{name:26} {difference.ssim:7.4f} {np.median(apart):20.2%}"
+            f" {np.quantile(apart, 0.95):8.2%} {found.evaluated.sum():7,}"
+            f" {found.provenance['samples']:5,}/{len(objective):6,}"
             f" {reached['cost'] / full.loss.size:6.1%} {seconds:6.1f} {full_seconds:7.1f}",
             flush=True,
         )

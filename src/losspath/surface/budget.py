@@ -19,9 +19,9 @@ _EXPECTED = (
     'of points, each over all samples (200), or as "auto"'
 )
 
-# Numbers of states that a plane is fitted to and vectors are blended of in about a third of a
+# Numbers of states that a plane is fitted to and vectors are blended of in about a sixth of a
 # second: some ten passes, on a core of a server of 2020.
-_NUMBERS = 5e6
+_NUMBERS = 2.5e6
 _LEAST_STATES = 100
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +16,7 @@ from losspath.evaluation.quantities import LOSS, Evaluation
 from losspath.evaluation.subsets import reason_to_keep_all
 from losspath.geometry.grid import Grid
 from losspath.surface.budget import Budget
+from losspath.surface.costs import Costs
 from losspath.surface.refinement import Forecast, Refinement
 from losspath.surface.refining import Options, Surveyed
 from losspath.surface.sampling import Ask, Sampler
@@ -29,40 +30,15 @@ Indices = npt.NDArray[np.intp]
 # Errors of interpolation and of samples, as shares of the drawn range, that are none to the eye.
 _TOLERANCE, _STANDARD_ERROR = 0.01, 0.02
 _SAMPLES = 512  # that are begun with; all where there are no more than twice as many
-_GROWTH = 2.0, 4.0  # at least and at most, as all points are evaluated again
+_GROWTH = 1.5, 16.0  # at least and at most, as all points are evaluated again
 _JUDGED, _ENOUGH = 9, 25  # points whose standard errors are measured, once so many are known
 _PLAIN = 2  # times a point's seconds, where its parts are evaluated one by one
 _PIECE = 32  # points that are evaluated before time is looked at
-_SLACK = 1.2  # times the seconds that are expected
+_SLACK = 1.1  # times the seconds that are expected
 _HALVINGS = 3  # of the tolerances within a limit, before all is evaluated
 _MOST = 95  # percentile of predicted errors that is told
 _VECTORS = 60  # that a fidelity is of
-
-
-@dataclass
-class Costs:
-    """What points have taken, and will take.
-
-    Attributes:
-        calls: of each call, points × samples, and seconds.
-        points: evaluations so far, over all samples each.
-    """
-
-    calls: list[tuple[float, float]] = field(default_factory=list)
-    points: float = 0.0
-
-    def expected(self, work: float) -> float:
-        """Seconds that so many points × samples will take; 0 before anything is known."""
-        if not self.calls:
-            return 0.0
-        done, seconds = np.array(self.calls).T
-        # What the first call has besides its points (a pass over the path, a graph of the model).
-        call, each = 0.5 * seconds[0], 0.5 * seconds[0] / done[0]
-        if len(done) > 1 and np.ptp(done) > 0:
-            each, call = np.polyfit(done, seconds, 1)
-        if call < 0 or each <= 0:
-            call, each = 0.0, seconds.sum() / done.sum()
-        return float(call + each * work)
+_STATES = 9  # that are evaluated themselves in any case
 
 
 class Stage(Sampler):
@@ -96,7 +72,7 @@ class Stage(Sampler):
             run.options.journal.done if run.options.journal else {}
         )
         self._asked: Indices | None = None
-        self._began, self._work = time.monotonic(), 0
+        self._began, self._times = time.monotonic(), list[float]()
 
     @property
     def total(self) -> int:
@@ -120,14 +96,12 @@ class Stage(Sampler):
         if self._asked is None:
             self._asked = np.concatenate([self.first, self._run.early(self)])
         elif all(number in self.found for number in self._asked.tolist()):
-            if self._work:
-                seconds = time.monotonic() - self._began
-                self._run.costs.calls.append((float(self._work * self.samples), seconds))
+            self._note_costs()
             self._asked = self._run.decide(self)
         else:
             return []
         numbers = self._asked + self.samples * self.total
-        self._began, self._work = time.monotonic(), 0
+        self._began, self._times = time.monotonic(), []
         for number in numbers.tolist():
             if number in self._kept:
                 self._take(number, self._kept[number])
@@ -139,7 +113,16 @@ class Stage(Sampler):
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Takes the result at a point."""
         self._take(number, evaluation)
-        self._work += 1
+        self._times.append(time.monotonic())
+
+    def _note_costs(self) -> None:
+        """Tells what the points took that were evaluated since the last ones were asked for."""
+        if self._times:
+            now, count, some = time.monotonic(), len(self._times), len(self._run.coarsest)
+            later = max(0, count - some)
+            since = now - self._times[some - 1] if later else 0.0
+            work = float(self.samples)
+            self._run.costs.note(count * work, now - self._began, later * work, since)
 
     def _take(self, number: int, evaluation: Evaluation) -> None:
         """Keeps a result; those of an earlier call cost what they did."""
@@ -311,7 +294,7 @@ class BudgetedSurface:
             samples = self.count if 1.5 * needed > self.count else int(needed)
             if self._can_afford(len(stage.found), samples):
                 return samples
-            needed /= 1.5
+            needed /= 1.2
         return 0
 
     def _affordable_points(self, count: int, samples: int) -> int:
@@ -326,7 +309,7 @@ class BudgetedSurface:
             return bool(self.costs.points + points * share <= budget.points + 1e-9)
         if budget.seconds is None:
             return True
-        states = self.options.states
+        states = self._states(points)
         last = float(states if isinstance(states, int) else 0)
         last += _VECTORS if self.options.fidelity else 0
         last = last / self.landscape.method.vectors_at_a_point
@@ -334,6 +317,13 @@ class BudgetedSurface:
         return bool(_SLACK * expected <= budget.seconds_left)
 
     # -- what comes of it -----------------------------------------------------------------------
+
+    def _states(self, points: int) -> int | StateLosses:
+        """States that are evaluated themselves: fewer where time is short and points are few."""
+        states = self.options.states
+        if self._budget.seconds is None or not isinstance(states, int):
+            return states
+        return min(states, max(_STATES, points // 8))
 
     def _raw(self, stage: Stage, states: StateLosses | None = None) -> Surface:
         """The surface at the points that are known alone."""
@@ -373,7 +363,7 @@ class BudgetedSurface:
         if len(stage.found) <= len(self.coarsest) < stage.total:
             words = "it was too small for more than the coarsest picture"
             self._notes.append(words if not overdrawn else f"{words}, which took more")
-        surface = self._surface(stage, stage.landscape.states(self.options.states))
+        surface = self._surface(stage, stage.landscape.states(self._states(len(stage.found))))
         if self.options.fidelity:
             journal = self.options.journal
             kept = {} if journal is None else Kept(journal, (self.count + 1) * stage.total)
