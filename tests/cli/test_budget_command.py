@@ -1,6 +1,7 @@
 """losspath surface --budget."""
 
 import numpy as np
+import pytest
 
 import losspath
 from losspath.cli.budgets import budget_of
@@ -11,11 +12,12 @@ def newest(run):
     return max((run / "results").glob("surface-pca-*.npz"), key=lambda file: file.stat().st_mtime)
 
 
+@pytest.mark.slow
 def test_a_number_of_points_is_computed_once_drawn_and_told_of(call, run, tmp_path):
     options = ("surface", run, "--method", "pca", "--budget", "12", "--out", tmp_path / "out")
     status, out, told = call(*options)
     assert status == 0
-    assert "of 61 × 61 points over" in told or "points over" in told
+    assert " points over " in told
     assert "Budget 12 points over all samples" in told
     surface = losspath.Surface.load(newest(tmp_path / "out"))
     assert surface.is_filled
@@ -43,12 +45,15 @@ def test_a_time_of_the_runs_own_epochs(call, run, tmp_path):
     assert "2 epochs of training" in told
 
 
-def test_what_is_no_budget_is_refused_before_anything(call, run, own_run):
+def test_what_is_no_budget_is_refused_before_anything(call, run):
     status, out, told = call("surface", run, "--budget", "5 minutes")
-    assert status == 2 or status == 1
+    assert status not in (0, None)
     assert "expected a budget" in told
     assert not out
-    source = own_run.parent / "none.py"
-    status, _, told = call("surface", own_run, "--budget", "1epoch", "--objective", f"{source}:f")
-    assert status != 0
+
+
+def test_epochs_of_a_run_that_knows_of_none_are_refused(call, run, monkeypatch):
+    monkeypatch.setattr(type(Run(run).made), "history", lambda self: [])
+    status, _, told = call("surface", run, "--budget", "1epoch")
+    assert status not in (0, None)
     assert "give seconds" in told
