@@ -225,7 +225,10 @@ class BudgetedSurface:
                 self._halved += 1
                 continue
             unsure = np.percentile(stage.forecast.errors, _MOST) / _TOLERANCE
-            blurred = 0.0 if sampled else stage.standard_error / _STANDARD_ERROR
+            blurred = 0.0
+            if not sampled and len(stage.found) >= min(_ENOUGH, stage.total):
+                # Where there was no time to measure it, it is taken to be large.
+                blurred = np.nan_to_num(stage.standard_error / _STANDARD_ERROR, nan=np.inf)
             if blurred > unsure or not len(wanted):
                 self._more = self._affordable_samples(stage, is_fine=not len(wanted))
                 if self._more:
@@ -260,10 +263,8 @@ class BudgetedSurface:
         return 0.5**self._halved if self._halved <= _HALVINGS else 0.0
 
     def _is_sampled(self, stage: Stage) -> bool:
-        """Whether there are samples enough; also where it is not known yet."""
-        return (
-            stage.samples == self.count or not stage.standard_error > _STANDARD_ERROR * self._left
-        )
+        """Whether there are samples enough; not where nobody knows."""
+        return stage.samples == self.count or stage.standard_error <= _STANDARD_ERROR * self._left
 
     def _is_all(self, stage: Stage) -> bool:
         return len(stage.found) == stage.total and stage.samples == self.count
