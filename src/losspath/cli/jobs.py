@@ -17,6 +17,7 @@ from losspath.analysis.interpolation import (
     interpolate,
     interpolation_key,
 )
+from losspath.cli.budgets import path_and_plane, say_reached
 from losspath.cli.console import busy, progress_bar, say, say_file
 from losspath.cli.runs import Run, check_writable
 from losspath.errors import ArgumentError, ObjectiveError
@@ -28,6 +29,7 @@ from losspath.geometry.plane import Plane
 from losspath.methods import METHODS, Method, method_class, method_names
 from losspath.results import Result
 from losspath.surface import (
+    Budget,
     Landscape,
     StateLosses,
     Surface,
@@ -146,31 +148,34 @@ def computed_once(
 def compute_surfaces(
     run: Run,
     methods: Sequence[Method],
-    resolution: int,
+    resolution: int | None,
     samples: int | None,
     plane: str = "pca",
     preview: Callable[[Surface], object] | None = None,
     executor: Executor | None = None,
+    budget: Budget | None = None,
 ) -> tuple[list[Surface], Plane]:
     """The surfaces of a run by several methods, each computed once and kept.
 
     Args:
         run: the run, or several in one plane.
         methods: the methods.
-        resolution: grid lines an axis.
+        resolution: grid lines an axis; None for what is usual.
         samples: how many training samples.
         plane: the plane's name: see `losspath.planes.plane_named`.
         preview: called now and then with a surface that is not complete yet.
         executor: whose workers evaluate the points; None for this process.
+        budget: what each surface may cost; of the first one the plane is part.
     """
     objective = run.training_objective(samples)
     run.made.forget_data()
     check_same_network(run.path, objective)
-    made = run.plane(plane, objective)
-    first = Landscape(run.path, objective, methods[0], plane=made)
-    grid = Grid.around(first.projection.coordinates, resolution)
+    running = None if budget is None else budget.again()
+    path, made = path_and_plane(run, plane, objective, running)
+    first = Landscape(path, objective, methods[0], plane=made)
+    grid = first.grid(resolution, budget)
     landscapes = [first.with_method(method) for method in methods]
-    return list(surfaces_on(run, landscapes, grid, preview, executor)), made
+    return list(surfaces_on(run, landscapes, grid, preview, executor, running)), made
 
 
 def surfaces_on(
@@ -179,31 +184,49 @@ def surfaces_on(
     grid: Grid,
     preview: Callable[[Surface], object] | None = None,
     executor: Executor | None = None,
+    budget: Budget | None = None,
 ) -> Iterator[Surface]:
-    """The surfaces of landscapes that differ in their methods alone, computed once and kept."""
+    """The surfaces of landscapes that differ in their methods alone, computed once and kept.
+
+    Args:
+        run: what they are of.
+        landscapes: the landscapes.
+        grid: their points.
+        preview: called now and then with a surface that is not complete yet.
+        executor: whose workers evaluate the points; None for this process.
+        budget: what each may cost, which runs for the first one already.
+    """
+    running = budget
     states: StateLosses | None = None
     known: Known = {}  # of vectors near the path, which no method has a part in
 
     def surface_of(landscape: Landscape) -> Surface:
         def compute(checkpoint: Path) -> Surface:
-            nonlocal states
+            nonlocal states, running
             with progress_bar(landscape.method.name) as progress:
                 steps = landscape.refine(
                     grid=grid,
-                    states=states or _ENDS,
+                    states=(states or _ENDS) if budget is None else _STATES,
                     executor=executor,
                     checkpoint=checkpoint,
                     progress=progress,
-                    fidelity=False,  # which is of all states
+                    fidelity=budget is not None,  # otherwise it is of all states
+                    budget=running,
                 )
-                surface = _last(steps, run, preview)
+                # To draw takes time, of which a budget has none to spare.
+                surface = _last(steps, run, None if budget else preview)
+            if budget is not None:
+                running = budget.again()  # of the next method
+                return _completed(landscape, surface, known)
             states = states or _state_losses(run, landscape)
             return _completed(landscape, dataclasses.replace(surface, states=states), known)
 
         # What workers compute rounds otherwise, so it has a checkpoint of its own.
         where = "" if executor is None else "workers"
         called, label = landscape.method.describe(), landscape.method.name
-        return computed_once(run, Surface, landscape.key(grid), compute, called, label, where)
+        return computed_once(
+            run, Surface, landscape.key(grid, budget), compute, called, label, where
+        )
 
     return map(surface_of, landscapes)
 
@@ -227,6 +250,9 @@ def _completed(landscape: Landscape, surface: Surface, known: Known) -> Surface:
     notes = loss_notes(landscape.path, surface.states)
     for note in notes.get("loss_notes", []):
         say(note)
+    if surface.is_filled:  # its budget had the fidelity in it
+        say_reached(surface)
+        return surface
     with busy("how far it holds near the path"):
         fidelity = landscape.fidelity(surface, known=known)
     # Notes that were made when fewer states were known do not hold any more.
@@ -235,7 +261,7 @@ def _completed(landscape: Landscape, surface: Surface, known: Known) -> Surface:
 
 
 # The first surface does not wait for more than the losses of the path's two ends.
-_ENDS = 2
+_ENDS, _STATES = 2, 25
 _PREVIEW_SECONDS = 10.0
 
 
@@ -273,7 +299,7 @@ def _state_losses(run: Run, landscape: Landscape) -> StateLosses:
 
     def compute(_: Path) -> StateLosses:
         with busy("losses of states on the path"):
-            states = landscape.states(25)
+            states = landscape.states(_STATES)
         return dataclasses.replace(states, provenance={"key": key})
 
     return run.store.get(StateLosses, key, compute)

@@ -21,7 +21,7 @@ from losspath.recording.trajectory import JointPath, StateSequence, Trajectory
 if TYPE_CHECKING:
     from losspath.analysis.runs import History
     from losspath.evaluation.objective import Objective
-    from losspath.geometry.plane import Plane
+    from losspath.geometry.plane import Plane, PrincipalPlane
     from losspath.makers import MadeRun
     from losspath.results import ResultStore
 
@@ -188,13 +188,11 @@ class Run:
 
     def plane(self, name: str, objective: Objective) -> Plane:
         """A plane by its name; those that take long are computed once and kept."""
-        from losspath.geometry.plane import PrincipalPlane, fit_plane
+        from losspath.geometry.plane import fit_plane
 
         if name != "pca":
             return self._named_plane(name, objective)
-        found = self.store.find(PrincipalPlane, self.path.digest)
-        # Planes that were kept before random walks were measured are fitted again.
-        if found is not None and found.random_walk is not None:
+        if (found := self.kept_plane()) is not None:
             return found
         self.check_place(self.results)
         say(f"fitting the plane of {len(self.path):,} states")
@@ -202,6 +200,14 @@ class Run:
             plane = fit_plane(self.path)
         self.store.save(plane, self.path.digest)
         return plane
+
+    def kept_plane(self) -> PrincipalPlane | None:
+        """The principal plane, if it was fitted before."""
+        from losspath.geometry.plane import PrincipalPlane
+
+        found = self.store.find(PrincipalPlane, self.path.digest)
+        # Planes that were kept before random walks were measured are fitted again.
+        return None if found is None or found.random_walk is None else found
 
     def _named_plane(self, name: str, objective: Objective) -> Plane:
         from losspath.planes import PLANES, plane_named

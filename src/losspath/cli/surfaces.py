@@ -21,6 +21,7 @@ from losspath.cli.options import (
 SURFACE_EXAMPLES = (
     "Examples: losspath surface runs/lenet5 --method all; "
     "losspath surface runs/lenet5 --method averaged --temperature 1 --resolution 31; "
+    "losspath surface runs/lenet5 --budget 5s; "
     "losspath surface runs/sgd runs/adam --plane states:first,last,runs/adam@last"
 )
 FIDELITY_EXAMPLES = (
@@ -64,7 +65,22 @@ def surface(
     height: Annotated[
         str, typer.Option(help="What is drawn: loss, accuracy or a metric of the objective.")
     ] = "loss",
-    resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            help="Grid lines an axis, at least 3.", show_default="19; within a budget 61 at most"
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="5s|1epoch|N|auto",
+            help="What each picture may cost, its plane included: seconds, epochs of the run's own "
+            "training, or so many points over all samples; auto: until errors are too small to "
+            "see. It is whole in any case, on as many points and samples as were needed or could "
+            "be had.",
+        ),
+    ] = None,
     samples: Samples = None,
     distance: Annotated[
         str | None,
@@ -129,6 +145,7 @@ def surface(
 ) -> None:
     """Compute and draw the loss surface around a run's path, or around those of several runs."""
     from losspath.cli import jobs, values
+    from losspath.cli.budgets import budget_of
     from losspath.cli.pictures import Pictures
     from losspath.cli.runs import Run
     from losspath.cli.workers import open_workers
@@ -141,15 +158,17 @@ def surface(
     }
     options = values.options(option or [], named)
     jobs.check_figure(figure)
-    jobs.check_resolution(resolution)
+    if resolution is not None:
+        jobs.check_resolution(resolution)
     methods = jobs.make_methods(method, options)
     first, *others = dict.fromkeys(runs)
     recorded = Run(first, data_dir, objective, states, out, tuple(others))
+    within = budget_of(budget, recorded)
     pictures = Pictures(recorded, height, figure, format_.value, fade)
     preview = pictures.previewer(len(methods))
     with open_workers(processes, scheduler) as executor:
         surfaces, made = jobs.compute_surfaces(
-            recorded, methods, resolution, samples, plane, preview, executor
+            recorded, methods, resolution, samples, plane, preview, executor, within
         )
     if explain:
         jobs.explain(surfaces)

@@ -28,6 +28,7 @@ from losspath.evaluation.checking.pairs import check_results
 from losspath.evaluation.counter import as_single, check_callable, positional
 from losspath.evaluation.data import (
     Batches,
+    Data,
     Samples,
     as_tensors,
     map_tensors,
@@ -246,6 +247,12 @@ class Objective(BaseObjective):
         data = copy.copy(self.data)
         data.batch_size = batch_size
         return self._with(data=data) if isinstance(data, Samples) else self
+
+    def with_data(self, data: Data) -> Objective:
+        """The same over other data."""
+        other = self._with(data=data)
+        vars(other).pop("samples_digest", None)
+        return other
 
     def _with(self, **attributes: Any) -> Objective:
         other = copy.copy(self)

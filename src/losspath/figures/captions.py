@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,11 @@ def describe_surface(surface: Surface, height: str = LOSS) -> str:
     rows, columns = surface.loss.shape
     parts = [f"{columns} × {rows} points"]
     samples = surface.provenance.get("samples")
-    parts += [f"{samples:,} samples"] if samples else []
-    parts += [f"{int(surface.evaluated.sum()):,} evaluated"] if not surface.evaluated.all() else []
+    budget = surface.provenance.get("budget", {})
+    parts += [f"{_of([samples], budget.get('of_samples'))} samples"] if samples else []
+    if not surface.evaluated.all():
+        others = ", the others interpolated" if surface.is_filled else ""
+        parts += [f"{int(surface.evaluated.sum()):,} evaluated{others}"]
     if "steps" in surface.provenance:  # which do not begin with training
         first, last = surface.provenance["steps"]
         parts += [f"{surface.provenance['states']:,} states, of steps {first:,} to {last:,}"]
@@ -31,7 +35,34 @@ def describe_surface(surface: Surface, height: str = LOSS) -> str:
         words += f" Surface against the states' own {height}: median {middle}, at most {most} off."
     if height == LOSS and surface.fidelity and (told := surface.fidelity.describe()):
         words += f" {told[:1].upper()}{told[1:]}."
-    return words + describe_origin(surface.provenance)
+    return words + describe_budget(budget) + describe_origin(surface.provenance)
+
+
+def _of(numbers: Sequence[int], whole: int | None = None) -> str:
+    """A number or a range, and of how many, where that is another number."""
+    low, high = min(numbers), max(numbers)
+    told = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return told if whole is None or low == whole else f"{told} of {whole:,}"
+
+
+def describe_budget(budget: Mapping[str, Any]) -> str:
+    """What a surface within a budget came to, as sentences after others; "" without one.
+
+    Args:
+        budget: as surfaces have it in their provenance.
+    """
+    if not budget:
+        return ""
+    unsure, blurred = budget["predicted_error"], budget["standard_error"]
+    of_samples = "not known" if blurred is None else f"at most {max(blurred, 0.001):.1%}"
+    if blurred == 0:
+        of_samples = "none"
+    words = f" Budget {budget['asked']}, taken {budget['seconds']:.3g} s: interpolation errors"
+    words += (
+        f" {max(unsure, 0.001):.1%} of the drawn range or less (for 95%), standard error of the"
+    )
+    words += f" samples {of_samples}."
+    return words + "".join(f" {note[:1].upper()}{note[1:]}." for note in budget["notes"])
 
 
 def describe_variance(shown: Surface | DistanceMap) -> str:
@@ -66,8 +97,15 @@ def describe_surfaces(
     """The caption of several surfaces: what is common, and how far each fits the states."""
     first = surfaces[0]
     rows, columns = first.loss.shape
-    samples = first.provenance.get("samples")
-    made = f"{columns} × {rows} points" + (f", {samples:,} samples" if samples else "") + "."
+    told = [surface.provenance for surface in surfaces]
+    samples = [each["samples"] for each in told if each.get("samples")]
+    of_samples = first.provenance.get("budget", {}).get("of_samples")
+    made = f"{columns} × {rows} points"
+    made += f", {_of(samples, of_samples)} samples" if samples else ""
+    if any(surface.is_filled for surface in surfaces):
+        counts = [int(surface.evaluated.sum()) for surface in surfaces]
+        made += f", {_of(counts)} evaluated, the others interpolated"
+    made += "."
     variances = dict.fromkeys(map(describe_variance, surfaces))
     made += " On the axes, the share of the path's variance."
     made += next(iter(variances)) if len(variances) == 1 else ""

@@ -30,7 +30,8 @@ _MOST_STATES = 500  # of a path that are looked at
 def draw_contours(axes: Axes, surface: Surface, scale: HeightScale, labels: bool = False) -> None:
     """Draws the loss, or whatever the scale is of.
 
-    On the grid where all of it was evaluated, otherwise on triangles between the points that were.
+    On the grid where all of it was evaluated or filled, otherwise on triangles between the points
+    that were evaluated.
 
     Args:
         axes: where to draw.
@@ -39,13 +40,15 @@ def draw_contours(axes: Axes, surface: Surface, scale: HeightScale, labels: bool
         labels: whether every other contour line carries its height, where it is off the path.
     """
     heights = surface.values[scale.height]
-    finite = np.isfinite(heights) & surface.evaluated
-    if surface.evaluated.all():
+    finite = np.isfinite(heights) & (surface.evaluated | surface.is_whole)
+    if not surface.evaluated.all():
+        rows, columns = np.nonzero(surface.evaluated)
+        size = 0.7 if surface.is_filled else 1.5
+        axes.plot(surface.x[columns], surface.y[rows], ".", color=EVALUATED, ms=size, zorder=3)
+    if surface.is_whole:
         fill, draw = axes.contourf, axes.contour
         places: tuple[Any, ...] = (surface.x, surface.y, np.ma.masked_array(heights, ~finite))
     else:
-        rows, columns = np.nonzero(surface.evaluated)
-        axes.plot(surface.x[columns], surface.y[rows], ".", color=EVALUATED, ms=1.5, zorder=3)
         triangles = _triangles(surface.x[columns], surface.y[rows], finite[rows, columns])
         if triangles is None:
             return

@@ -70,7 +70,8 @@ def plot_surface(
     Several runs have lines of their own colours; the legend has their names.
     What is doubtful is faded: where no state is near, or the vectors of a point disagree; see
     `Surface.doubt`. Points without a finite loss are crossed. A surface that is not complete is
-    drawn on triangles between the points that were evaluated, which are dotted.
+    drawn on triangles between the points that were evaluated, which are dotted; one within a budget
+    is whole, and dotted there too.
 
     Args:
         surface: the surface.
@@ -358,7 +359,7 @@ def surface_legend(
     if not all(s.evaluated.all() for s in surfaces):
         dot = Line2D([], [], marker=".", color=EVALUATED, lw=0, ms=3, label="evaluated")
         entries.append(dot)
-    if not all(s.evaluated[np.ix_((0, -1), (0, -1))].all() for s in surfaces):
+    if not all(s.is_whole or s.evaluated[np.ix_((0, -1), (0, -1))].all() for s in surfaces):
         entries.append(Patch(facecolor=_NOTHING, edgecolor="#999999", label="not evaluated"))
     return entries
 

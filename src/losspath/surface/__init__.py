@@ -4,6 +4,7 @@ from losspath.evaluation.quantities import ACCURACY as ACCURACY
 from losspath.evaluation.quantities import LOSS as LOSS
 from losspath.evaluation.quantities import SPREAD as SPREAD
 from losspath.evaluation.quantities import value_named as value_named
+from losspath.surface.budget import Budget as Budget
 from losspath.surface.compute import compute_surface as compute_surface
 from losspath.surface.compute import refine_surface as refine_surface
 from losspath.surface.fidelity import Fidelity as Fidelity

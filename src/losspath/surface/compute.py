@@ -15,7 +15,8 @@ from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
 from losspath.methods import Method
 from losspath.recording.joint import Runs
-from losspath.recording.trajectory import StateSequence
+from losspath.recording.trajectory import StateSequence, as_path
+from losspath.surface.budget import Budget
 from losspath.surface.landscape import Landscape
 from losspath.surface.surface import StateLosses, Surface
 
@@ -25,7 +26,7 @@ def compute_surface(
     path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
     method: str | Method = "averaged",
-    resolution: int = 19,
+    resolution: int | None = None,
     *,
     plane: Plane | None = None,
     grid: Grid | None = None,
@@ -34,6 +35,7 @@ def compute_surface(
     checkpoint: str | PathLike[str] | None = None,
     progress: Progress | None = None,
     fidelity: bool = True,
+    budget: Budget | str | float | None = None,
 ) -> Surface:
     """Computes the loss surface around a path.
 
@@ -46,7 +48,8 @@ def compute_surface(
         objective: the loss.
         method: "pca", "sampled", "sampled-pca", "averaged" or "averaged-nd" for their default
             options, or one of the rules in `losspath.methods`.
-        resolution: grid lines an axis, at least 3; see `Grid.around`. 19 in the thesis.
+        resolution: grid lines an axis, at least 3; see `Grid.around`. By default 19, as in the
+            thesis, and 61 within a budget, of which as many points are evaluated as are needed.
         plane: any plane; by default the path's principal one.
         grid: where to evaluate, instead of `resolution`.
         states: how many states along the path are evaluated themselves (first and last among
@@ -59,6 +62,13 @@ def compute_surface(
         progress: called with (points done, points in all).
         fidelity: whether to measure how far the surface holds near the path, by about 60 more
             evaluations: see `Surface.fidelity`.
+        budget: what the surface may cost; None for all points over all samples. "5s": seconds of
+            wall time, the plane included. 200: so many points over all samples, where one over a
+            tenth of them is a tenth of one. "auto": until nothing is seen that is not so, by
+            predicted errors of 1 % of the drawn range and standard errors of 2 %. The picture is
+            whole in any case: points that were not evaluated are interpolated, and
+            ``provenance["budget"]`` says what was reached. Within seconds it is not the same each
+            time. See `Surface.is_filled`.
 
     Returns:
         The surface.
@@ -70,6 +80,8 @@ def compute_surface(
         StoreError: the checkpoint belongs to another computation or cannot be written.
         WorkerError: the executor lost its workers.
     """
+    within = None if budget is None else Budget.of(budget)  # whose time runs from here
+    path = path if within is None else within.states_of(as_path(path))
     landscape = Landscape(path, objective, method, plane=plane)
     return landscape.surface(
         resolution,
@@ -79,6 +91,7 @@ def compute_surface(
         checkpoint=checkpoint,
         progress=progress,
         fidelity=fidelity,
+        budget=within,
     )
 
 
@@ -86,7 +99,7 @@ def refine_surface(
     path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
     method: str | Method = "averaged",
-    resolution: int = 19,
+    resolution: int | None = None,
     *,
     plane: Plane | None = None,
     grid: Grid | None = None,
@@ -95,6 +108,7 @@ def refine_surface(
     checkpoint: str | PathLike[str] | None = None,
     progress: Progress | None = None,
     fidelity: bool = True,
+    budget: Budget | str | float | None = None,
 ) -> Iterator[Surface]:
     """Computes the loss surface around a path, coarse first and then finer.
 
@@ -115,10 +129,13 @@ def refine_surface(
         checkpoint: a file that keeps every point as it is done.
         progress: called with (points done, points in all).
         fidelity: whether to measure how far the last surface holds.
+        budget: what it may cost; each surface is then whole.
 
     Raises:
         As `compute_surface`, when the first surface is asked for.
     """
+    within = None if budget is None else Budget.of(budget)  # whose time runs from here
+    path = path if within is None else within.states_of(as_path(path))
     landscape = Landscape(path, objective, method, plane=plane)
     yield from landscape.refine(
         resolution,
@@ -128,4 +145,5 @@ def refine_surface(
         checkpoint=checkpoint,
         progress=progress,
         fidelity=fidelity,
+        budget=within,
     )

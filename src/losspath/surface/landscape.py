@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +28,12 @@ from losspath.arguments import (
     optional,
 )
 from losspath.errors import ArgumentError
-from losspath.evaluation.execution.journal import Journal, Kept, Progress, open_checkpoint
+from losspath.evaluation.execution.journal import Progress, open_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.path_notes import path_notes
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
 from losspath.evaluation.recorded import along
+from losspath.evaluation.subsets import subset
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, fit_plane
@@ -41,16 +41,21 @@ from losspath.methods import Method, method_named
 from losspath.recording.joint import Runs
 from losspath.recording.paths import ends_of
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
+from losspath.surface.budget import Budget
+from losspath.surface.budgeted import BudgetedSurface
 from losspath.surface.fidelity import Fidelity
+from losspath.surface.finding import found_at
 from losspath.surface.judging import Ground, cheap_fidelity
 from losspath.surface.lifted import LiftedPlane, as_points, codes_of
 from losspath.surface.line import Line
+from losspath.surface.refining import Options, refined
 from losspath.surface.running import Found, evaluated
-from losspath.surface.sampling import GridSampler, PointSampler, Sampler
+from losspath.surface.sampling import PointSampler, Sampler
+from losspath.surface.shares import Shares
+from losspath.surface.standard_errors import standard_errors
 from losspath.surface.states import loss_notes, losses_of, path_fingerprint, spread_states
 from losspath.surface.strata import Known
 from losspath.surface.surface import FORMAT_VERSION, StateLosses, Surface
-from losspath.surface.workers import WorkerPool
 
 Floats = npt.NDArray[np.float64]
 
@@ -61,14 +66,17 @@ def _count_or_losses(name: str, value: object) -> object:
 
 _COUNT = count(2, 1_000_000)
 _PAIR = "coordinates (2,)"
+# An axis: where all points are evaluated (19 in the thesis), and where those are that are needed.
+_LINES, _FINE_LINES = 19, 61
 _CHECKED = checked(
-    resolution=RESOLUTION,
+    resolution=optional(RESOLUTION),
     grid=optional(GRID),
     states=_count_or_losses,
     executor=optional(executor),
     checkpoint=optional(file),
     progress=optional(function),
     fidelity=flag,
+    budget=optional(Budget.checked),
 )
 
 
@@ -142,6 +150,14 @@ class Landscape:
         made._lift_by(made.asked)
         return made
 
+    def over(self, samples: int) -> Self:
+        """The same over some of the objective's samples, and more where these come in batches."""
+        made = copy.copy(self)
+        made._bound = copy.copy(self._bound)
+        made._bound.objective = subset(self._bound.objective, samples)
+        made.objective = made._bound.objective
+        return made
+
     def of(self, path: StateSequence, plane: Plane | None) -> Landscape:
         """The landscape of another path, by the same objective and the method as it was asked for.
 
@@ -204,7 +220,7 @@ class Landscape:
 
     def surface(
         self,
-        resolution: int = 19,
+        resolution: int | None = None,
         *,
         grid: Grid | None = None,
         states: int | StateLosses = 25,
@@ -212,6 +228,7 @@ class Landscape:
         checkpoint: str | PathLike[str] | None = None,
         progress: Progress | None = None,
         fidelity: bool = True,
+        budget: Budget | str | float | None = None,
     ) -> Surface:
         """The surface on a grid around the path; the arguments are those of `compute_surface`."""
         surfaces = self.refine(
@@ -222,13 +239,19 @@ class Landscape:
             checkpoint=checkpoint,
             progress=progress,
             fidelity=fidelity,
+            budget=budget,
         )
         return deque(surfaces, maxlen=1).pop()
+
+    def grid(self, resolution: int | None = None, budget: object = None) -> Grid:
+        """The grid around the path of so many lines, or of as many as are usual within a budget."""
+        usual = _LINES if budget is None else _FINE_LINES
+        return Grid.around(self.projection.coordinates, resolution or usual)
 
     @_CHECKED
     def refine(
         self,
-        resolution: int = 19,
+        resolution: int | None = None,
         *,
         grid: Grid | None = None,
         states: int | StateLosses = 25,
@@ -236,41 +259,20 @@ class Landscape:
         checkpoint: str | PathLike[str] | None = None,
         progress: Progress | None = None,
         fidelity: bool = True,
+        budget: Budget | str | float | None = None,
     ) -> Iterator[Surface]:
         """The surface on ever more points of a grid; arguments are those of `refine_surface`."""
-        grid = grid or Grid.around(self.projection.coordinates, resolution)
-        sampler, key, notes = GridSampler(grid), self.key(grid), list[str]()
-        provenance = self._provenance(key)
+        grid = grid or self.grid(resolution, budget)
+        within = None if budget is None else Budget.of(budget)
+        key = self.key(grid, within)
         # Points round by the number of threads of whoever evaluates them, where that is known.
         where = "" if executor is None else f"workers {getattr(executor, 'threads', '')}".strip()
-
-        def shown(known: StateLosses) -> Surface:
-            return self._surface(sampler, known, provenance | {"evaluation": list(notes)})
-
         with open_checkpoint(checkpoint, key, self._bound.objective, where) as journal:
-            for number, evaluation in journal.done.items() if journal else ():
-                if number < sampler.total:
-                    sampler.tell(number, evaluation)
-            if progress and sampler.done:
-                progress(sampler.done, sampler.total)
-            known, level = self.states(states, ends=True), sampler.complete_levels
-            for found in self._found(sampler, journal, notes, executor, key):
-                for number, evaluation in found:
-                    if journal:
-                        journal.add(number, evaluation)
-                    sampler.tell(number, evaluation)
-                    if progress:
-                        progress(sampler.done, sampler.total)
-                if level < (level := sampler.complete_levels) < sampler.levels:
-                    yield shown(known)
-                    if states is not known:
-                        states = known = self.states(states)
-            whole = shown(self.states(states))
-            if fidelity:
-                # What it evaluates is kept behind the points.
-                kept = {} if journal is None else Kept(journal, sampler.total)
-                whole = replace(whole, fidelity=self.fidelity(whole, known=kept))
-            yield whole
+            options = Options(states, executor, journal, progress, fidelity)
+            if within is None:
+                yield from refined(self, grid, options, key)
+            else:
+                yield from BudgetedSurface(self, grid, within, options, key).surfaces()
 
     def fidelity(
         self, surface: Surface, seed: int = 0, *, known: Known | None = None
@@ -289,43 +291,34 @@ class Landscape:
         """
         return cheap_fidelity(self.ground(surface), seed, known)
 
+    def standard_errors(self, points: Floats, shares: Shares, of: int) -> Floats:
+        """The standard errors of points (k, 2), as of the function of this name."""
+        return standard_errors(self._lifted, self._bound, points, shares, of)
+
+    def found(self, sampler: Sampler, *how: Any) -> Generator[Found]:
+        """What is found at points that a sampler asks for; see `found_at`."""
+        return found_at(self._lifted, self._bound, sampler, *how)
+
     def ground(self, surface: Surface) -> Ground:
         """A surface of this landscape, with what it is held against."""
         return Ground(surface, self.path, self.plane, self.projection, self._bound)
 
-    def _found(
+    def surface_of(
         self,
-        sampler: Sampler,
-        journal: Journal | None,
-        notes: list[str],
-        executor: Executor | None,
-        key: str,
-    ) -> Iterator[Found]:
-        """What is found at points that are not done, here or by an executor's workers."""
-        if executor is None:
-            yield from evaluated(self._lifted, self._bound, sampler, journal, notes)
-            return
-        known = journal.configs if journal else {}
-        pool = WorkerPool(executor, self._lifted, self._bound, sampler, key, known)
-        done = dict(journal.done) if journal else {}
-        for found in pool.evaluate(done):
-            notes[:] = ["by workers", *pool.notes]
-            for name, config in pool.configs.items():
-                if journal:
-                    journal.keep_config(name, config)
-            yield [(number, evaluation) for number, evaluation in found if number not in done]
-
-    def _surface(
-        self, sampler: GridSampler, states: StateLosses, provenance: dict[str, Any]
+        grid: Grid,
+        values: Mapping[str, Floats],
+        evaluated: npt.NDArray[np.bool_],
+        states: StateLosses,
+        provenance: dict[str, Any],
     ) -> Surface:
-        grid = sampler.grid
-        values = {name: each.reshape(grid.shape).copy() for name, each in sampler.values.items()}
+        """The surface of values (m·n,) that were found at points of a grid; NaN at others."""
+        values = {name: each.reshape(grid.shape).copy() for name, each in values.items()}
         return Surface(
             x=grid.x,
             y=grid.y,
             loss=values.pop(LOSS),
             accuracy=values.pop(ACCURACY, None),
-            evaluated=sampler.evaluated.reshape(grid.shape).copy(),
+            evaluated=evaluated.reshape(grid.shape).copy(),
             path=self.projection.coordinates,
             explained_variance_ratio=self.projection.explained_variance_ratio,
             states=states,
@@ -362,13 +355,14 @@ class Landscape:
         )
         return losses_of(self.path, self._bound, chosen)
 
-    def key(self, grid: Grid) -> str:
+    def key(self, grid: Grid, budget: Budget | None = None) -> str:
         """A digest of everything that a surface's losses depend on.
 
         Some states are evaluated for it, to tell objectives apart.
 
         Args:
             grid: the points.
+            budget: what the surface may cost.
         """
         return digest_of(
             FORMAT_VERSION,
@@ -380,9 +374,11 @@ class Landscape:
             grid.x,
             grid.y,
             *codes_of(self.method),
+            *([] if budget is None else ["budget", budget.asked]),
         )
 
-    def _provenance(self, key: str) -> dict[str, Any]:
+    def provenance(self, key: str) -> dict[str, Any]:
+        """What a surface of this landscape depends on, as JSON values."""
         return {
             "losspath": losspath.__version__,
             "key": key,

@@ -184,6 +184,16 @@ class Surface:
         return tuple(map(str, self.provenance.get("axes", ("PC 1", "PC 2"))))
 
     @property
+    def is_filled(self) -> bool:
+        """Whether points that were not evaluated are interpolated."""
+        return bool(self.provenance.get("is_filled", False))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is something at every point, evaluated or interpolated."""
+        return self.is_filled or bool(self.evaluated.all())
+
+    @property
     def description(self) -> str:
         """The method and its options, as figures name them."""
         return str(self.provenance.get("description", "surface"))
@@ -201,7 +211,7 @@ class Surface:
     def at(self, points: npt.ArrayLike, quantity: str = LOSS) -> Floats:
         """Reads what was measured between the surface's points.
 
-        Bilinearly where the whole grid was evaluated.
+        Bilinearly where the whole grid was evaluated, or filled.
         A surface that is not complete is read on triangles between the points there are
         (Delaunay).
 
@@ -224,7 +234,7 @@ class Surface:
             )
         if min(self.loss.shape) < 2:
             raise ArgumentError(f"expected a grid of 2 × 2 points or more, got {self.loss.shape}")
-        if self.evaluated.all():
+        if self.is_whole:
             known = np.where(np.isfinite(heights), heights, np.nan)
             read = RegularGridInterpolator((self.y, self.x), known, bounds_error=False)
             losses: Floats = read(places[:, ::-1])

@@ -1,0 +1,169 @@
+"""Surfaces within budgets, against full ones: how near they are, and what they cost.
+
+    python benchmarks/budget.py --data-dir DIR [--keep DIR] [--only picture|time] [--samples 2000]
+
+DIR holds mnist/ and cifar10/. "picture": of five real trainings the surface that `budget="auto"`
+gives is held against the one of all 61 × 61 points and all samples: their structural similarity,
+how far contours are apart (of the picture's extent, five of them), and the evaluations of samples
+at points, those that were done twice included. "time": LeNet-5 is trained for three epochs on
+MNIST, recorded; then pictures of it take as long as its last epoch at most, the plane included, and
+are held, like the full one, against vectors near the path (`Fidelity.typical_error`). With --keep
+full surfaces stay there, and are not computed again.
+"""
+
+import argparse
+import math
+import tempfile
+import time
+from pathlib import Path
+
+import contourpy
+import numpy as np
+import torch
+import torch.nn.functional as F
+from budget_runs import TRAININGS, mnist, train
+from measuring import Meanwhile
+from scipy.spatial import cKDTree
+
+import losspath
+from losspath.surface.shares import Shares
+from losspath.thesis.networks import build_network
+
+LINES = 61
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--only", choices=["picture", "time"])
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--trainings", nargs="*", default=list(TRAININGS))
+    parser.add_argument("--methods", nargs="*", default=["averaged", "local-planes"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        keep = options.keep or Path(directory)
+        if options.only != "time":
+            pictures(options, keep)
+        if options.only != "picture":
+            times(options, keep)
+
+
+def pictures(options: argparse.Namespace, keep: Path) -> None:
+    head = (
+        f"{'contours apart: median, 95 %':>29} {'points':>7} {'samples':>12} {'cost':>6} {'s':>6}"
+    )
+    print(f"{'training':26} {'SSIM':>7} {head} {'full s':>7}")
+    for name in options.trainings:
+        training = train(name, options.data_dir, keep / name.replace(" ", "_"), options.samples)
+        path, objective = training.path, training.objective
+        plane = losspath.fit_plane(path)
+        began = time.perf_counter()
+        found = losspath.compute_surface(
+            path, objective, "averaged", plane=plane, budget="auto", fidelity=False
+        )
+        seconds = time.perf_counter() - began
+        full, full_seconds = whole(keep, name, path, objective, "averaged", LINES, plane)
+        difference = losspath.compare_surfaces(found, full, resolution=LINES)
+        apart = contours_apart(found, full)
+        reached = found.provenance["budget"]
+        print(
+            f"{name:26} {difference.ssim:7.4f} {np.median(apart):20.2%}"
+            f" {np.quantile(apart, 0.95):8.2%} {found.evaluated.sum():7,}"
+            f" {found.provenance['samples']:5,}/{len(objective):6,}"
+            f" {reached['cost'] / full.loss.size:6.1%} {seconds:6.1f} {full_seconds:7.1f}",
+            flush=True,
+        )
+
+
+def whole(keep, name, path, objective, method, lines, plane):
+    """A full surface, kept or computed, and its seconds; NaN where it was kept."""
+    file = keep / f"{name.replace(' ', '_')}.npz"
+    if file.exists():
+        kept = losspath.Surface.load(file)
+        if kept.provenance["path_digest"] == path.digest:
+            return kept, math.nan
+    began = time.perf_counter()
+    found = losspath.compute_surface(path, objective, method, lines, plane=plane, fidelity=False)
+    seconds = time.perf_counter() - began
+    found.save(file)
+    return found, seconds
+
+
+def contours_apart(found: losspath.Surface, full: losspath.Surface) -> np.ndarray:
+    """How far points of five contours are from the full surface's, as shares of the extent."""
+    shares, lines = Shares.of(full), []
+    x, y = ((axis - axis[0]) / np.ptp(axis) for axis in (full.x, full.y))
+    for surface in (found, full):
+        heights = np.minimum(shares(surface.loss), 1.0)
+        generator = contourpy.contour_generator(x, y, heights)
+        lines.append([generator.lines(level) for level in np.linspace(0, 1, 7)[1:-1]])
+    apart = []
+    for one, other in zip(*lines, strict=True):
+        if one and other:
+            # Points every fiftieth of a line's piece, so that the distance is one to the line.
+            pieces = [np.linspace(a[:-1], a[1:], 50).reshape(-1, 2) for a in other]
+            apart.append(cKDTree(np.concatenate(pieces)).query(np.concatenate(one))[0])
+    return np.concatenate(apart)
+
+
+def times(options: argparse.Namespace, keep: Path) -> None:
+    meanwhile = Meanwhile()
+    x, y = mnist(options.data_dir, 60_000)
+    model = build_network("lenet5", 1, 10)
+    path, epochs = recorded(model, x, y, keep / "lenet5")
+    objective = losspath.Objective(model, x[:10_000], y[:10_000], F.cross_entropy)
+    print(f"\nLeNet-5, MNIST: {len(path):,} states; epochs recorded {seconds_of(epochs)}")
+    epoch = epochs[-1]
+    for method in options.methods:
+        began = time.perf_counter()
+        plane = losspath.fit_plane(path)
+        landscape = losspath.Landscape(path, objective, method, plane=plane)
+        seconds = time.perf_counter() - began
+        full, more = whole(keep, f"lenet5 {method}", path, objective, method, 19, plane)
+        typical = {"full": landscape.fidelity(full).typical_error.value}
+        print(f"{method}: full, 19 × 19 points, 10,000 samples: {seconds + more:.1f} s")
+        for share in (1.0, 0.75, 0.5):
+            began = time.perf_counter()
+            found = losspath.compute_surface(
+                path, objective, method, budget=f"{share * epoch:.3f}s", fidelity=False
+            )
+            taken = time.perf_counter() - began
+            typical[share] = landscape.fidelity(found).typical_error.value
+            apart = abs(math.log(typical[share]) - math.log(typical["full"]))
+            reached = found.provenance["budget"]
+            print(
+                f"  within {share:4.0%} of an epoch ({share * epoch:.2f} s): {taken:5.2f} s,"
+                f" {len(found.path):,} states, {found.evaluated.sum():,} points,"
+                f" {found.provenance['samples']:,} samples; typical error {typical[share]:.3f}"
+                f" (full {typical['full']:.3f}), {apart:.3f} apart as logarithms;"
+                f" predicted {reached['predicted_error']:.1%}, samples {reached['standard_error']}",
+                flush=True,
+            )
+        (again,) = recorded(model, x, y, Path(tempfile.mkdtemp()) / "again", 1)[1]
+        print(f"  an epoch, recorded, after them: {again:.2f} s")
+    print(f"other processes kept {meanwhile.others():.1f} cores busy meanwhile")
+
+
+def recorded(model, x, y, directory: Path, epochs: int = 3):
+    """The path of a training, and the seconds of its epochs, recording included."""
+    optimizer, seconds = torch.optim.SGD(model.parameters(), lr=0.05), []
+    with losspath.Recorder(directory, model, existing="overwrite") as recorder:
+        for _ in range(epochs):
+            began = time.perf_counter()
+            for chosen in torch.randperm(len(x)).split(64):
+                loss = F.cross_entropy(model(x[chosen]), y[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.record(loss)
+            seconds.append(time.perf_counter() - began)
+    return losspath.Trajectory(directory), seconds
+
+
+def seconds_of(values: list[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values) + " s"
+
+
+if __name__ == "__main__":
+    main()
