@@ -357,6 +357,28 @@ def test_nine_of_ten_other_states_have_losses_within_the_intervals(base):
     assert np.median(narrow.upper - narrow.lower) < 0.1 * np.median(found.upper - found.lower)
 
 
+def test_losses_that_are_not_finite_leave_the_others_their_intervals():
+    class Broken(Bowl):
+        def forward(self, inputs):
+            return torch.where(self.vector[0] > 9, torch.nan, super().forward(inputs))
+
+    broken = losspath.Objective(Broken(62, 1.0), torch.zeros(3, 1), None, lambda out: out.mean())
+    states = noisy(60)
+    grid = Grid(np.array([0.0, 5.0, 10.0]), np.array([-1.0, 1.0]))
+    found = surface_uncertainty(
+        states, broken, "local-planes", plane=flat(), grid=grid, source="off-plane"
+    )
+    assert np.isnan(found.upper[:, 2]).all()
+    assert (found.upper[:, :2] > found.lower[:, :2]).all()
+    assert found.is_relative
+    assert found.provenance["held_out"] > 10
+    nothing = surface_uncertainty(
+        states, broken, "pca", plane=flat(), grid=Grid(np.array([11.0, 12.0]), grid.y)
+    )
+    assert nothing.to_json()["known"] == 0
+    losspath.plot_uncertainty(nothing)
+
+
 def test_a_short_path_has_students_intervals():
     found = surface_uncertainty(
         noisy(10), bowl(), "local-planes", 3, plane=flat(), source="off-plane"
