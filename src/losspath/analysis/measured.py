@@ -222,7 +222,8 @@ def off_plane(asked: Asked) -> Measurement:
     held = [_held_out(places, (asked.seed, split), combine) for split in range(_SPLITS)]
     told = [each for each in held if each is not None]
     least = [found[_LEAST], *(each[_LEAST] for each, _, _ in told), *(own for _, own, _ in told)]
-    is_log = places.is_logarithmic and bool((np.concatenate(least) > 0).all())
+    # A loss that is not a number says nothing of the scale.
+    is_log = places.is_logarithmic and not (np.concatenate(least) <= 0).any()
     mean, deviation = _center_and_spread(found, is_log, places.points)
     errors, spreads = [np.zeros(0)], [np.zeros(0)]
     for there, own, points in told:

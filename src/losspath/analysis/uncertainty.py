@@ -118,10 +118,13 @@ class Uncertainty:
 
         Draws of a network are not spread about its own loss: around a minimum all are above it.
         """
-        if not self.is_relative:
-            return float(np.nanmedian((self.upper + self.lower) / 2 - self.loss))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return float(np.nanmedian(np.sqrt(self.upper * self.lower) / self.loss))
+            if self.is_relative:
+                offsets = np.sqrt(self.upper * self.lower) / self.loss
+            else:
+                offsets = (self.upper + self.lower) / 2 - self.loss
+        known = offsets[np.isfinite(offsets)]
+        return float(np.median(known)) if len(known) else float("nan")
 
     @property
     def widths(self) -> Floats:

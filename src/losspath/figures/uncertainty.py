@@ -120,7 +120,7 @@ def plot_uncertainty(
         handles.append(Patch(facecolor="white", edgecolor="#555555", hatch=_HATCH, label=label))
     if not np.isfinite(uncertainty.widths).all():
         handles.append(Patch(facecolor=_NOTHING, edgecolor="#999999", label="not known"))
-    add_footer(figure, _caption(uncertainty), handles, columns=2 if panels == 1 else 4)
+    add_footer(figure, _caption(uncertainty), handles, columns=2 if panels == 1 else 5)
     return figure
 
 
