@@ -30,10 +30,11 @@ BENCHMARKS = {
     "compare": ["compare.py", "--rounds", "2", "--peers", "benchmarks/.peers"],
     "headlines": ["headlines.py", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
+    "budget": ["budget.py"],
     "real-runs": ["real_runs.py"],
 }
-NEEDS_DATA = {"training"}
-TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs"}
+NEEDS_DATA = {"training", "budget"}
+TAKES_DATA = {"budget", "compare", "headlines", "interpolation", "training", "real-runs"}
 
 
 def main() -> None:
