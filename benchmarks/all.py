@@ -30,13 +30,13 @@ BENCHMARKS = {
     "compare": ["compare.py", "--rounds", "2", "--peers", "benchmarks/.peers"],
     "headlines": ["headlines.py", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
-    "uncertainty": ["uncertainty.py"],
+TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs"}
+TAKES_DATA |= {"budget", "support", "uncertainty"}
     "real-runs": ["real_runs.py"],
     "support": ["support.py"],
 }
-NEEDS_DATA = {"training"}
 TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs"}
-TAKES_DATA |= {"support", "uncertainty"}
+TAKES_DATA |= {"budget", "support", "uncertainty"}
 
 
 def main() -> None:
