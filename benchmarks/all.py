@@ -30,11 +30,12 @@ BENCHMARKS = {
     "compare": ["compare.py", "--rounds", "2", "--peers", "benchmarks/.peers"],
     "headlines": ["headlines.py", "--peers", "benchmarks/.peers"],
     "training": ["training.py"],
-TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs"}
-TAKES_DATA |= {"budget", "support", "uncertainty"}
+    "uncertainty": ["uncertainty.py"],
+    "budget": ["budget.py"],
     "real-runs": ["real_runs.py"],
     "support": ["support.py"],
 }
+NEEDS_DATA = {"training", "budget"}
 TAKES_DATA = {"compare", "headlines", "interpolation", "training", "real-runs"}
 TAKES_DATA |= {"budget", "support", "uncertainty"}
 
