@@ -467,6 +467,34 @@ def test_an_error_at_any_line_of_the_writer(tmp_path, kind, every, thorough):
     assert number > 20
 
 
+def test_a_garbage_collection_that_interrupts_threading_does_not_wait_for_a_thread(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(writing, "BEGIN_SECONDS", 0.2)
+    model = tiny("buffers")
+    truth, real = Truth(model), os.write
+
+    def full(*arguments):
+        raise no_space()
+
+    recorder = losspath.Recorder(tmp_path / "run", model)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "write", full)
+        truth.attempt(recorder, 0)
+        with contextlib.suppress(StoreError):
+            recorder.flush()  # its thread ends, and closing begins another
+    assert os.write is real
+    # Every new thread takes this lock first; whoever lists threads holds it meanwhile.
+    with threading._active_limbo_lock:
+        del recorder
+        gc.collect()
+    for thread in writers():
+        thread.join(10)
+    assert_free(tmp_path / "run")
+    truth.check(tmp_path / "run", 1)
+
+
 @pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("name", ["write", "pwrite", "fdatasync", "ftruncate", "fsync"])
 @pytest.mark.parametrize("failure", FAILURES)

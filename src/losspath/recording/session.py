@@ -74,7 +74,7 @@ class Session:
         self._settings = settings
         self.chain = chain.Chain(base, header.row_size, header.torch_dtype, sizes)
         self.first = self.chain.tail()
-        self.closing = self.is_closed = self.is_copy = False
+        self.closing = self.is_closed = self.is_copy = self._is_quiet = False
         self._turns = Turns()
         self._failures = 0
         self._coming: Coming | None = None
@@ -312,7 +312,9 @@ class Session:
         self.writer.wake()
         if threading.current_thread() is self.writer.thread:
             return  # a garbage collection in the writer's own thread, which goes on to the end
-        chain.poll(self.writer.has_ended)
+        chain.poll(lambda: self.writer.has_ended() or (self._is_quiet and self.writer.is_stuck))
+        if not self.writer.has_ended():
+            return  # it goes on to the end once it may begin
         if not self.writer.is_done:
             self.writer.let_go()
         self.let_go()
@@ -363,7 +365,7 @@ class Session:
 
     def close_quietly(self) -> None:
         """Closes it and raises nothing: the process ends, or nobody has the recorder any more."""
-        self._state.is_alone = True  # no other process knows of this
+        self._state.is_alone = self._is_quiet = True  # no other process knows of this
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with contextlib.suppress(Exception):

@@ -22,6 +22,7 @@ from losspath.recording.syncing import Syncing
 
 # The time between two looks at what is there to be written.
 LOOK_SECONDS = 0.25
+BEGIN_SECONDS = 5.0  # in which a thread begins, unless something keeps it from that
 
 _FILES = store.DATA_FILES
 _FILES_OF_ROWS = tuple(name for name in _FILES if name != store.NEWEST)
@@ -79,6 +80,7 @@ class Writer:
         )
         self._sizes: dict[str, int] = {}  # of the files, when they were let go
         self._is_begun = self._is_over = False
+        self._runs, self._started = False, math.inf  # a line of it, and since when it may
         # A state whose row was lost is told again as the newest.
         again = first.base.row_step >= 0 and not first.base.has_state
         self._files = Files(directory, _FILES if has_newest or again else _FILES_OF_ROWS)
@@ -101,6 +103,7 @@ class Writer:
 
     def start(self) -> None:
         """Starts the thread."""
+        self._runs, self._started = False, time.monotonic()
         self.thread.start()
         self._is_begun = True
 
@@ -111,6 +114,11 @@ class Writer:
         while not self._is_over and self.thread in threading.enumerate():
             time.sleep(0.001)
         self._files.close()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the thread cannot begin, as in a garbage collection within `threading`'s lock."""
+        return not self._runs and time.monotonic() - self._started > BEGIN_SECONDS
 
     def has_ended(self) -> bool:
         """Whether the thread has ended."""
@@ -138,7 +146,7 @@ class Writer:
         if self._is_begun and self.has_ended() and not self._now.ended:
             self.error, self._is_over = None, False
             self.thread = self._new_thread()
-            self.thread.start()
+            self.start()
 
     def let_go(self) -> None:
         """Notes how large the files are, so that what others do to them is seen."""
@@ -180,7 +188,7 @@ class Writer:
     # -- the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        failed = False
+        failed, self._runs = False, True
         try:
             while not self._now.ended and not self.abandoned:
                 try:
