@@ -74,19 +74,20 @@ def test_a_path_without_extent_says_nothing_of_distances():
 # -- vectors that disagree -------------------------------------------------------------------------
 
 
+def spread_of(losses, shares):
+    parts = [Evaluation(loss, 0.5, {"f1": 0.1}) for loss in losses]
+    found = parts[0].with_spread_of(parts, shares)
+    assert {**found.values, SPREAD: 0.0} == {**parts[0].values, SPREAD: 0.0}
+    return found.metrics[SPREAD]
+
+
 def test_the_spread_of_losses_by_hand():
-    parts = [Evaluation(1.0, 0.5), Evaluation(3.0, 0.7)]
-    spread = math.sqrt(0.25 * 1.5**2 + 0.75 * 0.5**2)
-    for logarithmic in (False, True):
-        found = Evaluation.mean(parts, [0.25, 0.75], logarithmic)
-        assert found.metrics[SPREAD] == pytest.approx(spread)
-    assert Evaluation.mean(parts[:1], [1.0]).values == {**parts[0].values, SPREAD: 0.0}
-    wild = [Evaluation(1.0, None), Evaluation(math.inf, None)]
-    assert Evaluation.mean(wild, [0.5, 0.5]).metrics[SPREAD] == math.inf
-    large = Evaluation.mean([Evaluation(1e300, None), Evaluation(-1e300, None)], [0.5, 0.5])
-    assert large.metrics[SPREAD] == pytest.approx(1e300)
-    unknown = Evaluation.mean([Evaluation(math.nan, None), Evaluation(1.0, None)], [0.5, 0.5])
-    assert math.isnan(unknown.metrics[SPREAD])
+    expected = math.sqrt(0.25 * 1.5**2 + 0.75 * 0.5**2)
+    assert spread_of([1.0, 3.0], [0.25, 0.75]) == pytest.approx(expected)
+    assert spread_of([1.0], [1.0]) == 0.0
+    assert spread_of([1.0, math.inf], [0.5, 0.5]) == math.inf
+    assert spread_of([1e300, -1e300], [0.5, 0.5]) == pytest.approx(1e300)
+    assert math.isnan(spread_of([1.0, math.nan], [0.5, 0.5]))
 
 
 def test_the_spread_of_a_surface_is_that_of_its_vectors():

@@ -384,7 +384,7 @@ def test_a_short_path_has_students_intervals():
         noisy(10), bowl(), "local-planes", 3, plane=flat(), source="off-plane"
     )
     assert found.provenance["held_out"] == 0
-    assert found.provenance["widening"] == pytest.approx(1.8946 * math.sqrt(9 / 8), rel=1e-3)
+    assert found.provenance["widening"] == pytest.approx(2.3534 * math.sqrt(5 / 4), rel=1e-3)
     assert (found.upper > found.lower).all()
 
 

@@ -83,27 +83,21 @@ class Evaluation:
     ) -> Evaluation:
         """The mean of several, each with its share; what one of them lacks is left out.
 
-        `SPREAD` is among its metrics, in the loss's own unit: √Σ s (L − Σ s L)², infinite where a
-        loss is, and 0 of one alone.
-
         Args:
             evaluations: at least one.
             shares: that sum to one.
             logarithmic: whether the loss is the geometric mean, where all are above zero.
         """
         if len(evaluations) == 1:
-            alone = evaluations[0]
-            return replace(alone, metrics={**alone.metrics, SPREAD: 0.0})
+            return evaluations[0]
 
         def weighted(values: Iterable[float]) -> float:
             return sum(share * value for share, value in zip(shares, values, strict=True))
 
         losses = [each.loss for each in evaluations]
-        loss = middle = weighted(losses)
+        loss = weighted(losses)
         if logarithmic and all(0.0 < each < math.inf for each in losses):
             loss = math.exp(weighted(map(math.log, losses)))
-        parts = (math.sqrt(s) * (each - middle) for s, each in zip(shares, losses, strict=True))
-        spread = math.inf if math.isinf(middle) else math.hypot(*parts)
         accuracies = [each.accuracy for each in evaluations]
         known = [accuracy for accuracy in accuracies if accuracy is not None]
         names = set.intersection(*(set(each.metrics) for each in evaluations))
@@ -112,9 +106,25 @@ class Evaluation:
             accuracy=weighted(known) if len(known) == len(accuracies) else None,
             metrics={
                 name: weighted(each.metrics[name] for each in evaluations) for name in sorted(names)
-            }
-            | {SPREAD: spread},
+            },
         )
+
+    def with_spread_of(
+        self, evaluations: Sequence[Evaluation], shares: Sequence[float]
+    ) -> Evaluation:
+        """The same with `SPREAD` among its metrics, in the loss's own unit.
+
+        It is √Σ s (L − Σ s L)², infinite where a loss is.
+
+        Args:
+            evaluations: what it is made of.
+            shares: that sum to one.
+        """
+        losses = [(share, each.loss) for share, each in zip(shares, evaluations, strict=True)]
+        middle = sum(share * loss for share, loss in losses)
+        parts = (math.sqrt(share) * (loss - middle) for share, loss in losses)
+        spread = math.inf if math.isinf(middle) else math.hypot(*parts)
+        return replace(self, metrics={**self.metrics, SPREAD: spread})
 
 
 T = TypeVar("T")

@@ -125,7 +125,8 @@ def of_points(lift: Lift, finished: Iterable[Found], combine: Combine) -> Iterat
         combine: makes what is found at a point of what is found at its vectors, by their shares.
 
     Yields:
-        Numbers of points, among those of the lift, and what is found there.
+        Numbers of points, among those of the lift, and what is found there; of a method that gives
+        points several vectors with `SPREAD`.
     """
     left: dict[int, int] = {}
     for point in lift.point.tolist():
@@ -140,11 +141,11 @@ def of_points(lift: Lift, finished: Iterable[Found], combine: Combine) -> Iterat
             left[point] -= 1
             if not left[point]:
                 shared = sorted(parts.pop(point), key=lambda part: part[0])
-                if are_single:
-                    whole.append((point, shared[0][1]))
-                    continue
                 shares = [float(lift.share[number]) for number, _ in shared]
                 found_there = [each for _, each in shared]
-                whole.append((point, combine(found_there, shares)))
+                combined = combine(found_there, shares)
+                if not are_single:
+                    combined = combined.with_spread_of(found_there, shares)
+                whole.append((point, combined))
         if whole:
             yield whole
