@@ -18,7 +18,7 @@ import losspath
 
 KIND, OPTIMIZER, SEED = "lenet5", "adam-0.01", 1
 METHODS = ("averaged", "local-planes")
-TITLE = "One run, two pictures: the loss of mean weights, and the mean loss of real weights"
+TITLE = "LeNet-5, MNIST, Adam: the loss of mean weights, and the mean loss of real ones"
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     surfaces = [landscape.with_method(method).surface(RESOLUTION, states=100) for method in METHODS]
     figure = losspath.plot_surfaces(
         surfaces,
-        title=f"LeNet-5 on MNIST, Adam at a rate of 0.01\n{TITLE}",
+        title=TITLE,
         columns=2,
     )
     figure.savefig(options.out)
