@@ -13,7 +13,15 @@ import torch
 from losspath.evaluation.objective import Objective
 from losspath.geometry.plane import PrincipalPlane
 from losspath.geometry.projection import Projection
-from losspath.methods import PCA, Averaged, AveragedND, LocalPlanes, Sampled, SampledPCA
+from losspath.methods import (
+    PCA,
+    Averaged,
+    AveragedND,
+    LocalDraws,
+    LocalPlanes,
+    Sampled,
+    SampledPCA,
+)
 from losspath.thesis.as_drawn import (
     AveragedAsPrinted,
     AveragedNDAsPrinted,
@@ -40,6 +48,8 @@ METHODS = [
     Averaged(temperature="auto", distance="mahalanobis"),
     LocalPlanes(),
     LocalPlanes(states=4, line=1, chords=3, neighbours=3, mean="loss", power=1.0),
+    LocalDraws(draws=4),
+    LocalDraws(draws=2, bandwidth=0.5, mean="loss", seed=1),
 ]
 AS_DRAWN = [
     PCAAsDrawn(),
@@ -237,7 +247,7 @@ def reference_lines(path, axis, resolution):
 
 def reference_loss(problem, method, point, plane):
     """The loss at a point by the method's definition."""
-    if not isinstance(method, LocalPlanes):
+    if not isinstance(method, (LocalPlanes, LocalDraws)):
         return problem.loss(reference_parameters(method, point, plane))
     shares = reference_shares(method, point, plane)
     found = [
@@ -250,7 +260,9 @@ def reference_loss(problem, method, point, plane):
 
 
 def reference_shares(method, point, plane):
-    """The anchors that a point has, as weights of states, and the share of each."""
+    """The vectors that a point has, as weights of states, and the share of each."""
+    if isinstance(method, LocalDraws):
+        return [(1 / method.draws, row) for row in reference_draws(method, point, plane)]
     anchors = method.anchors(projection_of(plane)).toarray()
     apart = [math.dist(point, anchor @ plane.path) for anchor in anchors]
     some = sorted(apart)[: method.neighbours + 1]
@@ -264,11 +276,27 @@ def reference_shares(method, point, plane):
     return [(share / sum(raw), anchors[n]) for share, n in zip(raw, near, strict=True)]
 
 
+def reference_draws(method, point, plane):
+    """Rows of weights: the mean of states near a point, and what a draw has beside it."""
+    count = len(plane.path)
+    means = reference_weights(method, point, plane)
+    for noise in method.noise(count):
+        row = means.copy()
+        for i in range(count):
+            away = -means
+            away[i] += 1.0  # r_i − r̄
+            row = row + math.sqrt(means[i]) * noise[i] * away
+        yield row
+
+
 def reference_weights(method, point, plane):
     """One row of weights by the method's definition."""
     count = len(plane.path)
     if isinstance(method, LocalPlanes):
         return sum(share * anchor for share, anchor in reference_shares(method, point, plane))
+    if isinstance(method, LocalDraws):
+        bandwidth = method.resolve(projection_of(plane)).bandwidth
+        return averaged_weights(Averaged(bandwidth), point, plane)
     if isinstance(method, (Averaged, AveragedND)):
         return averaged_weights(method, point, plane)
     weights = np.zeros(count)

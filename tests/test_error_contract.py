@@ -75,6 +75,10 @@ def calls(it):
             methods.LocalPlanes,
             {"states": 3, "line": 1, "chords": 1, "neighbours": 2, "mean": "loss", "power": 1.0},
         ),
+        "LocalDraws": (
+            methods.LocalDraws,
+            {"draws": 4, "bandwidth": 1.0, "mean": "loss", "seed": 0},
+        ),
         "Fidelity.load": (lp.Fidelity.load, {"path": it.file}),
         "measure_fidelity": (
             lp.measure_fidelity,

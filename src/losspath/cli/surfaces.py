@@ -50,8 +50,8 @@ def surface(
     method: Annotated[
         str,
         typer.Option(
-            help="pca, sampled, sampled-pca, averaged, averaged-nd, local-planes, all (these six), "
-            "or one that you or a package added; those of the thesis's figures, errors included: "
+            help="pca, sampled, sampled-pca, averaged, averaged-nd, local-planes, local-draws, all "
+            "(these seven), or one that you or a package added; those of the thesis's figures, errors included: "
             "pca-as-drawn, sampled-pca-as-drawn, averaged-as-printed, averaged-nd-as-printed."
         ),
     ] = "averaged",

@@ -13,6 +13,7 @@ from losspath.arguments import one_of
 from losspath.discovery import added_class, added_names, classes_by_name
 from losspath.errors import ArgumentError
 from losspath.methods.averaged import Averaged, AveragedND
+from losspath.methods.local_draws import LocalDraws
 from losspath.methods.local_planes import LocalPlanes
 from losspath.methods.method import Lift, Method
 from losspath.methods.pca import PCA
@@ -25,6 +26,7 @@ __all__ = [
     "Averaged",
     "AveragedND",
     "Lift",
+    "LocalDraws",
     "LocalPlanes",
     "Method",
     "Sampled",
@@ -34,7 +36,10 @@ __all__ = [
     "method_names",
 ]
 
-OWN: tuple[type[Method], ...] = (PCA, Sampled, SampledPCA, Averaged, AveragedND, LocalPlanes)
+OWN: tuple[type[Method], ...] = (
+    *(PCA, Sampled, SampledPCA, Averaged, AveragedND),
+    *(LocalPlanes, LocalDraws),
+)
 """The package's own, whose code counts as known: other methods are keyed by their code."""
 
 METHODS: dict[str, type[Method]] = classes_by_name(

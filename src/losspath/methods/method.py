@@ -37,6 +37,8 @@ class Lift:
         share: (V,) shares; those of a point sum to one.
         sheet: (V,) which row of the weights each vector has; None where each has its own, or all
             have the only one.
+        buffers: (G, T) weights of the states that a point has its recorded buffers of; None where
+            each vector has those of its own weights.
     """
 
     places: Floats
@@ -44,6 +46,7 @@ class Lift:
     point: Indices
     share: Floats
     sheet: Indices | None = None
+    buffers: Floats | None = None
 
     @classmethod
     def of_points(cls, places: Floats, weights: Floats) -> Lift:
@@ -62,6 +65,13 @@ class Lift:
         rows = self.weights[sheets[vectors]]
         found: Floats = cast(Any, rows).toarray() if issparse(rows) else rows
         return found
+
+    def buffers_of(self, vectors: Indices) -> Floats:
+        """(n, T) the weights of states that some vectors have their recorded buffers of."""
+        if self.buffers is None:
+            return self.weights_of(vectors)
+        buffers: Floats = self.buffers[self.point[vectors]]
+        return buffers
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def sides_of(
     lifted: LiftedPlane, bound: PathObjective, lift: Lift, vectors: Indices
 ) -> list[Sides] | None:
     """Side tensors of some vectors; None where the objective has those of all of them."""
-    weights = None if lifted.method.is_flat else lift.weights_of(vectors)
+    weights = None if lifted.method.is_flat else lift.buffers_of(vectors)
     shown = lifted.projection.coordinates
     return bound.sides_of_points(lift.places[vectors], weights, shown)
 

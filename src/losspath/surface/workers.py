@@ -151,7 +151,7 @@ class _Worker:
     def _sides(self, lift: Lift, vectors: Indices) -> list[Sides] | None:
         if self._bound is None:
             return None
-        weights = None if self.job.origin is not None else lift.weights_of(vectors)
+        weights = None if self.job.origin is not None else lift.buffers_of(vectors)
         shown = self.job.projection.coordinates
         return self._bound.sides_of_points(lift.places[vectors], weights, shown)
 
