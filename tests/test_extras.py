@@ -164,7 +164,7 @@ with open("done.json", "w") as file:
     assert not {"losspath.thesis.datasets", "losspath.thesis.cli", "losspath.thesis.study"} & {
         *loaded
     }
-    assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 15
+    assert len(list((tmp_path / "run" / "figures").glob("*.png"))) == 16
 
 
 def test_a_run_of_train_is_told_of_without_the_extra(run, tmp_path):

@@ -88,7 +88,7 @@ def test_a_table_of_all_methods(call, run, tmp_path):
     assert (code, err) == (0, "")
     for method in losspath.methods.METHODS:
         assert f"\n{method}" in out
-    assert out.count("\nheld-out ") == 6
+    assert out.count("\nheld-out ") == 7
     assert "vectors at one place differ" in " ".join(out.split())
 
 

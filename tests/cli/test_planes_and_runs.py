@@ -108,7 +108,7 @@ def test_planes(place, tmp_path, plane, label):
     surface = Surface.load(only(tmp_path, "results/surface-pca-*.npz"))
     assert surface.labels[0].startswith(label)
     assert np.isfinite(surface.loss).all()
-    assert len(list(tmp_path.glob("figures/surface*.png"))) == 7  # each, and all
+    assert len(list(tmp_path.glob("figures/surface*.png"))) == 8  # each, and all
 
 
 def test_a_hessian_plane_is_made_once(place, tmp_path, monkeypatch, capsys):

@@ -51,8 +51,8 @@ def surface(
         str,
         typer.Option(
             help="pca, sampled, sampled-pca, averaged, averaged-nd, local-planes, local-draws, all "
-            "(these seven), or one that you or a package added; those of the thesis's figures, errors included: "
-            "pca-as-drawn, sampled-pca-as-drawn, averaged-as-printed, averaged-nd-as-printed."
+            "(these seven), or one that you or a package added; those of the thesis's figures, "
+            "errors included: pca-as-drawn, sampled-pca-as-drawn, averaged-as-printed, averaged-nd-as-printed."
         ),
     ] = "averaged",
     plane: Annotated[
