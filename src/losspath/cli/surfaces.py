@@ -52,7 +52,8 @@ def surface(
         typer.Option(
             help="pca, sampled, sampled-pca, averaged, averaged-nd, local-planes, local-draws, all "
             "(these seven), or one that you or a package added; those of the thesis's figures, "
-            "errors included: pca-as-drawn, sampled-pca-as-drawn, averaged-as-printed, averaged-nd-as-printed."
+            "errors included: pca-as-drawn, sampled-pca-as-drawn, averaged-as-printed, "
+            "averaged-nd-as-printed."
         ),
     ] = "averaged",
     plane: Annotated[
