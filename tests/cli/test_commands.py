@@ -67,7 +67,7 @@ def test_a_picture_without_what_is_faded_is_another_file(call, run):
 def test_changed_parameters_are_never_mixed_with_old_results(call, run):
     call("surface", run, *SMALL)
     call("surface", run, *SMALL, "--temperature", "0.1")
-    call("surface", run, *SMALL, "--temperature", "auto")
+    call("surface", run, *SMALL, "--temperature", "1")
     call("surface", run, "--resolution", "5", "--samples", "101")
     call("surface", run, "--resolution", "6", "--samples", "100")
     call("surface", run, *SMALL, "--states", "0:30")
@@ -378,16 +378,16 @@ def test_info_after_recording_over_a_trained_run_says_nothing_of_the_old_one(cal
 
 @pytest.mark.slow
 def test_the_distance_map_beside_the_surfaces_is_of_their_rule(call, run, monkeypatch):
-    from losspath.cli import jobs
+    from losspath.cli import pictures
 
     rules = []
-    original = jobs.distance_map
+    original = pictures.distance_map
 
     def seen(plane, **options):
         rules.append(options["method"])
         return original(plane, **options)
 
-    monkeypatch.setattr(jobs, "distance_map", seen)
+    monkeypatch.setattr(pictures, "distance_map", seen)
     assert call("surface", run, *SMALL, "--method", "all", "--side", "hull")[0] == 0
     assert rules == [losspath.methods.SampledPCA(side="hull")]
 

@@ -8,8 +8,10 @@ known to the leader alone, and none waits for tensors that nobody gathers.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -29,8 +31,17 @@ CALLS = ("Recorder(…)", "record()", "flush()", "close()", "what was refused")
 BEGIN, RECORD, FLUSH, CLOSE, REFUSED = range(5)
 
 _LONGEST_MESSAGE = 4000
-# Groups are made once for the same processes, as each keeps connections and a thread.
+# Groups are made once for the same processes, as each keeps connections and a thread. Threads are
+# there while somebody holds the group, and Python may end by an abort where they are.
 _groups: dict[tuple[int, ...], tuple[Any, Any]] = {}
+_holders: weakref.WeakSet[ShardGroup] = weakref.WeakSet()
+
+
+@atexit.register
+def _let_go() -> None:
+    _groups.clear()
+    for holder in _holders:
+        holder.let_go()
 
 
 class ShardGroup:
@@ -50,6 +61,11 @@ class ShardGroup:
         self.leads = rank == ranks[0]
         self.is_broken = False
         self._group = _group_of(tuple(ranks)) if len(ranks) > 1 else None
+        _holders.add(self)
+
+    def let_go(self) -> None:
+        """Nothing is said any more."""
+        self.is_broken, self._group = True, None
 
     def enter(
         self, call: int, step: int | None, key: int, error: BaseException | None = None
