@@ -3,6 +3,7 @@
 import copy
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -50,6 +51,11 @@ def test_the_programs_of_the_readme_run(tmp_path, monkeypatch):
     assert len(losspath.Trajectory("runs/mine")) == 11
 
 
+# How gloo's threads end now and then, a third of all times on a busy machine: also of programs that
+# have no recorder, and where all groups were destroyed.
+_ABORTED = "terminate called without an active exception"
+
+
 def run_page(page, directory):
     """Writes a page's programs, and runs the first and its commands; what each printed."""
     text = (ROOT / "docs" / f"{page}.md").read_text()
@@ -66,9 +72,15 @@ def run_page(page, directory):
     for words in lines:
         found = [map(str, directory.glob(word)) if "*" in word else [word] for word in words]
         line = [*itertools.chain(*found)]  # as a shell does
-        done = subprocess.run(
-            [sys.executable, *line], cwd=directory, capture_output=True, text=True, check=False
-        )
+        before = [*directory.glob("runs/*")]
+        for _ in range(4):
+            done = subprocess.run(
+                [sys.executable, *line], cwd=directory, capture_output=True, text=True, check=False
+            )
+            if _ABORTED not in done.stderr:
+                break
+            for made in {*directory.glob("runs/*")} - {*before}:
+                shutil.rmtree(made)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
     return printed

@@ -703,6 +703,7 @@ def test_a_run_that_cannot_be_closed_does_not_hide_the_error(tmp_path, monkeypat
 
 
 DISTRIBUTED = """
+import os
 import sys
 import numpy as np
 import torch
@@ -718,6 +719,7 @@ assert isinstance(trainer.model_wrapped, torch.nn.parallel.DistributedDataParall
 if trainer.is_world_process_zero():
     np.savez(where / "seen.npz", seen=np.stack(optimizer.seen), losses=np.array(trainer.kept))
 torch.distributed.destroy_process_group()
+os._exit(0)  # gloo's threads may abort Python's own end
 """
 
 

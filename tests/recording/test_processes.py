@@ -142,6 +142,7 @@ with losspath.Recorder(run, model, existing="resume" if begun else "error") as r
             os._exit(3)
     json.dump([recorder.steps, states], open(f"{run}-{rank}.json", "w"))
 torch.distributed.destroy_process_group()
+os._exit(0)  # gloo's threads may abort Python's own end
 """
 
 
