@@ -167,6 +167,8 @@ def plot_surfaces(
     grid = figure.subplots(rows, columns, sharex=same, sharey=same, squeeze=False)
     panels = grid.reshape(-1)
     names = titles or [surface.description for surface in surfaces]
+    if columns > 3 and not titles:  # options have no room beside the method's name
+        names = [name.replace(" (", "\n(", 1) for name in names]
     for axes, surface, name in zip(panels, surfaces, names, strict=False):
         _draw_surface(axes, surface, scale, fade)
         if not same:
