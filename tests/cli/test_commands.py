@@ -84,6 +84,7 @@ def test_surface_after_more_epochs_is_another_surface(call, run):
     assert len(list((run / "results").glob("surface-averaged-*.npz"))) == 2
 
 
+@pytest.mark.slow
 def test_surface_of_all_methods(call, run):
     code, out, _ = call("surface", run, "--method", "all", *SMALL)
     assert code == 0

@@ -40,6 +40,7 @@ def losses(method, path, scale, signs):
     return np.array([each.loss for each in found])
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("method", CLAIM, ids=named)
 @settings(max_examples=12, deadline=None)
 @given(
