@@ -42,6 +42,7 @@ METHODS: dict[str, losspath.methods.Method] = {
     "averaged-nd": losspath.methods.AveragedND("auto"),
     "sampled": losspath.methods.Sampled(),
     "local-planes": losspath.methods.LocalPlanes(),
+    "local-draws": losspath.methods.LocalDraws(),
 }
 TUNED = 0  # the seed that methods were tuned on
 
