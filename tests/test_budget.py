@@ -240,6 +240,19 @@ def test_it_is_saved_read_and_drawn_as_any_other(tmp_path):
     losspath.plot_surfaces([again, compute_surface(PATH, OBJECTIVE, "pca", 21, budget=20)])
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, np.inf, np.nan])
+def test_points_that_others_foretell_exactly_do_not_keep_it(scale):
+    # All of a picture is known before the budget is spent, though no point ever was in doubt.
+    torch.manual_seed(0)
+    model, x, y = torch.nn.Linear(3, 1), torch.randn(SAMPLES, 3), torch.randn(SAMPLES, 1)
+    objective = Objective(model, x, y, lambda out, y: (out - y).square().mean() * scale)
+    path = np.random.default_rng(0).normal(size=(20, 4)).cumsum(axis=0)
+    found = compute_surface(path, objective, "pca", 9, budget=500, fidelity=False)
+    assert found.is_whole
+    assert found.provenance["samples"] == SAMPLES  # as there was room for all
+    assert found.provenance["budget"]["cost"] < 500
+
+
 def test_losses_that_are_not_finite_or_negative_are_borne():
     def holes(outputs, targets):
         loss = F.cross_entropy(outputs, targets)

@@ -220,7 +220,8 @@ class BudgetedSurface:
             wanted, sampled = self._look(stage), self._is_sampled(stage)
             assert stage.forecast is not None
             if not len(wanted) and sampled:
-                if not self._budget.is_limited or self._is_all(stage):
+                # Without tolerance, points that others foretell exactly are still not wanted.
+                if not (self._budget.is_limited and self._left) or self._is_all(stage):
                     return wanted
                 self._halved += 1
                 continue
@@ -264,7 +265,8 @@ class BudgetedSurface:
 
     def _is_sampled(self, stage: Stage) -> bool:
         """Whether there are samples enough; not where nobody knows."""
-        return stage.samples == self.count or stage.standard_error <= _STANDARD_ERROR * self._left
+        wanted = _STANDARD_ERROR * self._left
+        return stage.samples == self.count or 0 < wanted >= stage.standard_error
 
     def _is_all(self, stage: Stage) -> bool:
         return len(stage.found) == stage.total and stage.samples == self.count
