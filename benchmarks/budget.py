@@ -21,7 +21,7 @@ import contourpy
 import numpy as np
 import torch
 import torch.nn.functional as F
-from budget_runs import TRAININGS, mnist, train
+from budget_runs import TRAININGS, mnist, recorded, train
 from measuring import Meanwhile
 from scipy.spatial import cKDTree
 
@@ -111,7 +111,8 @@ def times(options: argparse.Namespace, keep: Path) -> None:
     meanwhile = Meanwhile()
     x, y = mnist(options.data_dir, 60_000)
     model = build_network("lenet5", 1, 10)
-    path, epochs = recorded(model, x, y, keep / "lenet5")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    path, epochs = recorded(model, optimizer, (x, y), keep / "lenet5", 3)
     objective = losspath.Objective(model, x[:10_000], y[:10_000], F.cross_entropy)
     print(f"\nLeNet-5, MNIST: {len(path):,} states; epochs recorded {seconds_of(epochs)}")
     epoch = epochs[-1]
@@ -140,25 +141,11 @@ def times(options: argparse.Namespace, keep: Path) -> None:
                 f" predicted {reached['predicted_error']:.1%}, samples {reached['standard_error']}",
                 flush=True,
             )
-        (again,) = recorded(model, x, y, Path(tempfile.mkdtemp()) / "again", 1)[1]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        elsewhere = Path(tempfile.mkdtemp()) / "again"
+        (again,) = recorded(model, optimizer, (x, y), elsewhere, 1)[1]
         print(f"  an epoch, recorded, after them: {again:.2f} s")
     print(f"other processes kept {meanwhile.others():.1f} cores busy meanwhile")
-
-
-def recorded(model, x, y, directory: Path, epochs: int = 3):
-    """The path of a training, and the seconds of its epochs, recording included."""
-    optimizer, seconds = torch.optim.SGD(model.parameters(), lr=0.05), []
-    with losspath.Recorder(directory, model, existing="overwrite") as recorder:
-        for _ in range(epochs):
-            began = time.perf_counter()
-            for chosen in torch.randperm(len(x)).split(64):
-                loss = F.cross_entropy(model(x[chosen]), y[chosen])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                recorder.record(loss)
-            seconds.append(time.perf_counter() - began)
-    return losspath.Trajectory(directory), seconds
 
 
 def seconds_of(values: list[float]) -> str:

@@ -88,7 +88,21 @@ def train(name: str, data_dir: Path, directory: Path, samples: int) -> Training:
     x, y = _data(data, data_dir, count)
     torch.manual_seed(0)
     model = _network(network)
-    optimizer = make(model.parameters(), lr=rate)
+    path, seconds = recorded(model, make(model.parameters(), lr=rate), (x, y), directory, epochs)
+    objective = losspath.Objective(model, x[:samples], y[:samples], F.cross_entropy)
+    return Training(name, path, objective, seconds[-1])
+
+
+def recorded(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: tuple[torch.Tensor, torch.Tensor],
+    directory: Path,
+    epochs: int,
+) -> tuple[losspath.Trajectory, list[float]]:
+    """The path of a training, and the seconds of its epochs, recording included."""
+    x, y = data
+    seconds = []
     with losspath.Recorder(directory, model, existing="overwrite") as recorder:
         for _ in range(epochs):
             began = time.perf_counter()
@@ -98,10 +112,8 @@ def train(name: str, data_dir: Path, directory: Path, samples: int) -> Training:
                 loss.backward()
                 optimizer.step()
                 recorder.record(loss)
-            seconds = time.perf_counter() - began
-    path = losspath.Trajectory(directory)
-    objective = losspath.Objective(model, x[:samples], y[:samples], F.cross_entropy)
-    return Training(name, path, objective, seconds)
+            seconds.append(time.perf_counter() - began)
+    return losspath.Trajectory(directory), seconds
 
 
 def _network(name: str) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+import losspath
 from losspath.evaluation.objective import Objective
 from losspath.geometry.plane import PrincipalPlane
 from losspath.geometry.projection import Projection
@@ -388,6 +389,20 @@ def mirrored_plane(plane, axis):
         return replace(plane, basis=plane.basis * signs, path=plane.path * signs)
     path = replace(plane.path, coordinates=plane.path.coordinates * signs)
     return replace(plane, basis=plane.basis * signs, path=path)
+
+
+def noise_off_the_plane():
+    """A path with noise off its plane, whose mean has a loss lower by the variance.
+
+    Path, plane, objective, places and the expected loss there.
+    """
+    rng = np.random.default_rng(0)
+    time = np.linspace(0, 1, 400)
+    path = np.concatenate([np.stack([8 * time, np.sin(5 * time)]), rng.normal(size=(60, 400))]).T
+    plane = losspath.Plane(np.zeros(62), np.eye(62)[:, :2], ("x", "y"))
+    objective = objective_of(lambda w: 1.0 + (w[2:] ** 2).mean() + 0.1 * (w[:2] ** 2).sum(), 62)
+    places = path[5::10, :2]
+    return path, plane, objective, places, 2.0 + 0.1 * (places**2).sum(axis=1)
 
 
 def projection(coordinates, residual_norms=None):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import losspath
-from cases import descent, objective_of, projection, projection_of
+from cases import descent, noise_off_the_plane, objective_of, projection, projection_of
 from losspath import Landscape, fit_plane
 from losspath.errors import ArgumentError
 from losspath.methods import LocalDraws
@@ -51,14 +51,7 @@ def test_a_narrow_bandwidth_has_the_state_itself():
 
 
 def test_it_tells_the_expected_loss_where_a_blend_does_not():
-    # A quadratic, and a path with noise off the plane: its mean has a loss lower by the variance.
-    rng = np.random.default_rng(0)
-    time = np.linspace(0, 1, 400)
-    path = np.concatenate([np.stack([8 * time, np.sin(5 * time)]), rng.normal(size=(60, 400))]).T
-    plane = losspath.Plane(np.zeros(62), np.eye(62)[:, :2], ("x", "y"))
-    objective = objective_of(lambda w: 1.0 + (w[2:] ** 2).mean() + 0.1 * (w[:2] ** 2).sum(), 62)
-    places = path[5::10, :2]
-    expected = 2.0 + 0.1 * (places**2).sum(axis=1)
+    path, plane, objective, places, expected = noise_off_the_plane()
     for bandwidth in ("auto", 0.5, 3.0):
         method = LocalDraws(bandwidth=bandwidth, draws=64)
         found = Landscape(path, objective, method, plane=plane).evaluate(places)

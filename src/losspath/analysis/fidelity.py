@@ -34,7 +34,7 @@ from losspath.methods import Method
 from losspath.recording.joint import Runs, as_run
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface import Fidelity, Landscape, Surface
-from losspath.surface.judging import SEED, Ground, Heights, Judged, fidelity_of, floor_of
+from losspath.surface.judging import SEED, Heights, Judged, Judging, fidelity_of, floor_of
 
 
 def _paths(name: str, value: object) -> list[StateSequence]:
@@ -143,22 +143,21 @@ def judge(
         resolution: lines an axis of the surface without held-out stretches.
         surface_on: computes the surface without held-out stretches.
     """
-    ground = replace(landscape.ground(surface), states=evidence.states)
-    grounds = {each.name: ground for each in evidence.vectors}
+    losses = [evidence.states.loss, *(each.losses for each in evidence.vectors)]
+    heights = Heights.of(surface, np.concatenate(losses))
+    judging = replace(landscape.ground(surface), states=evidence.states).judging(heights)
+    by_name = dict.fromkeys((each.name for each in evidence.vectors), judging)
     if evidence.without is not None:
         without = evidence.without.with_method(landscape.asked)
         own = Grid.around(without.projection.coordinates, resolution)
-        grounds[HELD_OUT] = replace(
-            without.ground(surface_on(without, own)), states=evidence.states_without
-        )
-    losses = [evidence.states.loss, *(each.losses for each in evidence.vectors)]
-    heights = Heights.of(surface, np.concatenate(losses))
+        ground = without.ground(surface_on(without, own))
+        by_name[HELD_OUT] = replace(ground, states=evidence.states_without).judging(heights)
 
-    def judged(each: Vectors, ground: Ground) -> Judged:
-        return ground.judged(each.name, each.places, each.losses, each.block, heights)
+    def judged(each: Vectors, by: Judging) -> Judged:
+        return by(each.name, each.places, each.losses, each.block)
 
-    found = [judged(each, grounds[each.name]) for each in evidence.vectors]
-    other = None if evidence.control is None else judged(evidence.control, ground)
+    found = [judged(each, by_name[each.name]) for each in evidence.vectors]
+    other = None if evidence.control is None else judged(evidence.control, judging)
     return replace(
         fidelity_of(found, heights, floor_of(found), other),
         provenance=surface.provenance

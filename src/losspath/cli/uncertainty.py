@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
@@ -45,6 +46,11 @@ class Source:
     draws: int
     seed: int
 
+    def options(self) -> dict[str, Any]:
+        """The same, as options of `losspath.surface_uncertainty`."""
+        values = dataclasses.asdict(self)
+        return {"source": values.pop("name"), **values}
+
 
 def check_source(source: Source) -> None:
     """Refuses what makes no intervals, before anything is computed.
@@ -74,7 +80,7 @@ def compute_surface_uncertainty(
     objective = run.training_objective(samples)
     landscape = Landscape(run.path, objective, method, plane=made)
     grid = Grid(surface.x, surface.y)
-    key = uncertainty_key(landscape.key(grid), *dataclasses.astuple(source))
+    key = uncertainty_key(landscape.key(grid), **source.options())
 
     def compute(checkpoint: Path) -> Uncertainty:
         with progress_bar(f"uncertainty by {source.name}") as progress:
@@ -84,12 +90,9 @@ def compute_surface_uncertainty(
                 method,
                 plane=made,
                 grid=grid,
-                source=source.name,
-                level=source.level,
-                draws=source.draws,
-                seed=source.seed,
                 checkpoint=checkpoint,
                 progress=progress,
+                **source.options(),
             )
 
     called = f"uncertainty of {landscape.method.describe()} by {source.name}"
@@ -106,7 +109,7 @@ def compute_line_uncertainty(run: Run, line: str, points: int, source: Source) -
     check_same_network(run.path, objective)
     key = uncertainty_key(
         interpolation_key(run.path, objective, (start, end), alphas, False),
-        *dataclasses.astuple(source),
+        **source.options(),
     )
 
     def compute(checkpoint: Path) -> Uncertainty:
@@ -117,12 +120,9 @@ def compute_line_uncertainty(run: Run, line: str, points: int, source: Source) -
                 start,
                 end,
                 alphas=alphas,
-                source=source.name,
-                level=source.level,
-                draws=source.draws,
-                seed=source.seed,
                 checkpoint=checkpoint,
                 progress=progress,
+                **source.options(),
             )
 
     called = f"uncertainty of the line by {source.name}"

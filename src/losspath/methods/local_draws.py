@@ -12,8 +12,7 @@ from losspath.arguments import count, number, one_of
 from losspath.errors import ArgumentError
 from losspath.geometry.projection import Projection
 from losspath.methods.averaged import Averaged
-from losspath.methods.local_planes import Mean
-from losspath.methods.method import Floats, Lift, Method
+from losspath.methods.method import Floats, Lift, Mean, Method
 
 # Of Scott's rule for the bandwidth, which is for densities; for means of states it is too wide.
 _NARROW = 0.1

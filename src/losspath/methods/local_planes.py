@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -15,9 +15,7 @@ from scipy.spatial.distance import cdist
 from losspath.arguments import count, number, one_of
 from losspath.geometry.projection import Projection, step_lengths
 from losspath.geometry.spacing import spread_states
-from losspath.methods.method import Floats, Lift, Method
-
-Mean = Literal["log-loss", "loss"]
+from losspath.methods.method import Floats, Lift, Mean, Method
 
 # Of the pairs of states that chords go between. Fixed, so that a picture is the same each time.
 _SEED = 20231

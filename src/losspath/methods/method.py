@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from losspath.recording.trajectory import StateSequence
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
+Mean = Literal["log-loss", "loss"]
+"""How losses of several vectors at a point are averaged: see `Method.is_logarithmic`."""
 
 
 @dataclass(frozen=True)

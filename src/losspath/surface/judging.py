@@ -98,6 +98,10 @@ class Heights:
         return math.expm1(height) if self.is_logarithmic else height
 
 
+Judging = Callable[[str, Floats, Floats, Indices], Judged]
+"""Takes the name of a stratum, and its places, losses and blocks."""
+
+
 def told_by_losses(coordinates: Floats, heights: Floats) -> Callable[[Floats], Floats]:
     """What the losses of states alone tell of a place: kriging with a linear kernel.
 
@@ -162,12 +166,15 @@ class Ground:
         known = {} if known is None else known
         return losses_of_blends(self.path, self.plane, self.projection, self.bound, blends, known)
 
-    def judged(
-        self, name: str, places: Floats, losses: Floats, block: Indices, heights: Heights
-    ) -> Judged:
-        """Vectors at places, with what the picture and the states' losses say of them."""
-        told = self.told(heights)(places), self.recorded(heights)(places)
-        return Judged(name, heights(losses), heights(self.surface.at(places)), *told, block)
+    def judging(self, heights: Heights) -> Judging:
+        """What holds vectors against the picture, and against what losses alone say of them."""
+        told, recorded = self.told(heights), self.recorded(heights)
+
+        def judged(name: str, places: Floats, losses: Floats, block: Indices) -> Judged:
+            drawn = heights(self.surface.at(places))
+            return Judged(name, heights(losses), drawn, told(places), recorded(places), block)
+
+        return judged
 
 
 def near_path(path: Projection, count: int, seed: int) -> dict[str, Blends]:
@@ -200,8 +207,9 @@ def cheap_fidelity(ground: Ground, seed: int = 0, known: Known | None = None) ->
     blends = together(list(found.values()))
     losses = np.split(ground.losses(blends, known), np.cumsum([len(b) for b in found.values()]))
     heights = Heights.of(ground.surface, np.concatenate(losses))
+    judged_of = ground.judging(heights)
     judged = [
-        ground.judged(name, blends.places(ground.projection), own, blends.block, heights)
+        judged_of(name, blends.places(ground.projection), own, blends.block)
         for (name, blends), own in zip(found.items(), losses, strict=False)
     ]
     return fidelity_of(judged, heights, floor_of(judged))
