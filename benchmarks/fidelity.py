@@ -15,7 +15,6 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +24,29 @@ from fidelity_runs import FORKS, Kind, kinds, run_of
 from scipy.sparse import csr_array
 
 import losspath
-from losspath.analysis.evidence import Evidence
+from losspath.analysis.evidence import HELD_OUT, Evidence
 from losspath.analysis.fidelity import bare_surface, judge
+from losspath.evaluation.recorded import along
 from losspath.files import plain_json
 from losspath.geometry.grid import Grid
 from losspath.surface import Landscape, Surface
 from losspath.surface.judging import Heights
-from losspath.surface.strata import Blends
+from losspath.surface.strata import Blends, losses_of_blends
 
 RESULTS = Path(__file__).parent / "results" / "fidelity"
-RESOLUTION, LINE = 21, 19
-METHODS: dict[str, losspath.methods.Method] = {
-    "pca": losspath.methods.PCA(),
-    "averaged, τ = 1": losspath.methods.Averaged(1.0),
-    "averaged": losspath.methods.Averaged("auto"),
-    "averaged-nd": losspath.methods.AveragedND("auto"),
-    "sampled": losspath.methods.Sampled(),
-    "local-planes": losspath.methods.LocalPlanes(),
-    "local-draws": losspath.methods.LocalDraws(),
+LINE = 19  # places on the straight line
+# Rules, and how many grid lines an axis has.
+PICTURES: dict[str, tuple[losspath.methods.Method, int]] = {
+    "pca": (losspath.methods.PCA(), 21),
+    "averaged, τ = 1": (losspath.methods.Averaged(1.0), 21),
+    "averaged": (losspath.methods.Averaged("auto"), 21),
+    "averaged-nd": (losspath.methods.AveragedND("auto"), 21),
+    "sampled": (losspath.methods.Sampled(), 21),
+    "local-planes": (losspath.methods.LocalPlanes(), 21),
+    "local-draws": (losspath.methods.LocalDraws(), 21),
+    "local-planes, 41": (losspath.methods.LocalPlanes(), 41),
 }
+SEEDS = 3
 TUNED = 0  # the seed that methods were tuned on
 
 
@@ -66,13 +69,15 @@ class Line:
     losses: np.ndarray
 
     @classmethod
-    def of(cls, landscape: Landscape, surface: Surface) -> Line:
-        ground = landscape.ground(surface)
+    def of(cls, landscape: Landscape) -> Line:
+        shown = landscape.projection
         alpha = np.linspace(0, 1, LINE + 2)[1:-1]
         weights = np.zeros((LINE, len(landscape.path)))
         weights[:, 0], weights[:, -1] = 1 - alpha, alpha
         blends = Blends(csr_array(weights), csr_array(weights), np.arange(LINE))
-        return cls(blends.places(ground.projection), ground.losses(blends))
+        bound = along(landscape.objective, landscape.path)
+        losses = losses_of_blends(landscape.path, landscape.plane, shown, bound, blends, {})
+        return cls(blends.places(shown), losses)
 
     def error(self, surface: Surface) -> float:
         """The mean error on it, as a part of the range of its heights."""
@@ -81,32 +86,36 @@ class Line:
         return float(np.abs(drawn - own).mean() / max(np.ptp(own), np.finfo(float).tiny))
 
 
-def measured(kind: Kind, folder: Path, control: Path) -> dict[str, Any]:
-    """The numbers of a run by method.
+def measured(kind: Kind, folder: Path, control: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a run by picture.
 
     Args:
         kind: what was trained.
         folder: the run and its forks.
         control: another run.
+        found: by picture, what is known already.
     """
     path = losspath.Trajectory(folder / "run")
     forks = [losspath.Trajectory(folder / f"fork-{number}") for number in range(FORKS)]
     first = Landscape(path, kind.objective(), "pca")
-    grid = Grid.around(first.projection.coordinates, RESOLUTION)
     evidence = Evidence.of(first, forks=forks, control=losspath.Trajectory(control / "run"))
-    bare = partial(bare_surface, executor=None, checkpoint=None, progress=lambda *_: None)
-    line: Line | None = None
-    found: dict[str, Any] = {}
-    for name, method in METHODS.items():
+    line = Line.of(first)
+    # No point is evaluated that nothing is read beside.
+    read = [each.places for each in evidence.vectors if each.name != HELD_OUT]
+    around = np.concatenate([*read, evidence.control.places, line.places])
+
+    def surface_on(landscape: Landscape, grid: Grid, places: np.ndarray) -> Surface:
+        return bare_surface(landscape, grid, None, None, lambda *_: None, places)
+
+    for name, (method, lines) in PICTURES.items():
+        if name in found:
+            continue
+        grid = Grid.around(first.projection.coordinates, lines)
         landscape = first.with_method(method)
-        begun = time.perf_counter()
-        surface = bare(landscape, grid)
-        seconds = time.perf_counter() - begun
-        line = line or Line.of(landscape, surface)
-        fidelity = judge(landscape, surface, evidence, RESOLUTION, bare)
+        surface = surface_on(landscape, grid, around)
+        fidelity = judge(landscape, surface, evidence, lines, surface_on)
         found[name] = {
             "method": landscape.method.to_json(),
-            "seconds": round(seconds, 2),
             "line": line.error(surface),
             **fidelity.to_json(),
         }
@@ -115,7 +124,7 @@ def measured(kind: Kind, folder: Path, control: Path) -> dict[str, Any]:
         "states": len(path),
         "parameters": path.parameter_count,
         "variance": float(first.projection.explained_variance_ratio.sum()),
-        "methods": found,
+        "methods": {name: found[name] for name in PICTURES},
     }
 
 
@@ -129,17 +138,16 @@ def tables(results: dict[tuple[str, str, int], dict[str, Any]], tuned: bool) -> 
         lines += ["", f"{title}, {optimizer} ({len(some)} runs of {some[0]['states']} states)"]
         lines.append(
             f"{'':16} {'typical':>8} {'bias':>6} {'forks':>6} {'line':>6} "
-            f"{'skill':>22} {'over recorded':>22} {'seconds':>8}"
+            f"{'skill':>22} {'over recorded':>22}"
         )
-        for name in METHODS:
+        for name in PICTURES:
             rows = [each["methods"][name] for each in some]
             floor = np.median([row["floor"] for row in rows])
             lines.append(
                 f"{name:16} {'×' + format(_median(rows, 'typical_error'), '.3f'):>8} "
                 f"{_median(rows, 'bias'):>+6.0%} {_forks(rows):>+6.0%} "
                 f"{np.median([row['line'] for row in rows]):>6.1%} "
-                f"{_skill(rows, 'skill'):>22} {_skill(rows, 'skill_over_recorded'):>22} "
-                f"{np.median([row['seconds'] for row in rows]):>8.1f}"
+                f"{_skill(rows, 'skill'):>22} {_skill(rows, 'skill_over_recorded'):>22}"
             )
         lines.append(f"no picture can be below ×{floor:.3f}: vectors at one place differ")
     return lines
@@ -175,15 +183,17 @@ def main() -> None:
         for name in options.only or known:
             for optimizer in known[name].rates:
                 file = RESULTS / f"{name}-{optimizer}-{seed}.json"
-                if file.exists():
+                known_already = json.loads(file.read_text())["methods"] if file.exists() else {}
+                if set(PICTURES) <= set(known_already):
                     continue
-                own, other = (options.runs / f"{name}-{optimizer}-s{s}" for s in (seed, seed + 1))
+                next_seed = (seed + 1) % SEEDS
+                own, other = (options.runs / f"{name}-{optimizer}-s{s}" for s in (seed, next_seed))
                 trained(known[name], optimizer, seed, own)
-                trained(known[name], optimizer, seed + 1, other)
+                trained(known[name], optimizer, next_seed, other)
                 if options.train:
                     continue
                 begun = time.perf_counter()
-                found = measured(known[name], own, other)
+                found = measured(known[name], own, other, known_already)
                 file.write_text(json.dumps(plain_json(found), indent=1, ensure_ascii=False) + "\n")
                 print(f"{file.stem}: {time.perf_counter() - begun:.0f} s", flush=True)
     results = {}

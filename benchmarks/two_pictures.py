@@ -11,12 +11,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from fidelity import RESOLUTION, trained
+from fidelity import trained
 from fidelity_runs import kinds
 
 import losspath
 
 KIND, OPTIMIZER, SEED = "lenet5", "adam-0.01", 1
+RESOLUTION = 31
 METHODS = ("averaged", "local-planes")
 TITLE = "LeNet-5, MNIST, Adam: the loss of mean weights, and the mean loss of real ones"
 

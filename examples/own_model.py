@@ -33,7 +33,7 @@ with losspath.Recorder("runs/moons", model, existing="overwrite") as recorder:
 
 path = losspath.Trajectory("runs/moons")
 objective = losspath.Objective(model, inputs, targets, loss_fn)
-surface = losspath.compute_surface(path, objective, method="averaged", resolution=19)
+surface = losspath.compute_surface(path, objective)
 surface.save("runs/moons/surface.npz")
 losspath.plot_surface(surface).savefig("moons.png", dpi=200)
 print("moons.png")  # noqa: T201

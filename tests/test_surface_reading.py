@@ -1,5 +1,7 @@
 """Reading a surface between its grid points."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,6 +68,29 @@ def test_a_surface_that_is_not_complete_is_read_between_the_points_there_are():
     surface.loss.reshape(-1)[0] = first
     surface.evaluated[1:] = False
     assert np.isnan(surface.at(places)).all()
+
+
+unit = st.floats(0, 1) | st.sampled_from([0.0, 1 / 3, 1.0])  # lines of the grid among them
+
+
+@given(hnp.arrays(float, st.tuples(st.integers(0, 6), st.just(2)), elements=unit))
+@settings(deadline=None, max_examples=50)
+def test_what_is_read_needs_the_points_around_it_alone(places):
+    whole = make(lambda x, y: np.sin(5 * x) + y**2, y=(0.0, 1.0, 2.0, 3.0))
+    places = np.array([-1.0, 0.0]) + places * 3.0
+    wanted = Grid(whole.x, whole.y).around_places(places)
+    evaluated = np.zeros(whole.loss.size, bool)
+    evaluated[wanted] = True
+    assert len(wanted) <= 4 * len(places)
+    evaluated = evaluated.reshape(whole.loss.shape)
+    loss = np.where(evaluated, whole.loss, np.nan)
+    part = dataclasses.replace(whole, evaluated=evaluated, loss=loss)
+    np.testing.assert_array_equal(part.at(places), whole.at(places))
+
+
+def test_places_outside_the_grid_need_no_points():
+    surface = make(lambda x, y: x + y)
+    assert not len(Grid(surface.x, surface.y).around_places(np.array([[-9.0, 1.0], [0.0, 3.1]])))
 
 
 def test_state_errors_are_relative_to_the_states_own_loss():

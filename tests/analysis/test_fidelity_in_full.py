@@ -230,17 +230,20 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
 
     def stop(count, total):
         done.append((count, total))
-        if len(done) == 40:
+        if len(done) == 30:
             raise Stop
 
     options = {"count": 8, "checkpoint": tmp_path / "points"}
     with pytest.raises(Stop):
         measure_fidelity(path, OBJECTIVE, "averaged", 5, progress=stop, **options)
-    assert done[-1] == (40, 50)
+    points = done[-1][1]
+    assert done[-1][0] == 30 < points < 50  # where nothing is read, nothing is evaluated
     assert {"points", "points.held-out"} <= {file.name for file in tmp_path.iterdir()}
     found = measure_fidelity(path, OBJECTIVE, "averaged", 5, progress=stop, **options)
     assert found == whole
-    assert done[40] == (25, 50)  # what was there counts at once
+    assert done[30] == (25, 25)  # what was there counts at once
+    assert done[31][0] == 30
+    assert done[-1] == (points, points)
 
 
 def test_it_is_kept_in_a_file(tmp_path):
@@ -272,7 +275,7 @@ def test_what_no_method_has_a_part_in_serves_all(method):
     evidence = Evidence.of(landscape, forks=[path[-9:]], control=path[:9] + 1, count=8)
     other = landscape.with_method(method)
     surface = other.surface(5, fidelity=False)
-    found = judge(other, surface, evidence, 5, lambda left, grid: left.surface(grid=grid))
+    found = judge(other, surface, evidence, 5, lambda left, grid, _: left.surface(grid=grid))
     asked = {"forks": [path[-9:]], "control": path[:9] + 1, "count": 8}
     expected = losspath.measure_fidelity(path, OBJECTIVE, method, 5, **asked)
     assert found.to_json() == expected.to_json()

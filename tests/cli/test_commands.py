@@ -65,12 +65,12 @@ def test_a_picture_without_what_is_faded_is_another_file(call, run):
 
 @pytest.mark.slow
 def test_changed_parameters_are_never_mixed_with_old_results(call, run):
-    call("surface", run, *SMALL)
-    call("surface", run, *SMALL, "--temperature", "0.1")
-    call("surface", run, *SMALL, "--temperature", "1")
-    call("surface", run, "--resolution", "5", "--samples", "101")
-    call("surface", run, "--resolution", "6", "--samples", "100")
-    call("surface", run, *SMALL, "--states", "0:30")
+    call("surface", run, "--method", "averaged", *SMALL)
+    call("surface", run, "--method", "averaged", *SMALL, "--temperature", "0.1")
+    call("surface", run, "--method", "averaged", *SMALL, "--temperature", "1")
+    call("surface", run, "--method", "averaged", "--resolution", "5", "--samples", "101")
+    call("surface", run, "--method", "averaged", "--resolution", "6", "--samples", "100")
+    call("surface", run, "--method", "averaged", *SMALL, "--states", "0:30")
     call("surface", run, *SMALL, "--method", "averaged-as-printed")
     assert len(list((run / "results").glob("surface-averaged-*.npz"))) == 7
     assert len(figures(run)) == 7
@@ -81,7 +81,7 @@ def test_surface_after_more_epochs_is_another_surface(call, run):
     call("surface", run, *SMALL)
     call("train", "--network", "tiny-cnn", "--lr", "0.05", "--out", run, "--epochs", "3")
     call("surface", run, *SMALL)
-    assert len(list((run / "results").glob("surface-averaged-*.npz"))) == 2
+    assert len(list((run / "results").glob("surface-local-planes-*.npz"))) == 2
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_the_surface_is_that_of_the_library(call, run):
 def test_explain_says_how_points_were_evaluated(call, run, monkeypatch):
     from losspath.evaluation.execution import engine
 
-    _, out, _ = call("surface", run, *SMALL, "--explain")
+    _, out, _ = call("surface", run, "--method", "averaged", *SMALL, "--explain")
     assert "): the plain loop, as there was little to do" in out
     monkeypatch.setattr(engine, "_SMALL", 0)
     _, out, _ = call("surface", run, *SMALL, "--method", "pca", "--explain")
@@ -151,7 +151,7 @@ def test_fewer_samples_than_asked_are_all_taken_and_said_so(call, run):
     code, out, _ = call("surface", run, "--resolution", "3", "--samples", "99999")
     assert code == 0
     assert "1,437" in out
-    assert losspath.Surface.load(result(run, "surface-averaged")).provenance["samples"] == 1437
+    assert losspath.Surface.load(result(run, "surface-local-planes")).provenance["samples"] == 1437
 
 
 @pytest.mark.mostly_slow(1)

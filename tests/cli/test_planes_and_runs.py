@@ -78,7 +78,7 @@ def only(out, pattern):
 def test_two_runs_in_one_plane(place, objective, tmp_path, capsys):
     runs = (place / "sgd", place / "adam")
     assert with_objective("surface", place, *runs, *FAST, "--out", tmp_path) == 0
-    surface = Surface.load(only(tmp_path, "results/surface-averaged-*.npz"))
+    surface = Surface.load(only(tmp_path, "results/surface-local-planes-*.npz"))
     assert list(surface.starts) == ["sgd", "adam"]
     paths = [Trajectory(run) for run in runs]
     plane = losspath.fit_plane(paths)
@@ -86,7 +86,7 @@ def test_two_runs_in_one_plane(place, objective, tmp_path, capsys):
     vector = np.asarray(paths[1][10])
     own = dict(zip(surface.states.index.tolist(), surface.states.loss, strict=True))
     assert own[21] == pytest.approx(objective(vector).loss, rel=1e-5)
-    assert only(tmp_path, "figures/surface-averaged-*.png").stat().st_size > 10_000
+    assert only(tmp_path, "figures/surface-local-planes-*.png").stat().st_size > 10_000
     capsys.readouterr()
     assert with_objective("surface", place, *runs, *FAST, "--out", tmp_path) == 0
     assert "already computed" in capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_a_hessian_plane_is_made_once(place, tmp_path, monkeypatch, capsys):
     arguments = (place / "sgd", *FAST, "--plane", "hessian", "--out", tmp_path)
     assert with_objective("surface", place, *arguments) == 0
     kept = KeptPlane.load(only(tmp_path, "results/named_plane-hessian-*.npz"))
-    surface = Surface.load(only(tmp_path, "results/surface-averaged-*.npz"))
+    surface = Surface.load(only(tmp_path, "results/surface-local-planes-*.npz"))
     assert surface.labels == kept.plane.labels
 
     def refuse(*arguments):
@@ -125,7 +125,7 @@ def test_a_hessian_plane_is_made_once(place, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(PLANES, "hessian", found)
     finer = (*arguments[:1], "--resolution", "4", *arguments[3:])
     assert with_objective("surface", place, *finer) == 0
-    assert len(list(tmp_path.glob("results/surface-averaged-*.npz"))) == 2
+    assert len(list(tmp_path.glob("results/surface-local-planes-*.npz"))) == 2
     # Another loss has another plane.
     other = place / "other.py"
     other.write_text(
@@ -174,7 +174,10 @@ def test_barriers(place, objective, tmp_path, capsys):
         (("surface", "sgd", "other"), "parameter"),
         (("surface", "sgd", "--plane", "tsne"), "expected a plane as one of pca"),
         (("surface", "sgd", "--method", "pca", "--distance", "manhattan"), "--distance is not an"),
-        (("surface", "sgd", "--distance", "hamming"), "expected distance among euclidean"),
+        (
+            ("surface", "sgd", "--method", "averaged", "--distance", "hamming"),
+            "expected distance among euclidean",
+        ),
         (("barriers", "sgd"), "expected two runs or more"),
         (("barriers", "sgd", "sgd"), "expected two runs or more"),
         (("barriers", "sgd", "adam", "--points", "2"), "points"),
@@ -196,7 +199,7 @@ def test_surfaces_are_compared(place, tmp_path, capsys):
     for resolution in ("9", "5"):
         arguments = (place / "sgd", "--resolution", resolution, "--out", str(tmp_path / resolution))
         assert with_objective("surface", place, *arguments) == 0
-    fine, coarse = (only(tmp_path / n, "results/surface-averaged-*.npz") for n in ("9", "5"))
+    fine, coarse = (only(tmp_path / n, "results/surface-local-planes-*.npz") for n in ("9", "5"))
     capsys.readouterr()
     assert call("compare-surfaces", str(fine), str(coarse), "--json") == 0
     ((name, numbers),) = json.loads(capsys.readouterr().out).items()
@@ -214,7 +217,7 @@ def test_what_cannot_be_compared_is_told(place, tmp_path, capsys):
     for run in ("sgd", "adam"):
         arguments = (place / run, "--resolution", "5", "--out", str(tmp_path / run))
         assert with_objective("surface", place, *arguments) == 0
-    one, other = (only(tmp_path / n, "results/surface-averaged-*.npz") for n in ("sgd", "adam"))
+    one, other = (only(tmp_path / n, "results/surface-local-planes-*.npz") for n in ("sgd", "adam"))
     capsys.readouterr()
     assert call("compare-surfaces", str(one), str(other)) == 1
     told = capsys.readouterr().err

@@ -23,7 +23,7 @@ def test_a_figure_and_a_line_and_not_computed_again(call, run, tmp_path):
     code, out, err = call(*asked)
     assert (code, err) == (0, "")
     assert "half of the 90% intervals: ×1." in out
-    (figure,) = (tmp_path / "figures").glob("uncertainty-averaged-samples-*.png")
+    (figure,) = (tmp_path / "figures").glob("uncertainty-local-planes-samples-*.png")
     assert figure.stat().st_size > 10_000
     (kept,) = (tmp_path / "results").glob("uncertainty-samples-*.npz")
     found = losspath.Uncertainty.load(kept)

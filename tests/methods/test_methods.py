@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import math
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import losspath
 from cases import (
     AS_DRAWN,
     METHODS,
@@ -21,6 +23,7 @@ from cases import (
 )
 from losspath import Grid, fit_plane
 from losspath import methods as package
+from losspath.cli.options import DEFAULT_METHOD
 from losspath.distances import Euclidean
 from losspath.errors import ArgumentError
 from losspath.methods import (
@@ -393,3 +396,12 @@ def test_a_rule_of_ones_own_is_a_method():
 
     assert method_named(Last()).weights(np.zeros((2, 2)), projection(np.eye(2))).shape == (2, 2)
     assert Last().to_json() == {"name": "last"}
+
+
+def test_pictures_without_a_method_are_by_one():
+    """On the command line and in Python; the former names it, as importing takes time."""
+    assert DEFAULT_METHOD == package.DEFAULT
+    for draws in (losspath.compute_surface, losspath.refine_surface, losspath.Landscape):
+        assert inspect.signature(draws).parameters["method"].default == package.DEFAULT
+    for tells in (losspath.measure_fidelity, losspath.surface_uncertainty):
+        assert inspect.signature(tells).parameters["method"].default == package.DEFAULT

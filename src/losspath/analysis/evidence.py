@@ -73,8 +73,12 @@ class Evidence:
         control: StateSequence | npt.ArrayLike | None = None,
         count: int = 60,
         seed: int = SEED,
+        stretches: bool = True,
     ) -> Evidence:
-        """Evaluates it for a landscape; for arguments see `measure_fidelity`."""
+        """Evaluates it for a landscape; for arguments see `measure_fidelity`.
+
+        Without held-out stretches where ``stretches`` is not set: no other plane is fitted then.
+        """
         bound = along(landscape.objective, landscape.path)
         shown = landscape.projection
 
@@ -86,10 +90,10 @@ class Evidence:
             vectors(name, blends, blends.places(shown))
             for name, blends in near_path(shown, count, seed).items()
         ]
-        stretches = held_out(shown.starts, len(landscape.path), np.random.default_rng(seed))
-        without = _without(landscape, stretches) if stretches else None
+        held = held_out(shown.starts, len(landscape.path), np.random.default_rng(seed))
+        without = _without(landscape, held) if stretches and held else None
         if without is not None:
-            blends = _states_in(stretches, len(landscape.path), count)
+            blends = _states_in(held, len(landscape.path), count)
             chosen = Selection(landscape.path, blends.weights.indices)
             places = without.plane.projection(chosen).coordinates
             found.append(vectors(HELD_OUT, blends, places))

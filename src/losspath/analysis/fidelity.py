@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from losspath.analysis.evidence import HELD_OUT, Evidence, Vectors, held_out
+from losspath.analysis.evidence import HELD_OUT, Evidence, Vectors
 from losspath.arguments import (
     OBJECTIVE,
     PLANE,
@@ -30,11 +31,15 @@ from losspath.evaluation.objective import Objective
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
-from losspath.methods import Method
+from losspath.methods import DEFAULT, Method
 from losspath.recording.joint import Runs, as_run
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface import Fidelity, Landscape, Surface
+from losspath.surface.finding import open_journal
 from losspath.surface.judging import SEED, Heights, Judged, Judging, fidelity_of, floor_of
+from losspath.surface.refining import Options, refined
+
+Floats = npt.NDArray[np.float64]
 
 
 def _paths(name: str, value: object) -> list[StateSequence]:
@@ -57,7 +62,7 @@ def _paths(name: str, value: object) -> list[StateSequence]:
 def measure_fidelity(
     path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
-    method: str | Method = "averaged",
+    method: str | Method = DEFAULT,
     resolution: int = 19,
     *,
     plane: Plane | None = None,
@@ -80,7 +85,8 @@ def measure_fidelity(
     - "balls": draws of the path's own distribution around places on it.
     - "forks": states of trainings that went on from a state of the path with other batches.
 
-    It costs two surfaces, `count` evaluations for each stratum, and those of 300 states.
+    It costs a surface, the points around held-out states of another, `count` evaluations for each
+    stratum, and those of 300 states.
     `Surface.fidelity` has the cheap form, of chords and balls alone.
 
     Args:
@@ -98,7 +104,7 @@ def measure_fidelity(
         executor: evaluates the surfaces' points in other processes.
         checkpoint: a file that keeps every point as it is done, with another beside it for the
             surface without the stretches.
-        progress: called with (points done, points in all), of both surfaces.
+        progress: called with (points done, points in all), of the first surface and then of both.
 
     Returns:
         The numbers; also those of each stratum.
@@ -115,16 +121,15 @@ def measure_fidelity(
         raise PathError(f"expected a path of two states or more, got {len(states)}")
     landscape = Landscape(states, objective, method, plane=plane)
     grid = Grid.around(landscape.projection.coordinates, resolution)
-    held = held_out(landscape.projection.starts, len(states), np.random.default_rng(seed))
-    computed = _Computed(executor, checkpoint, progress, len(grid.points) * (2 if held else 1))
-    surface = computed.surface(landscape, grid)
+    computed = _Computed(executor, checkpoint, progress)
+    surface = computed.surface(landscape, grid, None)
     evidence = Evidence.of(landscape, forks=forks, control=control, count=count, seed=seed)
     surface_on = partial(computed.surface, label=".held-out")
     return judge(landscape, surface, evidence, resolution, surface_on)
 
 
-SurfaceOn = Callable[[Landscape, Grid], Surface]
-"""Computes the surface of a landscape on a grid."""
+SurfaceOn = Callable[[Landscape, Grid, Floats], Surface]
+"""Computes the surface of a landscape on a grid, as far as it is read at places (k, 2)."""
 
 
 def judge(
@@ -141,7 +146,7 @@ def judge(
         surface: the surface.
         evidence: of a landscape of the same path, plane and objective, by whichever method.
         resolution: lines an axis of the surface without held-out stretches.
-        surface_on: computes the surface without held-out stretches.
+        surface_on: computes the surface without held-out stretches, around these.
     """
     losses = [evidence.states.loss, *(each.losses for each in evidence.vectors)]
     heights = Heights.of(surface, np.concatenate(losses))
@@ -150,7 +155,8 @@ def judge(
     if evidence.without is not None:
         without = evidence.without.with_method(landscape.asked)
         own = Grid.around(without.projection.coordinates, resolution)
-        ground = without.ground(surface_on(without, own))
+        (places,) = (each.places for each in evidence.vectors if each.name == HELD_OUT)
+        ground = without.ground(surface_on(without, own, places))
         by_name[HELD_OUT] = replace(ground, states=evidence.states_without).judging(heights)
 
     def judged(each: Vectors, by: Judging) -> Judged:
@@ -186,20 +192,21 @@ class _Computed:
     executor: Executor | None
     checkpoint: str | PathLike[str] | None
     progress: Progress | None
-    total: int
     done: int = 0
 
-    def surface(self, landscape: Landscape, grid: Grid, label: str = "") -> Surface:
+    def surface(
+        self, landscape: Landscape, grid: Grid, around: Floats | None, label: str = ""
+    ) -> Surface:
         before = self.done
 
-        def told(done: int, _: int) -> None:
+        def told(done: int, total: int) -> None:
             self.done = before + done
             if self.progress:
-                self.progress(self.done, max(self.total, self.done))
+                self.progress(self.done, before + total)
 
         place = None if self.checkpoint is None else Path(self.checkpoint)
         place = place and place.with_name(place.name + label)
-        return bare_surface(landscape, grid, self.executor, place, told)
+        return bare_surface(landscape, grid, self.executor, place, told, around)
 
 
 def bare_surface(
@@ -208,13 +215,27 @@ def bare_surface(
     executor: Executor | None,
     checkpoint: Path | None,
     progress: Progress,
+    around: Floats | None = None,
 ) -> Surface:
-    """A surface with the losses of the path's ends alone, which is to be judged by `Evidence`."""
-    return landscape.surface(
-        grid=grid,
-        states=2,
-        executor=executor,
-        checkpoint=checkpoint,
-        progress=progress,
-        fidelity=False,
-    )
+    """A surface with the losses of the path's ends alone, which is to be judged by `Evidence`.
+
+    Args:
+        landscape: what it is a surface of.
+        grid: the points.
+        executor: evaluates the points in other processes; None for this one.
+        checkpoint: keeps every point as it is done; None for none.
+        progress: called with (points done, points in all).
+        around: (k, 2) places where alone it is read, so that other points are not evaluated; None
+            for everywhere.
+    """
+    only = None if around is None else grid.around_places(around)
+    key = bare_key(landscape, grid, around)
+    with open_journal(checkpoint, key, landscape.objective, executor) as journal:
+        options = Options(2, executor, journal, progress, fidelity=False, only=only)
+        return deque(refined(landscape, grid, options, key), maxlen=1).pop()
+
+
+def bare_key(landscape: Landscape, grid: Grid, around: Floats | None = None) -> str:
+    """A digest of everything that `bare_surface` depends on."""
+    key = landscape.key(grid)
+    return key if around is None else digest_of(key, "around", grid.around_places(around))

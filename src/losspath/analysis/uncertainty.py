@@ -44,7 +44,7 @@ from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, load_archive, save_archive
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
-from losspath.methods import Method
+from losspath.methods import DEFAULT, Method
 from losspath.recording.joint import Runs
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface import Landscape
@@ -202,7 +202,7 @@ _CHECKED = checked(
 def surface_uncertainty(
     path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
-    method: str | Method = "averaged",
+    method: str | Method = DEFAULT,
     resolution: int = 19,
     *,
     plane: Plane | None = None,

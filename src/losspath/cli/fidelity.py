@@ -11,11 +11,13 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import typer
 from rich.table import Table
 
 from losspath.analysis.evidence import Evidence
-from losspath.analysis.fidelity import bare_surface, fidelity_key, judge
+from losspath.analysis.fidelity import bare_key, bare_surface, fidelity_key, judge
 from losspath.cli.console import busy, out, progress_bar, say
 from losspath.cli.jobs import computed_once, surfaces_on
 from losspath.cli.runs import Run
@@ -105,16 +107,21 @@ def _forks(run: Run, count: int) -> Sequence[StateSequence]:
 
 
 def _surface_on(
-    run: Run, executor: Executor | None, called: str, landscape: Landscape, grid: Grid
+    run: Run,
+    executor: Executor | None,
+    called: str,
+    landscape: Landscape,
+    grid: Grid,
+    around: npt.NDArray[np.float64],
 ) -> Surface:
-    """A surface that is held against states alone, computed once and kept."""
+    """A surface that is held against states alone around places, computed once and kept."""
 
     def compute(checkpoint: Path) -> Surface:
         with progress_bar(called) as progress:
-            return bare_surface(landscape, grid, executor, checkpoint, progress)
+            return bare_surface(landscape, grid, executor, checkpoint, progress, around)
 
     where = "" if executor is None else "workers"
-    key, label = landscape.key(grid), landscape.method.name
+    key, label = bare_key(landscape, grid, around), f"{landscape.method.name}-held-out"
     return computed_once(run, Surface, key, compute, called, label, where)
 
 

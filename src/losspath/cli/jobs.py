@@ -55,16 +55,22 @@ def make_methods(name: str, options: Mapping[str, Any]) -> list[Method]:
     if name != "all" and name not in (names := method_names()):
         raise ArgumentError(f"expected --method {'|'.join([*names, 'all'])}, got {name!r}")
     kinds = list(METHODS.values()) if name == "all" else [method_class(name)]
-    fields = {kind: [field.name for field in dataclasses.fields(kind)] for kind in kinds}
+    fields = {kind: _options(kind) for kind in kinds}
     known = dict.fromkeys(field for names in fields.values() for field in names)
     for unknown in [option for option in options if option not in known]:
         option = "--" + unknown.replace("_", "-")
         has = f"it has {', '.join(known)}" if known else "it has none"
-        raise ArgumentError(f"{option} is not an option of the method {name!r}; {has}")
+        others = [each for each, kind in METHODS.items() if unknown in _options(kind)]
+        advice = f"; give --method {'|'.join(others)}" if others else ""
+        raise ArgumentError(f"{option} is not an option of the method {name!r}; {has}{advice}")
     return [
         kind(**{field: options[field] for field in fields[kind] if field in options})
         for kind in kinds
     ]
+
+
+def _options(kind: type[Method]) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def check_figure(figure: Path | None) -> None:

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_METHOD = "local-planes"
+"""`losspath.methods.DEFAULT`, which importing would take a second."""
+
 
 class Extension(StrEnum):
     """Formats of figures."""

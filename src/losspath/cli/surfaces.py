@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from losspath.cli.options import (
+    DEFAULT_METHOD,
     DataPlace,
     Extension,
     Figure,
@@ -55,7 +56,7 @@ def surface(
             "errors included: pca-as-drawn, sampled-pca-as-drawn, averaged-as-printed, "
             "averaged-nd-as-printed."
         ),
-    ] = "averaged",
+    ] = DEFAULT_METHOD,
     plane: Annotated[
         str,
         typer.Option(
@@ -178,7 +179,7 @@ def surface(
 
 def fidelity(
     runs: Runs,
-    method: Annotated[str, typer.Option(help="As of `losspath surface`; or all.")] = "averaged",
+    method: Annotated[str, typer.Option(help="As of `losspath surface`; or all.")] = DEFAULT_METHOD,
     plane: Annotated[str, typer.Option(help="As of `losspath surface`.")] = "pca",
     resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
     count: Annotated[int, typer.Option(help="Vectors of each kind that are evaluated.")] = 60,
@@ -288,12 +289,7 @@ def uncertainty(
         ),
     ] = None,
     points: Annotated[int, typer.Option(help="Positions along the line.")] = 13,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="As of `losspath surface`; averaged, and local-planes for off-plane by default."
-        ),
-    ] = None,
+    method: Annotated[str, typer.Option(help="As of `losspath surface`.")] = DEFAULT_METHOD,
     plane: Annotated[str, typer.Option(help="As of `losspath surface`.")] = "pca",
     resolution: Annotated[int, typer.Option(help="Grid lines an axis, at least 3.")] = 19,
     option: Annotated[
@@ -328,8 +324,7 @@ def uncertainty(
     job.check_source(asked)
     jobs.check_figure(figure)
     jobs.check_resolution(resolution)
-    name = method or ("local-planes" if source == "off-plane" else "averaged")
-    methods = jobs.make_methods(name, values.options(option or [], {}))
+    methods = jobs.make_methods(method, values.options(option or [], {}))
     first, *others = dict.fromkeys(runs)
     with silence() if as_json else nullcontext():
         recorded = Run(first, data_dir, objective, states, out, tuple(others))

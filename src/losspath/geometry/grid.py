@@ -78,6 +78,32 @@ class Grid:
             seen |= new
         return levels
 
+    def around_places(self, places: Floats) -> npt.NDArray[np.intp]:
+        """The numbers of the points that reading a surface at some places needs.
+
+        Args:
+            places: (k, 2) coordinates in the plane.
+
+        Returns:
+            Ascending: the corners of cells that have a place; none of places outside the grid.
+        """
+        lines = (self.x, self.y)
+        inside = np.ones(len(places), bool)
+        first = []
+        for axis, values in enumerate(lines):
+            inside &= (places[:, axis] >= values[0]) & (places[:, axis] <= values[-1])
+            cell = np.searchsorted(values, places[:, axis], side="right") - 1
+            first.append(np.clip(cell, 0, max(len(values) - 2, 0)))
+        column, row = (each[inside] for each in first)
+        wanted = np.zeros(self.shape, bool)
+        for right in (0, 1):
+            for up in (0, 1):
+                wanted[
+                    np.minimum(row + up, len(self.y) - 1),
+                    np.minimum(column + right, len(self.x) - 1),
+                ] = True
+        return np.flatnonzero(wanted)
+
     @classmethod
     @checked(path=floats("(T, 2)", ndim=2), resolution=RESOLUTION, margin=number(above=0))
     def around(cls, path: npt.ArrayLike, resolution: int = 19, margin: float = 0.6) -> Grid:

@@ -21,6 +21,7 @@ from losspath.methods.sampled import Sampled
 from losspath.methods.sampled_pca import SampledPCA
 
 __all__ = [
+    "DEFAULT",
     "METHODS",
     "PCA",
     "Averaged",
@@ -41,6 +42,9 @@ OWN: tuple[type[Method], ...] = (
     *(LocalPlanes, LocalDraws),
 )
 """The package's own, whose code counts as known: other methods are keyed by their code."""
+
+DEFAULT = "local-planes"
+"""The method of pictures that name none: see `LocalPlanes`, and docs/trust.md for why."""
 
 METHODS: dict[str, type[Method]] = classes_by_name(
     *(__name__, __path__, Method, OWN),  # type: ignore[type-abstract]

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from losspath.arguments import count, number, one_of
-from losspath.geometry.projection import Projection, step_lengths
+from losspath.geometry.projection import Projection
 from losspath.geometry.spacing import spread_states
 from losspath.methods.method import Floats, Lift, Mean, Method
 
@@ -22,8 +22,6 @@ _SEED = 20231
 # Where more anchors than are asked for are as near as each other, all of them count, so that
 # rounding does not choose; what has less than this share is not evaluated.
 _TIE, _LEAST = 1e-9, 1e-6
-# How far states tell the loss beside the path, in distances between those that are anchors.
-_REACH = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,9 @@ class LocalPlanes(Method):
     Anchors are states of the path, evenly by arc length in the plane; vectors of the straight line
     from the start to the end of each run, which states say nothing of; and vectors on chords
     between pairs of a run's states, chosen at random by a fixed seed, for the plane between them.
-    None of the latter two is nearer to a state than half of the distance of states that are
-    anchors, along the path: a straight line crosses the path in the plane though not in parameter
-    space, and has another loss there. Near the path, states tell the loss.
+    None of the latter two is within `reach` of a state: a straight line may cross the path in the
+    plane though not in parameter space, and has another loss there, of which a picture has room
+    for one. Near the path, states tell the loss.
 
     Args:
         states: how many states are anchors; both ends of each run in any case.
@@ -62,6 +60,9 @@ class LocalPlanes(Method):
             Other quantities have the plain mean.
         power: p > 0. The surface has a slope at an anchor where p > 1, and none but its plane's
             there, so that for a large p it is flat around each; 2 in [1].
+        reach: how near to the path states alone are anchors, as a part of the longer side of the
+            path's box in the plane. By default about a step of the usual grid: a line that is
+            nearer is drawn over the path. 0 leaves nothing out.
 
     References:
         [1] R. Franke and G. Nielson, "Smooth interpolation of large sets of scattered data",
@@ -76,6 +77,7 @@ class LocalPlanes(Method):
     neighbours: int = 4
     mean: str = "log-loss"
     power: float = 1.5
+    reach: float = 0.06
 
     def __post_init__(self) -> None:
         count(2)("states", self.states)
@@ -84,6 +86,7 @@ class LocalPlanes(Method):
         count(1)("neighbours", self.neighbours)
         one_of(get_args(Mean))("mean", self.mean)
         number(above=0)("power", self.power)
+        number(least=0)("reach", self.reach)
 
     @property
     def vectors_at_a_point(self) -> int:
@@ -120,7 +123,7 @@ class LocalPlanes(Method):
         shape = (rows[-1] + 1, len(path))
         anchors = csr_array((values, (rows, columns)), shape=shape)
         beside, _ = cKDTree(path.coordinates).query(anchors @ path.coordinates)
-        reach = _REACH * step_lengths(path.coordinates, path.starts).sum() / self.states
+        reach = self.reach * np.ptp(path.coordinates, axis=0).max()
         return anchors[(np.diff(anchors.indptr) == 1) | (beside >= reach)]
 
     def _anchors(self, path: Projection) -> Iterator[tuple[list[int], list[float]]]:

@@ -13,7 +13,7 @@ from losspath.evaluation.execution.journal import Progress
 from losspath.evaluation.objective import Objective
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane
-from losspath.methods import Method
+from losspath.methods import DEFAULT, Method
 from losspath.recording.joint import Runs
 from losspath.recording.trajectory import StateSequence, as_path
 from losspath.surface.budget import Budget
@@ -25,7 +25,7 @@ from losspath.surface.surface import StateLosses, Surface
 def compute_surface(
     path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
-    method: str | Method = "averaged",
+    method: str | Method = DEFAULT,
     resolution: int | None = None,
     *,
     plane: Plane | None = None,
@@ -46,8 +46,10 @@ def compute_surface(
         path: the recorded path, or an array (T, P) of states; or several runs of one network, in a
             list or by name, which then share one surface: see `losspath.JointPath`.
         objective: the loss.
-        method: "pca", "sampled", "sampled-pca", "averaged" or "averaged-nd" for their default
-            options, or one of the rules in `losspath.methods`.
+        method: "local-planes", "local-draws", "sampled", "sampled-pca", "averaged", "averaged-nd"
+            or "pca" for their default options, or one of the rules in `losspath.methods`. The
+            first is the default, as it holds for vectors near the path and on the straight line
+            from its start to its end: see docs/trust.md. A point is four evaluations by it.
         resolution: grid lines an axis, at least 3; see `Grid.around`. By default 19, as in the
             thesis, and 61 within a budget, of which as many points are evaluated as are needed.
         plane: any plane; by default the path's principal one.
@@ -98,7 +100,7 @@ def compute_surface(
 def refine_surface(
     path: StateSequence | npt.ArrayLike | Runs,
     objective: Objective,
-    method: str | Method = "averaged",
+    method: str | Method = DEFAULT,
     resolution: int | None = None,
     *,
     plane: Plane | None = None,

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from os import PathLike
 
-from losspath.evaluation.execution.journal import Journal
+from losspath.evaluation.execution.journal import Journal, open_checkpoint
+from losspath.evaluation.objective import Objective
 from losspath.evaluation.recorded import PathObjective
 from losspath.surface.lifted import LiftedPlane
 from losspath.surface.running import Found, evaluated
 from losspath.surface.sampling import Sampler
 from losspath.surface.workers import WorkerPool
+
+
+def open_journal(
+    checkpoint: str | PathLike[str] | None,
+    key: str,
+    objective: Objective,
+    executor: Executor | None,
+) -> AbstractContextManager[Journal | None]:
+    """The journal of a surface's points, or nothing where no checkpoint was asked for.
+
+    Args:
+        checkpoint: its file, or None.
+        key: identifies the surface.
+        objective: evaluates the points.
+        executor: whose workers evaluate; None for this process.
+    """
+    # Points round by the number of threads of whoever evaluates them, where that is known.
+    where = "" if executor is None else f"workers {getattr(executor, 'threads', '')}".strip()
+    return open_checkpoint(checkpoint, key, objective, where)
 
 
 def found_at(

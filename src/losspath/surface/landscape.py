@@ -28,7 +28,7 @@ from losspath.arguments import (
     optional,
 )
 from losspath.errors import ArgumentError
-from losspath.evaluation.execution.journal import Progress, open_checkpoint
+from losspath.evaluation.execution.journal import Progress
 from losspath.evaluation.objective import Objective
 from losspath.evaluation.path_notes import path_notes
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, columns_of
@@ -37,14 +37,14 @@ from losspath.evaluation.subsets import subset
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
 from losspath.geometry.plane import Plane, fit_plane
-from losspath.methods import Method, method_named
+from losspath.methods import DEFAULT, Method, method_named
 from losspath.recording.joint import Runs
 from losspath.recording.paths import ends_of
 from losspath.recording.trajectory import StateSequence, as_path, starts_of
 from losspath.surface.budget import Budget
 from losspath.surface.budgeted import BudgetedSurface
 from losspath.surface.fidelity import Fidelity
-from losspath.surface.finding import found_at
+from losspath.surface.finding import found_at, open_journal
 from losspath.surface.judging import Ground, cheap_fidelity
 from losspath.surface.lifted import LiftedPlane, as_points, codes_of
 from losspath.surface.line import Line
@@ -89,9 +89,8 @@ class Landscape:
     Args:
         path: the recorded path, or an array (T, P) of states, or several runs: see `JointPath`.
         objective: the loss.
-        method: the rule that lifts points of the plane into parameter space: "pca", "sampled",
-            "sampled-pca", "averaged" or "averaged-nd" for their default options, or one of the
-            rules in `losspath.methods`.
+        method: the rule that lifts points of the plane into parameter space, as of
+            `compute_surface`.
         plane: any plane in parameter space; by default the path's principal one.
 
     Attributes:
@@ -118,7 +117,7 @@ class Landscape:
         self,
         path: StateSequence | npt.ArrayLike | Runs,
         objective: Objective,
-        method: str | Method = "averaged",
+        method: str | Method = DEFAULT,
         *,
         plane: Plane | None = None,
     ) -> None:
@@ -265,9 +264,7 @@ class Landscape:
         grid = grid or self.grid(resolution, budget)
         within = None if budget is None else Budget.of(budget)
         key = self.key(grid, within)
-        # Points round by the number of threads of whoever evaluates them, where that is known.
-        where = "" if executor is None else f"workers {getattr(executor, 'threads', '')}".strip()
-        with open_checkpoint(checkpoint, key, self._bound.objective, where) as journal:
+        with open_journal(checkpoint, key, self._bound.objective, executor) as journal:
             options = Options(states, executor, journal, progress, fidelity)
             if within is None:
                 yield from refined(self, grid, options, key)

@@ -69,6 +69,7 @@ class Options:
         journal: keeps points as they are done.
         progress: is told of points.
         fidelity: whether it is measured.
+        only: the numbers of the points that are wanted; None for all of the grid.
     """
 
     states: int | StateLosses
@@ -76,6 +77,7 @@ class Options:
     journal: Journal | None
     progress: Progress | None
     fidelity: bool
+    only: npt.NDArray[np.intp] | None = None
 
 
 def refined(landscape: Surveyed, grid: Grid, options: Options, key: str) -> Iterator[Surface]:
@@ -88,7 +90,7 @@ def refined(landscape: Surveyed, grid: Grid, options: Options, key: str) -> Iter
         key: identifies the surface.
     """
     journal, progress, states = options.journal, options.progress, options.states
-    sampler, notes = GridSampler(grid), list[str]()
+    sampler, notes = GridSampler(grid, options.only), list[str]()
     provenance = landscape.provenance(key)
 
     def shown(known: StateLosses) -> Surface:
@@ -96,7 +98,7 @@ def refined(landscape: Surveyed, grid: Grid, options: Options, key: str) -> Iter
         return landscape.surface_of(grid, sampler.values, sampler.evaluated, known, told)
 
     for number, evaluation in journal.done.items() if journal else ():
-        if number < sampler.total:
+        if number < len(grid.points):
             sampler.tell(number, evaluation)
     if progress and sampler.done:
         progress(sampler.done, sampler.total)
@@ -115,6 +117,6 @@ def refined(landscape: Surveyed, grid: Grid, options: Options, key: str) -> Iter
     whole = shown(landscape.states(states))
     if options.fidelity:
         # What it evaluates is kept behind the points.
-        kept = {} if journal is None else Kept(journal, sampler.total)
+        kept = {} if journal is None else Kept(journal, len(grid.points))
         whole = replace(whole, fidelity=landscape.fidelity(whole, known=kept))
     yield whole

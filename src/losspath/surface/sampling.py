@@ -63,6 +63,7 @@ class GridSampler(Sampler):
 
     Args:
         grid: the grid.
+        only: (n,) the numbers of the points that are wanted; None for all.
 
     Attributes:
         grid: the grid.
@@ -70,9 +71,9 @@ class GridSampler(Sampler):
         values: (m·n,) by name each quantity that was found, NaN where it is not known.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, only: Indices | None = None) -> None:
         self.grid = grid
-        self._levels = grid.levels()
+        self._levels = grid.levels() if only is None else [only]
         self._asked = 0
         count = len(grid.points)
         self.evaluated = np.zeros(count, bool)
@@ -80,8 +81,8 @@ class GridSampler(Sampler):
 
     @property
     def total(self) -> int:
-        """The number of points."""
-        return len(self.evaluated)
+        """The number of points that are wanted."""
+        return sum(map(len, self._levels))
 
     def ask(self) -> list[Ask]:
         """All levels but the last together, and then the last."""
@@ -99,7 +100,7 @@ class GridSampler(Sampler):
         """Takes the result at a point."""
         for name, value in evaluation.values.items():
             if name not in self.values:
-                self.values[name] = np.full(self.total, np.nan)
+                self.values[name] = np.full(len(self.evaluated), np.nan)
             self.values[name][number] = value
         self.evaluated[number] = True
 

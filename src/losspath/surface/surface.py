@@ -211,9 +211,8 @@ class Surface:
     def at(self, points: npt.ArrayLike, quantity: str = LOSS) -> Floats:
         """Reads what was measured between the surface's points.
 
-        Bilinearly where the whole grid was evaluated, or filled.
-        A surface that is not complete is read on triangles between the points there are
-        (Delaunay).
+        Bilinearly in cells whose corners were all evaluated, or filled; elsewhere on triangles
+        between the points there are (Delaunay).
 
         Args:
             points: (k, 2) coordinates in the plane.
@@ -234,11 +233,19 @@ class Surface:
             )
         if min(self.loss.shape) < 2:
             raise ArgumentError(f"expected a grid of 2 × 2 points or more, got {self.loss.shape}")
+        known = np.where(np.isfinite(heights), heights, np.nan)
+        read = RegularGridInterpolator((self.y, self.x), known, bounds_error=False)
+        losses: Floats = read(places[:, ::-1])
         if self.is_whole:
-            known = np.where(np.isfinite(heights), heights, np.nan)
-            read = RegularGridInterpolator((self.y, self.x), known, bounds_error=False)
-            losses: Floats = read(places[:, ::-1])
             return losses
+        missing = np.where(self.evaluated, 0.0, np.nan)
+        read = RegularGridInterpolator((self.y, self.x), missing, bounds_error=False)
+        rest = np.isnan(read(places[:, ::-1]))
+        losses[rest] = self._on_triangles(known, places[rest])
+        return losses
+
+    def _on_triangles(self, known: Floats, places: Floats) -> Floats:
+        """(k,) what was measured, read between the points that were evaluated."""
         # In units of the grid's extent, so that triangles do not depend on the axes' scales.
         corner, extent = (
             np.array([self.x[0], self.y[0]]),
@@ -246,11 +253,11 @@ class Surface:
         )
         x, y = np.meshgrid(self.x, self.y)
         there = (np.stack([x, y], axis=-1)[self.evaluated] - corner) / extent
-        values = np.where(np.isfinite(heights), heights, np.nan)[self.evaluated]
         if len(there) < 3 or np.linalg.matrix_rank(there - there[0]) < 2:
             return np.full(len(places), np.nan)
         try:
-            losses = LinearNDInterpolator(there, values)((places - corner) / extent)
+            read = LinearNDInterpolator(there, known[self.evaluated])
+            losses: Floats = read((places - corner) / extent)
         except QhullError:  # on a line, but for rounding
             losses = np.full(len(places), np.nan)
         return losses
