@@ -11,7 +11,7 @@ import losspath
 from cases import objective_of
 from losspath import measure_fidelity
 from losspath.analysis.evidence import Evidence, held_out
-from losspath.analysis.fidelity import judge
+from losspath.analysis.fidelity import bare_surface, judge
 from losspath.errors import ArgumentError, PathError
 from losspath.recording.joint import JointPath
 from losspath.recording.selection import Selection, recorded_losses
@@ -238,12 +238,31 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
         measure_fidelity(path, OBJECTIVE, "averaged", 5, progress=stop, **options)
     points = done[-1][1]
     assert done[-1][0] == 30 < points < 50  # where nothing is read, nothing is evaluated
-    assert {"points", "points.held-out"} <= {file.name for file in tmp_path.iterdir()}
+    assert (tmp_path / "points").exists()
+    assert len(list(tmp_path.glob("points.held-out-*"))) == 1 + 1  # and its lock
     found = measure_fidelity(path, OBJECTIVE, "averaged", 5, progress=stop, **options)
     assert found == whole
     assert done[30] == (25, 25)  # what was there counts at once
     assert done[31][0] == 30
     assert done[-1] == (points, points)
+
+
+def test_a_checkpoint_serves_another_number_of_vectors(tmp_path):
+    options = {"count": 8, "checkpoint": tmp_path / "points"}
+    measure_fidelity(noisy_path(60), OBJECTIVE, "pca", 5, **options)
+    found = measure_fidelity(noisy_path(60), OBJECTIVE, "pca", 5, **options | {"count": 20})
+    assert found == measure_fidelity(noisy_path(60), OBJECTIVE, "pca", 5, count=20)
+
+
+def test_nothing_is_evaluated_where_nothing_is_read():
+    landscape = losspath.Landscape(noisy_path(20), OBJECTIVE, "averaged")
+    grid = landscape.grid(5)
+    told = []
+    for places, count in ((np.full((3, 2), 1e9), 0), (np.array([[0.01, 0.01]]), 4)):
+        surface = bare_surface(landscape, grid, None, None, lambda *at: told.append(at), places)
+        assert surface.evaluated.sum() == count
+        assert np.isfinite(surface.at(places)).all() == (count > 0)
+    assert told[-1] == (4, 4)
 
 
 def test_it_is_kept_in_a_file(tmp_path):

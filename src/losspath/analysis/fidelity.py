@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def measure_fidelity(
         seed: of the choice of vectors and stretches.
         executor: evaluates the surfaces' points in other processes.
         checkpoint: a file that keeps every point as it is done, with another beside it for the
-            surface without the stretches.
+            surface without the stretches, which are others with another `count` or `seed`.
         progress: called with (points done, points in all), of the first surface and then of both.
 
     Returns:
@@ -122,10 +121,9 @@ def measure_fidelity(
     landscape = Landscape(states, objective, method, plane=plane)
     grid = Grid.around(landscape.projection.coordinates, resolution)
     computed = _Computed(executor, checkpoint, progress)
-    surface = computed.surface(landscape, grid, None)
+    surface = computed.surface(landscape, grid)
     evidence = Evidence.of(landscape, forks=forks, control=control, count=count, seed=seed)
-    surface_on = partial(computed.surface, label=".held-out")
-    return judge(landscape, surface, evidence, resolution, surface_on)
+    return judge(landscape, surface, evidence, resolution, computed.surface)
 
 
 SurfaceOn = Callable[[Landscape, Grid, Floats], Surface]
@@ -194,9 +192,7 @@ class _Computed:
     progress: Progress | None
     done: int = 0
 
-    def surface(
-        self, landscape: Landscape, grid: Grid, around: Floats | None, label: str = ""
-    ) -> Surface:
+    def surface(self, landscape: Landscape, grid: Grid, around: Floats | None = None) -> Surface:
         before = self.done
 
         def told(done: int, total: int) -> None:
@@ -205,7 +201,9 @@ class _Computed:
                 self.progress(self.done, before + total)
 
         place = None if self.checkpoint is None else Path(self.checkpoint)
-        place = place and place.with_name(place.name + label)
+        if place is not None and around is not None:
+            key = bare_key(landscape, grid, around)
+            place = place.with_name(f"{place.name}.held-out-{key[:8]}")
         return bare_surface(landscape, grid, self.executor, place, told, around)
 
 

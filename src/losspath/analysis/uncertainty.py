@@ -227,8 +227,8 @@ def surface_uncertainty(
 
             - "samples": intervals for the loss over all data that the objective's samples were
               drawn from, by the losses of single samples, or of batches where the loss has no
-              others: one evaluation of each point by the plain loop. Another draw of as many
-              samples is off by √2 of that.
+              others: one evaluation of each of a point's vectors by the plain loop. Another draw
+              of as many samples is off by √2 of that.
             - "off-plane": of a method that averages losses of several vectors at a point, such as
               "local-planes": intervals for the loss of a vector of training at that place, by how
               much these differ. They are widened so that they hold states of stretches of the path

@@ -121,7 +121,7 @@ def _surface_on(
             return bare_surface(landscape, grid, executor, checkpoint, progress, around)
 
     where = "" if executor is None else "workers"
-    key, label = bare_key(landscape, grid, around), f"{landscape.method.name}-held-out"
+    key, label = bare_key(landscape, grid, around), f"held-out-{landscape.method.name}"
     return computed_once(run, Surface, key, compute, called, label, where)
 
 

@@ -26,12 +26,12 @@ SURFACE_EXAMPLES = (
     "losspath surface runs/sgd runs/adam --plane states:first,last,runs/adam@last"
 )
 FIDELITY_EXAMPLES = (
-    "Examples: losspath fidelity runs/lenet5 --method local-planes; "
+    "Examples: losspath fidelity runs/lenet5; "
     "losspath fidelity runs/mine --method all --objective train.py:objective --json"
 )
 UNCERTAINTY_EXAMPLES = (
     "Examples: losspath uncertainty runs/lenet5; "
-    "losspath uncertainty runs/lenet5 --source off-plane --method local-planes; "
+    "losspath uncertainty runs/lenet5 --source off-plane; "
     "losspath uncertainty runs/lenet5 --source swag --line first,last"
 )
 
@@ -51,7 +51,7 @@ def surface(
     method: Annotated[
         str,
         typer.Option(
-            help="pca, sampled, sampled-pca, averaged, averaged-nd, local-planes, local-draws, all "
+            help="local-planes, local-draws, sampled, sampled-pca, averaged, averaged-nd, pca, all "
             "(these seven), or one that you or a package added; those of the thesis's figures, "
             "errors included: pca-as-drawn, sampled-pca-as-drawn, averaged-as-printed, "
             "averaged-nd-as-printed."

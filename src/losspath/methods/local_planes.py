@@ -22,6 +22,8 @@ _SEED = 20231
 # Where more anchors than are asked for are as near as each other, all of them count, so that
 # rounding does not choose; what has less than this share is not evaluated.
 _TIE, _LEAST = 1e-9, 1e-6
+# A side of the path's box that is less than this, relative to the other, is none.
+_FLAT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class LocalPlanes(Method):
             Other quantities have the plain mean.
         power: p > 0. The surface has a slope at an anchor where p > 1, and none but its plane's
             there, so that for a large p it is flat around each; 2 in [1].
-        reach: how near to the path states alone are anchors, as a part of the longer side of the
-            path's box in the plane. By default about a step of the usual grid: a line that is
-            nearer is drawn over the path. 0 leaves nothing out.
+        reach: how near to the path states alone are anchors, as a part of the sides of the path's
+            box in the plane, along each axis. By default just over a step of the usual grid,
+            0.075: a line that is nearer is drawn over the path. 0 leaves nothing out.
 
     References:
         [1] R. Franke and G. Nielson, "Smooth interpolation of large sets of scattered data",
@@ -77,7 +79,7 @@ class LocalPlanes(Method):
     neighbours: int = 4
     mean: str = "log-loss"
     power: float = 1.5
-    reach: float = 0.06
+    reach: float = 0.08
 
     def __post_init__(self) -> None:
         count(2)("states", self.states)
@@ -122,9 +124,12 @@ class LocalPlanes(Method):
             values += weights
         shape = (rows[-1] + 1, len(path))
         anchors = csr_array((values, (rows, columns)), shape=shape)
-        beside, _ = cKDTree(path.coordinates).query(anchors @ path.coordinates)
-        reach = self.reach * np.ptp(path.coordinates, axis=0).max()
-        return anchors[(np.diff(anchors.indptr) == 1) | (beside >= reach)]
+        # In units of the sides of the path's box, as grids are. A side that is none has the other.
+        sides = np.ptp(path.coordinates, axis=0)
+        sides = np.where(sides > _FLAT * sides.max(), sides, sides.max()) if sides.any() else 1.0
+        places = path.coordinates / sides
+        beside, _ = cKDTree(places).query(anchors @ places)
+        return anchors[(np.diff(anchors.indptr) == 1) | (beside >= self.reach)]
 
     def _anchors(self, path: Projection) -> Iterator[tuple[list[int], list[float]]]:
         """The states that each anchor is made of, and their weights."""

@@ -276,7 +276,7 @@ class Landscape:
     ) -> Fidelity | None:
         """How far a surface of this landscape holds near the path, by some 60 evaluations.
 
-        `losspath.measure_fidelity` says more, for the price of another surface.
+        `losspath.measure_fidelity` says more, for some hundreds of evaluations more.
 
         Args:
             surface: whose losses are judged; of this path and plane.

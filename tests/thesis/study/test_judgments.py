@@ -93,6 +93,7 @@ def test_spread_has_a_deviation_from_two_seeds_on():
     assert spread([1.0]) == "1"
     assert spread([1.0, 3.0]) == "2.0 ± 1.4"
     assert spread([10.0, 30.0]) == "20 ± 14"
+    assert spread([0.1, 0.3], "+.0%") == "+20% ± 14%"
     assert spread([0.9973, 0.9967]) == "0.9970 ± 0.0004"
     assert spread([2.0, 2.0]) == "2 ± 0"
     assert spread([2.0, float("nan")]) == "nan"

@@ -12,10 +12,11 @@ import pytest
 from losspath import StepSizes, Surface
 from losspath.analysis import interpolation
 from losspath.errors import ArgumentError, RunError, StoreError
-from losspath.files import load_archive, save_archive
+from losspath.files import load_archive, save_archive, write_document
 from losspath.surface import StateLosses
+from losspath.thesis.forks import forks_of
+from losspath.thesis.study import fidelity, results, techniques
 from losspath.thesis.study import run as study
-from losspath.thesis.study import techniques
 from losspath.thesis.study.judgments import FAILS, HOLDS, NOT_JUDGED, Check
 from losspath.thesis.study.measuring import measure
 from losspath.thesis.study.plan import Plan, full_scale, quick_scale
@@ -305,6 +306,76 @@ def test_judges_tell_claimed_measurements_from_their_reverse(true):
     table = measure(plan, lambda result: sizes(result.run), [steps(run) for run in runs])
     verdicts = [judge(table).verdict for judge in techniques.BY_TECHNIQUE.judges]
     assert verdicts == [HOLDS] * 3 if true else HOLDS not in verdicts
+
+
+@pytest.mark.parametrize("true", [True, False])
+def test_judges_of_fidelity_tell_claimed_measurements_from_their_reverse(true):
+    """Made up: averaged is right, and all others are not; or the other way round."""
+    plan = Plan(full_scale())
+
+    def held(run, label):
+        is_averaged = label[0] == "averaged"
+        nd = 1.05 + (run.config.optimizer == "adam") * 0.3
+        error = nd if label[0] == "averaged-nd" else 1.02 if is_averaged else 1.4
+        if not true:
+            finest, thinned = label[1].endswith(("37", "60000")), label[1] == "stride 100"
+            error = 1.05 if finest else 1.8 if thinned else 1.5 if is_averaged else 1.1
+            if label[0] == "averaged-nd":
+                error = 1.1 + (run.config.optimizer == "adam") * 0.3
+        right = is_averaged == true
+        return {
+            "typical error": error,
+            "least typical error": 1.01,
+            "bias": 0.01 if right else -0.3,
+            "skill": 0.1 if right else -0.5,
+            "skill over recorded losses": 0.4 if right else -0.4,
+        }
+
+    needs = fidelity.FIDELITY.needs(plan)
+    labels = [*plan.surfaces, ("local-planes", ""), ("local-draws", "")]
+    table = measure(plan, lambda one: {each: held(one.run, each) for each in labels}, needs)
+    verdicts = {judge.subject: judge(table).verdict for judge in fidelity.FIDELITY.judges}
+    assert len(verdicts) == 7
+    if true:
+        assert set(verdicts.values()) == {HOLDS}
+    else:
+        assert HOLDS not in verdicts.values()
+    (told,) = (tell(table) for tell in fidelity.FIDELITY.notes)
+    assert told.count("\n| ") == 26
+
+
+@pytest.mark.slow
+def test_fidelities_that_were_stopped_go_on_to_the_same_file(tmp_path, monkeypatch):
+    plan = Plan(dataclasses.replace(TINY, epochs=5))
+    result = plan.fidelities(plan.run(optimizer="adam"))
+    forked, written = [], []
+
+    def forks(*given):
+        forked.append(forks_of(*given))
+        return forked[-1]
+
+    def write(file, document):
+        write_document(file, document)
+        written.append(file)
+        if len(written) == 3:
+            raise Stop
+
+    monkeypatch.setattr(results, "forks_of", forks)
+    for place in ("whole", "stopped"):
+        Scheduler(ResultFiles(tmp_path / place, {})).make([steps(result.run)])
+    whole, stopped = (
+        tmp_path / place / "results" / result.run.name for place in ("whole", "stopped")
+    )
+    Scheduler(ResultFiles(tmp_path / "whole", {})).make([result])
+    assert [len(path) for path in forked[0]] == [6] * 10
+    monkeypatch.setattr(results, "write_document", write)
+    with pytest.raises(Stop):
+        Scheduler(ResultFiles(tmp_path / "stopped", {})).make([result])
+    assert not (stopped / result.file_name).exists()
+    Scheduler(ResultFiles(tmp_path / "stopped", {})).make([result])
+    assert len(written) == 1 + len(result.load(whole / result.file_name))
+    assert (stopped / result.file_name).read_bytes() == (whole / result.file_name).read_bytes()
+    assert not list(stopped.glob("*.part"))
 
 
 def test_rates_come_from_the_run_of_the_same_seed(tmp_path):

@@ -33,7 +33,7 @@ def thesis(
         list[str] | None,
         typer.Option(
             metavar="PART",
-            help="A part or a figure: data, networks, 6.7, resolution, 6.8, layers, 6.9, "
+            help="A part or a figure: data, networks, 6.7, resolution, 6.8, fidelity, layers, 6.9, "
             "temperature, 6.10, 6.11, 6.12, prediction, 6.13 or dynamics; may be given again.",
         ),
     ] = None,

@@ -19,7 +19,7 @@ from losspath.geometry.plane import PrincipalPlane
 from losspath.surface import Surface
 from losspath.thesis.study import numbers, results
 from losspath.thesis.study.plan import TEMPERATURES, Plan
-from losspath.thesis.study.results import Result, Run
+from losspath.thesis.study.results import Label, Result, Run
 from losspath.thesis.study.table import Measurement, Table
 
 SHARES = (0.05, 0.1, 0.2)
@@ -46,6 +46,7 @@ def measure(plan: Plan, load: Callable[[Result[Any]], Any], there: Iterable[Resu
         (results.plane, _of_plane),
         (results.layers, _of_layers),
         (plan.lengths, _of_lengths),
+        (plan.fidelities, _of_fidelities),
         (plan.dynamics, _of_dynamics),
     ]
     known, rows = dict.fromkeys(there), []
@@ -125,6 +126,12 @@ def _of_layers(plan: Plan, run: Run, line: Interpolation) -> Iterator[Row]:
 def _of_lengths(plan: Plan, run: Run, lengths: dict[int, float]) -> Iterator[Row]:
     for stride, length in lengths.items():
         yield "length of the path", length, "", plan.setting("stride", stride)
+
+
+def _of_fidelities(plan: Plan, run: Run, found: dict[Label, dict[str, float]]) -> Iterator[Row]:
+    for label, numbers_of in found.items():
+        for quantity, value in numbers_of.items():
+            yield quantity, value, *label
 
 
 def _of_dynamics(plan: Plan, run: Run, dynamics: Dynamics) -> Iterator[Row]:

@@ -13,7 +13,16 @@ from torch import nn
 from losspath.analysis.dynamics import Dynamics
 from losspath.analysis.interpolation import Interpolation
 from losspath.analysis.rates import Form
-from losspath.methods import PCA, Averaged, AveragedND, Method, Sampled, SampledPCA
+from losspath.methods import (
+    PCA,
+    Averaged,
+    AveragedND,
+    LocalDraws,
+    LocalPlanes,
+    Method,
+    Sampled,
+    SampledPCA,
+)
 from losspath.surface import Surface
 from losspath.thesis.as_drawn import PCAAsDrawn, SampledPCAAsDrawn
 from losspath.thesis.config import TrainingConfig
@@ -309,6 +318,17 @@ class Plan:
             setting: what is not as usual.
         """
         return results.surface(run, self.surfaces[method, setting])
+
+    def fidelities(self, run: Run) -> Result[dict[tuple[str, str], dict[str, float]]]:
+        """How far surfaces of a run hold; of other grids, samples and states, by SGD alone."""
+        swept = tuple(self.sweeps) if run.config.optimizer != "sgd" else ()
+        found = {
+            label: each for label, each in self.surfaces.items() if not label[1].startswith(swept)
+        }
+        usual = found["averaged", ""]
+        for method in (LocalPlanes(), LocalDraws()):
+            found[label_of(method)] = dataclasses.replace(usual, method=method)
+        return results.fidelities(run, found)
 
     def line(self, run: Run) -> Result[Interpolation]:
         """The line that surfaces are held against."""

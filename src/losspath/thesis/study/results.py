@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from losspath.analysis.dynamics import Dynamics, measure_dynamics
+from losspath.analysis.evidence import Evidence
+from losspath.analysis.fidelity import bare_surface, judge
 from losspath.analysis.interpolation import Interpolation, interpolate
 from losspath.analysis.runs import History
 from losspath.analysis.steps import StepSizes, even_states, step_sizes
 from losspath.evaluation.execution.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
-from losspath.files import digest_of, read_document, write_document
+from losspath.files import digest_of, plain_json, read_document, write_document
+from losspath.geometry.grid import Grid
 from losspath.geometry.plane import PrincipalPlane, fit_plane
 from losspath.methods import Method
 from losspath.recording.trajectory import StateSequence, Trajectory
-from losspath.surface import StateLosses, Surface, compute_surface
+from losspath.surface import Landscape, StateLosses, Surface, compute_surface
+from losspath.surface.judging import SEED
 from losspath.thesis.config import TrainingConfig
 from losspath.thesis.datasets import Dataset
+from losspath.thesis.forks import forks_of
 from losspath.thesis.objectives import training_objective, validation_objective
 from losspath.thesis.records import read_history
 from losspath.thesis.schedules import name_sizes
@@ -33,6 +39,8 @@ T = TypeVar("T")
 # So many parts of a run's steps, and states of its path, are kept: figures and claims need no more,
 # and what is kept is small enough to stand beside the page that is made of it.
 _PARTS, _STATES = 1000, 500
+# Of a run, that surfaces are held against; a run of fewer steps has none.
+_FORKS, _FORKED = 10, 100
 
 
 @dataclass(frozen=True)
@@ -208,6 +216,75 @@ def surface(run: Run, settings: SurfaceSettings) -> Result[Surface]:
     name = surface_file(settings.method.to_json(), resolution, samples, settings.stride)
     weight = 2 + resolution**2 * samples * 7e-6
     return Result(run, name, weight, settings.compute, Surface.load)
+
+
+Label = tuple[str, str]
+"""The name of a method, and what is not as usual about its surface."""
+
+
+def fidelities(
+    run: Run, settings: Mapping[Label, SurfaceSettings]
+) -> Result[dict[Label, dict[str, float]]]:
+    """How far surfaces of a run hold for vectors near its path, forks of the run among them.
+
+    Args:
+        run: of which run.
+        settings: of the surfaces. The losses that they are held against are over the most samples
+            that one of them has.
+    """
+    own = [
+        [*label, each.method.to_json(), each.resolution, each.samples, each.stride]
+        for label, each in settings.items()
+    ]
+    name = f"fidelities-{digest_of(own)[:10]}.json"
+    compute = functools.partial(_compute_fidelities, settings)
+    return Result(run, name, 12.0 * len(settings), compute, _load_fidelities)
+
+
+def _compute_fidelities(
+    settings: Mapping[Label, SurfaceSettings], trained: TrainedRun, file: Path
+) -> None:
+    part = file.with_suffix(".part")  # of those that are done
+    found = read_document(part)["fidelities"] if part.exists() else []
+    plane = trained.plane(1)
+    samples = max(each.samples for each in settings.values())
+    first = Landscape(trained.path, trained.objective(samples), "pca", plane=plane)
+    where = (trained.directory, trained.run.config, trained.dataset)
+    forks = forks_of(*where, _FORKS, SEED) if trained.path.steps[-1] >= _FORKED else []
+    evidence = Evidence.of(first, forks=forks, stretches=False)
+    around = np.concatenate([each.places for each in evidence.vectors])
+
+    def surface_on(landscape: Landscape, grid: Grid, places: npt.NDArray[np.float64]) -> Surface:
+        return bare_surface(landscape, grid, None, None, lambda *_: None, places)
+
+    # All in the plane of all states, as vectors are that they are held against.
+    for label, each in list(settings.items())[len(found) :]:
+        states, objective = trained.thinned(each.stride), trained.objective(each.samples)
+        landscape = Landscape(states, objective, each.method, plane=plane)
+        grid = Grid.around(first.projection.coordinates, each.resolution)
+        surface = surface_on(landscape, grid, around)
+        held = judge(first, surface, evidence, each.resolution, surface_on)
+        found.append(
+            {
+                "label": label,
+                "typical error": held.typical_error.value,
+                "least typical error": held.floor,
+                "bias": held.bias.value,
+                "skill": held.skill.value,
+                "skill over recorded losses": held.skill_over_recorded.value,
+            }
+        )
+        write_document(part, {"fidelities": plain_json(found)})
+    write_document(file, {"fidelities": plain_json(found)})
+    part.unlink()
+
+
+def _load_fidelities(file: Path) -> dict[Label, dict[str, float]]:
+    found = {}
+    for row in read_document(file)["fidelities"]:
+        method, setting = row.pop("label")
+        found[method, setting] = {k: float("nan") if v is None else v for k, v in row.items()}
+    return found
 
 
 def surface_file(method: Mapping[str, Any], resolution: int, samples: int, stride: int) -> str:

@@ -11,7 +11,15 @@ from pathlib import Path
 from losspath.errors import ArgumentError, RunError
 from losspath.figures import save_figure
 from losspath.files import plain_json, read_document, write_atomically, write_document
-from losspath.thesis.study import distances, methods, prediction, surfaces, techniques, training
+from losspath.thesis.study import (
+    distances,
+    fidelity,
+    methods,
+    prediction,
+    surfaces,
+    techniques,
+    training,
+)
 from losspath.thesis.study.judgments import Judgment
 from losspath.thesis.study.measuring import measure
 from losspath.thesis.study.pages import MEASUREMENTS, write_pages
@@ -27,6 +35,7 @@ SECTIONS: tuple[Section, ...] = (
     surfaces.SIZES,
     surfaces.RESOLUTION,
     methods.METHODS,
+    fidelity.FIDELITY,
     methods.LAYERS,
     distances.DISTANCES,
     distances.TEMPERATURE,

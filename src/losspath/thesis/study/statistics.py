@@ -22,7 +22,7 @@ def spread(values: Values, form: str = ".3g") -> str:
     mean, deviation = float(numbers.mean()), float(numbers.std(ddof=1))
     if not form.endswith("%") and deviation > 0:
         form = f".{min(4, max(0, 1 - int(np.floor(np.log10(deviation)))))}f"
-    return f"{mean:{form}} ± {deviation:{form}}"
+    return f"{mean:{form}} ± {deviation:{form.lstrip('+')}}"
 
 
 def agreed(found: Iterable[bool]) -> bool | None:
