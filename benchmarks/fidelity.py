@@ -109,16 +109,13 @@ def measured(kind: Kind, folder: Path, control: Path, found: dict[str, Any]) -> 
     read = [each.places for each in evidence.vectors if each.name != HELD_OUT]
     around = np.concatenate([*read, evidence.control.places, line.places])
 
-    def surface_on(landscape: Landscape, grid: Grid, places: np.ndarray) -> Surface:
-        return bare_surface(landscape, grid, None, None, lambda *_: None, places)
-
     for name, (method, lines) in PICTURES.items():
         if not is_missing(name, found):
             continue
         landscape = first.with_method(method)
         grid = Grid.around(first.projection.coordinates, lines)
-        surface = surface_on(landscape, grid, around)
-        fidelity = judge(landscape, surface, evidence, lines, surface_on)
+        surface = bare_surface(landscape, grid, around)
+        fidelity = judge(landscape, surface, evidence, lines, bare_surface)
         found[name] = {
             "asked": method.to_json(),
             "method": landscape.method.to_json(),

@@ -259,7 +259,7 @@ def test_nothing_is_evaluated_where_nothing_is_read():
     grid = landscape.grid(5)
     told = []
     for places, count in ((np.full((3, 2), 1e9), 0), (np.array([[0.01, 0.01]]), 4)):
-        surface = bare_surface(landscape, grid, None, None, lambda *at: told.append(at), places)
+        surface = bare_surface(landscape, grid, places, progress=lambda *at: told.append(at))
         assert surface.evaluated.sum() == count
         assert np.isfinite(surface.at(places)).all() == (count > 0)
     assert told[-1] == (4, 4)

@@ -90,10 +90,11 @@ class Evidence:
             vectors(name, blends, blends.places(shown))
             for name, blends in near_path(shown, count, seed).items()
         ]
-        held = held_out(shown.starts, len(landscape.path), np.random.default_rng(seed))
-        without = _without(landscape, held) if stretches and held else None
+        length, generator = len(landscape.path), np.random.default_rng(seed)
+        held = held_out(shown.starts, length, generator) if stretches else []
+        without = _without(landscape, held) if held else None
         if without is not None:
-            blends = _states_in(held, len(landscape.path), count)
+            blends = _states_in(held, length, count)
             chosen = Selection(landscape.path, blends.weights.indices)
             places = without.plane.projection(chosen).coordinates
             found.append(vectors(HELD_OUT, blends, places))

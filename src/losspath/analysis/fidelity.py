@@ -204,27 +204,30 @@ class _Computed:
         if place is not None and around is not None:
             key = bare_key(landscape, grid, around)
             place = place.with_name(f"{place.name}.held-out-{key[:8]}")
-        return bare_surface(landscape, grid, self.executor, place, told, around)
+        return bare_surface(
+            landscape, grid, around, executor=self.executor, checkpoint=place, progress=told
+        )
 
 
 def bare_surface(
     landscape: Landscape,
     grid: Grid,
-    executor: Executor | None,
-    checkpoint: Path | None,
-    progress: Progress,
     around: Floats | None = None,
+    *,
+    executor: Executor | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
 ) -> Surface:
     """A surface with the losses of the path's ends alone, which is to be judged by `Evidence`.
 
     Args:
         landscape: what it is a surface of.
         grid: the points.
+        around: (k, 2) places where alone it is read, so that other points are not evaluated; None
+            for everywhere.
         executor: evaluates the points in other processes; None for this one.
         checkpoint: keeps every point as it is done; None for none.
         progress: called with (points done, points in all).
-        around: (k, 2) places where alone it is read, so that other points are not evaluated; None
-            for everywhere.
     """
     only = None if around is None else grid.around_places(around)
     key = bare_key(landscape, grid, around)

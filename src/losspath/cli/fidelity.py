@@ -118,7 +118,9 @@ def _surface_on(
 
     def compute(checkpoint: Path) -> Surface:
         with progress_bar(called) as progress:
-            return bare_surface(landscape, grid, executor, checkpoint, progress, around)
+            return bare_surface(
+                landscape, grid, around, executor=executor, checkpoint=checkpoint, progress=progress
+            )
 
     where = "" if executor is None else "workers"
     key, label = bare_key(landscape, grid, around), f"held-out-{landscape.method.name}"

@@ -87,21 +87,16 @@ class Grid:
         Returns:
             Ascending: the corners of cells that have a place; none of places outside the grid.
         """
-        lines = (self.x, self.y)
-        inside = np.ones(len(places), bool)
-        first = []
-        for axis, values in enumerate(lines):
-            inside &= (places[:, axis] >= values[0]) & (places[:, axis] <= values[-1])
-            cell = np.searchsorted(values, places[:, axis], side="right") - 1
-            first.append(np.clip(cell, 0, max(len(values) - 2, 0)))
-        column, row = (each[inside] for each in first)
+        inside, corners = np.ones(len(places), bool), []
+        for values, place in zip((self.x, self.y), places.T, strict=True):
+            inside &= (place >= values[0]) & (place <= values[-1])
+            first = np.searchsorted(values, place, side="right")[:, None] - [1, 0]
+            # The last line belongs to the last cell; a grid of one line has no second.
+            first -= (place == values[-1])[:, None]
+            corners.append(np.clip(first, 0, len(values) - 1))
+        columns, rows = (each[inside] for each in corners)  # (k, 2) each
         wanted = np.zeros(self.shape, bool)
-        for right in (0, 1):
-            for up in (0, 1):
-                wanted[
-                    np.minimum(row + up, len(self.y) - 1),
-                    np.minimum(column + right, len(self.x) - 1),
-                ] = True
+        wanted[rows[:, :, None], columns[:, None, :]] = True
         return np.flatnonzero(wanted)
 
     @classmethod
@@ -131,18 +126,25 @@ class Grid:
             )
         if not np.isfinite(coordinates).all():
             raise ArgumentError("expected finite path coordinates, got some that are not finite")
-        low, high = coordinates.min(axis=0), coordinates.max(axis=0)
-        width = high - low
-        if not width.max() > 0:
-            width = np.ones(2)
-        width = np.where(width > _FLAT * width.max(), width, width.max())
-        center = (low + high) / 2
+        center = (coordinates.min(axis=0) + coordinates.max(axis=0)) / 2
+        width = box_sides(coordinates)
         ends = coordinates[[0, -1]]
         x, y = (
             _lines(center[axis], margin * width[axis], resolution - 2, ends[:, axis])
             for axis in (0, 1)
         )
         return cls(x, y)
+
+
+def box_sides(coordinates: Floats) -> Floats:
+    """(2,): the sides of the box around places (k, 2), which are the units of pictures.
+
+    A side along which they do not move is as long as the other; 1 of a single place.
+    """
+    sides: Floats = np.ptp(coordinates, axis=0)
+    if not sides.max() > 0:
+        return np.ones(2)
+    return np.where(sides > _FLAT * sides.max(), sides, sides.max())
 
 
 def _nested(count: int) -> list[npt.NDArray[np.intp]]:

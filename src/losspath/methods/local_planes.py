@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from losspath.arguments import count, number, one_of
+from losspath.geometry.grid import box_sides
 from losspath.geometry.projection import Projection
 from losspath.geometry.spacing import spread_states
 from losspath.methods.method import Floats, Lift, Mean, Method
@@ -22,8 +23,6 @@ _SEED = 20231
 # Where more anchors than are asked for are as near as each other, all of them count, so that
 # rounding does not choose; what has less than this share is not evaluated.
 _TIE, _LEAST = 1e-9, 1e-6
-# A side of the path's box that is less than this, relative to the other, is none.
-_FLAT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,7 @@ class LocalPlanes(Method):
             values += weights
         shape = (rows[-1] + 1, len(path))
         anchors = csr_array((values, (rows, columns)), shape=shape)
-        # In units of the sides of the path's box, as grids are. A side that is none has the other.
-        sides = np.ptp(path.coordinates, axis=0)
-        sides = np.where(sides > _FLAT * sides.max(), sides, sides.max()) if sides.any() else 1.0
-        places = path.coordinates / sides
+        places = path.coordinates / box_sides(path.coordinates)
         beside, _ = cKDTree(places).query(anchors @ places)
         return anchors[(np.diff(anchors.indptr) == 1) | (beside >= self.reach)]
 

@@ -23,6 +23,9 @@ from losspath.thesis.training import batches_of, make_optimizer
 
 # Where a fork begins, and how long it is, as parts of the run.
 _BEGINS, _LENGTHS = (0.02, 0.97), (0.01, 0.03)
+LEAST_STEPS = round(1 / _LENGTHS[0])
+"""Of a run that can be forked: the shortest fork has a step."""
+
 _STATES = 6  # of a fork: where it begins, and some on its way
 
 OnStep = Callable[[int, int], object]
@@ -60,10 +63,10 @@ def forks_of(
     generator = np.random.default_rng(seed)
     low, high = (int(part * total) for part in _BEGINS)
     usable = np.flatnonzero((path.steps >= low) & (path.steps <= high))
-    if len(usable) < count or total * _LENGTHS[0] < 1:
+    if len(usable) < count or total < LEAST_STEPS:
         raise ArgumentError(
-            f"expected a run of 100 steps or more, with {count} states to fork from, got {total} "
-            f"steps and {len(usable)} states; ask for no forks"
+            f"expected a run of {LEAST_STEPS} steps or more, with {count} states to fork from, got "
+            f"{total} steps and {len(usable)} states; ask for no forks"
         )
     chosen = np.sort(generator.choice(usable, count, replace=False)).tolist()
     lengths = (generator.uniform(*_LENGTHS, count) * total).round().astype(int)

@@ -378,6 +378,15 @@ def test_fidelities_that_were_stopped_go_on_to_the_same_file(tmp_path, monkeypat
     assert not list(stopped.glob("*.part"))
 
 
+def test_damage_to_what_was_done_of_fidelities_costs_time_alone(tmp_path):
+    part = tmp_path / "fidelities.part"
+    assert results._rows_of(part) == []
+    write_document(part, {"fidelities": [{"label": ["pca", ""]}]})
+    assert results._rows_of(part) == [{"label": ["pca", ""]}]
+    part.write_bytes(part.read_bytes()[:-20])
+    assert results._rows_of(part) == []
+
+
 def test_rates_come_from_the_run_of_the_same_seed(tmp_path):
     plan = Plan(TINY)
     arm = plan.runs(rates="raw")[1]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from losspath.methods import LocalDraws, LocalPlanes, Method
 from losspath.thesis.study.drawing import Dots, draw_dots
-from losspath.thesis.study.judgments import BOTH, DRAWN, REPAIRED, Check
+from losspath.thesis.study.judgments import BOTH, DRAWN, Check
+from losspath.thesis.study.methods import values_of, variants
 from losspath.thesis.study.plan import (
-    AS_DRAWN,
     AVERAGED,
     AVERAGED_ND,
     OPTIMIZERS,
@@ -19,7 +20,6 @@ from losspath.thesis.study.plan import (
     REPAIRED_METHODS,
     OptimizerName,
     Plan,
-    label_of,
     rule_of,
 )
 from losspath.thesis.study.result_files import ResultFiles
@@ -37,11 +37,6 @@ _INACCURATE, _CORRESPONDS = 1.2, 0.05
 _ERROR, _BIAS, _FLOOR = "typical error", "bias", "least typical error"
 _SKILL, _RECORDED = "skill", "skill over recorded losses"
 
-# Of each rule, the method as the program drew it and repaired; where that is the same, once.
-_VARIANTS: dict[str, dict[str, Method]] = {
-    rule_of(one): {BOTH: one} if one == drawn else {DRAWN: drawn, REPAIRED: one}
-    for drawn, one in zip(AS_DRAWN, REPAIRED_METHODS, strict=True)
-}
 _NEWER: tuple[Method, ...] = (LocalPlanes(), LocalDraws())
 
 
@@ -51,12 +46,6 @@ def _needs(plan: Plan) -> list[Result[Any]]:
 
 
 FIDELITY = Section("fidelity", "How far surfaces hold near the path", _needs)
-
-
-def _of(table: Table, quantity: str, of: Method | str, optimizer: OptimizerName = "sgd") -> Floats:
-    """A quantity of the surface by a method, or of `averaged` with a setting, with every seed."""
-    label = ("averaged", of) if isinstance(of, str) else label_of(of)
-    return table.values(quantity, *label, optimizer=optimizer)
 
 
 def _factor(values: Floats) -> str:
@@ -72,30 +61,33 @@ def _factor(values: Floats) -> str:
     "those that training recorded. local-planes and local-draws are not the thesis's.",
 )
 def _draw_fidelity(table: Table, files: ResultFiles, caption: str) -> Figure:
-    grid = []
-    for optimizer, title in OPTIMIZERS.items():
-        panels = []
-        for label, quantity, factor, guides in (
-            ("typical error (factor)", _ERROR, 1, {"no picture can be below": _FLOOR}),
-            ("bias (%)", _BIAS, 100, {}),
-            ("skill over recorded losses", _RECORDED, 1, {}),
-        ):
-            rows: dict[str, dict[str, Floats]] = {}
-            for rule, methods in (
-                *_VARIANTS.items(),
-                *((each.name, {BOTH: each}) for each in _NEWER),
-            ):
-                for variant, method in methods.items():
-                    series = variant.removesuffix(" and repaired")
-                    values = factor * _of(table, quantity, method, optimizer)
-                    rows.setdefault(rule, {})[series] = values
-            seen = {
-                words: float(_of(table, of, AVERAGED, optimizer).mean())
-                for words, of in guides.items()
+    methods = {rule_of(each): variants(rule_of(each)) for each in REPAIRED_METHODS}
+    methods |= {each.name: {BOTH: each} for each in _NEWER}
+
+    def panel(label: str, quantity: str, optimizer: OptimizerName, factor: int = 1) -> Dots:
+        rows = {
+            rule: {
+                variant.removesuffix(" and repaired"): factor
+                * values_of(table, quantity, method, optimizer)
+                for variant, method in of_rule.items()
             }
-            is_wide = quantity == _ERROR
-            panels.append(Dots(label, rows, title=title, guides=seen, logarithmic=is_wide))
-        grid.append(panels)
+            for rule, of_rule in methods.items()
+        }
+        return Dots(label, rows, title=OPTIMIZERS[optimizer])
+
+    def errors(optimizer: OptimizerName) -> Dots:
+        floor = float(values_of(table, _FLOOR, AVERAGED, optimizer).mean())
+        found = panel("typical error (factor)", _ERROR, optimizer)
+        return replace(found, guides={"no picture can be below": floor}, logarithmic=True)
+
+    grid = [
+        [
+            errors(optimizer),
+            panel("bias (%)", _BIAS, optimizer, 100),
+            panel("skill over recorded losses", _RECORDED, optimizer),
+        ]
+        for optimizer in OPTIMIZERS
+    ]
     return draw_dots(grid, caption)
 
 
@@ -106,7 +98,7 @@ def _check_pca(table: Table) -> Iterator[Check]:
 
 @FIDELITY.claim(
     "sampled, near the path",
-    "The sampled surface is jagged, full of local extremes: and so inaccurate?",
+    "Jagged and full of local extremes, the sampled surface is inaccurate.",
     "fidelity",
 )
 def _check_sampled(table: Table) -> Iterator[Check]:
@@ -115,7 +107,7 @@ def _check_sampled(table: Table) -> Iterator[Check]:
 
 @FIDELITY.claim(
     "sampled-pca, near the path",
-    "It contradicts the straight line between start and end: is it inaccurate near the path too?",
+    "It contradicts the straight line between start and end, and is inaccurate.",
     "fidelity",
 )
 def _check_sampled_pca(table: Table) -> Iterator[Check]:
@@ -124,10 +116,10 @@ def _check_sampled_pca(table: Table) -> Iterator[Check]:
 
 def _inaccurate(table: Table, rule: str) -> Iterator[Check]:
     """Whether a rule's surface is off by more than what no picture can be below."""
-    for variant, method in _VARIANTS[rule].items():
+    for variant, method in variants(rule).items():
         for optimizer, title in OPTIMIZERS.items():
             error, bias, floor = (
-                _of(table, each, method, optimizer) for each in (_ERROR, _BIAS, _FLOOR)
+                values_of(table, each, method, optimizer) for each in (_ERROR, _BIAS, _FLOOR)
             )
             told = f"{title}: typical error {_factor(error)} (at best {_factor(floor)}), "
             told += f"bias {spread(bias, '+.0%')}"
@@ -141,15 +133,15 @@ def _inaccurate(table: Table, rule: str) -> Iterator[Check]:
 )
 def _check_averaged(table: Table) -> Iterator[Check]:
     for optimizer, title in OPTIMIZERS.items():
-        bias, skill = (_of(table, each, AVERAGED, optimizer) for each in (_BIAS, _RECORDED))
+        bias, skill = (values_of(table, each, AVERAGED, optimizer) for each in (_BIAS, _RECORDED))
         told = f"{title}: bias {spread(bias, '+.0%')} (limit {_CORRESPONDS:.0%})"
         yield Check(told, all_below(abs(bias), _CORRESPONDS), BOTH)
         told = f"{title}: skill over recorded losses {spread(skill)} (limit 0)"
         yield Check(told, all_above(skill, 0.0), BOTH)
-        error = _of(table, _ERROR, AVERAGED, optimizer)
+        error = values_of(table, _ERROR, AVERAGED, optimizer)
         for rule in ("pca", "sampled", "sampled-pca", "averaged-nd"):
-            for variant, method in _VARIANTS[rule].items():
-                other = _of(table, _ERROR, method, optimizer)
+            for variant, method in variants(rule).items():
+                other = values_of(table, _ERROR, method, optimizer)
                 told = f"{title}: typical error {_factor(error)}, {rule} {_factor(other)}"
                 yield Check(told, paired_below(error, other), variant)
 
@@ -162,7 +154,7 @@ def _check_averaged(table: Table) -> Iterator[Check]:
 def _check_averaged_nd(table: Table) -> Iterator[Check]:
     apart = {}
     for optimizer in OPTIMIZERS:
-        one, other = (_of(table, _ERROR, each, optimizer) for each in (AVERAGED, AVERAGED_ND))
+        one, other = (values_of(table, _ERROR, each, optimizer) for each in (AVERAGED, AVERAGED_ND))
         apart[optimizer] = abs(other / one - 1)
     told = ", ".join(f"{spread(each, '.1%')} ({OPTIMIZERS[name]})" for name, each in apart.items())
     yield Check(f"typical errors differ by {told}", paired_below(apart["sgd"], apart["adam"]))
@@ -190,7 +182,9 @@ def _check_resolution(table: Table) -> Iterator[Check]:
 
 def _as_right(table: Table, name: str, value: int, finest: int) -> Check:
     """Whether a surface of less holds as well as one of all."""
-    error, least = (_of(table, _ERROR, table.plan.setting(name, each)) for each in (value, finest))
+    error, least = (
+        table.values(_ERROR, "averaged", table.plan.setting(name, each)) for each in (value, finest)
+    )
     told = f"{name} {value:,}: typical error {_factor(error)}, {finest:,}: {_factor(least)}"
     return Check(told, all_below(error / least, _SAME))
 
@@ -200,16 +194,16 @@ def _tell_fidelity(table: Table) -> str:
     """The numbers of the figure as a table, with the methods that are not the thesis's."""
     rows = []
     for optimizer, title in OPTIMIZERS.items():
-        methods = [pair for each in _VARIANTS.values() for pair in each.items()]
+        methods = [pair for each in REPAIRED_METHODS for pair in variants(rule_of(each)).items()]
         methods += [(DRAWN, each) for each in READINGS] + [("", each) for each in _NEWER]
         for variant, method in methods:
             error, bias, skill, recorded = (
-                _of(table, quantity, method, optimizer)
+                values_of(table, quantity, method, optimizer)
                 for quantity in (_ERROR, _BIAS, _SKILL, _RECORDED)
             )
             numbers = (_factor(error), spread(bias, "+.0%"), spread(skill), spread(recorded))
             rows.append([title, method.describe(), variant, *numbers])
-        floor = _of(table, _FLOOR, AVERAGED, optimizer)
+        floor = values_of(table, _FLOOR, AVERAGED, optimizer)
         rows.append([title, "no picture can be below", "", _factor(floor), "", "", ""])
     return (
         "Over draws of the path's own distribution and states of trainings that went on from it; "

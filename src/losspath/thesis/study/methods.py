@@ -49,13 +49,13 @@ _BY_VARIANT = {
 }
 
 
-def _variants(rule: str) -> dict[str, Method]:
+def variants(rule: str) -> dict[str, Method]:
     """A method as the program drew it, and repaired; where that is the same, once."""
     found = {variant: methods[rule] for variant, methods in _BY_VARIANT.items()}
     return {BOTH: found[DRAWN]} if found[DRAWN] == found[REPAIRED] else found
 
 
-def _of(
+def values_of(
     table: Table, quantity: str, method: Method | str, optimizer: OptimizerName = "sgd"
 ) -> Floats:
     """A quantity of the surface by a method, with every seed."""
@@ -70,7 +70,7 @@ def _needs(plan: Plan) -> list[Result[Any]]:
         needs += [plan.surface(run, *label) for label in every]
         needs += [plan.line(run), results.plane(run)]
     for run in plan.runs(optimizer="adam"):
-        few = [label_of(method) for method in _variants("pca").values()]
+        few = [label_of(method) for method in variants("pca").values()]
         needs += [plan.line(run), *(plan.surface(run, *each) for each in (*few, ("averaged", "")))]
     return sorted(needs, key=lambda result: (result.run.name, result.file_name))
 
@@ -149,8 +149,9 @@ def _draw_trust(table: Table, files: ResultFiles, caption: str) -> Figure:
     ):
         rows = {
             name: {
-                words.removesuffix(" and repaired"): 100 * _of(table, quantity, each, optimizer)
-                for words, each in _variants(rule).items()
+                words.removesuffix(" and repaired"): 100
+                * values_of(table, quantity, each, optimizer)
+                for words, each in variants(rule).items()
             }
             for name, (rule, optimizer) in shown.items()
         }
@@ -160,9 +161,9 @@ def _draw_trust(table: Table, files: ResultFiles, caption: str) -> Figure:
 
 @METHODS.claim("pca", "The pca surface is inaccurate.", "trust")
 def _check_pca(table: Table) -> Iterator[Check]:
-    for variant, method in _variants("pca").items():
+    for variant, method in variants("pca").items():
         for optimizer, title in OPTIMIZERS.items():
-            found = _of(table, _STATES, method, optimizer)
+            found = values_of(table, _STATES, method, optimizer)
             off = f"{title}: ground {spread(found, '.0%')} off the states' own losses"
             inaccurate = all_above(found, _INACCURATE)
             yield Check(f"{off} (limit {_INACCURATE:.0%})", inaccurate, variant)
@@ -170,10 +171,10 @@ def _check_pca(table: Table) -> Iterator[Check]:
 
 @METHODS.claim("sampled", "The sampled surface is jagged, full of local extremes.", "trust")
 def _check_sampled(table: Table) -> Iterator[Check]:
-    jagged, smooth = (_of(table, _ROUGH, name) for name in ("sampled", "averaged"))
+    jagged, smooth = (values_of(table, _ROUGH, name) for name in ("sampled", "averaged"))
     words = f"roughness {spread(jagged, '.1%')}, averaged {spread(smooth, '.1%')}"
     yield Check(words, paired_below(_JAGGED * smooth, jagged), BOTH)
-    many, few = (_of(table, _EXTREMES, name) for name in ("sampled", "averaged"))
+    many, few = (values_of(table, _EXTREMES, name) for name in ("sampled", "averaged"))
     words = f"{spread(many)} local extremes, averaged {spread(few)} (limit {_FULL})"
     yield Check(words, all_above(many, _FULL), BOTH)
 
@@ -184,14 +185,14 @@ def _check_sampled(table: Table) -> Iterator[Check]:
     "check",
 )
 def _check_sampled_pca(table: Table) -> Iterator[Check]:
-    line = _of(table, _LINE, "averaged")
-    drawn, repaired = _variants("sampled-pca").values()
+    line = values_of(table, _LINE, "averaged")
+    drawn, repaired = variants("sampled-pca").values()
     for variant, side, method in (
         (DRAWN, "side above: ", drawn),
         (DRAWN, "side below: ", READINGS[0]),
         (REPAIRED, "", repaired),
     ):
-        climbs, off = (_of(table, quantity, method) for quantity in (_CLIMB, _LINE))
+        climbs, off = (values_of(table, quantity, method) for quantity in (_CLIMB, _LINE))
         what = f"climbs on the line by {spread(climbs, '.0%')} of its fall (limit {_HILL:.0%})"
         yield Check(side + what, all_above(climbs, _HILL), variant)
         what = f"{spread(off, '.0%')} off the line, averaged {spread(line, '.0%')}"
@@ -209,13 +210,15 @@ def _check_averaged(table: Table) -> Iterator[Check]:
             (_STATES, "off the states' losses"),
             (_LINE, "of the fall off the line"),
         ):
-            found = _of(table, quantity, "averaged", optimizer)
+            found = values_of(table, quantity, "averaged", optimizer)
             what = f"{title}: {spread(found, '.0%')} {of} (limit {_CORRESPONDS:.0%})"
             yield Check(what, all_below(found, _CORRESPONDS), BOTH)
-    line, rough = (_of(table, quantity, "averaged") for quantity in (_LINE, _ROUGH))
+    line, rough = (values_of(table, quantity, "averaged") for quantity in (_LINE, _ROUGH))
     for variant, methods in _BY_VARIANT.items():
         for name in ("pca", "sampled", "sampled-pca", "averaged-nd"):
-            away, rougher = (_of(table, quantity, methods[name]) for quantity in (_LINE, _ROUGH))
+            away, rougher = (
+                values_of(table, quantity, methods[name]) for quantity in (_LINE, _ROUGH)
+            )
             yield Check(
                 f"SGD: nearer the line and smoother than {name} ({spread(away, '.0%')} off, "
                 f"roughness {spread(rougher, '.1%')} against {spread(rough, '.1%')})",
@@ -228,11 +231,11 @@ def _check_averaged(table: Table) -> Iterator[Check]:
 def _tell_sampled_pca(table: Table) -> str:
     """Which reading of the program has the hill."""
     told = []
-    for method in (*_variants("sampled-pca").values(), *READINGS):
+    for method in (*variants("sampled-pca").values(), *READINGS):
         name = method.describe()
         if isinstance(method, SampledPCAAsDrawn):
             name = f"{rule_of(method)} as drawn (side {method.side})"
-        told.append(f"{name} by {spread(_of(table, _CLIMB, method), '.0%')}")
+        told.append(f"{name} by {spread(values_of(table, _CLIMB, method), '.0%')}")
     return (
         "The hill between start and end of sampled-pca depends on how the program is read: the "
         f"surface climbs on the line, {', '.join(told)} of its fall. Those as drawn blend "
@@ -248,15 +251,15 @@ def _tell_line(table: Table) -> str:
         spread(table.values(f"{which} state off the plane")) for which in ("first", "last")
     )
     drawn, repaired, averaged = (
-        spread(_of(table, _LINE, method), ".0%")
-        for method in (*_variants("pca").values(), AVERAGED)
+        spread(values_of(table, _LINE, method), ".0%")
+        for method in (*variants("pca").values(), AVERAGED)
     )
     return (
         f"The line is off the plane, its ends by {first} and {last}: what a surface has below it "
         "are other parameters, and it need not have the line's losses. pca "
         f"is off the line by {drawn} of the fall as drawn and by {repaired} repaired, averaged by "
         f"{averaged}; the structural similarity of averaged to pca, repaired, is "
-        f"{spread(_of(table, 'similarity to pca', 'averaged'))} (1 for equal pictures)."
+        f"{spread(values_of(table, 'similarity to pca', 'averaged'))} (1 for equal pictures)."
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from losspath.analysis.dynamics import Dynamics, measure_dynamics
 from losspath.analysis.evidence import Evidence
@@ -18,6 +17,7 @@ from losspath.analysis.fidelity import bare_surface, judge
 from losspath.analysis.interpolation import Interpolation, interpolate
 from losspath.analysis.runs import History
 from losspath.analysis.steps import StepSizes, even_states, step_sizes
+from losspath.errors import DamagedError
 from losspath.evaluation.execution.journal import forget_checkpoint
 from losspath.evaluation.objective import Objective
 from losspath.files import digest_of, plain_json, read_document, write_document
@@ -29,7 +29,7 @@ from losspath.surface import Landscape, StateLosses, Surface, compute_surface
 from losspath.surface.judging import SEED
 from losspath.thesis.config import TrainingConfig
 from losspath.thesis.datasets import Dataset
-from losspath.thesis.forks import forks_of
+from losspath.thesis.forks import LEAST_STEPS, forks_of
 from losspath.thesis.objectives import training_objective, validation_objective
 from losspath.thesis.records import read_history
 from losspath.thesis.schedules import name_sizes
@@ -39,8 +39,7 @@ T = TypeVar("T")
 # So many parts of a run's steps, and states of its path, are kept: figures and claims need no more,
 # and what is kept is small enough to stand beside the page that is made of it.
 _PARTS, _STATES = 1000, 500
-# Of a run, that surfaces are held against; a run of fewer steps has none.
-_FORKS, _FORKED = 10, 100
+_FORKS = 10  # that surfaces are held against, of a run that is long enough for them
 
 
 @dataclass(frozen=True)
@@ -245,25 +244,21 @@ def _compute_fidelities(
     settings: Mapping[Label, SurfaceSettings], trained: TrainedRun, file: Path
 ) -> None:
     part = file.with_suffix(".part")  # of those that are done
-    found = read_document(part)["fidelities"] if part.exists() else []
+    found = _rows_of(part)
     plane = trained.plane(1)
     samples = max(each.samples for each in settings.values())
     first = Landscape(trained.path, trained.objective(samples), "pca", plane=plane)
     where = (trained.directory, trained.run.config, trained.dataset)
-    forks = forks_of(*where, _FORKS, SEED) if trained.path.steps[-1] >= _FORKED else []
+    forks = forks_of(*where, _FORKS, SEED) if trained.path.steps[-1] >= LEAST_STEPS else []
     evidence = Evidence.of(first, forks=forks, stretches=False)
     around = np.concatenate([each.places for each in evidence.vectors])
-
-    def surface_on(landscape: Landscape, grid: Grid, places: npt.NDArray[np.float64]) -> Surface:
-        return bare_surface(landscape, grid, None, None, lambda *_: None, places)
-
     # All in the plane of all states, as vectors are that they are held against.
     for label, each in list(settings.items())[len(found) :]:
         states, objective = trained.thinned(each.stride), trained.objective(each.samples)
         landscape = Landscape(states, objective, each.method, plane=plane)
         grid = Grid.around(first.projection.coordinates, each.resolution)
-        surface = surface_on(landscape, grid, around)
-        held = judge(first, surface, evidence, each.resolution, surface_on)
+        surface = bare_surface(landscape, grid, around)
+        held = judge(first, surface, evidence, each.resolution, bare_surface)
         found.append(
             {
                 "label": label,
@@ -277,6 +272,14 @@ def _compute_fidelities(
         write_document(part, {"fidelities": plain_json(found)})
     write_document(file, {"fidelities": plain_json(found)})
     part.unlink()
+
+
+def _rows_of(part: Path) -> list[dict[str, Any]]:
+    """What is done already; nothing where that is damaged, as it is only to save time."""
+    try:
+        return list(read_document(part)["fidelities"]) if part.exists() else []
+    except DamagedError:
+        return []
 
 
 def _load_fidelities(file: Path) -> dict[Label, dict[str, float]]:
