@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,18 @@ def _quiet():
     transformers.logging.set_verbosity_error()
     yield
     transformers.logging.set_verbosity(before)
+
+
+def opened(directory):
+    """A run that goes on, as soon as its writer has come to its first state."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return Trajectory(directory)
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def flat(module):
@@ -502,7 +515,7 @@ def test_an_error_that_nobody_tells_of_is_made_good_by_close_or_by_the_next_trai
     trainer, optimizer, _ = trained(tmp_path, Net(), stopping, callback)
     with pytest.raises(RuntimeError, match="as told"):
         trainer.train()
-    assert not Trajectory(tmp_path / "run").closed
+    assert not opened(tmp_path / "run").closed
     with pytest.raises(RuntimeError, match="as told"):
         trainer.train()
     callback.close()
