@@ -1,9 +1,10 @@
 """Surfaces within budgets, against full ones: how near they are, and what they cost.
 
     python benchmarks/budget.py --data-dir DIR [--keep DIR] [--only picture|time] [--samples 2000]
+        [--lines 61] [--methods NAME …] [--trainings NAME …]
 
 DIR holds mnist/ and cifar10/. "picture": of five real trainings the surface that `budget="auto"`
-gives is held against the one of all 61 × 61 points and all samples: their structural similarity,
+gives is held against the one of all points and all samples: their structural similarity,
 how far contours are apart (of the picture's extent, five of them), and the evaluations of samples
 at points, those that were done twice included. "time": LeNet-5 is trained for three epochs on
 MNIST, recorded; then pictures of it take as long as its last epoch at most, the plane included, and
@@ -29,8 +30,6 @@ import losspath
 from losspath.surface.shares import Shares
 from losspath.thesis.networks import build_network
 
-LINES = 61
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -39,6 +38,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["picture", "time"])
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--trainings", nargs="*", default=list(TRAININGS))
+    parser.add_argument("--lines", type=int, default=61, help="of an axis, for pictures")
     parser.add_argument("--methods", nargs="*", default=["averaged", "local-planes"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
@@ -53,27 +53,33 @@ def pictures(options: argparse.Namespace, keep: Path) -> None:
     head = (
         f"{'contours apart: median, 95 %':>29} {'points':>7} {'samples':>12} {'cost':>6} {'s':>6}"
     )
-    print(f"{'training':26} {'SSIM':>7} {head} {'full s':>7}")
+    print(f"{'training':26} {'method':13} {'SSIM':>7} {head} {'full s':>7}")
     for name in options.trainings:
         training = train(name, options.data_dir, keep / name.replace(" ", "_"), options.samples)
-        path, objective = training.path, training.objective
-        plane = losspath.fit_plane(path)
-        began = time.perf_counter()
-        found = losspath.compute_surface(
-            path, objective, "averaged", plane=plane, budget="auto", fidelity=False
-        )
-        seconds = time.perf_counter() - began
-        full, full_seconds = whole(keep, name, path, objective, "averaged", LINES, plane)
-        difference = losspath.compare_surfaces(found, full, resolution=LINES)
-        apart = contours_apart(found, full)
-        reached = found.provenance["budget"]
-        print(
-            f"{name:26} {difference.ssim:7.4f} {np.median(apart):20.2%}"
-            f" {np.quantile(apart, 0.95):8.2%} {found.evaluated.sum():7,}"
-            f" {found.provenance['samples']:5,}/{len(objective):6,}"
-            f" {reached['cost'] / full.loss.size:6.1%} {seconds:6.1f} {full_seconds:7.1f}",
-            flush=True,
-        )
+        plane = losspath.fit_plane(training.path)
+        for method in options.methods:
+            told = picture(f"{name} {method}", training, method, options.lines, plane, keep)
+            print(f"{name:26} {method:13} {told}", flush=True)
+
+
+def picture(name, training, method, lines, plane, keep) -> str:
+    """How near the picture of a training is that `budget="auto"` gives, and what it costs."""
+    path, objective = training.path, training.objective
+    began = time.perf_counter()
+    found = losspath.compute_surface(
+        path, objective, method, lines, plane=plane, budget="auto", fidelity=False
+    )
+    seconds = time.perf_counter() - began
+    full, full_seconds = whole(keep, name, path, objective, method, lines, plane)
+    difference = losspath.compare_surfaces(found, full, resolution=lines)
+    apart = contours_apart(found, full)
+    reached = found.provenance["budget"]
+    return (
+        f"{difference.ssim:7.4f} {np.median(apart):20.2%}"
+        f" {np.quantile(apart, 0.95):8.2%} {found.evaluated.sum():7,}"
+        f" {found.provenance['samples']:5,}/{len(objective):6,}"
+        f" {reached['cost'] / full.loss.size:6.1%} {seconds:6.1f} {full_seconds:7.1f}"
+    )
 
 
 def whole(keep, name, path, objective, method, lines, plane):

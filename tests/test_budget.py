@@ -15,7 +15,7 @@ from cases import descent, problem
 from losspath import Objective, compute_surface, refine_surface
 from losspath.errors import ArgumentError
 from losspath.evaluation.subsets import disjoint_parts, reason_to_keep_all, subset
-from losspath.surface import Budget, budget, budgeted
+from losspath.surface import Budget, budget, stage
 from losspath.surface.landscape import Landscape
 from losspath.surface.shares import Shares
 
@@ -162,7 +162,7 @@ def ticking(monkeypatch, seconds):
     ticks = itertools.count()
     clock = types.SimpleNamespace(monotonic=lambda: seconds * next(ticks))
     monkeypatch.setattr(budget, "time", clock)
-    monkeypatch.setattr(budgeted, "time", clock)
+    monkeypatch.setattr(stage, "time", clock)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 3, 30, 3000])
@@ -185,7 +185,7 @@ def test_within_any_time_the_picture_is_whole(monkeypatch, seconds):
 def test_a_stage_that_time_runs_out_of_is_as_if_it_had_not_begun(monkeypatch):
     whole = Budget("forever", seconds=1e9)
     out_of_time = []
-    began = budgeted.Stage.__init__
+    began = stage.Stage.__init__
 
     def init(self, run, samples, first):
         began(self, run, samples, first)
@@ -193,16 +193,17 @@ def test_a_stage_that_time_runs_out_of_is_as_if_it_had_not_begun(monkeypatch):
             out_of_time.append(samples)
             object.__setattr__(run._budget, "seconds", 1e-9)
 
-    monkeypatch.setattr(budgeted.Stage, "__init__", init)
-    monkeypatch.setattr(budgeted, "_PIECE", 4)
+    monkeypatch.setattr(stage.Stage, "__init__", init)
+    monkeypatch.setattr(stage, "_PIECE", 4)
     found = compute_surface(PATH, OBJECTIVE, "pca", budget=whole, fidelity=False)
     assert out_of_time
     assert found.provenance["samples"] == 512
     assert np.isfinite(found.loss).all()
 
 
-def test_a_stopped_one_goes_on_and_is_the_same(tmp_path):
-    options = {"method": "averaged", "resolution": 31, "budget": 60}
+@pytest.mark.parametrize("method", ["averaged", "local-planes"])
+def test_a_stopped_one_goes_on_and_is_the_same(tmp_path, method):
+    options = {"method": method, "resolution": 31, "budget": 60}
     whole = compute_surface(PATH, OBJECTIVE, **options)
     checkpoint = tmp_path / "points"
     surfaces = refine_surface(PATH, OBJECTIVE, checkpoint=checkpoint, **options)

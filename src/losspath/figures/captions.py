@@ -61,7 +61,10 @@ def describe_budget(budget: Mapping[str, Any]) -> str:
     words += (
         f" {max(unsure, 0.001):.1%} of the drawn range or less (for 95%), standard error of the"
     )
-    words += f" samples {of_samples}."
+    words += f" samples {of_samples}"
+    if corrected := budget.get("corrected"):
+        words += f", corrected by {corrected['states']} states over {corrected['samples']:,}"
+    words += "."
     return words + "".join(f" {note[:1].upper()}{note[1:]}." for note in budget["notes"])
 
 

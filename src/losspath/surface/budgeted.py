@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from losspath.evaluation.execution.journal import Kept
-from losspath.evaluation.quantities import LOSS, Evaluation
+from losspath.evaluation.quantities import LOSS
 from losspath.evaluation.subsets import reason_to_keep_all
 from losspath.geometry.grid import Grid
 from losspath.surface.budget import Budget
+from losspath.surface.correction import STATES, Correction, samples_for
 from losspath.surface.costs import Costs
-from losspath.surface.refinement import Forecast, Refinement
+from losspath.surface.refinement import Refinement
 from losspath.surface.refining import Options, Surveyed
-from losspath.surface.sampling import Ask, Sampler
 from losspath.surface.shares import Shares
+from losspath.surface.stage import Stage
+from losspath.surface.standard_errors import of_all_heights
 from losspath.surface.surface import StateLosses, Surface
 
 Floats = npt.NDArray[np.float64]
@@ -33,101 +33,12 @@ _SAMPLES = 512  # that are begun with; all where there are no more than twice as
 _GROWTH = 1.5, 16.0  # at least and at most, as all points are evaluated again
 _JUDGED, _ENOUGH = 9, 25  # points whose standard errors are measured, once so many are known
 _PLAIN = 2  # times a point's seconds, where its parts are evaluated one by one
-_PIECE = 32  # points that are evaluated before time is looked at
 _SLACK = 1.1  # times the seconds that are expected
+_MARGIN = 1.5  # times what is left for states, as little is known of what a point takes
 _HALVINGS = 3  # of the tolerances within a limit, before all is evaluated
 _MOST = 95  # percentile of predicted errors that is told
 _VECTORS = 60  # that a fidelity is of
 _STATES = 9  # that are evaluated themselves in any case
-
-
-class Stage(Sampler):
-    """Points over one number of samples: those that were known before, and then what is wanted.
-
-    Args:
-        run: decides on points.
-        samples: how many.
-        first: (G,) points that are evaluated in any case.
-
-    Attributes:
-        samples: how many there are in fact.
-        landscape: over these samples.
-        found: what is known, by the number of the point.
-        ends: the losses of the path's ends.
-        standard_error: the largest one of those that were measured; NaN before.
-        forecast: the surface as it is known, in shares; None before the first points are known.
-        shares: from losses to shares.
-    """
-
-    def __init__(self, run: BudgetedSurface, samples: int, first: Indices) -> None:
-        self.landscape = run.landscape.over(samples)
-        self.samples = len(self.landscape.objective)
-        self.first, self.found = first, dict[int, Evaluation]()
-        self.ends = self.landscape.states(run.options.states, ends=True)
-        self.standard_error = 0.0 if self.samples == run.count else np.nan
-        self.forecast: Forecast | None = None
-        self.shares = Shares(False, 0.0, 1.0)
-        self._run, self._points = run, run.grid.points
-        self._kept: Mapping[int, Evaluation] = (
-            run.options.journal.done if run.options.journal else {}
-        )
-        self._asked: Indices | None = None
-        self._began, self._times = time.monotonic(), list[float]()
-
-    @property
-    def total(self) -> int:
-        """The grid's number of points."""
-        return len(self._points)
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether what has to be evaluated in any case is known."""
-        return all(number in self.found for number in self.first.tolist())
-
-    @property
-    def known(self) -> Flags:
-        """(m·n,) which points are known."""
-        known = np.zeros(self.total, bool)
-        known[list(self.found)] = True
-        return known
-
-    def ask(self) -> list[Ask]:
-        """The first points, and then those that are decided on as all before are known."""
-        if self._asked is None:
-            self._asked = np.concatenate([self.first, self._run.early(self)])
-        elif all(number in self.found for number in self._asked.tolist()):
-            self._note_costs()
-            self._asked = self._run.decide(self)
-        else:
-            return []
-        numbers = self._asked + self.samples * self.total
-        self._began, self._times = time.monotonic(), []
-        for number in numbers.tolist():
-            if number in self._kept:
-                self._take(number, self._kept[number])
-        # In pieces, so that time is looked at in between; all share one pass over the path.
-        points, some = self._points[self._asked], len(self._run.coarsest)
-        ends = [0, *range(some, len(numbers), _PIECE), len(numbers)]
-        return [Ask(numbers[a:b], points[a:b], True) for a, b in pairwise(ends) if a < b]
-
-    def tell(self, number: int, evaluation: Evaluation) -> None:
-        """Takes the result at a point."""
-        self._take(number, evaluation)
-        self._times.append(time.monotonic())
-
-    def _note_costs(self) -> None:
-        """Tells what the points took that were evaluated since the last ones were asked for."""
-        if self._times:
-            now, count, some = time.monotonic(), len(self._times), len(self._run.coarsest)
-            later = max(0, count - some)
-            since = now - self._times[some - 1] if later else 0.0
-            work = float(self.samples)
-            self._run.costs.note(count * work, now - self._began, later * work, since)
-
-    def _take(self, number: int, evaluation: Evaluation) -> None:
-        """Keeps a result; those of an earlier call cost what they did."""
-        self.found[number % self.total] = evaluation
-        self._run.costs.points += self.samples / self._run.count
 
 
 class BudgetedSurface:
@@ -155,7 +66,8 @@ class BudgetedSurface:
         self._refinement = Refinement(grid.x, grid.y)
         self.coarsest = self._refinement.first
         self._halved = 0
-        self._more = 0  # samples that the next stage is over
+        self._next: tuple[int, Indices] | None = None  # samples and points to go on with
+        self._many = dict[int, StateLosses]()  # by how many samples they are over
         self._notes: list[str] = []
         self._evaluation: list[str] = []
 
@@ -164,17 +76,20 @@ class BudgetedSurface:
         keep = reason_to_keep_all(self.landscape.objective)
         if keep:
             self._notes.append(f"all samples were taken, as {keep}")
-        few = self.count <= 2 * _SAMPLES
-        best = stage = Stage(self, self.count if keep or few else _SAMPLES, self.coarsest)
+        first = _SAMPLES
+        if self._budget.seconds is not None and self._is_corrected:
+            first = _SAMPLES // 2
+        few = self.count <= 2 * first
+        best = stage = Stage(self, self.count if keep or few else first, self.coarsest)
         while True:
             for known in self._evaluated(stage, is_first=best is stage):
                 yield self._surface(known)
             if not stage.is_begun:  # time was over; what was known before stands
                 break
-            best = stage
-            if not self._more:
+            best = self._better(stage, best)
+            if self._next is None:
                 break
-            stage, self._more = Stage(self, self._more, np.flatnonzero(stage.known)), 0
+            stage, self._next = Stage(self, *self._next), None
         yield self._last(best)
 
     def _evaluated(self, stage: Stage, is_first: bool) -> Iterator[Stage]:
@@ -206,9 +121,11 @@ class BudgetedSurface:
     def early(self, stage: Stage) -> Indices:
         """Points that the first picture is asked for with, as no choice is left to it."""
         more = self._refinement.whole
-        if len(stage.first) > len(self.coarsest) or not self._can_afford(
-            len(self.coarsest) + len(more), stage.samples
-        ):
+        is_going_on = len(stage.first) > len(self.coarsest)
+        # What the coarsest ones take says how many leave time for the states that correct them.
+        is_short = self._budget.seconds is not None and self._is_corrected
+        count = len(self.coarsest) + len(more)
+        if is_going_on or is_short or not self._can_afford(count, stage.samples):
             return more[:0]
         return more
 
@@ -225,20 +142,37 @@ class BudgetedSurface:
                     return wanted
                 self._halved += 1
                 continue
-            unsure = np.percentile(stage.forecast.errors, _MOST) / _TOLERANCE
-            blurred = 0.0
-            if not sampled and len(stage.found) >= min(_ENOUGH, stage.total):
-                # Where there was no time to measure it, it is taken to be large.
-                blurred = np.nan_to_num(stage.standard_error / _STANDARD_ERROR, nan=np.inf)
+            unsure, blurred = self._unsure(stage), self._blurred(stage)
+            if sampled or len(stage.found) < min(_ENOUGH, stage.total):
+                blurred = 0.0
             if blurred > unsure or not len(wanted):
-                self._more = self._affordable_samples(stage, is_fine=not len(wanted))
-                if self._more:
+                self._next = self._with_more_samples(stage, is_fine=not len(wanted))
+                if self._next:
                     return wanted[:0]
-            count = self._affordable_points(len(wanted), stage.samples)
+            count = self._affordable_points(len(wanted), stage)
             if count or sampled:
                 return wanted[:count]
-            self._more = self._affordable_samples(stage, is_fine=True)
+            self._next = self._with_more_samples(stage, is_fine=True)
             return wanted[:0]
+
+    def _unsure(self, stage: Stage) -> float:
+        """Predicted errors of points that were not evaluated, in tolerances."""
+        assert stage.forecast is not None
+        return float(np.percentile(stage.forecast.errors, _MOST)) / _TOLERANCE
+
+    def _blurred(self, stage: Stage) -> float:
+        """The error of the samples, in tolerances; large where there was no time to measure it."""
+        return float(np.nan_to_num(stage.standard_error / _STANDARD_ERROR, nan=np.inf))
+
+    def _better(self, stage: Stage, best: Stage) -> Stage:
+        """Of two, the one over more samples; but few that are corrected can be better."""
+        if best.correction is None or stage.samples == self.count:
+            return stage
+
+        def worst(of: Stage) -> float:
+            return max(self._unsure(of), self._blurred(of))
+
+        return stage if worst(stage) <= worst(best) else best
 
     def _look(self, stage: Stage) -> Indices:
         """What is known by now, and which points are wanted."""
@@ -250,12 +184,8 @@ class BudgetedSurface:
         stage.forecast = self._refinement.forecast(heights, known, tolerance, top=1.0)
         wanted = stage.forecast.wanted
         enough = known.sum() >= min(_ENOUGH, known.size) or not len(wanted)
-        if (
-            np.isnan(stage.standard_error)
-            and enough
-            and self._can_afford(_PLAIN * _JUDGED, stage.samples)
-        ):
-            stage.standard_error = self._standard_error(stage, heights)
+        if np.isnan(stage.standard_error) and enough:
+            self._judge_samples(stage, surface)
         return wanted
 
     @property
@@ -271,21 +201,54 @@ class BudgetedSurface:
     def _is_all(self, stage: Stage) -> bool:
         return len(stage.found) == stage.total and stage.samples == self.count
 
-    def _standard_error(self, stage: Stage, heights: Floats) -> float:
-        """The largest standard error of some points: the lowest, and others of all heights."""
-        flat = heights.reshape(-1)
-        candidates = np.flatnonzero(stage.known & np.isfinite(flat) & (flat < 1.0))
-        if not len(candidates):
-            return 0.0
-        order = candidates[np.argsort(flat[candidates], kind="stable")]
-        spread = np.linspace(0, len(order) - 1, _JUDGED - 3).round().astype(int)
-        chosen = order[np.unique([*range(min(3, len(order))), *spread.tolist()])]
-        points = self.grid.points[chosen]
-        errors = stage.landscape.standard_errors(points, stage.shares, self.count)
-        return float(np.max(errors, where=~np.isnan(errors), initial=0.0))
+    @property
+    def _is_corrected(self) -> bool:
+        """Whether states over more samples are worth evaluating, for what they tell of points.
 
-    def _affordable_samples(self, stage: Stage, is_fine: bool) -> int:
-        """How many samples the next stage may be over; 0 where more cannot be afforded."""
+        Where a point is one vector, more samples for all points are as cheap; and a blend of states
+        has lower losses than they have, and is off by more.
+        """
+        return self.landscape.method.vectors_at_a_point > 1
+
+    def _judge_samples(self, stage: Stage, surface: Surface) -> None:
+        """Tells by how much the samples are off, and corrects it where it can be afforded."""
+        for more in samples_for(stage.samples, self.count):
+            if not self._is_corrected or stage.is_told:
+                break
+            if self._are_affordable(stage, more):
+                stage.is_told = True
+                few = stage.landscape.states(STATES)
+                if more not in self._many:
+                    self._many[more] = self.landscape.over(more).states(STATES)
+                numbers = stage.samples, more, self.count
+                stage.correction = Correction.of(surface, few, self._many[more], numbers)
+                break
+        if stage.correction:
+            stage.standard_error = stage.correction.standard_error
+        elif self._can_afford(_PLAIN * _JUDGED, stage.samples):
+            heights = stage.shares(surface.loss).reshape(-1)
+            chosen = of_all_heights(heights, stage.known, _JUDGED)
+            points = self.grid.points[chosen]
+            errors = stage.landscape.standard_errors(points, stage.shares, self.count)
+            stage.standard_error = float(np.max(errors, where=~np.isnan(errors), initial=0.0))
+
+    def _are_affordable(self, stage: Stage, more: int) -> bool:
+        """Whether states over more samples are; they do not count where points are counted."""
+        work = self._in_points(stage, more)
+        return self._budget.points is not None or self._can_afford(work, stage.samples)
+
+    def _in_points(self, stage: Stage, more: int) -> float:
+        """How many points take as long as states over more samples, and over the stage's."""
+        times = 1 if more in self._many else 1 + more / stage.samples
+        return STATES * times / stage.landscape.method.vectors_at_a_point
+
+    def _with_more_samples(self, stage: Stage, is_fine: bool) -> tuple[int, Indices] | None:
+        """Samples and points of the next stage; None where more cannot be afforded."""
+        known = np.flatnonzero(stage.known)
+        if self._halved:  # there is room beyond what the eye sees: all samples at once
+            for points in (known, self._coarse_enough(stage)):
+                if len(points) and self._can_afford(len(points), self.count):
+                    return self.count, points
         wanted = _STANDARD_ERROR * self._left
         needed = float(self.count)
         if wanted and np.isfinite(stage.standard_error):
@@ -295,24 +258,40 @@ class BudgetedSurface:
         while needed > least - 1:
             # What is nearly all may as well be all.
             samples = self.count if 1.5 * needed > self.count else int(needed)
-            if self._can_afford(len(stage.found), samples):
-                return samples
+            if self._can_afford(len(known), samples):
+                return samples, known
             needed /= 1.2
-        return 0
+        return None
 
-    def _affordable_points(self, count: int, samples: int) -> int:
-        while count and not self._can_afford(count, samples):
+    def _coarse_enough(self, stage: Stage) -> Indices:
+        """The points that are always evaluated, if they foretell the others; else none."""
+        coarse = np.union1d(self.coarsest, self._refinement.whole)
+        if not stage.known[coarse].all():
+            return coarse[:0]
+        assert stage.forecast is not None
+        heights, alone = stage.forecast.heights, np.zeros(stage.total, bool)
+        alone[coarse] = True
+        told = self._refinement.filled(heights, alone.reshape(heights.shape))
+        off = np.abs(np.minimum(told, 1.0) - np.minimum(heights, 1.0)).reshape(-1)[stage.known]
+        return coarse if np.percentile(off, _MOST) <= _TOLERANCE else coarse[:0]
+
+    def _affordable_points(self, count: int, stage: Stage) -> int:
+        left = 0.0  # for states that correct them
+        times = samples_for(stage.samples, self.count)
+        if self._is_corrected and times and not stage.is_told and self._budget.points is None:
+            left = _MARGIN * self._in_points(stage, times[-1])
+        while count and not self._can_afford(count + left, stage.samples):
             count = int(0.8 * count)
         return count
 
-    def _can_afford(self, points: int, samples: int) -> bool:
+    def _can_afford(self, points: float, samples: int) -> bool:
         budget = self._budget
         if budget.points is not None:
             share = samples / self.count
             return bool(self.costs.points + points * share <= budget.points + 1e-9)
         if budget.seconds is None:
             return True
-        states = self._states(points)
+        states = self._states(int(points))
         last = float(states if isinstance(states, int) else 0)
         last += _VECTORS if self.options.fidelity else 0
         last = last / self.landscape.method.vectors_at_a_point
@@ -340,7 +319,17 @@ class BudgetedSurface:
         )
 
     def _surface(self, stage: Stage, states: StateLosses | None = None) -> Surface:
-        """The surface with what was not evaluated filled."""
+        """The surface as it is known: what was not evaluated is filled, and all is corrected."""
+        return self._corrected(stage, self._filled(stage, states))
+
+    def _corrected(self, stage: Stage, surface: Surface) -> Surface:
+        if stage.correction is None:
+            return surface
+        are_given = isinstance(self.options.states, StateLosses)
+        return stage.correction.applied(surface, to_states=not are_given)
+
+    def _filled(self, stage: Stage, states: StateLosses | None = None) -> Surface:
+        """The surface over the stage's samples, with what was not evaluated filled."""
         raw, forecast = self._raw(stage, states), stage.forecast
         assert forecast is not None
 
@@ -366,12 +355,13 @@ class BudgetedSurface:
         if len(stage.found) <= len(self.coarsest) < stage.total:
             words = "it was too small for more than the coarsest picture"
             self._notes.append(words if not overdrawn else f"{words}, which took more")
-        surface = self._surface(stage, stage.landscape.states(self._states(len(stage.found))))
+        surface = self._filled(stage, stage.landscape.states(self._states(len(stage.found))))
         if self.options.fidelity:
             journal = self.options.journal
             kept = {} if journal is None else Kept(journal, (self.count + 1) * stage.total)
             fidelity = stage.landscape.fidelity(surface, known=kept)
             surface = replace(surface, fidelity=fidelity)
+        surface = self._corrected(stage, surface)
         reached = {**surface.provenance["budget"], "seconds": self._budget.elapsed}
         return replace(surface, provenance=surface.provenance | {"budget": reached})
 
@@ -386,5 +376,6 @@ class BudgetedSurface:
             "of_samples": self.count,
             "predicted_error": float(np.percentile(stage.forecast.errors, _MOST)),
             "standard_error": None if np.isnan(stage.standard_error) else stage.standard_error,
+            "corrected": None if stage.correction is None else stage.correction.to_json(),
             "notes": list(self._notes),
         }

@@ -83,8 +83,9 @@ class Fidelity:
             of single batches: of the states that are drawn, in `measure_fidelity` of 150.
         strata: by name; "chords" between states of a run, "balls" of the path's own covariance,
             "held-out" stretches that plane and method had not, "forks" of the run.
-        floor: what the typical error cannot be below, as vectors at one place have different
-            losses: from pairs of balls about the same states.
+        floor: what the typical error of balls cannot be below, as vectors at one place have
+            different losses: from pairs of balls about the same states. States of training may
+            differ by less.
         is_logarithmic: whether errors are factors.
         control: the skill on the states of another run, where one was given: it should be none.
         skill_over_recorded: the same over the losses that were recorded, which are mostly those of

@@ -216,7 +216,7 @@ def cheap_fidelity(ground: Ground, seed: int = 0, known: Known | None = None) ->
 
 
 def floor_of(judged: Sequence[Judged]) -> float:
-    """The height that typical errors cannot be below: how far two balls at one place differ.
+    """The height that errors of balls cannot be below: how far two balls at one place differ.
 
     Of two draws about one value, the difference is √2 times as wide as each is.
     """
@@ -237,7 +237,7 @@ def fidelity_of(
     Args:
         judged: the strata.
         heights: what their heights are of.
-        floor: the height that errors cannot be below.
+        floor: the height that errors of balls cannot be below.
         control: vectors of another run.
     """
     judged = sorted(judged, key=lambda each: STRATA.index(each.name))

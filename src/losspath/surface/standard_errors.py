@@ -18,6 +18,7 @@ from losspath.surface.running import sides_of
 from losspath.surface.shares import Shares
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 
 _PARTS = 16
 _LEAST = 4  # parts, of which a spread can be told
@@ -75,6 +76,23 @@ def standard_errors(
     spread = heights.std(axis=1) * math.sqrt(len(parts) - 1)
     errors: Floats = spread * math.sqrt(max(0.0, 1 - len(objective) / of))
     return errors
+
+
+def of_all_heights(heights: Floats, known: npt.NDArray[np.bool_], count: int) -> Indices:
+    """Numbers of points, the three lowest and others of all heights below the top.
+
+    Args:
+        heights: (G,) in shares of the drawn range.
+        known: (G,) which there are.
+        count: how many are wanted.
+    """
+    candidates = np.flatnonzero(known & np.isfinite(heights) & (heights < 1.0))
+    order: Indices = candidates[np.argsort(heights[candidates], kind="stable")]
+    if not len(order):
+        return order
+    spread = np.linspace(0, len(order) - 1, count - 3).round().astype(int)
+    chosen: Indices = order[np.unique([*range(min(3, len(order))), *spread.tolist()])]
+    return chosen
 
 
 def _mean(losses: Floats, shares: Floats, is_logarithmic: bool) -> Floats:

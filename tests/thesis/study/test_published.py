@@ -6,25 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from losspath.thesis.study import fidelity, pages
+from losspath.thesis.study import pages
 from losspath.thesis.study.plan import Plan, full_scale
 from losspath.thesis.study.result_files import ResultFiles
 from losspath.thesis.study.run import SECTIONS, judge_sections, measure_sections
 
-# All that stand on the page: how far surfaces hold is to be measured at full scale yet.
-PARTS = [part for part in SECTIONS if part is not fidelity.FIDELITY]
 PUBLISHED = Path(__file__).parents[3] / "docs" / "study"
 
 
 @pytest.fixture(scope="module")
 def table():
     plan = Plan(full_scale(cifar10="images:cifar10-jpeg.zip"))
-    return measure_sections(PARTS, plan, ResultFiles(PUBLISHED, {}))
+    return measure_sections(SECTIONS, plan, ResultFiles(PUBLISHED, {}))
 
 
 @pytest.fixture(scope="module")
 def judgments(table):
-    return judge_sections(PARTS, table)
+    return judge_sections(SECTIONS, table)
 
 
 def test_the_page_is_what_the_results_say(table, judgments):
@@ -43,5 +41,5 @@ def test_the_claims_are_what_the_results_say(judgments):
 
 
 def test_every_picture_is_there(table):
-    names = {picture.name for section in PARTS for picture in section.pictures_of(table.plan)}
+    names = {picture.name for section in SECTIONS for picture in section.pictures_of(table.plan)}
     assert {file.stem for file in (PUBLISHED / "figures").iterdir()} == names

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from losspath.thesis.study import fidelity, methods, surfaces, techniques, training
+from losspath.thesis.study import methods, surfaces, techniques, training
 from losspath.thesis.study.judgments import (
     DRAWN,
     FAILS,
@@ -22,15 +22,13 @@ from losspath.thesis.study.result_files import ResultFiles
 from losspath.thesis.study.run import SECTIONS, measure_sections
 from losspath.thesis.study.table import Measurement, Table
 
-# All that stand on the page: how far surfaces hold is to be measured at full scale yet.
-PARTS = [part for part in SECTIONS if part is not fidelity.FIDELITY]
 PUBLISHED = Path(__file__).parents[3] / "docs" / "study"
 FULL = Plan(full_scale(cifar10="images:cifar10-jpeg.zip"))
 
 
 @pytest.fixture(scope="module")
 def published():
-    return measure_sections(PARTS, FULL, ResultFiles(PUBLISHED, {}))
+    return measure_sections(SECTIONS, FULL, ResultFiles(PUBLISHED, {}))
 
 
 @pytest.mark.slow

@@ -1,0 +1,181 @@
+"""Losses over a part of the samples, corrected by states over more."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import losspath
+from losspath.surface.correction import Correction, samples_for
+from losspath.surface.landscape import Landscape
+from losspath.surface.shares import Shares
+from losspath.surface.surface import StateLosses, Surface
+
+NUMBERS = 512, 8192, 60_000
+
+
+def bowl(places):
+    return 0.05 + np.square(places).sum(axis=-1)
+
+
+def surface_of(loss_at, states=9, **values):
+    """A picture of a path that runs down a bowl, whose states' losses are those of a function."""
+    path = np.stack([np.linspace(1.0, 0.0, 41), np.linspace(0.8, 0.1, 41) ** 2], axis=1)
+    x, y = np.linspace(-0.3, 1.2, 21), np.linspace(-0.2, 0.9, 19)
+    points = np.stack(np.meshgrid(x, y), axis=-1)
+    index = np.linspace(0, 40, states).round().astype(int)
+    known = StateLosses(index, loss_at(path[index]))
+    loss = loss_at(points)
+    evaluated = np.ones(loss.shape, bool)
+    return Surface(x, y, loss, None, evaluated, path, np.array([0.7, 0.3]), known, {}, **values)
+
+
+def apart(one, other):
+    return float(np.sqrt(np.mean(np.square(np.log(one) - np.log(other)))))
+
+
+def test_what_all_states_are_off_by_all_points_are_off_by():
+    few = surface_of(lambda p: 0.8 * bowl(p))
+    many = surface_of(bowl)
+    correction = Correction.of(few, few.states, many.states, NUMBERS)
+    found = correction.applied(few, to_states=True)
+    np.testing.assert_allclose(found.loss, many.loss, rtol=1e-6)
+    np.testing.assert_allclose(found.states.loss, many.states.loss, rtol=1e-6)
+    # What is left is that the larger number of samples is off too: by √(1/15) here.
+    rest = (1 / 8192 - 1 / 60_000) / (1 / 512 - 1 / 8192)
+    off = np.log(1 / 0.8) / Shares.of(few).span
+    assert correction.standard_error == pytest.approx(np.sqrt(rest) * off, rel=1e-6)
+    assert correction.to_json() == {"states": 9, "samples": 8192}
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_correction_that_differs_from_place_to_place_is_told_to_a_third(scale):
+    def fewer(places):  # the lower it is, the more is left out, and to the right more still
+        places = places / scale
+        return bowl(places) * np.exp(-0.3 * np.exp(-bowl(places)) - 0.1 * places[..., 0])
+
+    def stretched(loss_at):
+        made = surface_of(lambda p: loss_at(p * scale))
+        sizes = {name: getattr(made, name) * scale for name in ("x", "y", "path")}
+        return losspath.Surface(**{**vars(made), **sizes})
+
+    few, many = stretched(fewer), stretched(lambda p: bowl(p / scale))
+    correction = Correction.of(few, few.states, many.states, NUMBERS)
+    found = correction.applied(few, to_states=True)
+    assert apart(found.loss, many.loss) < 0.35 * apart(few.loss, many.loss)
+    assert apart(found.states.loss, many.states.loss) < 0.1 * apart(
+        few.states.loss, many.states.loss
+    )
+    plain = surface_of(lambda p: fewer(p * scale))
+    expected = Correction.of(plain, plain.states, many.states, NUMBERS).applied(
+        plain, to_states=True
+    )
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
+
+
+def test_states_that_do_not_tell_of_each_other_correct_nothing():
+    few = surface_of(bowl)
+    noise = np.exp(0.3 * np.array([1, -1, 1, -1, 1, -1, 1, -1, 1]))
+    many = StateLosses(few.states.index, few.states.loss * noise)
+    assert Correction.of(few, few.states, many, NUMBERS) is None
+
+
+def test_states_without_a_finite_loss_tell_nothing():
+    few, many = surface_of(lambda p: 0.8 * bowl(p)), surface_of(bowl)
+    broken = many.states.loss.copy()
+    broken[[0, 3]] = np.nan, np.inf
+    correction = Correction.of(few, few.states, StateLosses(many.states.index, broken), NUMBERS)
+    assert correction.states == 7
+    np.testing.assert_allclose(correction.applied(few, to_states=True).loss, many.loss, rtol=1e-6)
+    broken[4:] = np.nan
+    assert Correction.of(few, few.states, StateLosses(many.states.index, broken), NUMBERS) is None
+
+
+def test_points_without_a_finite_loss_keep_none():
+    few, many = surface_of(lambda p: 0.8 * bowl(p)), surface_of(bowl)
+    few.loss[0, :3] = np.nan, np.inf, 1e300
+    found = Correction.of(few, few.states, many.states, NUMBERS).applied(few, to_states=True)
+    assert np.isnan(found.loss[0, 0])
+    assert np.isinf(found.loss[0, 1])
+    np.testing.assert_allclose(found.loss[0, 2], 1e300 / 0.8, rtol=1e-6)
+    np.testing.assert_allclose(found.loss[1:], many.loss[1:], rtol=1e-6)
+
+
+def test_accuracies_and_other_quantities_are_corrected_as_far_as_states_have_them():
+    shape = (19, 21)
+    few = surface_of(
+        lambda p: 0.8 * bowl(p),
+        metrics={"error": np.full(shape, 0.4), "loss spread": np.full(shape, 0.1)},
+    )
+    few = losspath.Surface(**{**vars(few), "accuracy": np.linspace(0.5, 1, 399).reshape(shape)})
+    index, loss = few.states.index, few.states.loss
+    ones = np.ones(9)
+    own = StateLosses(index, loss, 0.9 * ones, {"error": 0.5 * ones})
+    few = losspath.Surface(**{**vars(few), "states": own})
+    many = StateLosses(index, loss / 0.8, 0.95 * ones, {"error": 0.6 * ones})
+    found = Correction.of(few, own, many, NUMBERS).applied(few, to_states=True)
+    np.testing.assert_allclose(found.accuracy, np.minimum(few.accuracy + 0.05, 1), rtol=1e-6)
+    np.testing.assert_allclose(found.metrics["error"], 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(found.metrics["loss spread"], 0.1)
+    np.testing.assert_allclose(found.states.accuracy, 0.95, rtol=1e-6)
+    np.testing.assert_allclose(found.states.metrics["error"], 0.6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("samples", "count", "expected"),
+    [
+        (512, 60_000, [16_384, 8192, 4096]),
+        (512, 8000, [8000, 4096]),
+        (512, 2048, [2048]),
+        (512, 2047, []),
+        (700, 700, []),
+    ],
+)
+def test_states_are_over_so_many_samples_as_are_worth_it(samples, count, expected):
+    assert samples_for(samples, count) == expected
+
+
+def training():
+    """The path of a short training, and its objective."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    x = torch.randn(6000, 5)
+    y = (x[:, 0] + 0.3 * torch.randn(6000) > 0).long() + (x[:, 1] > 1).long()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    path = []
+    for _ in range(60):
+        path.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy())
+        chosen = torch.randint(6000, (32,))
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[chosen]), y[chosen]).backward()
+        optimizer.step()
+    return np.array(path), losspath.Objective(model, x, y, F.cross_entropy)
+
+
+@pytest.mark.parametrize("method", ["local-planes", "local-draws"])
+def test_a_picture_within_a_budget_is_nearer_to_the_one_of_all_samples(method, monkeypatch):
+    path, objective = training()
+    options = {"method": method, "resolution": 21, "fidelity": False, "budget": 30}
+    found = losspath.compute_surface(path, objective, **options)
+    reached = found.provenance["budget"]
+    assert reached["corrected"] == {"states": 9, "samples": 6000}
+    assert reached["cost"] <= 30
+    monkeypatch.setattr(Correction, "applied", lambda self, surface, to_states: surface)
+    plain = losspath.compute_surface(path, objective, **options)
+    np.testing.assert_array_equal(found.evaluated, plain.evaluated)
+    full = losspath.compute_surface(path, objective, method, 21, fidelity=False)
+    errors = [apart(each.loss, full.loss) for each in (found, plain)]
+    assert errors[0] < 0.6 * errors[1]
+    errors = [apart(each.states.loss, full.states.loss) for each in (found, plain)]
+    assert errors[0] < 0.6 * errors[1]
+    # What it says of itself is of the right size: the drawn range is of logarithms.
+    span = Shares.of(full).span
+    assert 0.3 < reached["standard_error"] / (apart(found.loss, full.loss) / span) < 3
+
+
+def test_losses_of_states_that_were_given_are_left_as_they_are():
+    path, objective = training()
+    given = Landscape(path, objective).states(11)
+    found = losspath.compute_surface(path, objective, budget=30, states=given, fidelity=False)
+    assert found.provenance["budget"]["corrected"]
+    np.testing.assert_array_equal(found.states.loss, given.loss)
