@@ -116,7 +116,8 @@ def contours_apart(found: losspath.Surface, full: losspath.Surface) -> np.ndarra
 def times(options: argparse.Namespace, keep: Path) -> None:
     meanwhile = Meanwhile()
     x, y = mnist(options.data_dir, 60_000)
-    model = build_network("lenet5", 1, 10)
+    torch.manual_seed(0)  # so that full surfaces which were kept are of this run
+    model = build_network("lenet5", 1, 10, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     path, epochs = recorded(model, optimizer, (x, y), keep / "lenet5", 3)
     objective = losspath.Objective(model, x[:10_000], y[:10_000], F.cross_entropy)

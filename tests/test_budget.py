@@ -205,6 +205,7 @@ def test_a_stage_that_time_runs_out_of_is_as_if_it_had_not_begun(monkeypatch):
 def test_a_stopped_one_goes_on_and_is_the_same(tmp_path, method):
     options = {"method": method, "resolution": 31, "budget": 60}
     whole = compute_surface(PATH, OBJECTIVE, **options)
+    assert bool(whole.provenance["budget"]["corrected"]) == (method == "local-planes")
     checkpoint = tmp_path / "points"
     surfaces = refine_surface(PATH, OBJECTIVE, checkpoint=checkpoint, **options)
     next(surfaces)

@@ -1,11 +1,16 @@
 """Losses over a part of the samples, corrected by states over more."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import losspath
+from losspath.evaluation.execution.engine import Engine
+from losspath.evaluation.subsets import subset
+from losspath.surface import budget, stage
 from losspath.surface.correction import Correction, samples_for
 from losspath.surface.landscape import Landscape
 from losspath.surface.shares import Shares
@@ -41,11 +46,11 @@ def test_what_all_states_are_off_by_all_points_are_off_by():
     found = correction.applied(few, to_states=True)
     np.testing.assert_allclose(found.loss, many.loss, rtol=1e-6)
     np.testing.assert_allclose(found.states.loss, many.states.loss, rtol=1e-6)
-    # What is left is that the larger number of samples is off too: by √(1/15) here.
+    # What is left is that the larger number of samples is off too.
     rest = (1 / 8192 - 1 / 60_000) / (1 / 512 - 1 / 8192)
     off = np.log(1 / 0.8) / Shares.of(few).span
     assert correction.standard_error == pytest.approx(np.sqrt(rest) * off, rel=1e-6)
-    assert correction.to_json() == {"states": 9, "samples": 8192}
+    assert correction.to_json() == {"states": 9, "samples": 8192, "quantities": ["loss"]}
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -101,24 +106,65 @@ def test_points_without_a_finite_loss_keep_none():
     np.testing.assert_allclose(found.loss[1:], many.loss[1:], rtol=1e-6)
 
 
+def with_values(surface, states, accuracy=None, metrics=None):
+    made = {**vars(surface), "states": states, "accuracy": accuracy, "metrics": metrics or {}}
+    return Surface(**made)
+
+
 def test_accuracies_and_other_quantities_are_corrected_as_far_as_states_have_them():
-    shape = (19, 21)
-    few = surface_of(
-        lambda p: 0.8 * bowl(p),
-        metrics={"error": np.full(shape, 0.4), "loss spread": np.full(shape, 0.1)},
-    )
-    few = losspath.Surface(**{**vars(few), "accuracy": np.linspace(0.5, 1, 399).reshape(shape)})
-    index, loss = few.states.index, few.states.loss
-    ones = np.ones(9)
-    own = StateLosses(index, loss, 0.9 * ones, {"error": 0.5 * ones})
-    few = losspath.Surface(**{**vars(few), "states": own})
-    many = StateLosses(index, loss / 0.8, 0.95 * ones, {"error": 0.6 * ones})
-    found = Correction.of(few, own, many, NUMBERS).applied(few, to_states=True)
+    shape, ones = (19, 21), np.ones(9)
+    plain = surface_of(lambda p: 0.8 * bowl(p))
+    index, loss = plain.states.index, plain.states.loss
+    own = StateLosses(index, loss, 0.9 * ones, {"error": 0.5 * ones, "signed": -ones})
+    values = {"error": np.full(shape, 0.4), "signed": np.full(shape, -2.0)}
+    values |= {"loss spread": np.full(shape, 0.1), "lost": np.full(shape, 3.0)}
+    few = with_values(plain, own, np.linspace(0.5, 1, 399).reshape(shape), values)
+    many = StateLosses(index, loss / 0.8, 0.95 * ones, {"error": 0.6 * ones, "signed": 2 * ones})
+    correction = Correction.of(few, own, many, NUMBERS)
+    assert correction.to_json()["quantities"] == ["loss", "accuracy", "error"]
+    found = correction.applied(few, to_states=True)
     np.testing.assert_allclose(found.accuracy, np.minimum(few.accuracy + 0.05, 1), rtol=1e-6)
-    np.testing.assert_allclose(found.metrics["error"], 0.5, rtol=1e-6)
-    np.testing.assert_array_equal(found.metrics["loss spread"], 0.1)
+    np.testing.assert_allclose(found.metrics["error"], 0.48, rtol=1e-6)  # by a factor
+    np.testing.assert_array_equal(found.metrics["signed"], -2.0)  # which has no logarithm
+    np.testing.assert_array_equal(found.metrics["lost"], 3.0)
+    np.testing.assert_allclose(found.metrics["loss spread"], 0.125, rtol=1e-6)  # beside the loss
     np.testing.assert_allclose(found.states.accuracy, 0.95, rtol=1e-6)
     np.testing.assert_allclose(found.states.metrics["error"], 0.6, rtol=1e-6)
+
+
+def test_what_is_known_over_few_samples_alone_is_left_as_it_is():
+    # As where a class that no accuracy is defined for is among the others.
+    plain, ones = surface_of(lambda p: 0.8 * bowl(p)), np.ones(9)
+    own = StateLosses(plain.states.index, plain.states.loss, 0.9 * ones)
+    few = with_values(plain, own, np.full((19, 21), 0.7))
+    many = StateLosses(own.index, own.loss / 0.8)
+    found = Correction.of(few, own, many, NUMBERS).applied(few, to_states=True)
+    np.testing.assert_array_equal(found.accuracy, 0.7)
+    np.testing.assert_allclose(found.loss, few.loss / 0.8, rtol=1e-6)
+
+
+def test_a_quantity_of_many_sizes_stays_within_those_that_were_seen():
+    def perplexity(loss):
+        return np.exp(6 * loss)
+
+    plain = surface_of(lambda p: 0.8 * bowl(p))
+    own = StateLosses(
+        plain.states.index, plain.states.loss, None, {"p": perplexity(plain.states.loss)}
+    )
+    few = with_values(plain, own, None, {"p": perplexity(plain.loss)})
+    true = perplexity(few.loss / 0.8)
+    many = StateLosses(own.index, own.loss / 0.8, None, {"p": perplexity(own.loss / 0.8)})
+    found = Correction.of(few, own, many, NUMBERS).applied(few, to_states=True).metrics["p"]
+    assert found.min() >= few.metrics["p"].min()
+    assert apart(found, true) < 0.5 * apart(few.metrics["p"], true)
+
+
+def test_a_loss_without_a_logarithm_is_left_where_others_are_corrected_by_it():
+    few, many = surface_of(lambda p: 0.8 * bowl(p)), surface_of(bowl)
+    correction = Correction.of(few, few.states, many.states, NUMBERS)
+    few.loss[5, 5] = -0.01
+    assert not correction.is_of(Shares.of(few))
+    assert correction.applied(few, to_states=True).loss[5, 5] == -0.01
 
 
 @pytest.mark.parametrize(
@@ -158,7 +204,9 @@ def test_a_picture_within_a_budget_is_nearer_to_the_one_of_all_samples(method, m
     options = {"method": method, "resolution": 21, "fidelity": False, "budget": 30}
     found = losspath.compute_surface(path, objective, **options)
     reached = found.provenance["budget"]
-    assert reached["corrected"] == {"states": 9, "samples": 6000}
+    assert reached["corrected"]["states"] == 9
+    assert reached["corrected"]["samples"] == 6000
+    assert "loss" in reached["corrected"]["quantities"]
     assert reached["cost"] <= 30
     monkeypatch.setattr(Correction, "applied", lambda self, surface, to_states: surface)
     plain = losspath.compute_surface(path, objective, **options)
@@ -179,3 +227,61 @@ def test_losses_of_states_that_were_given_are_left_as_they_are():
     found = losspath.compute_surface(path, objective, budget=30, states=given, fidelity=False)
     assert found.provenance["budget"]["corrected"]
     np.testing.assert_array_equal(found.states.loss, given.loss)
+
+
+def ticking(monkeypatch, seconds):
+    """A clock that goes on with every vector that is evaluated, by its samples."""
+    now = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(budget, "time", clock)
+    monkeypatch.setattr(stage, "time", clock)
+    evaluate = Engine.evaluate
+
+    def slow(self, rows, *args, **options):
+        for found in evaluate(self, rows, *args, **options):
+            now[0] += seconds * len(found) * len(self.objective)
+            yield found
+
+    monkeypatch.setattr(Engine, "evaluate", slow)
+    return now
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.7, 1.5, 4.0])
+def test_within_seconds_it_is_corrected_and_in_time(monkeypatch, seconds):
+    path, objective = training()
+    now = ticking(monkeypatch, 1e-6 * 6)
+    found = losspath.compute_surface(
+        path, objective, "local-planes", 41, budget=f"{seconds}s", fidelity=False
+    )
+    reached = found.provenance["budget"]
+    assert reached["corrected"]["states"] == 9 or found.provenance["samples"] == 6000
+    assert now[0] < 1.25 * seconds
+    assert now[0] > 0.6 * seconds
+
+
+def test_ends_of_many_runs_count_as_what_corrects(monkeypatch):
+    # Forty runs have eighty ends, over as many samples as nine states would be.
+    path, objective = training()
+    parts = {f"run {number}": path[number : number + 20] for number in range(40)}
+    now = ticking(monkeypatch, 1e-6 * 6)
+    losspath.compute_surface(parts, objective, "local-planes", 21, budget="1s", fidelity=False)
+    assert now[0] < 1.5
+
+
+def test_a_metric_that_more_samples_lose_is_no_error():
+    path, objective = training()
+    x, y = objective.data.inputs, objective.data.targets.clone()
+    few = subset(objective, 512).data.inputs
+    missing = [n for n in range(6000) if not (few == x[n]).all(dim=1).any()]
+    y[missing[:3]] = -100  # which the loss leaves out, and no accuracy is defined for
+
+    def loss(outputs, targets):
+        known = targets != -100
+        return F.cross_entropy(outputs[known], targets[known], reduction="sum"), known.sum()
+
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    objective = losspath.Objective(model, x, y, loss)
+    found = losspath.compute_surface(path, objective, budget=40, fidelity=False)
+    assert np.isfinite(found.loss).all()
+    assert found.accuracy is not None
+    assert found.provenance["budget"]["corrected"]["samples"] == 6000

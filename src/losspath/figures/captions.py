@@ -54,7 +54,9 @@ def describe_budget(budget: Mapping[str, Any]) -> str:
     if not budget:
         return ""
     unsure, blurred = budget["predicted_error"], budget["standard_error"]
-    of_samples = "not known" if blurred is None else f"at most {max(blurred, 0.001):.1%}"
+    corrected = budget.get("corrected")
+    most = "about" if corrected else "at most"  # the latter is measured at the worst of points
+    of_samples = "not known" if blurred is None else f"{most} {max(blurred, 0.001):.1%}"
     if blurred == 0:
         of_samples = "none"
     words = f" Budget {budget['asked']}, taken {budget['seconds']:.3g} s: interpolation errors"
@@ -62,7 +64,7 @@ def describe_budget(budget: Mapping[str, Any]) -> str:
         f" {max(unsure, 0.001):.1%} of the drawn range or less (for 95%), standard error of the"
     )
     words += f" samples {of_samples}"
-    if corrected := budget.get("corrected"):
+    if corrected:
         words += f", corrected by {corrected['states']} states over {corrected['samples']:,}"
     words += "."
     return words + "".join(f" {note[:1].upper()}{note[1:]}." for note in budget["notes"])

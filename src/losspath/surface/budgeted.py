@@ -14,7 +14,8 @@ from losspath.evaluation.quantities import LOSS
 from losspath.evaluation.subsets import reason_to_keep_all
 from losspath.geometry.grid import Grid
 from losspath.surface.budget import Budget
-from losspath.surface.correction import STATES, Correction, samples_for
+from losspath.surface.correcting import Correcting
+from losspath.surface.correction import samples_for
 from losspath.surface.costs import Costs
 from losspath.surface.refinement import Refinement
 from losspath.surface.refining import Options, Surveyed
@@ -24,12 +25,11 @@ from losspath.surface.standard_errors import of_all_heights
 from losspath.surface.surface import StateLosses, Surface
 
 Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
 
 # Errors of interpolation and of samples, as shares of the drawn range, that are none to the eye.
 _TOLERANCE, _STANDARD_ERROR = 0.01, 0.02
-_SAMPLES = 512  # that are begun with; all where there are no more than twice as many
+_SAMPLES = 512  # that are begun with, or half; all where there are no more than twice as many
 _GROWTH = 1.5, 16.0  # at least and at most, as all points are evaluated again
 _JUDGED, _ENOUGH = 9, 25  # points whose standard errors are measured, once so many are known
 _PLAIN = 2  # times a point's seconds, where its parts are evaluated one by one
@@ -67,18 +67,18 @@ class BudgetedSurface:
         self.coarsest = self._refinement.first
         self._halved = 0
         self._next: tuple[int, Indices] | None = None  # samples and points to go on with
-        self._many = dict[int, StateLosses]()  # by how many samples they are over
+        self._correcting = Correcting(landscape)
         self._notes: list[str] = []
         self._evaluation: list[str] = []
 
     def surfaces(self) -> Iterator[Surface]:
-        """Ever better surfaces, each of them whole; the last one is the best."""
+        """Surfaces as they become known, each of them whole; the last one is the best."""
         keep = reason_to_keep_all(self.landscape.objective)
         if keep:
             self._notes.append(f"all samples were taken, as {keep}")
         first = _SAMPLES
-        if self._budget.seconds is not None and self._is_corrected:
-            first = _SAMPLES // 2
+        if self._is_short and samples_for(first // 2, self.count):
+            first //= 2
         few = self.count <= 2 * first
         best = stage = Stage(self, self.count if keep or few else first, self.coarsest)
         while True:
@@ -123,9 +123,8 @@ class BudgetedSurface:
         more = self._refinement.whole
         is_going_on = len(stage.first) > len(self.coarsest)
         # What the coarsest ones take says how many leave time for the states that correct them.
-        is_short = self._budget.seconds is not None and self._is_corrected
         count = len(self.coarsest) + len(more)
-        if is_going_on or is_short or not self._can_afford(count, stage.samples):
+        if is_going_on or self._is_short or not self._can_afford(count, stage.samples):
             return more[:0]
         return more
 
@@ -168,6 +167,8 @@ class BudgetedSurface:
         """Of two, the one over more samples; but few that are corrected can be better."""
         if best.correction is None or stage.samples == self.count:
             return stage
+        if stage.correction and stage.correction.samples >= best.correction.samples:
+            return stage
 
         def worst(of: Stage) -> float:
             return max(self._unsure(of), self._blurred(of))
@@ -183,9 +184,11 @@ class BudgetedSurface:
         heights = stage.shares(surface.loss)
         stage.forecast = self._refinement.forecast(heights, known, tolerance, top=1.0)
         wanted = stage.forecast.wanted
-        enough = known.sum() >= min(_ENOUGH, known.size) or not len(wanted)
-        if np.isnan(stage.standard_error) and enough:
-            self._judge_samples(stage, surface)
+        if stage.correction and not stage.correction.is_of(stage.shares):
+            stage.correction, stage.standard_error = None, np.nan
+        is_enough = known.sum() >= min(_ENOUGH, known.size) or not len(wanted)
+        if np.isnan(stage.standard_error) and (is_enough or self._is_short):
+            self._judge_samples(stage, surface, is_enough)
         return wanted
 
     @property
@@ -202,45 +205,48 @@ class BudgetedSurface:
         return len(stage.found) == stage.total and stage.samples == self.count
 
     @property
-    def _is_corrected(self) -> bool:
-        """Whether states over more samples are worth evaluating, for what they tell of points.
+    def _is_short(self) -> bool:
+        """Whether states that correct others are evaluated as soon as can be."""
+        return self._correcting.is_worth_it and self._budget.seconds is not None
 
-        Where a point is one vector, more samples for all points are as cheap; and a blend of states
-        has lower losses than they have, and is off by more.
-        """
-        return self.landscape.method.vectors_at_a_point > 1
-
-    def _judge_samples(self, stage: Stage, surface: Surface) -> None:
+    def _judge_samples(self, stage: Stage, surface: Surface, is_enough: bool) -> None:
         """Tells by how much the samples are off, and corrects it where it can be afforded."""
-        for more in samples_for(stage.samples, self.count):
-            if not self._is_corrected or stage.is_told:
-                break
-            if self._are_affordable(stage, more):
-                stage.is_told = True
-                few = stage.landscape.states(STATES)
-                if more not in self._many:
-                    self._many[more] = self.landscape.over(more).states(STATES)
-                numbers = stage.samples, more, self.count
-                stage.correction = Correction.of(surface, few, self._many[more], numbers)
-                break
+        numbers = [] if stage.is_told else self._correcting.numbers(stage.samples)
+        more = next((more for more in numbers if self._affords(stage, more)), None)
+        if more is not None:
+            stage.is_told = True
+            stage.correction = self._correcting.of(stage, surface, more)
         if stage.correction:
             stage.standard_error = stage.correction.standard_error
-        elif self._can_afford(_PLAIN * _JUDGED, stage.samples):
+        elif is_enough and self._can_afford(_PLAIN * _JUDGED, stage.samples):
             heights = stage.shares(surface.loss).reshape(-1)
             chosen = of_all_heights(heights, stage.known, _JUDGED)
             points = self.grid.points[chosen]
             errors = stage.landscape.standard_errors(points, stage.shares, self.count)
             stage.standard_error = float(np.max(errors, where=~np.isnan(errors), initial=0.0))
 
-    def _are_affordable(self, stage: Stage, more: int) -> bool:
-        """Whether states over more samples are; they do not count where points are counted."""
-        work = self._in_points(stage, more)
-        return self._budget.points is not None or self._can_afford(work, stage.samples)
+    def _affords(self, stage: Stage, more: int) -> bool:
+        """Whether states over so many samples take half of what is left at most.
 
-    def _in_points(self, stage: Stage, more: int) -> float:
-        """How many points take as long as states over more samples, and over the stage's."""
-        times = 1 if more in self._many else 1 + more / stage.samples
-        return STATES * times / stage.landscape.method.vectors_at_a_point
+        They do not count where points are counted.
+        """
+        left, correcting = self._budget.seconds_left, self._correcting
+        if self._budget.seconds is None or (left > 0 and correcting.is_known(more)):
+            return True
+        # States are evaluated here, wherever points are.
+        ends = len(stage.ends.index) * stage.samples
+        work = correcting.states_of(stage) * (stage.samples + more) / max(ends, 1)
+        is_unlike = self.options.executor is not None or not self.costs.each
+        if is_unlike and 2 * self.costs.states * work > left:
+            return False
+        points = correcting.in_points(stage, stage.samples, more)
+        return self._can_afford(2 * points, stage.samples)
+
+    def _kept_for_states(self, stage: Stage, samples: int) -> float:
+        """Points over some samples that are left out, so that there is time to correct others."""
+        if self._budget.seconds is None or samples == self.count:
+            return 0.0
+        return _MARGIN * self._correcting.least(stage, samples)
 
     def _with_more_samples(self, stage: Stage, is_fine: bool) -> tuple[int, Indices] | None:
         """Samples and points of the next stage; None where more cannot be afforded."""
@@ -258,7 +264,7 @@ class BudgetedSurface:
         while needed > least - 1:
             # What is nearly all may as well be all.
             samples = self.count if 1.5 * needed > self.count else int(needed)
-            if self._can_afford(len(known), samples):
+            if self._can_afford(len(known) + self._kept_for_states(stage, samples), samples):
                 return samples, known
             needed /= 1.2
         return None
@@ -272,14 +278,14 @@ class BudgetedSurface:
         heights, alone = stage.forecast.heights, np.zeros(stage.total, bool)
         alone[coarse] = True
         told = self._refinement.filled(heights, alone.reshape(heights.shape))
-        off = np.abs(np.minimum(told, 1.0) - np.minimum(heights, 1.0)).reshape(-1)[stage.known]
-        return coarse if np.percentile(off, _MOST) <= _TOLERANCE else coarse[:0]
+        off = np.abs(np.minimum(told, 1.0) - np.minimum(heights, 1.0)).reshape(-1)
+        others = off[stage.known & ~alone]
+        is_told = not len(others) or np.percentile(others, _MOST) <= _TOLERANCE
+        return coarse if is_told else coarse[:0]
 
     def _affordable_points(self, count: int, stage: Stage) -> int:
-        left = 0.0  # for states that correct them
-        times = samples_for(stage.samples, self.count)
-        if self._is_corrected and times and not stage.is_told and self._budget.points is None:
-            left = _MARGIN * self._in_points(stage, times[-1])
+        is_open = np.isnan(stage.standard_error) and not stage.is_told
+        left = self._kept_for_states(stage, stage.samples) if is_open else 0.0
         while count and not self._can_afford(count + left, stage.samples):
             count = int(0.8 * count)
         return count
@@ -358,7 +364,9 @@ class BudgetedSurface:
         surface = self._filled(stage, stage.landscape.states(self._states(len(stage.found))))
         if self.options.fidelity:
             journal = self.options.journal
-            kept = {} if journal is None else Kept(journal, (self.count + 1) * stage.total)
+            # Behind the points of all stages, by the stage's samples.
+            first = (self.count + 1 + stage.samples) * max(stage.total, _VECTORS)
+            kept = {} if journal is None else Kept(journal, first)
             fidelity = stage.landscape.fidelity(surface, known=kept)
             surface = replace(surface, fidelity=fidelity)
         surface = self._corrected(stage, surface)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import RBFInterpolator
 
-from losspath.evaluation.quantities import ACCURACY, LOSS
+from losspath.evaluation.quantities import ACCURACY, LOSS, SPREAD
 from losspath.surface.shares import Shares
 from losspath.surface.surface import StateLosses, Surface
 
@@ -31,8 +32,12 @@ TIMES = 32
 """Samples that they are over, for one that points are over: they then cost no more than a coarse
 picture's points, of four vectors each."""
 
-_LEAST_TIMES = 4  # below this, more samples for all points are as cheap
-_LEAST_STATES = 5
+LEAST_TIMES = 4
+"""Below this, more samples for all points are as cheap."""
+
+LEAST_STATES = 5
+"""Of fewer nothing can be told."""
+
 # Of the interpolation between states: by their place, where the longer side of the path's box is 1,
 # and by their height, where the drawn range is this. Points far from the path are mostly high, and
 # have the high states' correction.
@@ -47,11 +52,37 @@ def samples_for(samples: int, count: int) -> list[int]:
         count: how many there are.
 
     Returns:
-        None where more samples for all points are as cheap.
+        Numbers of samples; an empty list where more samples for all points are as cheap.
     """
     times = (TIMES, TIMES // 2, TIMES // 4)
     wanted = dict.fromkeys(min(each * samples, count) for each in times)
-    return [each for each in wanted if each >= _LEAST_TIMES * samples]
+    return [each for each in wanted if each >= LEAST_TIMES * samples]
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """By how much one quantity is off, anywhere in the plane.
+
+    Attributes:
+        read: from places and heights (n, 3) to what is to be added, (n,).
+        is_logarithmic: whether it is added to the logarithm.
+        low: the least value that states have.
+        high: the largest one.
+    """
+
+    read: Callable[[Floats], Floats]
+    is_logarithmic: bool
+    low: float
+    high: float
+
+    def corrected(self, values: Floats, features: Floats) -> Floats:
+        """Values, within the range of those that were seen; (n,) of features (n, 3)."""
+        more = self.read(features)
+        with np.errstate(all="ignore"):
+            found = values * np.exp(more) if self.is_logarithmic else values + more
+            seen = values[np.isfinite(values)]
+            found = np.clip(found, seen.min(initial=self.low), seen.max(initial=self.high))
+        return np.where(np.isfinite(values), found, values)
 
 
 @dataclass(frozen=True)
@@ -64,7 +95,8 @@ class Correction:
         states: how many states tell it.
         samples: how many samples they are over.
         standard_error: of a corrected loss, in shares.
-        differences: by name, from places and heights (n, 3) to what is to be added.
+        loss: from places and heights (n, 3) to what is to be added to losses, (n,) in shares.
+        others: by name, what other quantities are off by.
     """
 
     shares: Shares
@@ -72,7 +104,8 @@ class Correction:
     states: int
     samples: int
     standard_error: float
-    differences: dict[str, Callable[[Floats], Floats]]
+    loss: Callable[[Floats], Floats]
+    others: dict[str, _Difference]
 
     @classmethod
     def of(
@@ -82,39 +115,41 @@ class Correction:
 
         Args:
             surface: over few samples.
-            few: states over the same.
-            many: the same states over more.
+            few: (k,) losses of states over the same.
+            many: (k,) losses of the same states over more.
             numbers: of few samples, of more, and of all.
         """
         shares = Shares.of(surface)
         side = float(np.ptp(surface.path, axis=0).max()) or 1.0
         with np.errstate(invalid="ignore"):
-            known = np.isfinite(shares(few.loss) - shares(many.loss))
-        if known.sum() < _LEAST_STATES:
+            apart = shares(many.loss) - shares(few.loss)
+        known = np.isfinite(apart)
+        if known.sum() < LEAST_STATES:
             return None
         places = _features(surface.path[few.index], few.loss, shares, side)[known]
-        differences, standard_error = {}, math.inf
-        for name, own in _columns(few, shares).items():
-            apart = (_columns(many, shares)[name] - own)[known]
-            if not np.isfinite(apart).all():
-                continue
-            left_out = _left_out(places, apart)
-            if left_out >= _size(apart):
-                continue
-            differences[name] = _between(places, apart)
-            if name == LOSS:
-                some, more, count = numbers
-                # What the larger number of samples is off by itself.
-                rest = (1 / more - 1 / count) / (1 / some - 1 / more)
-                standard_error = math.hypot(left_out, math.sqrt(rest) * _size(apart))
-        if LOSS not in differences:
+        apart = apart[known]
+        left_out = _left_out(places, apart)
+        if left_out >= _size(apart):
             return None
-        found = int(known.sum()), numbers[1], standard_error
-        return cls(shares, side, *found, differences)
+        some, more, count = numbers
+        # What the larger number of samples is off by itself.
+        rest = (1 / more - 1 / count) / (1 / some - 1 / more)
+        error = math.hypot(left_out, math.sqrt(rest) * float(np.abs(apart).max()))
+        others = {}
+        for name in few.values.keys() & many.values.keys() - {LOSS}:
+            values = np.stack([each.values[name][known] for each in (few, many)])
+            if (found := _difference(places, *values, is_share=name == ACCURACY)) is not None:
+                others[name] = found
+        return cls(shares, side, len(apart), more, error, _between(places, apart), others)
 
-    def to_json(self) -> dict[str, int]:
-        """By how many states, and over how many samples, as JSON values."""
-        return {"states": self.states, "samples": self.samples}
+    def is_of(self, shares: Shares) -> bool:
+        """Whether shares are still of logarithms, or not, as they were when this was made."""
+        return shares.is_logarithmic == self.shares.is_logarithmic
+
+    def to_json(self) -> dict[str, Any]:
+        """By how many states, over how many samples, and what, as JSON values."""
+        quantities = [LOSS, *sorted(self.others)]
+        return {"states": self.states, "samples": self.samples, "quantities": quantities}
 
     def applied(self, surface: Surface, *, to_states: bool) -> Surface:
         """A surface over the few samples, corrected.
@@ -128,49 +163,66 @@ class Correction:
         grid, states = self._corrected(points, surface.values), surface.states
         if to_states:
             known = self._corrected(surface.path[states.index], states.values)
-            states = StateLosses(states.index, known.pop(LOSS), known.pop(ACCURACY, None), known)
+            loss, accuracy = known.pop(LOSS), known.pop(ACCURACY, None)
+            states = replace(states, loss=loss, accuracy=accuracy, metrics=known)
         loss, accuracy = grid.pop(LOSS), grid.pop(ACCURACY, None)
         return replace(surface, loss=loss, accuracy=accuracy, metrics=grid, states=states)
 
     def _corrected(self, places: Floats, values: dict[str, Floats]) -> dict[str, Floats]:
-        """Values at places, each by what is known of its kind."""
-        corrected, features = dict(values), self._features(places, values[LOSS])
-        for name, difference in self.differences.items():
-            if name not in values:
-                continue
-            more = difference(features).reshape(values[name].shape)
-            if name == LOSS:
-                corrected[name] = self.shares.losses(self.shares(values[name]) + more)
-            else:
-                corrected[name] = values[name] + more
-            if name == ACCURACY:
-                corrected[name] = np.clip(corrected[name], 0.0, 1.0)
+        """Values at places (n, 2), each by what is known of its kind."""
+        loss = values[LOSS]
+        features = _features(places, loss.reshape(-1), self.shares, self.side)
+        told = self.shares.losses(self.shares(loss) + self.loss(features).reshape(loss.shape))
+        # Without a logarithm, as shares may be of them, a loss is left as it is.
+        told = np.where(np.isnan(told), loss, told)
+        corrected = values | {LOSS: told}
+        for name, other in self.others.items():
+            if name in values:
+                own = other.corrected(values[name].reshape(-1), features)
+                corrected[name] = own.reshape(loss.shape)
+        if SPREAD in values and self.shares.is_logarithmic:  # as it stands beside the loss
+            with np.errstate(all="ignore"):
+                spread = values[SPREAD] * np.where(loss > 0, told / loss, 1.0)
+            corrected[SPREAD] = np.where(np.isfinite(spread), spread, values[SPREAD])
         return corrected
 
-    def _features(self, places: Floats, losses: Floats) -> Floats:
-        return _features(places, losses.reshape(-1), self.shares, self.side)
 
+def _difference(places: Floats, few: Floats, many: Floats, *, is_share: bool) -> _Difference | None:
+    """How far a quantity is off; None where states do not tell each other.
 
-def _columns(states: StateLosses, shares: Shares) -> dict[str, Floats]:
-    """What was measured at states, losses as shares."""
-    return states.values | {LOSS: shares(states.loss)}
+    Args:
+        places: (k, 3) of states, as `_features` has them.
+        few: (k,) over few samples.
+        many: (k,) over more.
+        is_share: whether it is a part of one; other quantities are taken by their logarithm, as
+            they may be of any size, and not at all where it is not there.
+    """
+    if not (np.isfinite(few).all() and np.isfinite(many).all()):
+        return None
+    if not is_share and min(few.min(), many.min()) <= 0:
+        return None
+    apart = many - few if is_share else np.log(many / few)
+    if _left_out(places, apart) >= _size(apart):
+        return None
+    low, high = (0.0, 1.0) if is_share else (float(many.min()), float(many.max()))
+    return _Difference(_between(places, apart), not is_share, low, high)
 
 
 def _features(places: Floats, losses: Floats, shares: Shares, side: float) -> Floats:
-    """(n, 3): what corrections are told by."""
+    """(n, 3): what corrections are told by, of places (n, 2) and losses (n,)."""
     with np.errstate(invalid="ignore"):
         heights = np.minimum(np.nan_to_num(shares(losses), nan=1.0, posinf=1.0, neginf=0.0), 1.0)
     return np.column_stack([places / side, _HEIGHT * heights])
 
 
 def _between(places: Floats, values: Floats) -> Callable[[Floats], Floats]:
-    """Kriging with a linear kernel, about a constant."""
+    """Kriging with a linear kernel about a constant, of values (k,) at places (k, 3)."""
     read = RBFInterpolator(places, values, kernel="linear", degree=0, smoothing=_SMOOTHING)
     return lambda wanted: np.asarray(read(wanted), np.float64)
 
 
 def _left_out(places: Floats, values: Floats) -> float:
-    """By how much each value is off as the others tell it."""
+    """By how much each value (k,) is off as the others tell it, as a root mean square."""
     others = ~np.eye(len(values), dtype=bool)
     told = [
         float(_between(places[own], values[own])(place[None])[0])

@@ -26,7 +26,16 @@ _PIECE = 32  # points that are evaluated before time is looked at
 
 
 class Decider(Protocol):
-    """Decides on the points of a stage, and is told what they cost."""
+    """Decides on the points of a stage, and is told what they cost.
+
+    Attributes:
+        landscape: over all samples.
+        grid: the finest grid.
+        options: what is asked of the surface.
+        count: how many samples there are.
+        costs: what points have taken.
+        coarsest: numbers of the points of the coarsest grid.
+    """
 
     landscape: Surveyed
     grid: Grid
@@ -114,9 +123,15 @@ class Stage(Sampler):
             if number in self._kept:
                 self._take(number, self._kept[number])
         # In pieces, so that time is looked at in between; all share one pass over the path.
-        points, some = self._points[self._asked], len(self._run.coarsest)
-        ends = [0, *range(some, len(numbers), _PIECE), len(numbers)]
+        points = self._points[self._asked]
+        ends = [0, *range(self._few, len(numbers), _PIECE), len(numbers)]
         return [Ask(numbers[a:b], points[a:b], True) for a, b in pairwise(ends) if a < b]
+
+    @property
+    def _few(self) -> int:
+        """How many are in the first piece, whose time holds what a call takes in any case."""
+        asked = 0 if self._asked is None else len(self._asked)
+        return min(len(self._run.coarsest), max(1, asked // 3))
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Takes the result at a point."""
@@ -126,7 +141,7 @@ class Stage(Sampler):
     def _note_costs(self) -> None:
         """Tells what the points took that were evaluated since the last ones were asked for."""
         if self._times:
-            now, count, some = time.monotonic(), len(self._times), len(self._run.coarsest)
+            now, count, some = time.monotonic(), len(self._times), self._few
             later = max(0, count - some)
             since = now - self._times[some - 1] if later else 0.0
             work = float(self.samples)

@@ -85,6 +85,9 @@ def of_all_heights(heights: Floats, known: npt.NDArray[np.bool_], count: int) ->
         heights: (G,) in shares of the drawn range.
         known: (G,) which there are.
         count: how many are wanted.
+
+    Returns:
+        (k,) at most so many; none where none is known below the top.
     """
     candidates = np.flatnonzero(known & np.isfinite(heights) & (heights < 1.0))
     order: Indices = candidates[np.argsort(heights[candidates], kind="stable")]
