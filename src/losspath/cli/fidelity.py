@@ -149,7 +149,8 @@ def print_fidelity(found: dict[str, Fidelity], as_json: bool) -> None:
         if fidelity.control is not None:
             say(f"skill on the control run: {_skill(fidelity.control)}")
         least = _error(fidelity, fidelity.floor)
-        say(f"balls at one place differ by {least}, which no picture can be below on these")
+        spread = f"the losses of balls at one place spread by {least}"
+        say(f"{spread}: on these no picture can be below it")
     _say_variance(fidelity)
     say(
         "typical error: 68 % are off by at most so much; bias: above zero the picture is too high; "

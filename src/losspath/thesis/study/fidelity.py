@@ -30,8 +30,8 @@ from losspath.thesis.study.table import Floats, Table
 
 # A picture whose typical error is greater by less than this factor is taken for as right.
 _SAME = 1.05
-# One that is off by this factor more than what draws at one place differ by is inaccurate, and one
-# whose bias is below the other corresponds to the path.
+# One that is off by this factor more than the losses of draws at one place spread is inaccurate,
+# and one whose bias is below the other corresponds to the path.
 _INACCURATE, _CORRESPONDS = 1.2, 0.05
 
 _ERROR, _BIAS, _FLOOR = "typical error", "bias", "least typical error"
@@ -56,18 +56,19 @@ def _factor(values: Floats) -> str:
     "fidelity",
     "How far surfaces of Modified-LeNet hold for vectors near the path that they were not made of, "
     "a dot for each seed: draws of the path's own distribution, and states of trainings that went "
-    "on from it. For 68 % of them the drawn loss is off by at most the typical error, and on "
-    "average it is so many times the true one. At a skill of zero it tells no more of losses than "
-    "those that training recorded. local-planes and local-draws are not the thesis's.",
+    "on from it. For 68 % of them the drawn loss is off by at most the typical error; in the "
+    "middle is the bias, as the mean of drawn over true losses. At a skill of zero it tells no "
+    "more of losses than those that training recorded. local-planes and local-draws are not the "
+    "thesis's.",
 )
 def _draw_fidelity(table: Table, files: ResultFiles, caption: str) -> Figure:
     methods = {rule_of(each): variants(rule_of(each)) for each in REPAIRED_METHODS}
     methods |= {each.name: {BOTH: each} for each in _NEWER}
 
-    def panel(label: str, quantity: str, optimizer: OptimizerName, least: int = 0) -> Dots:
+    def panel(label: str, quantity: str, optimizer: OptimizerName, offset: int = 0) -> Dots:
         rows = {
             rule: {
-                variant.removesuffix(" and repaired"): least
+                variant.removesuffix(" and repaired"): offset
                 + values_of(table, quantity, method, optimizer)
                 for variant, method in of_rule.items()
             }
@@ -114,13 +115,13 @@ def _check_sampled_pca(table: Table) -> Iterator[Check]:
 
 
 def _inaccurate(table: Table, rule: str) -> Iterator[Check]:
-    """Whether a rule's surface is off by more than what draws at one place differ by."""
+    """Whether a rule's surface is off by more than the losses of draws at one place spread."""
     for variant, method in variants(rule).items():
         for optimizer, title in OPTIMIZERS.items():
             error, bias, floor = (
                 values_of(table, each, method, optimizer) for each in (_ERROR, _BIAS, _FLOOR)
             )
-            told = f"{title}: typical error {_factor(error)} (draws at one place differ by "
+            told = f"{title}: typical error {_factor(error)} (draws at one place spread by "
             told += f"{_factor(floor)}), bias {spread(bias, '+.0%')}"
             yield Check(told, all_above(error / floor, _INACCURATE), variant)
 
@@ -203,7 +204,9 @@ def _tell_fidelity(table: Table) -> str:
             numbers = (_factor(error), spread(bias, "+.0%"), spread(skill), spread(recorded))
             rows.append([title, method.describe(), variant, *numbers])
         floor = values_of(table, _FLOOR, AVERAGED, optimizer)
-        rows.append([title, "draws at one place differ by", "", _factor(floor), "", "", ""])
+        rows.append(
+            [title, "losses of draws at one place spread by", "", _factor(floor), "", "", ""]
+        )
     return (
         "Over draws of the path's own distribution and states of trainings that went on from it; "
         "the skills also over places on chords between states, against the losses of 150 states, "
