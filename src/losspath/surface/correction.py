@@ -66,23 +66,21 @@ class _Difference:
     Attributes:
         read: from places and heights (n, 3) to what is to be added, (n,).
         is_logarithmic: whether it is added to the logarithm.
-        low: the least value that states have.
-        high: the largest one.
+        is_part: whether states have parts of one alone.
     """
 
     read: Callable[[Floats], Floats]
     is_logarithmic: bool
-    low: float
-    high: float
+    is_part: bool
 
     def corrected(self, values: Floats, features: Floats) -> Floats:
-        """Values, within the range of those that were seen; (n,) of features (n, 3)."""
+        """Values (n,), corrected by their features (n, 3); parts of one stay such."""
         more = self.read(features)
         with np.errstate(all="ignore"):
             found = values * np.exp(more) if self.is_logarithmic else values + more
-            seen = values[np.isfinite(values)]
-            found = np.clip(found, seen.min(initial=self.low), seen.max(initial=self.high))
-        return np.where(np.isfinite(values), found, values)
+        if self.is_part and np.nanmax(values, initial=0.0) <= 1:
+            found = np.clip(found, 0.0, 1.0)
+        return np.where(np.isfinite(found), found, values)
 
 
 @dataclass(frozen=True)
@@ -204,8 +202,8 @@ def _difference(places: Floats, few: Floats, many: Floats, *, is_share: bool) ->
     apart = many - few if is_share else np.log(many / few)
     if _left_out(places, apart) >= _size(apart):
         return None
-    low, high = (0.0, 1.0) if is_share else (float(many.min()), float(many.max()))
-    return _Difference(_between(places, apart), not is_share, low, high)
+    is_part = min(few.min(), many.min()) >= 0 and max(few.max(), many.max()) <= 1
+    return _Difference(_between(places, apart), not is_share, bool(is_part))
 
 
 def _features(places: Floats, losses: Floats, shares: Shares, side: float) -> Floats:
