@@ -141,7 +141,7 @@ def tables(results: dict[tuple[str, str, int], dict[str, Any]], tuned: bool) -> 
         lines += ["", f"{title}, {optimizer} ({len(some)} runs of {some[0]['states']} states)"]
         lines.append(
             f"{'':16} {'typical':>8} {'bias':>6} {'forks':>6} {'line':>6} "
-            f"{'skill':>22} {'over recorded':>22}"
+            f"{'skill':>22} {'over recorded':>22} {'control':>8}"
         )
         for name in PICTURES:
             rows = [each["methods"][name] for each in some]
@@ -151,8 +151,9 @@ def tables(results: dict[tuple[str, str, int], dict[str, Any]], tuned: bool) -> 
                 f"{_median(rows, 'bias'):>+6.0%} {_forks(rows):>+6.0%} "
                 f"{np.median([row['line'] for row in rows]):>6.1%} "
                 f"{_skill(rows, 'skill'):>22} {_skill(rows, 'skill_over_recorded'):>22}"
+                f" {_control(rows):>8}"
             )
-        lines.append(f"no picture can be below ×{floor:.3f}: vectors at one place differ")
+        lines.append(f"losses of balls at one place spread by ×{floor:.3f}")
     return lines
 
 
@@ -169,6 +170,14 @@ def _skill(rows: list[dict[str, Any]], name: str) -> str:
     low = min(row[name][1] if row[name][1] is not None else math.nan for row in rows)
     high = max(row[name][2] if row[name][2] is not None else math.nan for row in rows)
     return f"{_median(rows, name):+.2f} ({low:+.2f}…{high:+.2f})"
+
+
+def _control(rows: list[dict[str, Any]]) -> str:
+    """The median skill on the states of another run, where any are within the picture."""
+    known = [
+        row["control"][0] for row in rows if row.get("control") and row["control"][0] is not None
+    ]
+    return f"{np.median(known):+.2f}" if known else "none"
 
 
 def main() -> None:

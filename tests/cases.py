@@ -391,17 +391,17 @@ def mirrored_plane(plane, axis):
     return replace(plane, basis=plane.basis * signs, path=path)
 
 
-def noise_off_the_plane():
+def noise_off_the_plane(states=400):
     """A path with noise off its plane, whose mean has a loss lower by the variance.
 
     Path, plane, objective, places and the expected loss there.
     """
     rng = np.random.default_rng(0)
-    time = np.linspace(0, 1, 400)
-    path = np.concatenate([np.stack([8 * time, np.sin(5 * time)]), rng.normal(size=(60, 400))]).T
+    time = np.linspace(0, 1, states)
+    path = np.concatenate([np.stack([8 * time, np.sin(5 * time)]), rng.normal(size=(60, states))]).T
     plane = losspath.Plane(np.zeros(62), np.eye(62)[:, :2], ("x", "y"))
     objective = objective_of(lambda w: 1.0 + (w[2:] ** 2).mean() + 0.1 * (w[:2] ** 2).sum(), 62)
-    places = path[5::10, :2]
+    places = path[states // 80 :: states // 40, :2]
     return path, plane, objective, places, 2.0 + 0.1 * (places**2).sum(axis=1)
 
 

@@ -11,6 +11,7 @@ import losspath
 import losspath.figures.surfaces
 from cases import objective_of, projection
 from losspath import Landscape
+from losspath.evaluation.execution.engine import Engine
 from losspath.recording.joint import as_path
 from losspath.recording.selection import recorded_losses
 from losspath.surface import Fidelity
@@ -106,6 +107,51 @@ def test_a_picture_that_averages_weights_is_too_low_by_a_known_share():
     # A chord's off-plane part is shorter: (1−α)² + α² of a state's.
     chord = pca.fidelity.strata["chords"].bias.value
     assert expected < chord < -0.1
+
+
+@pytest.mark.parametrize("method", sorted(losspath.methods.METHODS))
+def test_the_bias_of_each_method_is_the_known_one(method):
+    # A blend of states by weights w has Σ w² of their mean square off the plane.
+    shown = landscape(method)
+    coordinates, slope = noisy_path()[:, :2], 0.1 * np.square(noisy_path()[:, :2]).sum(axis=1)
+    own = np.ones(len(coordinates))
+    if shown.method.vectors_at_a_point == 1:
+        own = np.square(shown.method.weights(coordinates, shown.projection)).sum(axis=1)
+    expected = math.expm1(np.mean(np.log((1 + own + slope) / (2 + slope))))
+    found = shown.surface(31).fidelity.strata["balls"].bias
+    assert found.value == pytest.approx(expected, abs=0.06)
+    assert (expected < -0.1) == (method in ("pca", "averaged", "averaged-nd"))
+
+
+def counted(monkeypatch):
+    """How many vectors are evaluated."""
+    count, evaluate = [0], Engine.evaluate
+
+    def counting(self, *args, **options):
+        for found in evaluate(self, *args, **options):
+            count[0] += len(found)
+            yield found
+
+    monkeypatch.setattr(Engine, "evaluate", counting)
+    return count
+
+
+def test_what_captions_carry_costs_sixty_evaluations(monkeypatch):
+    shown, count = landscape("pca"), counted(monkeypatch)
+    shown.surface(9, fidelity=False)
+    without, count[0] = count[0], 0
+    shown.surface(9)
+    assert count[0] == without + 60
+
+
+@pytest.mark.parametrize("method", ["pca", "averaged", "local-planes"])
+def test_in_full_it_costs_less_than_three_surfaces(method, monkeypatch):
+    path, count = noisy_path(), counted(monkeypatch)
+    objective, plane = objective_of(quadratic, path.shape[1]), flat_plane(path.shape[1])
+    losspath.compute_surface(path, objective, method, 19, plane=plane, fidelity=False)
+    surface, count[0] = count[0], 0
+    losspath.measure_fidelity(path, objective, method, 19, plane=plane)
+    assert 0 < count[0] <= 3 * surface
 
 
 def test_a_picture_that_averages_losses_is_right():

@@ -88,7 +88,7 @@ def test_a_table_of_all_methods(call, run, tmp_path):
     for method in losspath.methods.METHODS:
         assert f"\n{method}" in out
     assert out.count("\nheld-out ") == 7
-    assert "vectors at one place differ" in " ".join(out.split())
+    assert "losses of balls at one place spread by" in " ".join(out.split())
 
 
 def test_a_run_of_ones_own_has_no_forks(call, tmp_path):

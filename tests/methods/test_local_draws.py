@@ -59,6 +59,18 @@ def test_it_tells_the_expected_loss_where_a_blend_does_not():
         assert ratio == pytest.approx(1.0, abs=0.05)
 
 
+def test_it_comes_to_the_expected_loss_as_draws_grow():
+    path, plane, objective, places, expected = noise_off_the_plane()
+    off = []
+    for draws in (2, 16, 128):
+        method = LocalDraws(bandwidth=0.5, draws=draws)
+        found = Landscape(path, objective, method, plane=plane).evaluate(places)
+        apart = np.log([each.loss for each in found] / expected)
+        off.append(float(np.sqrt(np.mean(np.square(apart)))))
+    assert off[1] < 0.75 * off[0]
+    assert off[2] < off[1]
+
+
 def test_draws_have_the_buffers_of_the_mean(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(

@@ -172,6 +172,22 @@ def test_it_tells_the_expected_loss_where_a_blend_does_not():
     assert ratios["local-planes"] == pytest.approx(1.0, abs=0.05)
 
 
+def test_it_comes_to_the_expected_loss_as_states_and_neighbours_grow():
+    # The mean of losses is a regression on place: nearest neighbours, as many as √T and fewer.
+    off = []
+    for states, neighbours in ((100, 2), (400, 8), (1600, 32)):
+        path, plane, objective, places, expected = noise_off_the_plane(states)
+        method = LocalPlanes(states=states, line=0, chords=0, neighbours=neighbours, mean="loss")
+        # Beside the states, where a point is no state's own loss.
+        found = Landscape(path, objective, method, plane=plane).evaluate(
+            places + np.array([0.0, 0.02])
+        )
+        apart = np.log([each.loss for each in found] / expected)
+        off.append(float(np.sqrt(np.mean(np.square(apart)))))
+    assert off[1] < 0.75 * off[0]
+    assert off[2] < 0.75 * off[1]
+
+
 def test_a_line_that_crosses_the_path_in_the_plane_alone_does_not_change_the_path():
     # A path up to 2 off the plane, and a line in the plane that it crosses three times there.
     time = np.linspace(0, 1, 200)

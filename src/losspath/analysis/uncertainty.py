@@ -264,6 +264,8 @@ def surface_uncertainty(
         "starts": list(landscape.projection.starts),
         "description": landscape.method.describe(),
         "path_digest": landscape.projection.path_digest,
+        "explained_variance_ratio": landscape.projection.explained_variance_ratio.tolist(),
+        **landscape.plane.notes_on(landscape.path.digest),
     }
     coordinates = landscape.projection.coordinates
     return _made(places, found, source, level, key, grid.x, grid.y, coordinates, provenance)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from losspath.analysis.distances import DistanceMap
 from losspath.figures.style import describe_origin
+from losspath.geometry.walk import RandomWalk
 from losspath.surface import ACCURACY, LOSS, Surface
 
 Floats = npt.NDArray[np.float64]
@@ -77,8 +78,12 @@ def describe_variance(shown: Surface | DistanceMap) -> str:
     """
     if shown.random_walk is None:
         return ""
-    share = float(np.sum(shown.explained_variance_ratio))
-    return f" The plane has {shown.random_walk.describe(share, len(shown.starts) > 1)}."
+    return tell_variance(shown.random_walk, shown.explained_variance_ratio, len(shown.starts) > 1)
+
+
+def tell_variance(walk: RandomWalk, ratios: npt.ArrayLike, several: bool) -> str:
+    """The sentence of a plane's shares of variance (2,), of one run or several."""
+    return f" The plane has {walk.describe(float(np.sum(ratios)), several)}."
 
 
 def _errors(surface: Surface, height: str) -> Floats:

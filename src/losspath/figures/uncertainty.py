@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from losspath.analysis.uncertainty import Uncertainty
 from losspath.arguments import TITLE, checked, number, optional
 from losspath.errors import ArgumentError
+from losspath.figures.captions import tell_variance
 from losspath.figures.paths import draw_path
 from losspath.figures.scale import HeightScale
 from losspath.figures.style import (
@@ -33,6 +34,7 @@ from losspath.figures.style import (
     tidy,
 )
 from losspath.figures.surfaces import add_bar, plot_surface, surface_legend, tidy_bar
+from losspath.geometry.walk import RandomWalk
 from losspath.surface import LOSS, Surface
 
 Floats = npt.NDArray[np.float64]
@@ -154,7 +156,11 @@ def _draw_map(figure: Figure, axes: Axes, uncertainty: Uncertainty, wide: float 
         axes.plot(*run[-1], "*", ms=9, **ends)
     axes.set_xlim(uncertainty.x[0], uncertainty.x[-1])
     axes.set_ylim(uncertainty.y[0], uncertainty.y[-1])
-    names = uncertainty.provenance.get("axes", ("PC 1", "PC 2"))
+    told = uncertainty.provenance
+    names = told.get("axes", ("PC 1", "PC 2"))
+    if "explained_variance_ratio" in told:  # files of before have none
+        ratios = told["explained_variance_ratio"]
+        names = [f"{n} ({r:.1%} of variance)" for n, r in zip(names, ratios, strict=True)]
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
     tidy(axes)
@@ -238,7 +244,11 @@ def _caption(uncertainty: Uncertainty) -> str:
         text += f"; widened by the losses of {told['held_out']} held-out states"
     if (samples := told.get("samples")) and "parts" not in told:
         text += f"; {samples:,} samples"
-    return f"{text}.{describe_origin(told)}"
+    text += "."
+    if "random_walk" in told and "explained_variance_ratio" in told:
+        walk = RandomWalk.from_json(told["random_walk"])
+        text += tell_variance(walk, told["explained_variance_ratio"], len(_starts(uncertainty)) > 1)
+    return text + describe_origin(told)
 
 
 def _shown(width: float, relative: bool, most: float = _MOST) -> str:

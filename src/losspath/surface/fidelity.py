@@ -87,7 +87,9 @@ class Fidelity:
             different losses: from pairs of balls about the same states. States of training may
             differ by less.
         is_logarithmic: whether errors are factors.
-        control: the skill on the states of another run, where one was given: it should be none.
+        control: the skill on the states of another run, where one was given. It should be about
+            none: above it, a picture is near their losses without knowing of them, as where it is
+            low everywhere.
         skill_over_recorded: the same over the losses that were recorded, which are mostly those of
             single batches; NaN where none were.
         provenance: what it was measured of and how, as JSON values.
