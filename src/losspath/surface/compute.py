@@ -65,9 +65,10 @@ def compute_surface(
         fidelity: whether to measure how far the surface holds near the path, by about 60 more
             evaluations: see `Surface.fidelity`.
         budget: what the surface may cost; None for all points over all samples. "5s": seconds of
-            wall time, the plane included. 200: so many points over all samples, where one over a
-            tenth of them is a tenth of one. "auto": until nothing is seen that is not so, by
-            predicted errors of 1 % of the drawn range and standard errors of 2 %. The picture is
+            wall time, the plane included, and mostly some per cent more. 200: so many points over
+            all samples, where one over a tenth of them is a tenth of one. "auto": until nothing is
+            seen that is not so, by predicted errors of 1 % of the drawn range and standard errors
+            of 2 %. The picture is
             whole in any case: points that were not evaluated are interpolated, what some samples
             say is corrected by nine states over more where a point is several vectors, and
             ``provenance["budget"]`` says what was reached. Within seconds it is not the same each
