@@ -68,11 +68,10 @@ def compute_surface(
             wall time, the plane included, and mostly some per cent more. 200: so many points over
             all samples, where one over a tenth of them is a tenth of one. "auto": until nothing is
             seen that is not so, by predicted errors of 1 % of the drawn range and standard errors
-            of 2 %. The picture is
-            whole in any case: points that were not evaluated are interpolated, what some samples
-            say is corrected by nine states over more where a point is several vectors, and
-            ``provenance["budget"]`` says what was reached. Within seconds it is not the same each
-            time. See `Surface.is_filled`.
+            of 2 %. The picture is whole in any case: points that were not evaluated are
+            interpolated, what some samples say is corrected by nine states over more where a point
+            is several vectors, and ``provenance["budget"]`` says what was reached. Within seconds
+            it is not the same each time. See `Surface.is_filled`.
 
     Returns:
         The surface.
