@@ -182,17 +182,17 @@ def test_states_are_over_so_many_samples_as_are_worth_it(samples, count, expecte
     assert samples_for(samples, count) == expected
 
 
-def training():
+def training(samples=6000):
     """The path of a short training, and its objective."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-    x = torch.randn(6000, 5)
-    y = (x[:, 0] + 0.3 * torch.randn(6000) > 0).long() + (x[:, 1] > 1).long()
+    x = torch.randn(samples, 5)
+    y = (x[:, 0] + 0.3 * torch.randn(samples) > 0).long() + (x[:, 1] > 1).long()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     path = []
     for _ in range(60):
         path.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy())
-        chosen = torch.randint(6000, (32,))
+        chosen = torch.randint(samples, (32,))
         optimizer.zero_grad()
         F.cross_entropy(model(x[chosen]), y[chosen]).backward()
         optimizer.step()
@@ -201,18 +201,18 @@ def training():
 
 @pytest.mark.parametrize("method", ["local-planes", "local-draws"])
 def test_a_picture_within_a_budget_is_nearer_to_the_one_of_all_samples(method, monkeypatch):
-    path, objective = training()
-    options = {"method": method, "resolution": 21, "fidelity": False, "budget": 30}
+    path, objective = training(3000)
+    options = {"method": method, "resolution": 15, "fidelity": False, "budget": 30}
     found = losspath.compute_surface(path, objective, **options)
     reached = found.provenance["budget"]
     assert reached["corrected"]["states"] == 9
-    assert reached["corrected"]["samples"] == 6000
+    assert reached["corrected"]["samples"] == 3000
     assert "loss" in reached["corrected"]["quantities"]
     assert reached["cost"] <= 30
     monkeypatch.setattr(Correction, "applied", lambda self, surface, to_states: surface)
     plain = losspath.compute_surface(path, objective, **options)
     np.testing.assert_array_equal(found.evaluated, plain.evaluated)
-    full = losspath.compute_surface(path, objective, method, 21, fidelity=False)
+    full = losspath.compute_surface(path, objective, method, 15, fidelity=False)
     errors = [apart(each.loss, full.loss) for each in (found, plain)]
     assert errors[0] < 0.6 * errors[1]
     errors = [apart(each.states.loss, full.states.loss) for each in (found, plain)]
@@ -250,7 +250,7 @@ def ticking(monkeypatch, seconds):
 @pytest.mark.parametrize("seconds", [0.4, 0.7, 1.5, 4.0])
 def test_within_seconds_it_is_corrected_and_in_time(monkeypatch, seconds):
     path, objective = training()
-    now = ticking(monkeypatch, 1e-6 * 6)
+    now = ticking(monkeypatch, 6e-6)
     found = losspath.compute_surface(
         path, objective, "local-planes", 41, budget=f"{seconds}s", fidelity=False
     )
@@ -264,7 +264,7 @@ def test_ends_of_many_runs_count_as_what_corrects(monkeypatch):
     # Forty runs have eighty ends, over as many samples as nine states would be.
     path, objective = training()
     parts = {f"run {number}": path[number : number + 20] for number in range(40)}
-    now = ticking(monkeypatch, 1e-6 * 6)
+    now = ticking(monkeypatch, 6e-6)
     losspath.compute_surface(parts, objective, "local-planes", 21, budget="1s", fidelity=False)
     assert now[0] < 1.5
 
