@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import losspath
 from losspath.evaluation.objective import Objective
@@ -389,6 +390,28 @@ def mirrored_plane(plane, axis):
         return replace(plane, basis=plane.basis * signs, path=plane.path * signs)
     path = replace(plane.path, coordinates=plane.path.coordinates * signs)
     return replace(plane, basis=plane.basis * signs, path=path)
+
+
+def small_network():
+    """From five numbers to three classes."""
+    return torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+
+
+def short_training(samples, steps):
+    """The path of a training on classes with noise, its objective, and what that is made of."""
+    torch.manual_seed(0)
+    model, x = small_network(), torch.randn(samples, 5)
+    y = (x[:, 0] + 0.3 * torch.randn(samples) > 0).long() + (x[:, 1] > 1).long()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    path = []
+    for _ in range(steps):
+        path.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy())
+        chosen = torch.randint(samples, (32,))
+        loss = F.cross_entropy(model(x[chosen]), y[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return np.array(path), Objective(model, x, y, F.cross_entropy), (model, x, y)
 
 
 def noise_off_the_plane(states=400):

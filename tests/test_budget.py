@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import losspath
-from cases import descent, problem
+from cases import descent, problem, short_training, small_network
 from losspath import Objective, compute_surface, refine_surface
 from losspath.errors import ArgumentError
 from losspath.evaluation.subsets import disjoint_parts, reason_to_keep_all, subset
@@ -23,35 +23,7 @@ DESCENT = problem("descent", descent(12, 6))
 SAMPLES = 3000
 
 
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
-        )
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-def training(samples=SAMPLES, steps=40):
-    """The path of a short training, and its objective."""
-    torch.manual_seed(0)
-    model, x = Net(), torch.randn(samples, 5)
-    y = (x[:, 0] + 0.3 * torch.randn(samples) > 0).long() + (x[:, 1] > 1).long()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    path = []
-    for _ in range(steps):
-        path.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy())
-        chosen = torch.randint(samples, (32,))
-        loss = F.cross_entropy(model(x[chosen]), y[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return np.array(path), Objective(model, x, y, F.cross_entropy), (model, x, y)
-
-
-PATH, OBJECTIVE, PARTS = training()
+PATH, OBJECTIVE, PARTS = short_training(SAMPLES, 40)
 LINES = 41
 
 
@@ -318,7 +290,7 @@ def test_standard_errors_are_those_of_many_draws():
     losses = []
     for vector in vectors:
         given = torch.nn.utils.vector_to_parameters
-        clone = Net()
+        clone = small_network()
         given(vector, clone.parameters())
         with torch.no_grad():
             losses.append(F.cross_entropy(clone(x), y, reduction="none").double().numpy())

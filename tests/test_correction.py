@@ -4,10 +4,10 @@ import types
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 
 import losspath
+from cases import short_training, small_network
 from losspath.evaluation.execution.engine import Engine
 from losspath.evaluation.subsets import subset
 from losspath.surface import budget, stage
@@ -183,20 +183,7 @@ def test_states_are_over_so_many_samples_as_are_worth_it(samples, count, expecte
 
 
 def training(samples=6000):
-    """The path of a short training, and its objective."""
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-    x = torch.randn(samples, 5)
-    y = (x[:, 0] + 0.3 * torch.randn(samples) > 0).long() + (x[:, 1] > 1).long()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    path = []
-    for _ in range(60):
-        path.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy().copy())
-        chosen = torch.randint(samples, (32,))
-        optimizer.zero_grad()
-        F.cross_entropy(model(x[chosen]), y[chosen]).backward()
-        optimizer.step()
-    return np.array(path), losspath.Objective(model, x, y, F.cross_entropy)
+    return short_training(samples, 60)[:2]
 
 
 @pytest.mark.parametrize("method", ["local-planes", "local-draws"])
@@ -280,8 +267,7 @@ def test_a_metric_that_more_samples_lose_is_no_error():
         known = targets != -100
         return F.cross_entropy(outputs[known], targets[known], reduction="sum"), known.sum()
 
-    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-    objective = losspath.Objective(model, x, y, loss)
+    objective = losspath.Objective(small_network(), x, y, loss)
     found = losspath.compute_surface(path, objective, budget=40, fidelity=False)
     assert np.isfinite(found.loss).all()
     assert found.accuracy is not None

@@ -269,13 +269,22 @@ def _check_grid(x: Floats, y: Floats) -> None:
         )
 
 
+def axis_label(label: str, share: float) -> str:
+    """An axis of a plane with its share of the path's variance.
+
+    Args:
+        label: of the axis.
+        share: the part of the variance; not finite of surfaces that another program computed.
+    """
+    return f"{label} ({share:.1%} of variance)" if np.isfinite(share) else label
+
+
 def _label_plane(axes: Axes, shown: Surface | DistanceMap, labels: Sequence[str]) -> None:
     x, y, ratio = shown.x, shown.y, shown.explained_variance_ratio
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
     for axis, label, share in zip((axes.xaxis, axes.yaxis), labels, ratio, strict=False):
-        known = np.isfinite(share)  # of surfaces that another program computed it may not be
-        axis.set_label_text(f"{label} ({share:.1%} of variance)" if known else label)
+        axis.set_label_text(axis_label(label, share))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if _is_equal(x, y):

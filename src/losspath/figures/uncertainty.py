@@ -33,7 +33,7 @@ from losspath.figures.style import (
     set_scale,
     tidy,
 )
-from losspath.figures.surfaces import add_bar, plot_surface, surface_legend, tidy_bar
+from losspath.figures.surfaces import add_bar, axis_label, plot_surface, surface_legend, tidy_bar
 from losspath.geometry.walk import RandomWalk
 from losspath.surface import LOSS, Surface
 
@@ -160,7 +160,7 @@ def _draw_map(figure: Figure, axes: Axes, uncertainty: Uncertainty, wide: float 
     names = told.get("axes", ("PC 1", "PC 2"))
     if "explained_variance_ratio" in told:  # files of before have none
         ratios = told["explained_variance_ratio"]
-        names = [f"{n} ({r:.1%} of variance)" for n, r in zip(names, ratios, strict=True)]
+        names = [axis_label(name, share) for name, share in zip(names, ratios, strict=True)]
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
     tidy(axes)

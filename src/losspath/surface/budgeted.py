@@ -141,7 +141,7 @@ class BudgetedSurface:
                     return wanted
                 self._halved += 1
                 continue
-            unsure, blurred = self._unsure(stage), self._blurred(stage)
+            unsure, blurred = self._predicted_error(stage) / _TOLERANCE, self._blurred(stage)
             if sampled or len(stage.found) < min(_ENOUGH, stage.total):
                 blurred = 0.0
             if blurred > unsure or not len(wanted):
@@ -154,10 +154,10 @@ class BudgetedSurface:
             self._next = self._with_more_samples(stage, is_fine=True)
             return wanted[:0]
 
-    def _unsure(self, stage: Stage) -> float:
-        """Predicted errors of points that were not evaluated, in tolerances."""
+    def _predicted_error(self, stage: Stage) -> float:
+        """What most points that were not evaluated are off by at most, as far as is foreseen."""
         assert stage.forecast is not None
-        return float(np.percentile(stage.forecast.errors, _MOST)) / _TOLERANCE
+        return float(np.percentile(stage.forecast.errors, _MOST))
 
     def _blurred(self, stage: Stage) -> float:
         """The error of the samples, in tolerances; large where there was no time to measure it."""
@@ -171,7 +171,7 @@ class BudgetedSurface:
             return stage
 
         def worst(of: Stage) -> float:
-            return max(self._unsure(of), self._blurred(of))
+            return max(self._predicted_error(of) / _TOLERANCE, self._blurred(of))
 
         return stage if worst(stage) <= worst(best) else best
 
@@ -280,13 +280,13 @@ class BudgetedSurface:
         told = self._refinement.filled(heights, alone.reshape(heights.shape))
         off = np.abs(np.minimum(told, 1.0) - np.minimum(heights, 1.0)).reshape(-1)
         others = off[stage.known & ~alone]
-        is_told = not len(others) or np.percentile(others, _MOST) <= _TOLERANCE
-        return coarse if is_told else coarse[:0]
+        is_foretold = not len(others) or np.percentile(others, _MOST) <= _TOLERANCE
+        return coarse if is_foretold else coarse[:0]
 
     def _affordable_points(self, count: int, stage: Stage) -> int:
         is_open = np.isnan(stage.standard_error) and not stage.is_told
-        left = self._kept_for_states(stage, stage.samples) if is_open else 0.0
-        while count and not self._can_afford(count + left, stage.samples):
+        kept = self._kept_for_states(stage, stage.samples) if is_open else 0.0
+        while count and not self._can_afford(count + kept, stage.samples):
             count = int(0.8 * count)
         return count
 
@@ -375,14 +375,13 @@ class BudgetedSurface:
 
     def _reached(self, stage: Stage) -> dict[str, Any]:
         """What the budget came to, as JSON values."""
-        assert stage.forecast is not None
         return {
             "asked": self._budget.asked,
             "seconds": self._budget.elapsed,
             "evaluated": len(stage.found),
             "cost": self.costs.points,
             "of_samples": self.count,
-            "predicted_error": float(np.percentile(stage.forecast.errors, _MOST)),
+            "predicted_error": self._predicted_error(stage),
             "standard_error": None if np.isnan(stage.standard_error) else stage.standard_error,
             "corrected": None if stage.correction is None else stage.correction.to_json(),
             "notes": list(self._notes),

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scipy.interpolate import RBFInterpolator
 
 from losspath.evaluation.quantities import ACCURACY, LOSS, SPREAD
+from losspath.geometry.grid import Grid
 from losspath.surface.shares import Shares
 from losspath.surface.surface import StateLosses, Surface
 
@@ -156,9 +157,8 @@ class Correction:
             surface: the surface.
             to_states: whether the losses of its states are over the few samples too.
         """
-        x, y = np.meshgrid(surface.x, surface.y)
-        points = np.stack([x.reshape(-1), y.reshape(-1)], axis=1)
-        grid, states = self._corrected(points, surface.values), surface.states
+        points, states = Grid(surface.x, surface.y).points, surface.states
+        grid = self._corrected(points, surface.values)
         if to_states:
             known = self._corrected(surface.path[states.index], states.values)
             loss, accuracy = known.pop(LOSS), known.pop(ACCURACY, None)

@@ -56,6 +56,9 @@ AVERAGED, AVERAGED_ND = Averaged(temperature=1.0), AveragedND(temperature=1.0)
 REPAIRED_METHODS: tuple[Method, ...] = (PCA(), Sampled(), SampledPCA(), AVERAGED, AVERAGED_ND)
 """The thesis's five methods, without the errors that its program made."""
 
+NEWER: tuple[Method, ...] = (LocalPlanes(), LocalDraws())
+"""Methods that the thesis has not."""
+
 AS_DRAWN: tuple[Method, ...] = (
     PCAAsDrawn(),
     Sampled(),
@@ -326,7 +329,7 @@ class Plan:
             label: each for label, each in self.surfaces.items() if not label[1].startswith(swept)
         }
         usual = found["averaged", ""]
-        for method in (LocalPlanes(), LocalDraws()):
+        for method in NEWER:
             found[label_of(method)] = dataclasses.replace(usual, method=method)
         return results.fidelities(run, found)
 
