@@ -54,6 +54,17 @@ def test_a_surface_beside_its_uncertainty(scene, tmp_path):
     save_figure(figure, tmp_path / "u.png")
 
 
+@pytest.mark.parametrize("share", [0.25, float("nan"), None])
+def test_axes_say_their_share_of_variance_where_it_is_known(scene, share):
+    *_, found = scene
+    known = found.provenance | {"explained_variance_ratio": [share, share]}
+    if share is None:
+        del known["explained_variance_ratio"]
+    told = words(plot_uncertainty(dataclasses.replace(found, provenance=known)))
+    assert ("25.0% of variance" in told) == (share == 0.25)
+    assert "nan% of variance" not in told
+
+
 def test_what_is_wide_is_hatched_and_said(scene):
     *_, surface, found = scene
     limit = float(np.median(found.widths))
