@@ -10,6 +10,7 @@ import losspath
 from cases import short_training, small_network
 from losspath.evaluation.execution.engine import Engine
 from losspath.evaluation.subsets import subset
+from losspath.figures.captions import describe_budget
 from losspath.surface import budget, stage
 from losspath.surface.correction import Correction, samples_for
 from losspath.surface.landscape import Landscape
@@ -78,11 +79,23 @@ def test_a_correction_that_differs_from_place_to_place_is_told_to_a_third(scale)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-6)
 
 
-def test_states_that_do_not_tell_of_each_other_correct_nothing():
+def test_states_that_do_not_tell_of_each_other_say_how_far_off_they_are_and_correct_nothing():
     few = surface_of(bowl)
-    noise = np.exp(0.3 * np.array([1, -1, 1, -1, 1, -1, 1, -1, 1]))
-    many = StateLosses(few.states.index, few.states.loss * noise)
-    assert Correction.of(few, few.states, many, NUMBERS) is None
+    noise = 0.3 * np.array([1, -1, 1, -1, 1, -1, 1, -1, 1])
+    index, loss = few.states.index, few.states.loss
+    own = StateLosses(index, loss, np.full(9, 0.9))
+    few = with_values(few, own, np.full((19, 21), 0.7))
+    many = StateLosses(index, loss * np.exp(noise), np.full(9, 0.8))
+    correction = Correction.of(few, own, many, NUMBERS)
+    found = correction.applied(few, to_states=True)
+    np.testing.assert_array_equal(found.loss, few.loss)
+    np.testing.assert_array_equal(found.states.loss, loss)
+    rest = (1 / 8192 - 1 / 60_000) / (1 / 512 - 1 / 8192)
+    off = 0.3 / Shares.of(few).span
+    assert correction.standard_error == pytest.approx(np.hypot(off, np.sqrt(rest) * off))
+    # Each quantity is judged by itself.
+    assert correction.to_json()["quantities"] == ["accuracy"]
+    np.testing.assert_allclose(found.accuracy, 0.6)
 
 
 def test_states_without_a_finite_loss_tell_nothing():
@@ -272,3 +285,18 @@ def test_a_metric_that_more_samples_lose_is_no_error():
     assert np.isfinite(found.loss).all()
     assert found.accuracy is not None
     assert found.provenance["budget"]["corrected"]["samples"] == 6000
+
+
+@pytest.mark.parametrize(
+    ("quantities", "words"),
+    [
+        (["loss", "accuracy"], "about 1.2%, corrected by 9 states over 5,000."),
+        (["accuracy"], "about 1.2%, told by 9 states over 5,000."),
+        ([], "about 1.2%, told by 9 states over 5,000."),
+    ],
+)
+def test_a_caption_says_whether_losses_were_corrected(quantities, words):
+    corrected = {"states": 9, "samples": 5000, "quantities": quantities}
+    told = {"asked": "auto", "seconds": 2.0, "predicted_error": 0.004, "notes": []}
+    caption = describe_budget({**told, "standard_error": 0.012, "corrected": corrected})
+    assert caption.endswith(words)

@@ -66,7 +66,8 @@ def describe_budget(budget: Mapping[str, Any]) -> str:
     )
     words += f" samples {of_samples}"
     if corrected:
-        words += f", corrected by {corrected['states']} states over {corrected['samples']:,}"
+        done = "corrected" if LOSS in corrected["quantities"] else "told"
+        words += f", {done} by {corrected['states']} states over {corrected['samples']:,}"
     words += "."
     return words + "".join(f" {note[:1].upper()}{note[1:]}." for note in budget["notes"])
 

@@ -93,9 +93,10 @@ class Correction:
         side: the longer side of the path's box.
         states: how many states tell it.
         samples: how many samples they are over.
-        standard_error: of a corrected loss, in shares.
-        loss: from places and heights (n, 3) to what is to be added to losses, (n,) in shares.
-        others: by name, what other quantities are off by.
+        standard_error: of a loss, in shares, corrected or not.
+        loss: from places and heights (n, 3) to what is to be added to losses, (n,) in shares; None
+            where each state is told no better by the others than by nothing, and losses stay.
+        others: by name, what other quantities are off by, likewise.
     """
 
     shares: Shares
@@ -103,14 +104,14 @@ class Correction:
     states: int
     samples: int
     standard_error: float
-    loss: Callable[[Floats], Floats]
+    loss: Callable[[Floats], Floats] | None
     others: dict[str, _Difference]
 
     @classmethod
     def of(
         cls, surface: Surface, few: StateLosses, many: StateLosses, numbers: tuple[int, int, int]
     ) -> Correction | None:
-        """What states tell; None where each is told no better by the others than by nothing.
+        """What states tell; None where too few have a loss.
 
         Args:
             surface: over few samples.
@@ -127,19 +128,18 @@ class Correction:
             return None
         places = _features(surface.path[few.index], few.loss, shares, side)[known]
         apart = apart[known]
-        left_out = _left_out(places, apart)
-        if left_out >= _size(apart):
-            return None
+        raw, left_out = _size(apart), _left_out(places, apart)
+        loss = _between(places, apart) if left_out < raw else None
         some, more, count = numbers
         # What the larger number of samples is off by itself.
         rest = (1 / more - 1 / count) / (1 / some - 1 / more)
-        error = math.hypot(left_out, math.sqrt(rest) * float(np.abs(apart).max()))
+        error = math.hypot(min(left_out, raw), math.sqrt(rest) * float(np.abs(apart).max()))
         others = {}
         for name in few.values.keys() & many.values.keys() - {LOSS}:
             values = np.stack([each.values[name][known] for each in (few, many)])
             if (found := _difference(places, *values, is_share=name == ACCURACY)) is not None:
                 others[name] = found
-        return cls(shares, side, len(apart), more, error, _between(places, apart), others)
+        return cls(shares, side, len(apart), more, error, loss, others)
 
     def is_of(self, shares: Shares) -> bool:
         """Whether shares are still of logarithms, or not, as they were when this was made."""
@@ -147,7 +147,7 @@ class Correction:
 
     def to_json(self) -> dict[str, Any]:
         """By how many states, over how many samples, and what, as JSON values."""
-        quantities = [LOSS, *sorted(self.others)]
+        quantities = [*([LOSS] if self.loss else []), *sorted(self.others)]
         return {"states": self.states, "samples": self.samples, "quantities": quantities}
 
     def applied(self, surface: Surface, *, to_states: bool) -> Surface:
@@ -170,9 +170,11 @@ class Correction:
         """Values at places (n, 2), each by what is known of its kind."""
         loss = values[LOSS]
         features = _features(places, loss.reshape(-1), self.shares, self.side)
-        told = self.shares.losses(self.shares(loss) + self.loss(features).reshape(loss.shape))
-        # Without a logarithm, as shares may be of them, a loss is left as it is.
-        told = np.where(np.isnan(told), loss, told)
+        told = loss
+        if self.loss is not None:
+            told = self.shares.losses(self.shares(loss) + self.loss(features).reshape(loss.shape))
+            # Without a logarithm, as shares may be of them, a loss is left as it is.
+            told = np.where(np.isnan(told), loss, told)
         corrected = values | {LOSS: told}
         for name, other in self.others.items():
             if name in values:
