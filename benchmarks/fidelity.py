@@ -91,6 +91,52 @@ def is_missing(name: str, found: dict[str, Any]) -> bool:
     return name not in found or found[name]["asked"] != plain_json(PICTURES[name][0].to_json())
 
 
+@dataclass
+class Case:
+    """A run with what surfaces of it are held against.
+
+    Attributes:
+        landscape: of the run, by whichever method.
+        evidence: losses that no method has a part in, its forks' among them.
+        line: from the start to the end.
+    """
+
+    landscape: Landscape
+    evidence: Evidence
+    line: Line
+
+    @classmethod
+    def of(cls, kind: Kind, folder: Path, control: Path) -> Case:
+        """Evaluates it.
+
+        Args:
+            kind: what was trained.
+            folder: the run and its forks.
+            control: another run.
+        """
+        path = losspath.Trajectory(folder / "run")
+        forks = [losspath.Trajectory(folder / f"fork-{number}") for number in range(FORKS)]
+        first = Landscape(path, kind.objective(), "pca")
+        evidence = Evidence.of(first, forks=forks, control=losspath.Trajectory(control / "run"))
+        return cls(first, evidence, Line.of(first))
+
+    def judged(self, method: losspath.methods.Method, lines: int) -> dict[str, Any]:
+        """What there is to say of a method's surface, on a grid of so many lines an axis."""
+        # No point is evaluated that nothing is read beside.
+        read = [each.places for each in self.evidence.vectors if each.name != HELD_OUT]
+        around = np.concatenate([*read, self.evidence.control.places, self.line.places])
+        landscape = self.landscape.with_method(method)
+        grid = Grid.around(landscape.projection.coordinates, lines)
+        surface = bare_surface(landscape, grid, around)
+        fidelity = judge(landscape, surface, self.evidence, lines, bare_surface)
+        return {
+            "asked": method.to_json(),
+            "method": landscape.method.to_json(),
+            "line": self.line.error(surface),
+            **fidelity.to_json(),
+        }
+
+
 def measured(kind: Kind, folder: Path, control: Path, found: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a run by picture.
 
@@ -100,33 +146,16 @@ def measured(kind: Kind, folder: Path, control: Path, found: dict[str, Any]) -> 
         control: another run.
         found: by picture, what is known already.
     """
-    path = losspath.Trajectory(folder / "run")
-    forks = [losspath.Trajectory(folder / f"fork-{number}") for number in range(FORKS)]
-    first = Landscape(path, kind.objective(), "pca")
-    evidence = Evidence.of(first, forks=forks, control=losspath.Trajectory(control / "run"))
-    line = Line.of(first)
-    # No point is evaluated that nothing is read beside.
-    read = [each.places for each in evidence.vectors if each.name != HELD_OUT]
-    around = np.concatenate([*read, evidence.control.places, line.places])
-
+    case = Case.of(kind, folder, control)
     for name, (method, lines) in PICTURES.items():
-        if not is_missing(name, found):
-            continue
-        landscape = first.with_method(method)
-        grid = Grid.around(first.projection.coordinates, lines)
-        surface = bare_surface(landscape, grid, around)
-        fidelity = judge(landscape, surface, evidence, lines, bare_surface)
-        found[name] = {
-            "asked": method.to_json(),
-            "method": landscape.method.to_json(),
-            "line": line.error(surface),
-            **fidelity.to_json(),
-        }
+        if is_missing(name, found):
+            found[name] = case.judged(method, lines)
+    path, shown = case.landscape.path, case.landscape.projection
     return {
         "kind": kind.title,
         "states": len(path),
         "parameters": path.parameter_count,
-        "variance": float(first.projection.explained_variance_ratio.sum()),
+        "variance": float(shown.explained_variance_ratio.sum()),
         "methods": {name: found[name] for name in PICTURES},
     }
 

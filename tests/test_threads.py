@@ -61,23 +61,59 @@ def test_no_cgroups_and_no_affinity(monkeypatch, tmp_path):
     assert available_cores() == 1
 
 
-def told(arguments, **variables):
-    """How many threads torch has once the program's options are read."""
-    program = (
-        "from losspath.threads import use_threads\n"
-        f"use_threads({arguments})\n"
-        "import torch\n"
-        "print(torch.get_num_threads())"
-    )
-    environment = {k: v for k, v in os.environ.items() if "NUM_THREADS" not in k}
+def run(program, **variables):
+    """What a Python program prints that has these of the variables on threads alone."""
+    ours = ("NUM_THREADS", "GOMP_", "OMP_WAIT")
+    environment = {k: v for k, v in os.environ.items() if not any(name in k for name in ours)}
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", "from losspath.threads import use_threads\n" + program],
         env={**environment, **variables},
         capture_output=True,
         text=True,
         check=True,
     )
-    return int(done.stdout)
+    return done.stdout.strip()
+
+
+def told(arguments, **variables):
+    """How many threads torch has once the program's options are read."""
+    program = f"use_threads({arguments})\nimport torch\nprint(torch.get_num_threads())"
+    return int(run(program, **variables))
+
+
+@pytest.mark.parametrize(
+    ("variables", "spins"),
+    [
+        ({}, "3000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+        ({"OMP_NUM_THREADS": "1"}, "3000"),
+    ],
+)
+def test_threads_wait_for_each_other_for_a_short_time_unless_something_else_is_asked(
+    variables, spins
+):
+    program = "import os\nuse_threads(None)\nprint(os.environ.get('GOMP_SPINCOUNT'))"
+    assert run(program, **variables) == spins
+
+
+def test_the_command_line_asks_for_it_before_torch_is_loaded():
+    program = (
+        "import os, sys\n"
+        "from losspath.cli import main\n"
+        "try:\n    main(['info', 'nowhere'])\n"
+        "except SystemExit:\n    pass\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    assert run(program) == "3000"
+
+
+def test_what_waits_is_left_as_it_is_once_torch_is_loaded(monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    use_threads(2)
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 @pytest.mark.slow

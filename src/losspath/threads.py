@@ -10,6 +10,9 @@ from pathlib import Path
 VARIABLE = "LOSSPATH_THREADS"
 
 _OPENMP = "OMP_NUM_THREADS"
+# Of GNU's OpenMP, which torch has on Linux: how often a thread looks whether the others are done
+# before it sleeps. 300,000 times by default, for milliseconds.
+_SPINS, _WAITING, _FEW = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "3000"
 _CGROUP = Path("/proc/self/cgroup")
 _ROOT = Path("/sys/fs/cgroup")
 
@@ -26,11 +29,18 @@ def available_cores() -> int:
 
 
 def use_threads(count: int | None) -> None:
-    """Has torch compute with so many threads.
+    """Has torch compute with so many threads, which do not wait for each other for long.
+
+    A thread that waits for one that does not run, as another program has its core, keeps a core
+    busy meanwhile. On a machine that others use that took most of the time
+    (benchmarks/results/waiting.txt).
 
     Args:
         count: how many; None for the cores that are available, unless OMP_NUM_THREADS says more.
     """
+    # Read when torch is loaded.
+    if "torch" not in sys.modules and _WAITING not in os.environ:
+        os.environ.setdefault(_SPINS, _FEW)
     if count is None:
         if _OPENMP in os.environ or _quota() == math.inf:
             return  # torch's own choice, which follows the affinity
