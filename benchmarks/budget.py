@@ -77,7 +77,7 @@ def picture(name, training, method, lines, plane, keep) -> str:
 
 def whole(keep, name, path, objective, method, lines, plane):
     """A full surface, kept or computed, and its seconds; NaN where it was kept."""
-    file = keep / f"{name.replace(' ', '_')}.npz"
+    file = keep / f"{name.replace(' ', '_')}_{lines}_{len(objective)}.npz"
     if file.exists():
         kept = losspath.Surface.load(file)
         if kept.provenance["path_digest"] == path.digest:

@@ -140,7 +140,9 @@ def main() -> None:
             print(f"{file.stem}: done", flush=True)
     files = [RESULTS / f"{name}-{each}.json" for name in known for each in known[name].rates]
     results = {file.stem: json.loads(file.read_text()) for file in files if file.exists()}
-    most = max(map(len, results.values()))
+    most = max(map(len, results.values()), default=0)
+    if not most:
+        parser.error(f"nothing was measured yet in {RESULTS}")
     print(*tables({run: each for run, each in results.items() if len(each) == most}), sep="\n")
 
 

@@ -5,8 +5,8 @@
 LeNet-5 on 1,437 images at once, and training steps of 64 images, by one thread and by as many as
 there are cores, which look for the others as often as GNU's OpenMP has it by default, or 3,000
 times, as the command line has it, or not at all, before they sleep. Each in a process of its own,
-in turns; then again beside as many other processes as there are cores, and one more, which are
-busy all the time.
+in turns: alone, beside loops that keep a core busy each, one more than there are cores, and beside
+two other processes that take steps by as many threads as there are cores, as torch has it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 DEFAULT = "300,000 (default)"
 # Threads, and how often they look; None: as many threads as cores.
 WAYS = ((1, DEFAULT), (None, DEFAULT), (None, "3000"), (None, "0"))
-BUSY = "while True: pass"
+LOOP = [sys.executable, "-c", "while True: pass"]
 
 
 def measure(seconds: float) -> None:
@@ -44,6 +44,8 @@ def measure(seconds: float) -> None:
         F.cross_entropy(model(some), classes).backward()
         optimizer.step()
 
+    while not seconds:  # for others to be measured beside it
+        step()
     with torch.inference_mode():
         forward = milliseconds(lambda: model(images), seconds)
     print(forward, milliseconds(step, seconds))
@@ -69,22 +71,29 @@ def main() -> None:
         measure(options.seconds)
         return
     cores = len(os.sched_getaffinity(0))
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    plain = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, __file__, "--here", "--seconds", str(options.seconds)]
-    print(f"{'others':>6} {'threads':>7} {'looks':>18} {'forward':>24} {'step':>24}")
-    for others in (0, cores + 1):
+    beside = {
+        "none": [],
+        f"{cores + 1} loops": [LOOP] * (cores + 1),
+        "2 of torch": [[sys.executable, __file__, "--here", "--seconds", "0"]] * 2,
+    }
+    print(f"{'others':10} {'threads':>7} {'looks':>18} {'forward':>24} {'step':>24}")
+    for label, others in beside.items():
         with ExitStack() as busy:
-            for _ in range(others):
-                other = subprocess.Popen([sys.executable, "-c", BUSY])
+            for command_of_other in others:
+                other = subprocess.Popen(command_of_other)
                 busy.callback(other.wait)
                 busy.callback(other.kill)
             found = {way: [] for way in WAYS}
             for _ in range(options.rounds):
                 for threads, spins in WAYS:
-                    given = {"OMP_NUM_THREADS": str(threads or cores)}
+                    given = plain | {"OMP_NUM_THREADS": str(threads or cores)}
                     if spins != DEFAULT:
                         given["GOMP_SPINCOUNT"] = spins
                     done = subprocess.run(
-                        command, env=os.environ | given, capture_output=True, text=True, check=True
+                        command, env=given, capture_output=True, text=True, check=True
                     )
                     found[threads, spins].append([float(each) for each in done.stdout.split()])
         for (threads, spins), times in found.items():
@@ -92,7 +101,10 @@ def main() -> None:
                 f"{np.median(each):8.2f} ms ({min(each):.1f}…{max(each):.1f})"
                 for each in np.array(times).T
             ]
-            print(f"{others:>6} {threads or cores:>7} {spins:>18} {told[0]:>24} {told[1]:>24}")
+            print(
+                f"{label:10} {threads or cores:>7} {spins:>18} {told[0]:>24} {told[1]:>24}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ def test_a_budget_is_read(value, seconds, points):
     assert Budget.of(found) is found
 
 
-@pytest.mark.parametrize("value", ["", "5m", "-3", "0s", 0, "s", True, None, float("nan"), [3]])
+@pytest.mark.parametrize(
+    "value", ["", "5m", "-3", "0s", 0, "s", True, None, float("nan"), [3], 5.0, "2.5", "1e400"]
+)
 def test_what_is_no_budget_is_refused(value):
     with pytest.raises(ArgumentError, match="expected a budget"):
         Budget.of(value)
@@ -121,7 +123,7 @@ def test_more_of_a_budget_is_a_better_picture():
 
 
 def test_a_budget_that_is_too_small_gives_the_coarsest_picture_and_says_so():
-    found = compute_surface(PATH, OBJECTIVE, "pca", budget=0.5)
+    found = compute_surface(PATH, OBJECTIVE, "pca", budget=1)
     assert found.evaluated.sum() == 9
     assert np.isfinite(found.loss).all()
     assert "too small" in found.provenance["budget"]["notes"][-1]

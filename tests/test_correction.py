@@ -12,6 +12,7 @@ from losspath.evaluation.execution.engine import Engine
 from losspath.evaluation.subsets import subset
 from losspath.figures.captions import describe_budget
 from losspath.surface import budget, stage
+from losspath.surface.budgeted import BudgetedSurface
 from losspath.surface.correction import Correction, samples_for
 from losspath.surface.landscape import Landscape
 from losspath.surface.shares import Shares
@@ -290,9 +291,9 @@ def test_a_metric_that_more_samples_lose_is_no_error():
 @pytest.mark.parametrize(
     ("quantities", "words"),
     [
-        (["loss", "accuracy"], "about 1.2%, corrected by 9 states over 5,000."),
-        (["accuracy"], "about 1.2%, told by 9 states over 5,000."),
-        ([], "about 1.2%, told by 9 states over 5,000."),
+        (["loss", "accuracy"], "about 1.2% of it, corrected by 9 states over 5,000."),
+        (["accuracy"], "about 1.2% of it, told by 9 states over 5,000."),
+        ([], "about 1.2% of it, told by 9 states over 5,000."),
     ],
 )
 def test_a_caption_says_whether_losses_were_corrected(quantities, words):
@@ -300,3 +301,19 @@ def test_a_caption_says_whether_losses_were_corrected(quantities, words):
     told = {"asked": "auto", "seconds": 2.0, "predicted_error": 0.004, "notes": []}
     caption = describe_budget({**told, "standard_error": 0.012, "corrected": corrected})
     assert caption.endswith(words)
+
+
+@pytest.mark.parametrize(("loss", "kept"), [(None, 1024), (lambda features: features[:, 0], 512)])
+def test_only_what_was_corrected_can_be_better_than_more_samples(loss, kept):
+    # Of more samples there is no time to tell the standard error.
+    told = Correction(Shares(True, 0.0, 1.0), 1.0, 9, 8192, 0.001, loss, {})
+    forecast = types.SimpleNamespace(errors=np.zeros(3))
+    few, more = (
+        types.SimpleNamespace(
+            samples=samples, correction=correction, standard_error=error, forecast=forecast
+        )
+        for samples, correction, error in ((512, told, 0.001), (1024, None, np.nan))
+    )
+    run = BudgetedSurface.__new__(BudgetedSurface)
+    run.count = 60_000
+    assert run._better(more, few).samples == kept

@@ -177,7 +177,7 @@ def test_an_exact_picture_has_skill_one():
     assert found.skill.value == pytest.approx(1.0, abs=1e-3)
     assert found.typical_error.value == pytest.approx(1.0, abs=1e-3)
     told = "against parameter vectors near the path, 68% off by a factor of 1.01 or less, right on "
-    told += "average; under 0.01 times the error of the states' losses alone"
+    told += "average; under 0.01 times the error of the drawn states' losses, interpolated"
     assert found.describe() == told
 
 
@@ -346,7 +346,7 @@ def test_json_of_what_is_not_known():
         (1.001, -0.004, 0.997, "1.01 or less, right on average; under 0.01 times the error of the"),
         (12.34, -0.96, -2.1, "12 or less, 96% too low on average; 3.10 times the error of the"),
         (2, 3.4, -1e9, "2.00 or less, 340% too high on average; over 1000 times the error of the"),
-        (2.0, 0.0, -0.05, "2.00 or less, right on average; about the error of the"),
+        (2.0, 0.0, -0.05, "2.00 or less, right on average; not clearly better or worse than the"),
         (2.0, 0.0, math.nan, "2.00 or less, right on average"),
     ],
 )
@@ -354,7 +354,9 @@ def test_captions_say_which_way_and_over_what(error, bias, skill, said):
     numbers = [interval_of(value) for value in (error, bias, skill)]
     told = Fidelity(*numbers, {}, 1.0, True).describe()
     start = "against parameter vectors near the path, 68% off by a factor of "
-    assert told == start + said + (" states' losses alone" if said.endswith("the") else "")
+    assert told == start + said + (
+        " drawn states' losses, interpolated" if said.endswith("the") else ""
+    )
 
 
 @pytest.fixture
@@ -396,7 +398,7 @@ def test_a_loss_that_is_not_the_recorded_one_is_told_of(recorded):
     for factor in (9.0, 0.1):
         surface = losspath.compute_surface(path, objective(factor), "pca", 5)
         (note,) = surface.provenance["loss_notes"]
-        assert "was recorded: is it the loss, the data and the network of training?" in note
+        assert "other data or another network than training" in note
         caption = losspath.figures.surfaces.describe_surface(surface)
         assert f"{note[:1].upper()}{note[1:]}." in caption
     bare = losspath.compute_surface(path[:], objective(9.0), "pca", 5)  # nothing was recorded

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from losspath import Interpolation, Objective, Recorder, Trajectory, interpolate
+from losspath import (
+    Interpolation,
+    Objective,
+    Recorder,
+    Trajectory,
+    interpolate,
+    plot_interpolation,
+)
 from losspath.analysis.interpolation import default_alphas
 from losspath.errors import ArgumentError, BusyError, DamagedError, ModelError, StoreError
 
@@ -401,3 +408,64 @@ def test_shares_of_a_recorded_run(recorded, objective):
     drop = objective(first).loss - objective(last).loss
     expected = (objective(mixed).loss - objective(last).loss) / drop
     assert shares["head"] == pytest.approx(expected, rel=1e-4)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mid, self.head = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.mid(self.embed(x)))).mean(1)
+
+
+class Twice(nn.Module):
+    """Holds one module under two names, and tied tensors that are frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = nn.ModuleDict({"encoder": Tied()})
+        self.decoder = self.module["encoder"].mid
+        self.module["encoder"].embed.weight.requires_grad_(False)
+
+    def forward(self, x):
+        return self.module["encoder"](x) + self.decoder(torch.ones(4)).sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        (Tied, ["shared: head.weight counts as embed.weight"]),
+        (
+            Twice,
+            [
+                "shared: decoder.weight counts as module.encoder.mid.weight, "
+                "decoder.bias counts as module.encoder.mid.bias"
+            ],
+        ),
+    ],
+)
+def test_parameters_of_several_names_are_said_to_count_under_the_first(kind, note):
+    torch.manual_seed(0)
+    model, x, y = kind(), torch.randint(7, (20, 3)), torch.randint(7, (20,))
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    states, objective = torch.randn(3, count).numpy(), Objective(model, x, y, F.cross_entropy)
+    found = interpolate(states, objective, 0, 2)
+    assert found.provenance["notes"] == note
+    assert interpolate(states, objective, 0, 2, layers=False).provenance["notes"] == []
+    caption = " ".join(text.get_text() for text in plot_interpolation(found).texts)
+    assert note[0][1:] in caption.replace("\n", " ")
+
+
+def test_a_layer_whose_weight_is_another_ones_has_its_bias_alone():
+    torch.manual_seed(0)
+    model, x, y = Tied(), torch.randint(7, (20, 3)), torch.randint(7, (20,))
+    objective = Objective(model, x, y, F.cross_entropy)
+    states = torch.randn(3, sum(p.numel() for p in model.parameters())).numpy()
+    found = interpolate(states, objective, 0, 2)
+    alone = found.loss[found.names.index("head")]
+    states[2][-7:] = states[0][-7:]
+    again = interpolate(states, objective, 0, 2)
+    start, end = (found.alpha.tolist().index(alpha) for alpha in (0.0, 1.0))
+    np.testing.assert_allclose(again.loss[0, end], alone[start], rtol=1e-5)

@@ -249,7 +249,7 @@ def test_info_for_people_and_for_programs(call, run):
         f"the principal plane has {plane.random_walk.describe(share)}",
         "47 states of 328 parameters",
         "46 steps",
-        "complete",
+        "MB; closed",
         "conv1.weight",
         "epoch   2",
     ):
@@ -353,7 +353,7 @@ def test_info_tells_what_is_beside_the_states(call, tmp_path):
         recorder.record(torch.tensor(1 / 3))
     code, out, _ = call("info", tmp_path / "run")
     assert code == 0
-    assert "beside the states: 2 frozen parameters, 3 buffers" in out
+    assert "beside the states: 2 frozen tensors, 3 buffers" in out
     assert "batch loss 0.333333 at step 1, 0.333333 at step 1" in out
     with losspath.Recorder(tmp_path / "plain", torch.nn.Linear(2, 1)):
         pass

@@ -97,7 +97,7 @@ def test_wrong_usage_is_one_line_and_status_2(fails, arguments):
         (("--method", "sampled-pca", "--side", "above"), "side"),
         (("--states", "5"), "START:STOP"),
         (("--states", "a:b"), "START:STOP"),
-        (("--states", "40:30"), "window"),
+        (("--states", "40:30"), "take some of the"),
         (("--states", "::-1"), "window"),
         (("--states", "0:3:0"), "stride"),
         (("--figure", "picture.gif"), "png"),

@@ -146,8 +146,15 @@ def test_heights_and_distances(place, objective, tmp_path, capsys):
         objective(last).metrics["margin"], rel=1e-4
     )
     assert only(tmp_path, "figures/surface-sampled-*-margin.png").stat().st_size > 10_000
-    assert with_objective("surface", place, place / "sgd", *FAST, "--height", "depth") == 1
-    assert "expected" in capsys.readouterr().err
+    arguments = (place / "sgd", *FAST, "--out", tmp_path / "none", "--height", "depth")
+    assert with_objective("surface", place, *arguments) == 1
+    said = capsys.readouterr().err
+    assert "expected --height of loss, accuracy, margin, loss spread; got 'depth'" in said
+    # Not all of the methods have several vectors at a point.
+    arguments = (*arguments[:-1], "loss spread", "--method", "all")
+    assert with_objective("surface", place, *arguments) == 1
+    assert "of loss, accuracy, margin; got 'loss spread'" in capsys.readouterr().err
+    assert not (tmp_path / "none" / "results").exists()  # before anything was computed
 
 
 def test_barriers(place, objective, tmp_path, capsys):

@@ -64,7 +64,8 @@ def test_says_what_it_is_of():
     assert "PC 2 (15.0% of variance)" in words
     assert "loss (cross-entropy)" in words
     assert any("9 × 7 points, 10,000 samples" in text for text in words)
-    assert {"path", "start", "end", "states, in the colour of their own loss"} <= set(words)
+    assert {"path", "start", "end"} <= set(words)
+    assert "4 of 30 states, in the colour of their own loss" in words
 
 
 def test_contours_are_where_the_losses_are():
@@ -225,10 +226,13 @@ def test_a_single_line_of_points_is_no_picture():
 
 def test_equal_units_on_both_axes_or_a_note():
     assert plot_surface(make_surface()).axes[0].get_aspect() == 1.0
-    assert not any("not to one scale" in text for text in texts(plot_surface(make_surface())))
+    assert not any(
+        "have different scales" in text.replace("\n", " ")
+        for text in texts(plot_surface(make_surface()))
+    )
     long = plot_surface(make_surface(x=np.linspace(-20, 20, 9)))
     assert long.axes[0].get_aspect() == "auto"
-    assert any("not to one\nscale" in t or "not to one scale" in t for t in texts(long))
+    assert any("have different scales" in t.replace("\n", " ") for t in texts(long))
 
 
 def test_surfaces_side_by_side_have_one_scale():
@@ -337,7 +341,8 @@ def test_an_accuracy_is_drawn_from_nothing_to_all_and_dark_where_it_is_high():
     assert sum(ground.cmap(1.0)[:3]) < sum(ground.cmap(0.0)[:3])
     assert [d.get_array().tolist() for d in dots(figure.axes[0])] == [[0.4, 0.6], [0.1], [0.9]]
     words = texts(figure)
-    assert {"accuracy", "states, in the colour of their own accuracy"} <= set(words)
+    assert "accuracy" in words
+    assert any(text.endswith("states, in the colour of their own accuracy") for text in words)
     (bar,) = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
     assert bar.yaxis.get_major_formatter()(0.5) == "50%"
     assert not any("loss" in text for text in words)

@@ -44,7 +44,7 @@ def test_a_surface_beside_its_uncertainty(scene, tmp_path):
     for part in (
         "here",
         "loss",
-        "uncertainty",
+        "uncertainty, by samples",
         "half of the 90% interval (factor, each way)",
         "×1.0",
     ):

@@ -257,9 +257,18 @@ def test_where_there_is_no_trajectory_nothing_is_made(tmp_path):
     assert not (tmp_path / "none").exists()
     with pytest.raises(StoreError, match=r"cannot read .*: File name too long"):
         Trajectory(tmp_path / ("n" * 300))
-    with pytest.raises(StoreError, match="holds no recorded trajectory"):
+    with pytest.raises(StoreError, match=r"holds no recorded trajectory$"):
         Trajectory(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_beside_or_in_a_run_is_told_from_it(run):
+    (run / "results").mkdir()
+    with pytest.raises(StoreError, match=rf"holds no recorded trajectory; {run} is a run$"):
+        Trajectory(run / "results")
+    (run / "notes.txt").touch()
+    with pytest.raises(StoreError, match=r"it is a file, and a run is a directory$"):
+        Trajectory(run / "notes.txt")
 
 
 def test_the_digest_is_of_what_was_recorded(tmp_path, path):

@@ -34,6 +34,7 @@ from losspath.evaluation.path_notes import path_notes
 from losspath.evaluation.quantities import ACCURACY, LOSS, Evaluation, named_values
 from losspath.evaluation.recorded import PathObjective, along
 from losspath.files import digest_of, load_archive, save_archive
+from losspath.parameters.names import notes_on_sharing
 from losspath.recording.trajectory import StateSequence, as_path
 
 Floats = npt.NDArray[np.float64]
@@ -200,6 +201,8 @@ def interpolate(
     positions = default_alphas() if alphas is None else np.asarray(alphas, np.float64)
     check_positions(positions)
     parts = _parts_of(objective, len(first), layers)
+    counted = {entry.name for entry in objective.layout.entries}
+    shared = notes_on_sharing(objective.model, counted) if layers else []
     unknown = np.full((len(parts), len(positions)), np.nan)
     values: dict[str, Floats] = {LOSS: unknown.copy()}
     key = _key_of(recorded, bound, ends, positions, layers)
@@ -240,6 +243,7 @@ def interpolate(
             **objective.provenance,
             "has_buffers": bound.describes_buffers,
             **path_notes(recorded),
+            "notes": [*objective.provenance.get("notes", []), *shared],
         },
     )
 

@@ -40,10 +40,17 @@ def compare_files(
 
 def _loaded(file: Path) -> Surface:
     if file.is_dir():
-        kept = sorted(map(str, (file / RESULTS).glob("surface-*.npz")))
-        there = f"it has {', '.join(kept)}" if kept else "`losspath surface` makes some"
+        kept = sorted(
+            path for path in (file / RESULTS).glob("surface-*.npz") if "held-out" not in path.name
+        )
+        there = f"the newest is {max(kept, key=_age)}, of {len(kept)} that it has" if kept else ""
+        there = there or "`losspath surface` makes some"
         raise ArgumentError(f"expected files of surfaces, got the directory {file}; {there}")
     return load_h5_surface(file) if file.suffix in (".h5", ".hdf5") else Surface.load(file)
+
+
+def _age(file: Path) -> float:
+    return file.stat().st_mtime
 
 
 _ROWS = (
@@ -56,7 +63,7 @@ _ROWS = (
     ("contour levels in both", "common_levels", ".0%"),
     ("local minima", "minima", "d"),
     ("local minima of the reference", "reference_minima", "d"),
-    ("evaluations, as a multiple", "cost", ".3g"),
+    ("evaluations, times the reference's", "cost", ".3g"),
 )
 
 
@@ -76,9 +83,5 @@ def print_differences(
                 form = ".3g"
             table.add_row(words, "not known" if value is None else format(value, form))
         out.print(table)
-    say(
-        "Differences are shares of the loss, and what lies apart of the longer side of the common "
-        "ground."
-        if quantity == "loss"
-        else "What lies apart is a share of the longer side of the common ground."
-    )
+    side = "Distances of contour lines are in percent of the longer side of what both show"
+    say(f"Differences are in percent of the loss. {side}." if quantity == "loss" else f"{side}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,15 @@ from rich.progress import (
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
+_SECONDS = 30.0  # between lines of progress, where there is no terminal for a bar
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, where that is a terminal; call it with (done, in all)."""
+    """A bar on standard error, or a line now and then where that is no terminal.
+
+    Call it with (done, in all).
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -33,10 +38,14 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task, told = bar.add_task(what, total=None), time.monotonic()
 
         def update(done: int, total: int) -> None:
+            nonlocal told
             bar.update(task, completed=done, total=total)
+            if not err.is_terminal and time.monotonic() - told >= _SECONDS:
+                told = time.monotonic()
+                err.print(f"{what}: {done:,} of {total:,}", markup=False, soft_wrap=True)
 
         yield update
 
@@ -63,6 +72,11 @@ def silence() -> Iterator[None]:
 def say(text: str) -> None:
     """Prints one line, without markup."""
     out.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """Prints one line on standard error, for what is done all the same but may be wrong."""
+    err.print(f"losspath: warning: {text}", markup=False, soft_wrap=True)
 
 
 def describe_epoch(row: Mapping[str, float | int | None]) -> str:

@@ -150,11 +150,12 @@ def print_fidelity(found: dict[str, Fidelity], as_json: bool) -> None:
             say(f"skill on the control run: {_skill(fidelity.control)}")
         least = _error(fidelity, fidelity.floor)
         spread = f"the losses of balls at one place spread by {least}"
-        say(f"{spread}: on these no picture can be below it")
+        say(f"{spread}, and no picture can be nearer to balls than that")
     _say_variance(fidelity)
     say(
         "typical error: 68 % are off by at most so much; bias: above zero the picture is too high; "
-        "both of all but chords. Skill: 1 is exact, 0 tells no more than the states' losses. "
+        "both of all but chords. Skill: 1 is exact, 0 tells no more than the losses of up to 150 "
+        "states, interpolated (in captions: of the states that are drawn). "
         "In brackets: 95 % intervals"
     )
 
@@ -171,16 +172,23 @@ def _told(
     fidelity: Fidelity, typical: Interval, bias: Interval, skill: Interval
 ) -> tuple[str, str, str]:
     ends = (_error(fidelity, each) for each in (typical.low, typical.high))
-    biases = (f"{each:+.0%}" for each in (bias.low, bias.high))
+    biases = (_bias(each) for each in (bias.low, bias.high))
     return (
         f"{_error(fidelity, typical.value)} ({'…'.join(ends)})",
-        f"{bias.value:+.0%} ({'…'.join(biases)})".replace("-", "−"),
+        f"{_bias(bias.value)} ({'…'.join(biases)})",
         _skill(skill),
     )
 
 
 def _error(fidelity: Fidelity, value: float) -> str:
-    return f"×{value:.2f}" if fidelity.is_logarithmic else f"{value:.1%}"
+    if not fidelity.is_logarithmic:
+        return f"{value:.1%}"
+    return f"×{value:.2f}" if value >= 1.1 else f"×{value:.3f}"
+
+
+def _bias(value: float) -> str:
+    told = f"{value:+.0%}" if abs(value) >= 0.0095 else f"{value:+.1%}"
+    return "0.0%" if abs(value) < 0.0005 else told.replace("-", "−")
 
 
 def _skill(skill: Interval) -> str:

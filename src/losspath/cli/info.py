@@ -101,7 +101,7 @@ def _links_of(path: Trajectory) -> dict[str, int]:
 def _beside(sides: Mapping[str, str]) -> str:
     """How many tensors of each kind a run has that are no part of its states."""
     counts = Counter(sides.values())
-    kinds = {"frozen": "frozen parameter", "buffer": "buffer"}
+    kinds = {"frozen": "frozen tensor", "buffer": "buffer"}
     return ", ".join(
         f"{counts[kind]:,} {name}{'s' if counts[kind] > 1 else ''}"
         for kind, name in kinds.items()
@@ -121,7 +121,7 @@ def print_description(description: dict[str, Any]) -> None:
     say(
         f"  {d['steps']:,} steps; {d['bytes'] / 1e6:,.1f} MB; "
         + ("states are in the checkpoints; " if linked else "")
-        + ("complete" if d["closed"] else "not closed")
+        + ("closed" if d["closed"] else "not closed")
     )
     if linked:
         say(

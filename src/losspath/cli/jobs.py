@@ -18,10 +18,12 @@ from losspath.analysis.interpolation import (
     interpolation_key,
 )
 from losspath.cli.budgets import path_and_plane, say_reached
-from losspath.cli.console import busy, progress_bar, say, say_file
+from losspath.cli.console import busy, progress_bar, say, say_file, warn
 from losspath.cli.runs import Run, check_writable
 from losspath.errors import ArgumentError, ObjectiveError
 from losspath.evaluation.execution.journal import forget_checkpoint
+from losspath.evaluation.objective import Objective
+from losspath.evaluation.quantities import LOSS, SPREAD
 from losspath.evaluation.recorded import along
 from losspath.files import digest_of
 from losspath.geometry.grid import Grid
@@ -151,6 +153,21 @@ def computed_once(
     return found
 
 
+def _check_height(height: str, run: Run, objective: Objective, methods: Sequence[Method]) -> None:
+    """Refuses what not all surfaces would have, before any is computed.
+
+    Raises:
+        ArgumentError: the objective does not measure it.
+    """
+    if height == LOSS:
+        return
+    known = [*along(objective, run.path).objective(run.path.read(0, 1)[0]).values]
+    if all(method.vectors_at_a_point > 1 for method in methods):
+        known.append(SPREAD)
+    if height not in known:
+        raise ArgumentError(f"expected --height of {', '.join(known)}; got {height!r}")
+
+
 def compute_surfaces(
     run: Run,
     methods: Sequence[Method],
@@ -160,6 +177,7 @@ def compute_surfaces(
     preview: Callable[[Surface], object] | None = None,
     executor: Executor | None = None,
     budget: Budget | None = None,
+    height: str = LOSS,
 ) -> tuple[list[Surface], Plane]:
     """The surfaces of a run by several methods, each computed once and kept.
 
@@ -172,10 +190,12 @@ def compute_surfaces(
         preview: called now and then with a surface that is not complete yet.
         executor: whose workers evaluate the points; None for this process.
         budget: what each surface may cost; of the first one the plane is part.
+        height: what will be drawn of them.
     """
     objective = run.training_objective(samples)
     run.made.forget_data()
     check_same_network(run.path, objective)
+    _check_height(height, run, objective, methods)
     running = None if budget is None else budget.again()
     path, made = path_and_plane(run, plane, objective, running)
     first = Landscape(path, objective, methods[0], plane=made)
@@ -255,7 +275,7 @@ def _completed(landscape: Landscape, surface: Surface, known: Known) -> Surface:
         )
     notes = loss_notes(landscape.path, surface.states)
     for note in notes.get("loss_notes", []):
-        say(note)
+        warn(note)
     if surface.is_filled:  # its budget had the fidelity in it
         say_reached(surface)
         return surface

@@ -89,6 +89,11 @@ class Run:
             )
         start, stop, step = [*numbers, None][:3]
         stride = 1 if step is None else step
+        count = len(self.trajectory)
+        if stride > 0 and not range(count)[start:stop:stride]:
+            raise ArgumentError(
+                f"expected --states that take some of the {count:,} states, got {self.states!r}"
+            )
         return self.trajectory.window(start or 0, stop, stride)
 
     @property

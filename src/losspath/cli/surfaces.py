@@ -65,7 +65,11 @@ def surface(
         ),
     ] = "pca",
     height: Annotated[
-        str, typer.Option(help="What is drawn: loss, accuracy or a metric of the objective.")
+        str,
+        typer.Option(
+            help="What is drawn: loss, accuracy, a metric of the objective, or 'loss spread': how "
+            "much the losses of a point's vectors differ, where a method has several."
+        ),
     ] = "loss",
     resolution: Annotated[
         int | None,
@@ -118,7 +122,8 @@ def surface(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Any option of the method, also of one of your own; may be given again.",
+            help="Any option of the method, also of one of your own; may be given again. "
+            "local-planes has states, line, chords, neighbours, mean, power and reach.",
         ),
     ] = None,
     states: States = None,
@@ -170,7 +175,7 @@ def surface(
     preview = pictures.previewer(len(methods))
     with open_workers(processes, scheduler) as executor:
         surfaces, made = jobs.compute_surfaces(
-            recorded, methods, resolution, samples, plane, preview, executor, within
+            recorded, methods, resolution, samples, plane, preview, executor, within, height
         )
     if explain:
         jobs.explain(surfaces)
@@ -253,7 +258,7 @@ def compare_surfaces(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Say how much surfaces differ: by pixels, ranks, contour lines and local minima.
+    """Say how much surfaces differ: by structure, ranks, contour lines and local minima.
 
     Surfaces are the .npz files that `losspath surface` keeps, or .h5 files of Li et al.'s script;
     their grids may differ.

@@ -27,6 +27,8 @@ def open_workers(processes: int | None, scheduler: str | None) -> Iterator[Execu
     """
     if processes is not None and scheduler is not None:
         raise ArgumentError("expected --processes or --scheduler, got both")
+    if processes is not None and processes < 1:
+        raise ArgumentError(f"expected --processes of at least 1, got {processes}")
     if processes is not None:
         from losspath.evaluation.execution.processes import LocalProcesses
 

@@ -36,7 +36,7 @@ def describe_surface(surface: Surface, height: str = LOSS) -> str:
         words += f" Surface against the states' own {height}: median {middle}, at most {most} off."
     if height == LOSS and surface.fidelity and (told := surface.fidelity.describe()):
         words += f" {told[:1].upper()}{told[1:]}."
-    return words + describe_budget(budget) + describe_origin(surface.provenance)
+    return words + describe_budget(budget, height) + describe_origin(surface.provenance)
 
 
 def _of(numbers: Sequence[int], whole: int | None = None) -> str:
@@ -46,18 +46,21 @@ def _of(numbers: Sequence[int], whole: int | None = None) -> str:
     return told if whole is None or low == whole else f"{told} of {whole:,}"
 
 
-def describe_budget(budget: Mapping[str, Any]) -> str:
+def describe_budget(budget: Mapping[str, Any], height: str = LOSS) -> str:
     """What a surface within a budget came to, as sentences after others; "" without one.
 
     Args:
         budget: as surfaces have it in their provenance.
+        height: what is drawn.
     """
     if not budget:
         return ""
     unsure, blurred = budget["predicted_error"], budget["standard_error"]
     corrected = budget.get("corrected")
     most = "about" if corrected else "at most"  # the latter is measured at the worst of points
-    of_samples = "not known" if blurred is None else f"{most} {max(blurred, 0.001):.1%}"
+    of_samples = "not known"
+    if blurred is not None:
+        of_samples = f"{most} {max(blurred, 0.001):.1%} of it"
     if blurred == 0:
         of_samples = "none"
     words = f" Budget {budget['asked']}, taken {budget['seconds']:.3g} s: interpolation errors"
@@ -66,7 +69,7 @@ def describe_budget(budget: Mapping[str, Any]) -> str:
     )
     words += f" samples {of_samples}"
     if corrected:
-        done = "corrected" if LOSS in corrected["quantities"] else "told"
+        done = "corrected" if height in corrected["quantities"] else "told"
         words += f", {done} by {corrected['states']} states over {corrected['samples']:,}"
     words += "."
     return words + "".join(f" {note[:1].upper()}{note[1:]}." for note in budget["notes"])

@@ -97,7 +97,10 @@ def plot_interpolation(
     shares = interpolation.shares if LOSS in shown else dict.fromkeys(layers, np.nan)
     caption = "A layer's curve moves that layer alone; the others stay where they are at α = 1."
     if layers and not _is_by_depth(len(layers)) and np.isfinite(list(shares.values())).all():
-        caption += " In brackets: the share of the whole drop in loss that is lost at its α = 0."
+        caption += (
+            " In brackets: how much of the whole drop in loss is lost if that layer alone goes "
+            "back to α = 0."
+        )
     if samples:
         caption += f" {samples:,} samples."
     caption += describe_origin(interpolation.provenance)

@@ -113,7 +113,8 @@ def plot_surface(
     return figure
 
 
-_UNEQUAL = "The axes are not to one scale."
+_UNEQUAL = "The axes have different scales."
+_DISTANCE = "‖sampled − sampled-pca‖"
 
 
 @checked(title=TITLE, titles=optional(texts), columns=count(1), height=text, fade=flag)
@@ -180,7 +181,7 @@ def plot_surfaces(
     if distance is not None:
         axes = panels[len(surfaces)]
         image = _draw_distance(axes, distance)
-        axes.set_title("‖sampled − sampled-pca‖", fontsize=TEXT)
+        axes.set_title(_DISTANCE, fontsize=TEXT)
         _add_distance_bar(figure, axes, image, location="right")
     for axes in panels[count:]:
         axes.remove()
@@ -192,6 +193,8 @@ def plot_surfaces(
             axis.set_label_text(axis.get_label_text().replace(" of variance", ""))
     add_title(figure, title)
     caption = describe_surfaces(surfaces, height, titles) + ("" if equal else " " + _UNEQUAL)
+    if distance is not None:
+        caption += f" {_DISTANCE}: how far the vectors of the two are apart at a point."
     add_footer(figure, caption, surface_legend(surfaces, height, fade), columns=6)
     return figure
 
@@ -357,7 +360,14 @@ def surface_legend(
     if surfaces:
         black: dict[str, Any] = {"color": "white", "mec": "black", "lw": 0}
         known = any(height in surface.states.values for surface in surfaces)
-        dots = f"states, in the colour of their own {height}" if known else "states"
+        # The path that is drawn may have fewer states than there were.
+        counts = {
+            (len(each.states.index), each.provenance.get("states", len(each.path)))
+            for each in surfaces
+        }
+        number = "{:,} of {:,} ".format(*counts.pop()) if len(counts) == 1 else ""
+        colour = f", in the colour of their own {height}" if known else ""
+        dots = f"{number}states{colour}"
         entries.append(Line2D([], [], marker="o", ms=3.5, label=dots, **black))
     if fade and any(map(is_doubtful, surfaces)):
         several = any(SPREAD in surface.metrics for surface in surfaces)

@@ -113,10 +113,10 @@ def plot_uncertainty(
     if surface is not None:
         right.set_box_aspect(None)
         right.set_aspect(left[0].get_aspect(), adjustable="box")
-        right.set_title("uncertainty", fontsize=TEXT)
+        right.set_title(f"uncertainty, by {uncertainty.source}", fontsize=TEXT)
         right.set_xlabel(left[0].get_xlabel())
     add_title(figure, title or uncertainty.provenance.get("description"))
-    handles: list[Any] = [*surface_legend([] if surface is None else [surface], LOSS)]
+    handles: list[Any] = [*surface_legend([] if surface is None else [surface], LOSS, fade=True)]
     if wide is not None and (uncertainty.widths > wide).any():
         label = f"interval wider than {_shown(wide, uncertainty.is_relative)}"
         handles.append(Patch(facecolor="white", edgecolor="#555555", hatch=_HATCH, label=label))

@@ -122,6 +122,25 @@ def named_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor
     yield from _named(model, "named_parameters")
 
 
+def notes_on_sharing(model: torch.nn.Module, counted: Container[str]) -> list[str]:
+    """Under which names parameters count that have several; nothing where none has.
+
+    Args:
+        model: the model.
+        counted: the names that count.
+    """
+    own = {id(tensor): name for name, tensor in named_parameters(model) if name in counted}
+    inside = unwrapped(model)
+    every = [*torch.nn.Module.named_parameters(inside, remove_duplicate=False)]
+    names = [_INSIDE_NAMES.sub("", name) for name, _ in every]
+    told = [
+        f"{name} counts as {own[id(tensor)]}"
+        for name, (_, tensor) in zip(names, every, strict=True)
+        if own.get(id(tensor), name) != name
+    ]
+    return [f"shared: {', '.join(told[:3])}{' …' if told[3:] else ''}"] if told else []
+
+
 def named_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every buffer once, under its first canonical name, in ``named_buffers()`` order."""
     yield from _named(model, "named_buffers")

@@ -172,10 +172,12 @@ def read_header(directory: Path) -> Header:
         DamagedError: neither copy is what was written.
     """
     if not exists(directory):
-        raise StoreError(
-            f"{directory} holds no recorded trajectory"
-            + ("" if directory.is_dir() else ": there is no such directory")
-        )
+        why = "" if directory.is_dir() else ": there is no such directory"
+        if directory.is_file():
+            why = ": it is a file, and a run is a directory"
+        elif exists(directory.parent):
+            why += f"; {directory.parent} is a run"
+        raise StoreError(f"{directory} holds no recorded trajectory{why}")
     errors = [
         StoreError(
             f"{directory} was being brought over to format {VERSION} when that was stopped; "

@@ -96,13 +96,23 @@ class Budget:
         if text == "auto":
             return cls("auto")
         form = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][0-9]+)?)\s*(s|epochs?|)", text)
-        if not isinstance(value, (str, int, float)) or form is None or not float(form[1]) > 0:
-            raise ArgumentError(f"{_EXPECTED}, all above zero; got {value!r}")
+        if (
+            not isinstance(value, (str, int, float))
+            or form is None
+            or not 0 < float(form[1]) < math.inf
+        ):
+            raise ArgumentError(f"{_EXPECTED}, all above zero and finite; got {value!r}")
         number, unit = float(form[1]), form[2]
+        if not unit and (isinstance(value, float) or not number.is_integer()):
+            raise ArgumentError(
+                f"{_EXPECTED}; got {value!r}: for seconds give {f'{number:g}s'!r}, for points a "
+                "whole number"
+            )
         if unit == "s":
             return cls(f"{number:g} s", seconds=number)
         if not unit:
-            return cls(f"{number:g} points over all samples", points=number)
+            points = "point" if number == 1 else "points"
+            return cls(f"{number:g} {points} over all samples", points=number)
         if epoch_seconds is None or not epoch_seconds > 0:
             raise ArgumentError(
                 f"{text} cannot be told in seconds, as the run does not say how long an epoch took "

@@ -35,7 +35,7 @@ def compute_surface(
     checkpoint: str | PathLike[str] | None = None,
     progress: Progress | None = None,
     fidelity: bool = True,
-    budget: Budget | str | float | None = None,
+    budget: Budget | str | int | None = None,
 ) -> Surface:
     """Computes the loss surface around a path.
 
@@ -111,7 +111,7 @@ def refine_surface(
     checkpoint: str | PathLike[str] | None = None,
     progress: Progress | None = None,
     fidelity: bool = True,
-    budget: Budget | str | float | None = None,
+    budget: Budget | str | int | None = None,
 ) -> Iterator[Surface]:
     """Computes the loss surface around a path, coarse first and then finer.
 

@@ -59,7 +59,7 @@ class Correcting:
         return min(each, default=0.0)
 
     def of(self, stage: Stage, surface: Surface, more: int) -> Correction | None:
-        """What states over more samples tell of a stage's; None where that is nothing.
+        """What states over more samples tell of a stage's; None where too few have a loss.
 
         Args:
             stage: the stage.

@@ -110,17 +110,20 @@ class Fidelity:
     archive: ClassVar[tuple[str, int]] = ("fidelity", 1)
 
     def describe(self) -> str:
-        """The numbers in a few words, as captions have them."""
+        """The numbers in a few words, as captions have them.
+
+        Of `Surface.fidelity`, whose skill is over the losses of the states that are drawn.
+        """
         if math.isnan(self.typical_error.value):
             return ""
         off = "a factor of " if self.is_logarithmic else ""
         words = f"against parameter vectors near the path, {SHARE:.0%} off by {off}{self._off()}"
         words += f" or less, {self._side()} on average"
         if not math.isnan(self.skill.value):
-            times = f"{_factor(1 - self.skill.value)} times"
+            told = f"{_factor(1 - self.skill.value)} times the error of"
             if self.skill.low <= 0 <= self.skill.high:
-                times = "about"
-            words += f"; {times} the error of the states' losses alone"
+                told = "not clearly better or worse than"
+            words += f"; {told} the drawn states' losses, interpolated"
         return words
 
     def describe_shortly(self) -> str:

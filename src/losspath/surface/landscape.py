@@ -227,7 +227,7 @@ class Landscape:
         checkpoint: str | PathLike[str] | None = None,
         progress: Progress | None = None,
         fidelity: bool = True,
-        budget: Budget | str | float | None = None,
+        budget: Budget | str | int | None = None,
     ) -> Surface:
         """The surface on a grid around the path; the arguments are those of `compute_surface`."""
         surfaces = self.refine(
@@ -258,7 +258,7 @@ class Landscape:
         checkpoint: str | PathLike[str] | None = None,
         progress: Progress | None = None,
         fidelity: bool = True,
-        budget: Budget | str | float | None = None,
+        budget: Budget | str | int | None = None,
     ) -> Iterator[Surface]:
         """The surface on ever more points of a grid; arguments are those of `refine_surface`."""
         grid = grid or self.grid(resolution, budget)

@@ -67,7 +67,7 @@ class Stage(Sampler):
         standard_error: the largest one of those that were measured, or that of the correction;
             NaN before.
         is_told: whether states over more samples were evaluated, to tell what these are off by.
-        correction: what they told; None before, and where it is nothing.
+        correction: what they told; None before, and where too few of them have a loss.
         forecast: the surface as it is known, in shares; None before the first points are known.
         shares: from losses to shares.
     """

@@ -93,6 +93,7 @@ def loss_notes(path: StateSequence, states: StateLosses) -> dict[str, list[str]]
     middle = int(np.argsort(own / there)[len(own) // 2])
     told = (
         f"at state {index[known][middle]} the objective's loss is {own[middle]:.3g}, and "
-        f"{there[middle]:.3g} was recorded: is it the loss, the data and the network of training?"
+        f"{there[middle]:.3g} was recorded: unless dropout or augmentation explain so much, the "
+        "objective has another loss, other data or another network than training"
     )
     return {"loss_notes": [told]}
