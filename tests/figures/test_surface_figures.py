@@ -254,7 +254,11 @@ def test_any_number_of_surfaces_with_the_distance_map(count, tmp_path):
     )
     figure = plot_surfaces([surface] * count, distance=distance, title="five")
     save_figure(figure, tmp_path / "f.png")
-    assert sum("sampled − sampled-pca" in text for text in texts(figure)) == 1
+    assert texts(figure).count("‖sampled − sampled-pca‖") == 1
+    caption = max(texts(figure), key=len).replace("\n", " ")
+    assert caption.endswith(
+        "‖sampled − sampled-pca‖: how far the vectors of the two are apart at a point."
+    )
     with pytest.raises(ArgumentError, match="at least one"):
         plot_surfaces([])
 
@@ -379,7 +383,7 @@ def test_states_whose_value_is_not_known_have_no_colour():
     figure = plot_surface(surface, height="accuracy")
     for scatter in dots(figure.axes[0]):
         assert np.isnan(np.ma.filled(scatter.get_array(), np.nan)).all()
-    assert "states" in texts(figure)
+    assert "4 of 30 states" in texts(figure)
     assert not any("Ground against" in text for text in texts(figure))
 
 

@@ -40,7 +40,8 @@ class LocalDraws(Method):
     Args:
         draws: how many vectors a point has, an even number.
         bandwidth: h, in the parameters' unit. "auto" is a tenth of the temperature that `Averaged`
-            has by "auto", the best of 0.05, 0.1, 0.25 and 1 where held-out states were compared.
+            has by "auto": of held-out states, wider ones were further off, and a twentieth was
+            nearer by a hundredth, and rougher (benchmarks/results/tuning.txt).
         mean: "log-loss" or "loss", as of `LocalPlanes`.
         seed: of ξ.
     """
