@@ -79,11 +79,9 @@ def measured(landscape: Landscape, few: int) -> str:
             for each in (drawn, corrected)
         ]
         told += [f"{np.sqrt(np.mean(np.square(each))):8.3f}" for each in off]
-    error = (
-        "none"
-        if correction is None
-        else f"{correction.standard_error * correction.shares.span:.3f}"
-    )
+    error = "none"  # where too few states have a loss
+    if correction is not None:
+        error = f"{correction.standard_error * correction.shares.span:.3f}"
     return f"{told[0]} {told[1]} {told[2]} {told[3]}  {error:>14}"
 
 
