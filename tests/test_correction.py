@@ -200,6 +200,7 @@ def training(samples=6000):
     return short_training(samples, 60)[:2]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("method", ["local-planes", "local-draws"])
 def test_a_picture_within_a_budget_is_nearer_to_the_one_of_all_samples(method, monkeypatch):
     path, objective = training(3000)
