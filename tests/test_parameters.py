@@ -17,6 +17,7 @@ from losspath.parameters import (
     side_tensors,
     unflatten,
 )
+from losspath.parameters.names import notes_on_sharing
 from losspath.recording.state import StateReader
 
 NARROW = [torch.float32, torch.float16, torch.bfloat16, torch.complex64]
@@ -382,3 +383,24 @@ def test_a_module_with_a_list_of_its_own_is_read_whole():
             yield "weight", self.weight
 
     assert [entry.name for entry in Layout.of(Own(2, 3)).parameters] == ["weight", "bias"]
+
+
+def test_names_of_wrappers_are_no_other_names_of_what_is_inside():
+    wrapped = [
+        torch.nn.DataParallel(torch.nn.Linear(3, 3)),
+        torch.optim.swa_utils.AveragedModel(torch.nn.Linear(3, 3)),
+        torch.compile(torch.nn.Linear(3, 3)),
+        torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 3)),
+    ]
+    model = torch.nn.Sequential(*wrapped)
+    names = {name for name, _ in named_parameters(model)}
+    assert notes_on_sharing(model, names) == []
+    # One module at two places of one parent, and two places further on.
+    both = torch.nn.ModuleDict({"a": wrapped[0], "b": wrapped[0].module, "c": model})
+    names = {name for name, _ in named_parameters(both)}
+    assert names > {"a.weight", "a.bias"}
+    (note,) = notes_on_sharing(both, names)
+    assert note == (
+        "shared: b.weight counts as a.weight, b.bias counts as a.bias, "
+        "c.0.weight counts as a.weight …"
+    )

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from losspath.analysis.comparison import SurfaceDifference, compare_surfaces
+from losspath.analysis.evidence import HELD_OUT
 from losspath.cli.console import out, say
 from losspath.cli.runs import RESULTS
 from losspath.errors import ArgumentError
@@ -40,11 +41,11 @@ def compare_files(
 
 def _loaded(file: Path) -> Surface:
     if file.is_dir():
-        kept = sorted(
-            path for path in (file / RESULTS).glob("surface-*.npz") if "held-out" not in path.name
-        )
-        there = f"the newest is {max(kept, key=_age)}, of {len(kept)} that it has" if kept else ""
-        there = there or "`losspath surface` makes some"
+        found = (file / RESULTS).glob("surface-*.npz")
+        kept = [path for path in found if not path.name.startswith(f"surface-{HELD_OUT}-")]
+        there = "`losspath surface` makes some"
+        if kept:
+            there = f"the newest is {max(kept, key=_age)}, of {len(kept)} that it has"
         raise ArgumentError(f"expected files of surfaces, got the directory {file}; {there}")
     return load_h5_surface(file) if file.suffix in (".h5", ".hdf5") else Surface.load(file)
 

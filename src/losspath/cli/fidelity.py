@@ -16,7 +16,7 @@ import numpy.typing as npt
 import typer
 from rich.table import Table
 
-from losspath.analysis.evidence import Evidence
+from losspath.analysis.evidence import HELD_OUT, Evidence
 from losspath.analysis.fidelity import bare_key, bare_surface, fidelity_key, judge
 from losspath.cli.console import busy, out, progress_bar, say
 from losspath.cli.jobs import computed_once, surfaces_on
@@ -123,7 +123,7 @@ def _surface_on(
             )
 
     where = "" if executor is None else "workers"
-    key, label = bare_key(landscape, grid, around), f"held-out-{landscape.method.name}"
+    key, label = bare_key(landscape, grid, around), f"{HELD_OUT}-{landscape.method.name}"
     return computed_once(run, Surface, key, compute, called, label, where)
 
 

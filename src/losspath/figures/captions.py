@@ -58,11 +58,12 @@ def describe_budget(budget: Mapping[str, Any], height: str = LOSS) -> str:
     unsure, blurred = budget["predicted_error"], budget["standard_error"]
     corrected = budget.get("corrected")
     most = "about" if corrected else "at most"  # the latter is measured at the worst of points
-    of_samples = "not known"
-    if blurred is not None:
-        of_samples = f"{most} {max(blurred, 0.001):.1%} of it"
-    if blurred == 0:
+    if blurred is None:
+        of_samples = "not known"
+    elif blurred == 0:
         of_samples = "none"
+    else:
+        of_samples = f"{most} {max(blurred, 0.001):.1%} of it"
     words = f" Budget {budget['asked']}, taken {budget['seconds']:.3g} s: interpolation errors"
     words += (
         f" {max(unsure, 0.001):.1%} of the drawn range or less (for 95%), standard error of the"

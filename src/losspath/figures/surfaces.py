@@ -365,7 +365,8 @@ def surface_legend(
             (len(each.states.index), each.provenance.get("states", len(each.path)))
             for each in surfaces
         }
-        number = "{:,} of {:,} ".format(*counts.pop()) if len(counts) == 1 else ""
+        some, whole = counts.pop()
+        number = f"{some:,} of {whole:,} " if some and not counts else ""  # else they differ
         colour = f", in the colour of their own {height}" if known else ""
         dots = f"{number}states{colour}"
         entries.append(Line2D([], [], marker="o", ms=3.5, label=dots, **black))

@@ -102,15 +102,19 @@ def named_modules(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module
 
 
 def _walk(
-    module: torch.nn.Module, name: str, seen: set[torch.nn.Module]
+    module: torch.nn.Module, name: str, seen: set[torch.nn.Module] | None
 ) -> Iterator[tuple[str, torch.nn.Module]]:
-    if module in seen:
-        return
-    seen.add(module)
+    """Modules under canonical names: those not seen, or where that is None, each at every place."""
+    if seen is not None:
+        if module in seen:
+            return
+        seen.add(module)
     yield name, module
     wrapped = wrapped_in(module)
-    for child_name, child in module.named_children():
-        yield from _walk(child, name if child_name == wrapped else _join(name, child_name), seen)
+    for child_name, child in module._modules.items():
+        if child is not None:
+            inside = name if child_name == wrapped else _join(name, child_name)
+            yield from _walk(child, inside, seen)
 
 
 def _join(name: str, part: str) -> str:
@@ -130,14 +134,13 @@ def notes_on_sharing(model: torch.nn.Module, counted: Container[str]) -> list[st
         counted: the names that count.
     """
     own = {id(tensor): name for name, tensor in named_parameters(model) if name in counted}
-    inside = unwrapped(model)
-    every = [*torch.nn.Module.named_parameters(inside, remove_duplicate=False)]
-    names = [_INSIDE_NAMES.sub("", name) for name, _ in every]
-    told = [
-        f"{name} counts as {own[id(tensor)]}"
-        for name, (_, tensor) in zip(names, every, strict=True)
-        if own.get(id(tensor), name) != name
-    ]
+    told = []
+    for place, module in _walk(model, "", None):
+        every = torch.nn.Module.named_parameters(module, recurse=False, remove_duplicate=False)
+        for part, tensor in every:
+            name = _join(place, part)
+            if own.get(id(tensor), name) != name:
+                told.append(f"{name} counts as {own[id(tensor)]}")
     return [f"shared: {', '.join(told[:3])}{' …' if told[3:] else ''}"] if told else []
 
 

@@ -165,11 +165,10 @@ class BudgetedSurface:
 
     def _better(self, stage: Stage, best: Stage) -> Stage:
         """Of two, the one over more samples; but few that are corrected can be better."""
-        is_corrected = best.correction is not None and best.correction.loss is not None
-        if not is_corrected or stage.samples == self.count:
+        told = best.correction
+        if told is None or told.loss is None or stage.samples == self.count:
             return stage
-        assert best.correction is not None
-        if stage.correction and stage.correction.samples >= best.correction.samples:
+        if stage.correction and stage.correction.samples >= told.samples:
             return stage
 
         def worst(of: Stage) -> float:
